@@ -1,0 +1,122 @@
+//! The well-known columns: their names, their types, and typed views on them. No I/O and no arithmetic.
+//!
+//! Every list column has a child named `element`, as the Parquet specification and pyarrow write it, so that
+//! per-column settings and foreign readers find it.
+
+pub mod lists;
+pub mod provenance;
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type};
+use arrow::json::LineDelimitedWriter;
+use serde::{Deserialize, Serialize};
+
+/// Stable key of a row: the source's own, or made from file and row.
+pub const ROW_ID: &str = "row_id";
+/// The prompt's messages.
+pub const PROMPT: &str = "prompt";
+/// Token ids of the rendered prompt.
+pub const PROMPT_IDS: &str = "prompt_ids";
+/// Sum of the chosen response's token rewards minus that of the rejected one.
+pub const REWARD_MARGIN: &str = "reward_margin";
+
+/// One of the two answers of a preference pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The better answer.
+    Chosen,
+    /// The worse answer.
+    Rejected,
+}
+
+impl Side {
+    /// Both sides, chosen first.
+    pub const BOTH: [Self; 2] = [Self::Chosen, Self::Rejected];
+
+    /// `chosen` or `rejected`: also the name of the column with the answer's messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chosen => "chosen",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    /// `{side}_ids`: token ids of the answer.
+    pub fn ids(self) -> String {
+        format!("{}_ids", self.name())
+    }
+
+    /// `{side}_truncated`: the answer was cut at `max_length`.
+    pub fn truncated(self) -> String {
+        format!("{}_truncated", self.name())
+    }
+
+    /// `{side}_oracle_logps`: the oracle's log-probability of every response token.
+    pub fn oracle_logps(self) -> String {
+        format!("{}_oracle_logps", self.name())
+    }
+
+    /// `{side}_ref_logps`: the reference's log-probability of every response token.
+    pub fn ref_logps(self) -> String {
+        format!("{}_ref_logps", self.name())
+    }
+
+    /// `{side}_token_rewards`: oracle minus reference, for every response token.
+    pub fn token_rewards(self) -> String {
+        format!("{}_token_rewards", self.name())
+    }
+
+    /// `{side}_reward`: the sum of the token rewards.
+    pub fn reward(self) -> String {
+        format!("{}_reward", self.name())
+    }
+
+    /// `{side}_key_mask`, or `{side}_key_mask_{rule}` for a further named rule: true where a token trains.
+    pub fn key_mask(self, rule: Option<&str>) -> String {
+        match rule {
+            None => format!("{}_key_mask", self.name()),
+            Some(rule) => format!("{}_key_mask_{rule}", self.name()),
+        }
+    }
+}
+
+/// A list field whose child is named `element`. Neither the list nor its elements are null.
+pub fn list_field(name: &str, element: DataType) -> Field {
+    Field::new(name, list_type(element), false)
+}
+
+/// `list<element>` with non-null elements.
+pub fn list_type(element: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new("element", element, false)))
+}
+
+/// `list<struct<role: utf8, content: utf8>>`: the canonical form of a conversation.
+pub fn messages_type() -> DataType {
+    let message = Fields::from(vec![
+        Field::new("role", DataType::Utf8, false),
+        Field::new("content", DataType::Utf8, false),
+    ]);
+    list_type(DataType::Struct(message))
+}
+
+/// The `row_id` of the first row of `batch`, whatever its type; none where the column is missing.
+pub fn row_id(batch: &RecordBatch) -> Option<String> {
+    let column = batch.column_by_name(ROW_ID)?;
+    match column.data_type() {
+        DataType::Int64 => Some(column.as_primitive::<Int64Type>().value(0).to_string()),
+        DataType::Utf8 => Some(column.as_string::<i32>().value(0).to_owned()),
+        _ => None,
+    }
+}
+
+/// The rows of `batch` as JSON, one object a line; empty where a type has no JSON form.
+pub fn row_as_json(batch: &RecordBatch) -> String {
+    let mut writer = LineDelimitedWriter::new(Vec::new());
+    match writer.write(batch).and_then(|()| writer.finish()) {
+        Ok(()) => String::from_utf8_lossy(&writer.into_inner()).trim_end().to_owned(),
+        Err(_) => String::new(),
+    }
+}

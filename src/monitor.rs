@@ -1,0 +1,26 @@
+//! How long work talks to whoever watches it: progress out, a wish to stop in.
+
+/// Receives progress and carries the wish to stop. The command line draws bars; tests use [`Silent`].
+pub trait Monitor: Send + Sync {
+    /// A piece of work begins. `total` is in `unit`s where it is known.
+    fn begin(&self, label: &str, total: Option<u64>, unit: &'static str);
+    /// `n` more units are done; `note` is a short state such as `loss 0.69`.
+    fn advance(&self, n: u64, note: &str);
+    /// The piece of work ended.
+    fn end(&self);
+    /// True once the user asked to stop; long loops look at it between units of work.
+    fn stopping(&self) -> bool;
+}
+
+/// Watches nothing and never stops.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Monitor for Silent {
+    fn begin(&self, _: &str, _: Option<u64>, _: &'static str) {}
+    fn advance(&self, _: u64, _: &str) {}
+    fn end(&self) {}
+    fn stopping(&self) -> bool {
+        false
+    }
+}
