@@ -1,24 +1,5 @@
-//! Selective preference optimization as a dataflow pipeline over columnar data.
-//!
-//! ```text
-//! cli -> pipeline -> stages -> train -> { model, objective, columns, io } -> { error, monitor }
-//! ```
-//!
-//! A YAML file declares stages; [`pipeline`] checks and runs them. A small oracle, trained with DPO, and its reference
-//! give every response token a reward, the difference of their log-probabilities. The best tokens of the chosen and
-//! the worst tokens of the rejected response are key tokens; a policy of any size trains on those alone
-//! (SePO, arXiv 2408.13518). The scored Parquet is the product: rewards are stored, masks are derived.
-
 pub mod columns;
 pub mod error;
-pub mod io;
 pub mod model;
 pub mod monitor;
-pub mod objective;
-pub mod pipeline;
-pub mod stages;
-pub mod train;
-
-pub mod cli;
-
 pub use error::{Error, Place, Problem, Result};

@@ -1,0 +1,120 @@
+//! One AdamW step on one parameter in a single pass (arXiv 1711.05101; the arithmetic of `torch.optim.AdamW`).
+
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use super::simd::vectorized;
+use super::values;
+
+/// The numbers of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Decay of the gradient's and of the squared gradient's running mean.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Steps taken, this one included: for the bias correction.
+    pub count: u64,
+    /// Factor on the gradient, from clipping.
+    pub gradient_scale: f64,
+}
+
+impl Step {
+    /// `[decay, beta1, beta2, 1/sqrt(bias2), eps, rate, scale]` as the inner loop wants them.
+    fn factors(&self) -> [f32; 7] {
+        let [beta1, beta2] = self.betas;
+        let count = self.count as i32;
+        let bias = [1.0 - beta1.powi(count), 1.0 - beta2.powi(count)];
+        [
+            1.0 - self.learning_rate * self.weight_decay,
+            beta1,
+            beta2,
+            1.0 / bias[1].sqrt(),
+            self.eps,
+            self.learning_rate / bias[0],
+            self.gradient_scale,
+        ]
+        .map(|factor| factor as f32)
+    }
+}
+
+/// The parameter and its two moments after a step; all flat and of one length, on a device without autodiff.
+pub fn adamw(parameter: Tensor<1>, moments: [Tensor<1>; 2], gradient: Tensor<1>, step: Step) -> [Tensor<1>; 3] {
+    let [first, second] = moments.map(Tensor::into_dispatch);
+    let (parameter, first, second) =
+        <Dispatch as AdamW>::adamw(parameter.into_dispatch(), first, second, gradient.into_dispatch(), step);
+    [parameter, first, second].map(Tensor::from_dispatch)
+}
+
+/// The kernel; see [`adamw`].
+#[backend_extension(
+    Flex,
+    LibTorch: cfg(feature = "tch"),
+    Cube: cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))
+)]
+pub trait AdamW: Backend {
+    /// One step: parameter, first moment, second moment.
+    fn adamw(
+        parameter: FloatTensor<Self>,
+        first: FloatTensor<Self>,
+        second: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+        step: Step,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let [decay, beta1, beta2, root, eps, rate, scale] = step.factors();
+        let times = |x, factor: f32| Self::float_mul_scalar(x, factor.into());
+        let gradient = times(gradient, scale);
+        let squared = Self::float_mul(gradient.clone(), gradient.clone());
+        let first = Self::float_add(times(first, beta1), times(gradient, 1.0 - beta1));
+        let second = Self::float_add(times(second, beta2), times(squared, 1.0 - beta2));
+        let denominator = Self::float_add_scalar(times(Self::float_sqrt(second.clone()), root), eps.into());
+        let update = times(Self::float_div(first.clone(), denominator), rate);
+        (Self::float_sub(times(parameter, decay), update), first, second)
+    }
+}
+
+#[cfg(feature = "tch")]
+impl AdamW for burn::backend::LibTorch {}
+#[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
+impl AdamW for burn::backend::Cube {}
+
+/// Elements that one task takes.
+const CHUNK: usize = 16 * 1024;
+
+impl AdamW for Flex {
+    fn adamw(
+        mut parameter: FlexTensor,
+        mut first: FlexTensor,
+        mut second: FlexTensor,
+        gradient: FlexTensor,
+        step: Step,
+    ) -> (FlexTensor, FlexTensor, FlexTensor) {
+        let gradient = gradient.to_contiguous();
+        let [decay, beta1, beta2, root, eps, rate, scale] = step.factors();
+        let [parameters, firsts, seconds] =
+            [&mut parameter, &mut first, &mut second].map(|tensor| tensor.storage_mut::<f32>().par_chunks_mut(CHUNK));
+        let chunks = parameters.zip(firsts).zip(seconds).zip(values(&gradient).par_chunks(CHUNK));
+        chunks.for_each(|(((parameter, first), second), gradient)| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for i in 0..gradient.len() {
+                        let g = gradient[i] * scale;
+                        first[i] = first[i] * beta1 + g * (1.0 - beta1);
+                        second[i] = second[i] * beta2 + g * g * (1.0 - beta2);
+                        let denominator = second[i].sqrt() * root + eps;
+                        parameter[i] = parameter[i] * decay - first[i] / denominator * rate;
+                    }
+                },
+            );
+        });
+        (parameter, first, second)
+    }
+}

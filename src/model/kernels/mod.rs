@@ -1,0 +1,107 @@
+//! The few operations that burn does slowly or with too much memory, each in one file.
+//!
+//! A kernel is a trait with a portable body in burn's backend operations, which runs on every device; a fast body for
+//! flex on raw slices; and a hand-written backward pass for autodiff that keeps little and recomputes the rest.
+
+pub mod adamw;
+pub mod attention;
+pub mod linear;
+pub mod rms_norm;
+pub mod rotary;
+mod simd;
+pub mod swiglu;
+pub mod token_logps;
+
+use burn::backend::flex::{FlexTensor, Layout};
+use burn::tensor::{Bytes, DType};
+
+/// Rows that one task of a row-parallel flex body takes.
+const ROWS: usize = 16;
+
+/// The values of a contiguous f32 tensor.
+fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice::<f32>().expect("flex kernels get contiguous f32 tensors")
+}
+
+/// A tensor that owns `values`.
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
+}
+
+/// The sum of equally long parts, in their order.
+fn sum(parts: Vec<Vec<f32>>) -> Vec<f32> {
+    parts
+        .into_iter()
+        .reduce(|mut sum, part| {
+            sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+            sum
+        })
+        .unwrap_or_default()
+}
+
+/// A pointer that tasks writing disjoint places share.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+
+// SAFETY: every task that gets a `Shared` writes to places that no other task reads or writes.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The place `offset` elements further on.
+    ///
+    /// # Safety
+    /// As for [`pointer::add`]: the place must lie inside the same allocation.
+    unsafe fn at(self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// A matrix in memory: its first element and the distances between rows and columns.
+#[derive(Clone, Copy)]
+struct Matrix {
+    data: *const f32,
+    rows: usize,
+    columns: usize,
+}
+
+/// `out[m, n] (row stride `stride`) = keep * out + scale * lhs[m, k] @ rhs[k, n]`, on the calling thread.
+///
+/// # Safety
+/// The three matrices lie in live allocations, and nobody else touches `out` meanwhile.
+unsafe fn product(
+    [m, n, k]: [usize; 3],
+    out: *mut f32,
+    stride: usize,
+    lhs: Matrix,
+    rhs: Matrix,
+    keep: bool,
+    scale: f32,
+) {
+    // SAFETY: the caller's contract; strides describe the matrices.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out,
+            1,
+            stride as isize,
+            keep,
+            lhs.data,
+            lhs.columns as isize,
+            lhs.rows as isize,
+            rhs.data,
+            rhs.columns as isize,
+            rhs.rows as isize,
+            f32::from(u8::from(keep)),
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! Rotary position embedding, half-split as Hugging Face checkpoints have it (arXiv 2104.09864): dimension `i` of a
+//! head is paired with `i + d/2`, and each pair is turned by its position's angle.
+
+use burn::backend::autodiff::Autodiff;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Slice, Tensor};
+use rayon::prelude::*;
+
+use super::simd::vectorized;
+use super::{ROWS, tensor, values};
+
+/// Turns every head of every row: x `[rows, heads * d]`, cos and sin `[rows, d/2]`.
+pub fn rotary(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Rotary>::rotary(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
+}
+
+/// The kernel; see [`rotary`].
+#[backend_extension(
+    Flex,
+    LibTorch: cfg(feature = "tch"),
+    Cube: cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan")),
+    Autodiff
+)]
+pub trait Rotary: Backend {
+    /// Turns every head of every row. The backward pass is the same with `-sin`.
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [rows, width] = x.shape().dims();
+        let half = cos.shape()[1];
+        let heads = width / (2 * half);
+        let x = Self::float_reshape(x, [rows, heads, 2 * half].into());
+        let part = |from: usize| {
+            let ranges = [0..rows, 0..heads, from..from + half].map(Slice::from);
+            Self::float_slice(x.clone(), &ranges)
+        };
+        let (first, second) = (part(0), part(half));
+        let cos = Self::float_reshape(cos, [rows, 1, half].into());
+        let sin = Self::float_reshape(sin, [rows, 1, half].into());
+        let turned = vec![
+            Self::float_sub(
+                Self::float_mul(first.clone(), cos.clone()),
+                Self::float_mul(second.clone(), sin.clone()),
+            ),
+            Self::float_add(Self::float_mul(second, cos), Self::float_mul(first, sin)),
+        ];
+        Self::float_reshape(Self::float_cat(turned, 2), [rows, width].into())
+    }
+}
+
+#[cfg(feature = "tch")]
+impl Rotary for burn::backend::LibTorch {}
+#[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
+impl Rotary for burn::backend::Cube {}
+
+impl Rotary for Flex {
+    fn rotary(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+        let (x, cos, sin) = (x.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
+        let [rows, width] = x.shape().dims();
+        let half = cos.shape()[1];
+        let mut out = vec![0f32; rows * width];
+        let angles = values(&cos).par_chunks(half * ROWS).zip(values(&sin).par_chunks(half * ROWS));
+        let inputs = values(&x).par_chunks(width * ROWS).zip(angles);
+        out.par_chunks_mut(width * ROWS).zip(inputs).for_each(|(out, (x, (cos, sin)))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+                    let rows = out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(angles);
+                    for ((out, x), (cos, sin)) in rows {
+                        for (out, x) in out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                            let (out_first, out_second) = out.split_at_mut(half);
+                            let (first, second) = x.split_at(half);
+                            for i in 0..half {
+                                out_first[i] = first[i] * cos[i] - second[i] * sin[i];
+                                out_second[i] = second[i] * cos[i] + first[i] * sin[i];
+                            }
+                        }
+                    }
+                },
+            );
+        });
+        tensor(out, [rows, width])
+    }
+}
+
+impl<B: Rotary, C: CheckpointStrategy> Rotary for Autodiff<B, C> {
+    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Node;
+        impl<B: Rotary> Backward<B, 1> for Node {
+            type State = (FloatTensor<B>, FloatTensor<B>);
+            fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                let (cos, sin) = ops.state;
+                let [parent] = ops.parents;
+                if let Some(parent) = parent {
+                    grads.register::<B>(parent.id, B::rotary(grad, cos, B::float_neg(sin)));
+                }
+            }
+        }
+        let nodes = [x.node()];
+        let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
+        let out = B::rotary(x.into_primitive(), cos.clone(), sin.clone());
+        match Node.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((cos, sin), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! SwiGLU: `y = silu(gate) * up`, the gate of Llama's feed-forward network (arXiv 2002.05202).
+
+use burn::backend::autodiff::Autodiff;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use super::simd::{exp, vectorized};
+use super::values;
+
+/// `silu(gate) * up` for tensors of equal shape.
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as SwiGlu>::swiglu(gate.into_dispatch(), up.into_dispatch()))
+}
+
+/// The kernel; see [`swiglu`].
+#[backend_extension(
+    Flex,
+    LibTorch: cfg(feature = "tch"),
+    Cube: cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan")),
+    Autodiff
+)]
+pub trait SwiGlu: Backend {
+    /// `silu(gate) * up`.
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let sigmoid = Self::sigmoid(gate.clone());
+        Self::float_mul(Self::float_mul(gate, sigmoid), up)
+    }
+
+    /// Gradients with respect to gate and up, given that of the output.
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let sigmoid = Self::sigmoid(gate.clone());
+        let silu = Self::float_mul(gate, sigmoid.clone());
+        let grad_up = Self::float_mul(grad.clone(), silu.clone());
+        // silu'(g) = s + silu (1 - s)
+        let rest = Self::float_add_scalar(Self::float_neg(sigmoid.clone()), 1f32.into());
+        let slope = Self::float_add(sigmoid, Self::float_mul(silu, rest));
+        (Self::float_mul(Self::float_mul(grad, up), slope), grad_up)
+    }
+}
+
+#[cfg(feature = "tch")]
+impl SwiGlu for burn::backend::LibTorch {}
+#[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
+impl SwiGlu for burn::backend::Cube {}
+
+/// Elements that one task takes.
+const CHUNK: usize = 16 * 1024;
+
+impl SwiGlu for Flex {
+    fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
+        let mut out = vec![0f32; values(&gate).len()];
+        let inputs = values(&gate).par_chunks(CHUNK).zip(values(&up).par_chunks(CHUNK));
+        out.par_chunks_mut(CHUNK).zip(inputs).for_each(|(out, (gate, up))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                        *out = gate / (1.0 + exp(-gate)) * up;
+                    }
+                },
+            );
+        });
+        like(out, &gate)
+    }
+
+    fn swiglu_backward(gate: FlexTensor, up: FlexTensor, grad: FlexTensor) -> (FlexTensor, FlexTensor) {
+        let (gate, up, grad) = (gate.to_contiguous(), up.to_contiguous(), grad.to_contiguous());
+        let size = values(&gate).len();
+        let (mut grad_gate, mut grad_up) = (vec![0f32; size], vec![0f32; size]);
+        let outputs = grad_gate.par_chunks_mut(CHUNK).zip(grad_up.par_chunks_mut(CHUNK));
+        let inputs = values(&gate).par_chunks(CHUNK).zip(values(&up).par_chunks(CHUNK));
+        let inputs = inputs.zip(values(&grad).par_chunks(CHUNK));
+        outputs.zip(inputs).for_each(|((grad_gate, grad_up), ((gate, up), grad))| {
+            vectorized(
+                #[inline(always)]
+                || {
+                    for i in 0..gate.len() {
+                        let sigmoid = 1.0 / (1.0 + exp(-gate[i]));
+                        let silu = gate[i] * sigmoid;
+                        grad_gate[i] = grad[i] * up[i] * (sigmoid + silu * (1.0 - sigmoid));
+                        grad_up[i] = grad[i] * silu;
+                    }
+                },
+            );
+        });
+        (like(grad_gate, &gate), like(grad_up, &gate))
+    }
+}
+
+fn like(values: Vec<f32>, shape: &FlexTensor) -> FlexTensor {
+    super::tensor(values, [shape.shape().num_elements()]).reshape(shape.shape())
+}
+
+impl<B: SwiGlu, C: CheckpointStrategy> SwiGlu for Autodiff<B, C> {
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Node;
+        impl<B: SwiGlu> Backward<B, 2> for Node {
+            type State = (FloatTensor<B>, FloatTensor<B>);
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                let (gate, up) = ops.state;
+                let (grad_gate, grad_up) = B::swiglu_backward(gate, up, grad);
+                for (parent, grad) in ops.parents.into_iter().zip([grad_gate, grad_up]) {
+                    if let Some(parent) = parent {
+                        grads.register::<B>(parent.id, grad);
+                    }
+                }
+            }
+        }
+        let nodes = [gate.node(), up.node()];
+        let (gate, up) = (gate.into_primitive(), up.into_primitive());
+        let out = B::swiglu(gate.clone(), up.clone());
+        match Node.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((gate, up), out),
+            OpsKind::UnTracked(prep) => prep.finish(out),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Log-probabilities of given tokens, fused with the output head: `logp_i = h_i . w_{t_i} - logsumexp_v(h_i . w_v)`.
+//!
+//! The `[rows, vocabulary]` logits never exist: they are computed in blocks, reduced to one log-sum-exp a row, and
+//! computed again block by block in the backward pass.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::Autodiff;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
+use burn::backend::tensor::{Device, FloatTensor, IntTensor};
+use burn::backend::{AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension, get_or_init_device_settings};
+use burn::tensor::{Slice, Tensor, TensorData};
+use rayon::prelude::*;
+
+use super::simd::{exp, exp_shifted, max, vectorized};
+use super::{Matrix, Shared, product, tensor, values};
+
+/// Log-probability of `targets[i]` at every row: hidden `[rows, d]`, head `[vocabulary, d]`, result `[rows]`.
+///
+/// Every target must be smaller than the vocabulary.
+pub fn token_logps(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
+    let (logps, _) = <Dispatch as TokenLogps>::token_logps(hidden.into_dispatch(), head.into_dispatch(), targets);
+    Tensor::from_dispatch(logps)
+}
+
+/// The kernel; see [`token_logps`].
+#[backend_extension(
+    Flex,
+    LibTorch: cfg(feature = "tch"),
+    Cube: cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan")),
+    Autodiff
+)]
+pub trait TokenLogps: Backend {
+    /// Log-probabilities `[rows]` and log-sum-exp `[rows]`.
+    fn token_logps(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Arc<[i32]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let device = hidden.device();
+        let (mut logps, mut lses) = (Vec::new(), Vec::new());
+        for (start, targets) in chunks(&targets, head.shape()[0]) {
+            let logits = logits::<Self>(hidden.clone(), head.clone(), start, targets.len());
+            let highest = Self::float_max_dim(logits.clone(), 1);
+            let weights = Self::float_exp(Self::float_sub(logits.clone(), highest.clone()));
+            let lse = Self::float_add(highest, Self::float_log(Self::float_sum_dim(weights, 1)));
+            let chosen = Self::float_gather(1, logits, column::<Self>(targets, &device));
+            let flat = [targets.len()];
+            logps.push(Self::float_reshape(Self::float_sub(chosen, lse.clone()), flat.into()));
+            lses.push(Self::float_reshape(lse, flat.into()));
+        }
+        (Self::float_cat(logps, 0), Self::float_cat(lses, 0))
+    }
+
+    /// Gradients with respect to hidden and head: with `e = (onehot - softmax) * grad`, `e @ head` and `e^T @ hidden`.
+    fn token_logps_backward(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        lse: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        targets: Arc<[i32]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let device = hidden.device();
+        let [vocabulary, d] = head.shape().dims();
+        let mut grad_hidden = Vec::new();
+        let mut grad_head: Option<FloatTensor<Self>> = None;
+        for (start, targets) in chunks(&targets, vocabulary) {
+            let count = targets.len();
+            let part = |x: FloatTensor<Self>| {
+                let x = Self::float_slice(x, &[Slice::from(start..start + count)]);
+                Self::float_reshape(x, [count, 1].into())
+            };
+            let logits = logits::<Self>(hidden.clone(), head.clone(), start, count);
+            let softmax = Self::float_exp(Self::float_sub(logits, part(lse.clone())));
+            let grad = part(grad.clone());
+            let error = Self::float_neg(Self::float_mul(softmax, grad.clone()));
+            let update = burn::tensor::IndexingUpdateOp::Add;
+            let error = Self::float_scatter(1, error, column::<Self>(targets, &device), grad, update);
+            grad_hidden.push(Self::float_matmul(error.clone(), head.clone()));
+            let rows = Self::float_slice(hidden.clone(), &[start..start + count, 0..d].map(Slice::from));
+            let part = Self::float_matmul(Self::float_transpose(error), rows);
+            grad_head = Some(match grad_head {
+                Some(sum) => Self::float_add(sum, part),
+                None => part,
+            });
+        }
+        let grad_head = grad_head.expect("a batch has at least one row");
+        (Self::float_cat(grad_hidden, 0), grad_head)
+    }
+}
+
+/// Most logits that the portable body holds at a time.
+const LOGITS: usize = 16 << 20;
+
+/// The targets in pieces whose logits fit the limit, each with its first row.
+fn chunks(targets: &[i32], vocabulary: usize) -> impl Iterator<Item = (usize, &[i32])> {
+    let size = (LOGITS / vocabulary).max(1);
+    targets.chunks(size).enumerate().map(move |(index, targets)| (index * size, targets))
+}
+
+fn logits<B: Backend>(hidden: FloatTensor<B>, head: FloatTensor<B>, start: usize, count: usize) -> FloatTensor<B> {
+    let d = hidden.shape()[1];
+    let rows = B::float_slice(hidden, &[start..start + count, 0..d].map(Slice::from));
+    B::float_matmul(rows, B::float_transpose(head))
+}
+
+fn column<B: Backend>(targets: &[i32], device: &Device<B>) -> IntTensor<B> {
+    let data = TensorData::new(targets.to_vec(), [targets.len(), 1]);
+    let dtype = get_or_init_device_settings::<B>(device).int_dtype;
+    B::int_from_data(data.convert_dtype(dtype.into()), device)
+}
+
+#[cfg(feature = "tch")]
+impl TokenLogps for burn::backend::LibTorch {}
+#[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
+impl TokenLogps for burn::backend::Cube {}
+
+/// Rows and vocabulary entries of a block of logits: 512 KiB, which stays in the second-level cache.
+const BLOCK_ROWS: usize = 256;
+const BLOCK_VOCABULARY: usize = 512;
+/// Tasks of the backward pass, each with its own sum of the hidden rows' gradients.
+const STRIPS: usize = 8;
+
+impl TokenLogps for Flex {
+    fn token_logps(hidden: FlexTensor, head: FlexTensor, targets: Arc<[i32]>) -> (FlexTensor, FlexTensor) {
+        let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
+        let blocks = Blocks::new(&hidden, &head);
+        let rows = targets.len();
+        let (mut logps, mut lses) = (vec![0f32; rows], vec![0f32; rows]);
+        let parts: Vec<Vec<[f32; 2]>> = (0..blocks.count())
+            .into_par_iter()
+            .map_init(Vec::new, |logits, block| {
+                let mut sums = Vec::with_capacity(rows);
+                for start in (0..rows).step_by(BLOCK_ROWS) {
+                    let size = blocks.logits(block, start, logits);
+                    for row in logits.chunks_exact_mut(size) {
+                        sums.push(vectorized(
+                            #[inline(always)]
+                            || {
+                                let highest = max(row);
+                                [highest, exp_shifted(row, highest)]
+                            },
+                        ));
+                    }
+                }
+                sums
+            })
+            .collect();
+        logps.par_iter_mut().zip(&mut lses).enumerate().for_each(|(row, (logp, lse))| {
+            let highest = parts.iter().map(|sums| sums[row][0]).fold(f32::NEG_INFINITY, f32::max);
+            let total: f64 = parts.iter().map(|sums| f64::from(sums[row][1] * (sums[row][0] - highest).exp())).sum();
+            let logit = vectorized(
+                #[inline(always)]
+                || super::simd::dot(blocks.hidden(row), blocks.entry(targets[row] as usize)),
+            );
+            *lse = (f64::from(highest) + total.ln()) as f32;
+            *logp = (f64::from(logit) - f64::from(highest) - total.ln()) as f32;
+        });
+        (tensor(logps, [rows]), tensor(lses, [rows]))
+    }
+
+    fn token_logps_backward(
+        hidden: FlexTensor,
+        head: FlexTensor,
+        lse: FlexTensor,
+        grad: FlexTensor,
+        targets: Arc<[i32]>,
+    ) -> (FlexTensor, FlexTensor) {
+        let [hidden, head, lse, grad] = [hidden, head, lse, grad].map(|tensor| tensor.to_contiguous());
+        let blocks = Blocks::new(&hidden, &head);
+        let (lse, grad) = (values(&lse), values(&grad));
+        let (rows, d) = (targets.len(), blocks.d);
+        let mut grad_head = vec![0f32; blocks.vocabulary * d];
+        let place = Shared(grad_head.as_mut_ptr());
+        // A fixed number of strips, summed in order: the result does not depend on the number of threads.
+        let strip = blocks.count().div_ceil(STRIPS);
+        let strips: Vec<Vec<f32>> = (0..blocks.count())
+            .collect::<Vec<_>>()
+            .par_chunks(strip)
+            .map(|strip| {
+                let (mut grad_hidden, mut logits) = (vec![0f32; rows * d], Vec::new());
+                for (&block, start) in strip.iter().flat_map(|block| {
+                    (0..rows).step_by(BLOCK_ROWS).map(move |start| (block, start))
+                }) {
+                    let first = block * BLOCK_VOCABULARY;
+                    let size = blocks.logits(block, start, &mut logits);
+                    let count = logits.len() / size;
+                    for (row, logits) in logits.chunks_exact_mut(size).enumerate() {
+                        let (lse, grad) = (lse[start + row], grad[start + row]);
+                        vectorized(
+                            #[inline(always)]
+                            || {
+                                for logit in logits.iter_mut() {
+                                    *logit = -grad * exp(*logit - lse);
+                                }
+                            },
+                        );
+                        if let Some(hit) = logits.get_mut((targets[start + row] as usize).wrapping_sub(first)) {
+                            *hit += grad;
+                        }
+                    }
+                    let errors = Matrix { data: logits.as_ptr(), rows: size, columns: 1 };
+                    let transposed = Matrix { rows: 1, columns: size, ..errors };
+                    let entries = blocks.matrix(blocks.head, first);
+                    let hidden = blocks.matrix(blocks.hidden, start);
+                    // SAFETY: the block's rows of `grad_head` are this task's own, `grad_hidden` is this strip's.
+                    unsafe {
+                        let out = grad_hidden.as_mut_ptr().add(start * d);
+                        product([count, d, size], out, d, errors, entries, true, 1.0);
+                        product([size, d, count], place.at(first * d), d, transposed, hidden, true, 1.0);
+                    }
+                }
+                grad_hidden
+            })
+            .collect();
+        let grad_hidden = super::sum(strips);
+        (tensor(grad_hidden, [rows, d]), tensor(grad_head, [blocks.vocabulary, d]))
+    }
+}
+
+/// Hidden rows against the head, in blocks of the vocabulary.
+struct Blocks<'a> {
+    hidden: &'a [f32],
+    head: &'a [f32],
+    d: usize,
+    vocabulary: usize,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(hidden: &'a FlexTensor, head: &'a FlexTensor) -> Self {
+        let [vocabulary, d] = head.shape().dims();
+        Self { hidden: values(hidden), head: values(head), d, vocabulary }
+    }
+
+    fn count(&self) -> usize {
+        self.vocabulary.div_ceil(BLOCK_VOCABULARY)
+    }
+
+    fn hidden(&self, row: usize) -> &[f32] {
+        &self.hidden[row * self.d..(row + 1) * self.d]
+    }
+
+    fn entry(&self, token: usize) -> &[f32] {
+        &self.head[token * self.d..(token + 1) * self.d]
+    }
+
+    fn matrix(&self, x: &[f32], row: usize) -> Matrix {
+        Matrix { data: x[row * self.d..].as_ptr(), rows: self.d, columns: 1 }
+    }
+
+    /// Logits of up to [`BLOCK_ROWS`] rows from `start` on, `[rows, size]`; returns `size`.
+    fn logits(&self, block: usize, start: usize, out: &mut Vec<f32>) -> usize {
+        let first = block * BLOCK_VOCABULARY;
+        let size = BLOCK_VOCABULARY.min(self.vocabulary - first);
+        let count = BLOCK_ROWS.min(self.hidden.len() / self.d - start);
+        out.clear();
+        out.resize(count * size, 0.0);
+        let entries = self.matrix(self.head, first);
+        let entries = Matrix { rows: entries.columns, columns: entries.rows, ..entries };
+        let hidden = self.matrix(self.hidden, start);
+        // SAFETY: `out` holds `count * size` values and is ours alone; the slices hold the rows asked for.
+        unsafe { product([count, size, self.d], out.as_mut_ptr(), size, hidden, entries, false, 1.0) };
+        size
+    }
+}
+
+impl<B: TokenLogps, C: CheckpointStrategy> TokenLogps for Autodiff<B, C> {
+    fn token_logps(
+        hidden: FloatTensor<Self>,
+        head: FloatTensor<Self>,
+        targets: Arc<[i32]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        #[derive(Debug)]
+        struct Node;
+        impl<B: TokenLogps> Backward<B, 2> for Node {
+            type State = ([FloatTensor<B>; 3], Arc<[i32]>);
+            fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+                let grad = grads.consume::<B>(&ops.node);
+                let ([hidden, head, lse], targets) = ops.state;
+                let (grad_hidden, grad_head) = B::token_logps_backward(hidden, head, lse, grad, targets);
+                for (parent, grad) in ops.parents.into_iter().zip([grad_hidden, grad_head]) {
+                    if let Some(parent) = parent {
+                        grads.register::<B>(parent.id, grad);
+                    }
+                }
+            }
+        }
+        let nodes = [hidden.node(), head.node()];
+        let (hidden, head) = (hidden.into_primitive(), head.into_primitive());
+        let (logps, lse) = B::token_logps(hidden.clone(), head.clone(), targets.clone());
+        let untracked = <Self as AutodiffBackend>::from_inner(lse.clone());
+        let logps = match Node.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(([hidden, head, lse], targets), logps),
+            OpsKind::UnTracked(prep) => prep.finish(logps),
+        };
+        (logps, untracked)
+    }
+}

@@ -1,0 +1,81 @@
+//! What the architectures truly share: linear layers, norms and embeddings in the checkpoint's layout.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::kernels;
+use super::weights::Parameters;
+use crate::error::Result;
+
+/// A linear layer; `weight` is `[out, in]`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    weight: Param<Tensor<2>>,
+    bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// The layer `name` of the checkpoint.
+    pub fn new(parameters: &mut Parameters, name: &str, input: usize, output: usize, bias: bool) -> Result<Self> {
+        let weight = parameters.matrix(&format!("{name}.weight"), [output, input])?;
+        let bias = bias.then(|| parameters.zeros(&format!("{name}.bias"), output)).transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    /// `x W^T + b`: x `[rows, in]`, result `[rows, out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let y = kernels::linear::linear(x, self.weight.val());
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+
+    /// The weight, `[out, in]`.
+    pub fn weight(&self) -> Tensor<2> {
+        self.weight.val()
+    }
+}
+
+/// Root-mean-square norm with a learned scale.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    weight: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// The layer `name` of the checkpoint.
+    pub fn new(parameters: &mut Parameters, name: &str, width: usize, eps: f64) -> Result<Self> {
+        Ok(Self { weight: parameters.ones(&format!("{name}.weight"), width)?, eps })
+    }
+
+    /// The norm of every row of x `[rows, width]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        kernels::rms_norm::rms_norm(x, self.weight.val(), self.eps)
+    }
+}
+
+/// A table of token vectors, `[vocabulary, width]`.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// The table `name` of the checkpoint.
+    pub fn new(parameters: &mut Parameters, name: &str, entries: usize, width: usize) -> Result<Self> {
+        Ok(Self { weight: parameters.matrix(&format!("{name}.weight"), [entries, width])? })
+    }
+
+    /// The vectors of `ids`: `[ids.len(), width]`.
+    pub fn forward(&self, ids: &[i32], device: &Device) -> Tensor<2> {
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
+        self.weight.val().select(0, ids)
+    }
+
+    /// The table.
+    pub fn weight(&self) -> Tensor<2> {
+        self.weight.val()
+    }
+}

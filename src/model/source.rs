@@ -1,0 +1,102 @@
+//! Where a model comes from: a Hugging Face folder, or a configuration to initialise from.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+
+use super::weights;
+use crate::error::{Error, Result};
+
+/// A model by its name in the pipeline, before it is loaded.
+#[derive(Debug, Clone)]
+pub struct ModelSource {
+    /// Name in the pipeline file.
+    pub name: String,
+    /// Its weights.
+    pub weights: Weights,
+    /// Folder with tokenizer.json; for a folder of weights usually the same folder.
+    pub tokenizer: Option<PathBuf>,
+    digest: Arc<OnceLock<String>>,
+}
+
+/// What a model's parameters start as.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Weights {
+    /// A folder with config.json and safetensors.
+    Folder(PathBuf),
+    /// Normal random numbers for the architecture of a config.json.
+    Init {
+        /// The content of config.json.
+        config: Value,
+        /// Seed of the random numbers.
+        seed: u64,
+    },
+}
+
+impl ModelSource {
+    /// A model called `name`.
+    pub fn new(name: impl Into<String>, weights: Weights, tokenizer: Option<PathBuf>) -> Self {
+        Self { name: name.into(), weights, tokenizer, digest: Arc::default() }
+    }
+
+    /// The folder `path` with weights and tokenizer.
+    pub fn folder(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let tokenizer = path.join("tokenizer.json").is_file().then(|| path.clone());
+        Self::new(name, Weights::Folder(path), tokenizer)
+    }
+
+    /// The content of config.json.
+    pub fn config(&self) -> Result<Value> {
+        match &self.weights {
+            Weights::Init { config, .. } => Ok(config.clone()),
+            Weights::Folder(folder) => {
+                let path = folder.join("config.json");
+                let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
+                serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
+            }
+        }
+    }
+
+    /// blake3 of configuration and weights: equal digests give equal log-probabilities.
+    pub fn digest(&self) -> Result<String> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(digest.clone());
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.config()?.to_string().as_bytes());
+        match &self.weights {
+            Weights::Init { seed, .. } => {
+                hasher.update(&seed.to_le_bytes());
+            }
+            Weights::Folder(folder) => {
+                for file in weights::files(folder)? {
+                    hasher.update_mmap_rayon(&file).map_err(|error| missing(&file, &error))?;
+                }
+            }
+        }
+        let digest = hasher.finalize().to_hex().to_string();
+        Ok(self.digest.get_or_init(|| digest).clone())
+    }
+}
+
+impl fmt::Display for ModelSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.weights {
+            Weights::Folder(folder) => write!(f, "{}", folder.display()),
+            Weights::Init { .. } => write!(f, "model `{}`", self.name),
+        }
+    }
+}
+
+/// A file of a model folder that could not be opened.
+pub(super) fn missing(path: &Path, error: &std::io::Error) -> Error {
+    let hint = match error.kind() {
+        std::io::ErrorKind::NotFound => "no such file; a model folder holds config.json, *.safetensors and tokenizer.json",
+        _ => "cannot be read",
+    };
+    Error::model(path.display(), format!("{hint} ({error})"))
+}
