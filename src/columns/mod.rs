@@ -95,10 +95,8 @@ pub fn list_type(element: DataType) -> DataType {
 
 /// `list<struct<role: utf8, content: utf8>>`: the canonical form of a conversation.
 pub fn messages_type() -> DataType {
-    let message = Fields::from(vec![
-        Field::new("role", DataType::Utf8, false),
-        Field::new("content", DataType::Utf8, false),
-    ]);
+    let message =
+        Fields::from(vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)]);
     list_type(DataType::Struct(message))
 }
 

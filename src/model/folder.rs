@@ -8,8 +8,8 @@ use burn::tensor::TensorData;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use super::source::ModelSource;
 use super::CausalLm;
+use super::source::ModelSource;
 use crate::error::{Error, Result};
 
 /// Files that make up a tokenizer; those that exist are copied along.

@@ -69,7 +69,10 @@ impl Config {
             return Err(wrong(format!("num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}")));
         }
         if config.head_dim.is_none() && !config.hidden_size.is_multiple_of(heads) {
-            return Err(wrong(format!("num_attention_heads {heads} does not divide hidden_size {}", config.hidden_size)));
+            return Err(wrong(format!(
+                "num_attention_heads {heads} does not divide hidden_size {}",
+                config.hidden_size
+            )));
         }
         if config.head_dim() == 0 || !config.head_dim().is_multiple_of(2) {
             return Err(wrong(format!("head_dim {} is not an even number above 0", config.head_dim())));

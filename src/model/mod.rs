@@ -25,9 +25,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use crate::error::{Error, Result};
 
 pub use device::DeviceSpec;
+use llama::Llama;
 pub use packed::{Needed, PackedBatch, Response};
 pub use source::{ModelSource, Weights};
-use llama::Llama;
 use weights::Parameters;
 
 /// A causal language model of any supported architecture.
@@ -46,7 +46,9 @@ impl CausalLm {
         let model = match architecture {
             "llama" => Self::Llama(Llama::new(llama::Config::parse(&config, source)?, &mut parameters)?),
             "" => return Err(Error::model(source, "config.json has no model_type; supported: llama")),
-            other => return Err(Error::model(source, format!("model_type `{other}` is not supported; supported: llama"))),
+            other => {
+                return Err(Error::model(source, format!("model_type `{other}` is not supported; supported: llama")));
+            }
         };
         parameters.finish()?;
         Ok(model)

@@ -95,7 +95,9 @@ impl fmt::Display for ModelSource {
 /// A file of a model folder that could not be opened.
 pub(super) fn missing(path: &Path, error: &std::io::Error) -> Error {
     let hint = match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file; a model folder holds config.json, *.safetensors and tokenizer.json",
+        std::io::ErrorKind::NotFound => {
+            "no such file; a model folder holds config.json, *.safetensors and tokenizer.json"
+        }
         _ => "cannot be read",
     };
     Error::model(path.display(), format!("{hint} ({error})"))

@@ -91,9 +91,10 @@ impl Parameters {
     pub fn finish(self) -> Result<()> {
         let Origin::Checkpoint(checkpoint) = &self.origin else { return Ok(()) };
         // Old checkpoints store the rotary frequencies, which follow from config.json.
-        let unused = checkpoint.tensors.keys().filter(|name| {
-            !self.used.contains(*name) && !name.ends_with("rotary_emb.inv_freq")
-        });
+        let unused = checkpoint
+            .tensors
+            .keys()
+            .filter(|name| !self.used.contains(*name) && !name.ends_with("rotary_emb.inv_freq"));
         let unused: Vec<&str> = unused.map(String::as_str).collect();
         if unused.is_empty() {
             return Ok(());
@@ -163,8 +164,7 @@ impl Checkpoint {
                     let message = format!("tensor `{name}` ends behind the end of the file; the file was cut short");
                     return Err(Error::model(path.display(), message));
                 }
-                let entry =
-                    Entry { file: checkpoint.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes };
+                let entry = Entry { file: checkpoint.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes };
                 checkpoint.tensors.insert(name, entry);
             }
             checkpoint.files.push((path, map));
@@ -176,9 +176,7 @@ impl Checkpoint {
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let folder = self.files.first().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
         let entry = self.tensors.get(name).ok_or_else(|| {
-            let near = self.tensors.keys().max_by_key(|other| {
-                (1e6 * strsim::jaro_winkler(name, other)) as u64
-            });
+            let near = self.tensors.keys().max_by_key(|other| (1e6 * strsim::jaro_winkler(name, other)) as u64);
             let near = near.map(|near| format!("; the nearest name is `{near}`")).unwrap_or_default();
             Error::model(folder.display(), format!("tensor `{name}` is missing{near}"))
         })?;

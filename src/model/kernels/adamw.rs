@@ -68,16 +68,26 @@ pub trait AdamW: Backend {
         gradient: FloatTensor<Self>,
         step: Step,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [decay, beta1, beta2, root, eps, rate, scale] = step.factors();
-        let times = |x, factor: f32| Self::float_mul_scalar(x, factor.into());
-        let gradient = times(gradient, scale);
-        let squared = Self::float_mul(gradient.clone(), gradient.clone());
-        let first = Self::float_add(times(first, beta1), times(gradient, 1.0 - beta1));
-        let second = Self::float_add(times(second, beta2), times(squared, 1.0 - beta2));
-        let denominator = Self::float_add_scalar(times(Self::float_sqrt(second.clone()), root), eps.into());
-        let update = times(Self::float_div(first.clone(), denominator), rate);
-        (Self::float_sub(times(parameter, decay), update), first, second)
+        portable::<Self>(parameter, first, second, gradient, step)
     }
+}
+
+pub(super) fn portable<B: Backend>(
+    parameter: FloatTensor<B>,
+    first: FloatTensor<B>,
+    second: FloatTensor<B>,
+    gradient: FloatTensor<B>,
+    step: Step,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let [decay, beta1, beta2, root, eps, rate, scale] = step.factors();
+    let times = |x, factor: f32| B::float_mul_scalar(x, factor.into());
+    let gradient = times(gradient, scale);
+    let squared = B::float_mul(gradient.clone(), gradient.clone());
+    let first = B::float_add(times(first, beta1), times(gradient, 1.0 - beta1));
+    let second = B::float_add(times(second, beta2), times(squared, 1.0 - beta2));
+    let denominator = B::float_add_scalar(times(B::float_sqrt(second.clone()), root), eps.into());
+    let update = times(B::float_div(first.clone(), denominator), rate);
+    (B::float_sub(times(parameter, decay), update), first, second)
 }
 
 #[cfg(feature = "tch")]

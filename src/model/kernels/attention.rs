@@ -83,18 +83,7 @@ pub trait SpanAttention: Backend {
         v: FloatTensor<Self>,
         spans: Spans,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (mut outs, mut lses) = (Vec::new(), Vec::new());
-        for segment in spans.segments.iter() {
-            let view = View { segment: *segment, prefix: spans.prefix(segment), spans: &spans };
-            let scores = view.scores::<Self>(q.clone(), k.clone());
-            let highest = Self::float_max_dim(scores.clone(), 2);
-            let weights = Self::float_exp(Self::float_sub(scores, highest.clone()));
-            let total = Self::float_sum_dim(weights.clone(), 2);
-            let out = Self::float_matmul(weights, view.keys::<Self>(v.clone()));
-            outs.push(view.join::<Self>(Self::float_div(out, total.clone())));
-            lses.push(view.join::<Self>(Self::float_add(highest, Self::float_log(total))));
-        }
-        (Self::float_cat(outs, 0), Self::float_cat(lses, 0))
+        portable::<Self>(q, k, v, spans)
     }
 
     /// Gradients with respect to q, k and v, given output, log-sum-exp and the output's gradient.
@@ -107,36 +96,67 @@ pub trait SpanAttention: Backend {
         grad: FloatTensor<Self>,
         spans: Spans,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let mut grad_q = Vec::new();
-        let mut grad_kv: Vec<[FloatTensor<Self>; 2]> = Vec::new();
-        for segment in spans.segments.iter() {
-            let view = View { segment: *segment, prefix: spans.prefix(segment), spans: &spans };
-            let queries = view.queries::<Self>(q.clone());
-            let grads = view.queries::<Self>(grad.clone());
-            let scores = view.scores::<Self>(q.clone(), k.clone());
-            let weights = Self::float_exp(Self::float_sub(scores, view.queries::<Self>(lse.clone())));
-            let shared = Self::float_mul(grads.clone(), view.queries::<Self>(out.clone()));
-            let shared = Self::float_sum_dim(shared, 2);
-            let grad_weights =
-                Self::float_matmul(grads.clone(), Self::float_transpose(view.keys::<Self>(v.clone())));
-            let grad_scores = Self::float_mul(weights.clone(), Self::float_sub(grad_weights, shared));
-            let grad_scores = Self::float_mul_scalar(grad_scores, spans.scale().into());
-            grad_q.push(view.join::<Self>(Self::float_matmul(grad_scores.clone(), view.keys::<Self>(k.clone()))));
-            let of_keys = [
-                Self::float_matmul(Self::float_transpose(grad_scores), queries),
-                Self::float_matmul(Self::float_transpose(weights), grads),
-            ];
-            let of_keys = of_keys.map(|keys| view.join_groups::<Self>(keys));
-            if let (Some(prefix), Some(index)) = (view.prefix, segment.prefix) {
-                let [k, v] = of_keys.clone().map(|keys| rows::<Self>(keys, 0, prefix.rows));
-                let [sum_k, sum_v] = grad_kv[index].clone();
-                grad_kv[index] = [Self::float_add(sum_k, k), Self::float_add(sum_v, v)];
-            }
-            grad_kv.push(of_keys.map(|keys| rows::<Self>(keys, view.prefix_rows(), segment.rows)));
-        }
-        let (grad_k, grad_v) = grad_kv.into_iter().map(|[k, v]| (k, v)).unzip();
-        (Self::float_cat(grad_q, 0), Self::float_cat(grad_k, 0), Self::float_cat(grad_v, 0))
+        portable_backward::<Self>(q, k, v, out, lse, grad, spans)
     }
+}
+
+pub(super) fn portable<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    spans: Spans,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (mut outs, mut lses) = (Vec::new(), Vec::new());
+    for segment in spans.segments.iter() {
+        let view = View { segment: *segment, prefix: spans.prefix(segment), spans: &spans };
+        let scores = view.scores::<B>(q.clone(), k.clone());
+        let highest = B::float_max_dim(scores.clone(), 2);
+        let weights = B::float_exp(B::float_sub(scores, highest.clone()));
+        let total = B::float_sum_dim(weights.clone(), 2);
+        let out = B::float_matmul(weights, view.keys::<B>(v.clone()));
+        outs.push(view.join::<B>(B::float_div(out, total.clone())));
+        lses.push(view.join::<B>(B::float_add(highest, B::float_log(total))));
+    }
+    (B::float_cat(outs, 0), B::float_cat(lses, 0))
+}
+
+pub(super) fn portable_backward<B: Backend>(
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    out: FloatTensor<B>,
+    lse: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    spans: Spans,
+) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let mut grad_q = Vec::new();
+    let mut grad_kv: Vec<[FloatTensor<B>; 2]> = Vec::new();
+    for segment in spans.segments.iter() {
+        let view = View { segment: *segment, prefix: spans.prefix(segment), spans: &spans };
+        let queries = view.queries::<B>(q.clone());
+        let grads = view.queries::<B>(grad.clone());
+        let scores = view.scores::<B>(q.clone(), k.clone());
+        let weights = B::float_exp(B::float_sub(scores, view.queries::<B>(lse.clone())));
+        let shared = B::float_mul(grads.clone(), view.queries::<B>(out.clone()));
+        let shared = B::float_sum_dim(shared, 2);
+        let grad_weights = B::float_matmul(grads.clone(), B::float_transpose(view.keys::<B>(v.clone())));
+        let grad_scores = B::float_mul(weights.clone(), B::float_sub(grad_weights, shared));
+        let grad_scores = B::float_mul_scalar(grad_scores, spans.scale().into());
+        grad_q.push(view.join::<B>(B::float_matmul(grad_scores.clone(), view.keys::<B>(k.clone()))));
+        let of_keys = [
+            B::float_matmul(B::float_transpose(grad_scores), queries),
+            B::float_matmul(B::float_transpose(weights), grads),
+        ];
+        let of_keys = of_keys.map(|keys| view.join_groups::<B>(keys));
+        if let (Some(prefix), Some(index)) = (view.prefix, segment.prefix) {
+            let [k, v] = of_keys.clone().map(|keys| rows::<B>(keys, 0, prefix.rows));
+            let [sum_k, sum_v] = grad_kv[index].clone();
+            grad_kv[index] = [B::float_add(sum_k, k), B::float_add(sum_v, v)];
+        }
+        grad_kv.push(of_keys.map(|keys| rows::<B>(keys, view.prefix_rows(), segment.rows)));
+    }
+    let (grad_k, grad_v) = grad_kv.into_iter().map(|[k, v]| (k, v)).unzip();
+    (B::float_cat(grad_q, 0), B::float_cat(grad_k, 0), B::float_cat(grad_v, 0))
 }
 
 /// One segment in the portable body.
@@ -279,14 +299,16 @@ impl SpanAttention for Flex {
                 std::iter::once(prompt).chain(answers).collect()
             })
             .collect();
-        let tasks = families.par_iter().flat_map(|family| {
-            (0..spans.kv_heads).into_par_iter().map(move |kv_head| (family, kv_head))
-        });
+        let tasks = families
+            .par_iter()
+            .flat_map(|family| (0..spans.kv_heads).into_par_iter().map(move |kv_head| (family, kv_head)));
         tasks.for_each_init(<(Vec<f32>, Vec<f32>)>::default, |(weights, grads), (family, kv_head)| {
             let heads = kv_head * spans.group()..(kv_head + 1) * spans.group();
             let tiles = family.iter().flat_map(|segment| {
                 let heads = heads.clone();
-                (0..segment.rows).step_by(TILE).flat_map(move |from| heads.clone().map(move |head| (segment, from, head)))
+                (0..segment.rows)
+                    .step_by(TILE)
+                    .flat_map(move |from| heads.clone().map(move |head| (segment, from, head)))
             });
             for (segment, from, head) in tiles {
                 let tile = Tile::new(&layout, segment, from, head);

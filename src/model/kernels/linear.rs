@@ -26,8 +26,12 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
 pub trait Linear: Backend {
     /// `x W^T`.
     fn rows_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(x, Self::float_transpose(weight))
+        portable::<Self>(x, weight)
     }
+}
+
+pub(super) fn portable<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
+    B::float_matmul(x, B::float_transpose(weight))
 }
 
 impl Linear for Flex {}

@@ -10,6 +10,8 @@ pub mod rms_norm;
 pub mod rotary;
 mod simd;
 pub mod swiglu;
+#[cfg(test)]
+mod tests;
 pub mod token_logps;
 
 use burn::backend::flex::{FlexTensor, Layout};

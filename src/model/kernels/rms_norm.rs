@@ -28,9 +28,7 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
 pub trait RmsNorm: Backend {
     /// The norm of every row.
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        let d = x.shape()[1];
-        let scaled = Self::float_mul(x.clone(), inverse_rms::<Self>(x, eps));
-        Self::float_mul(scaled, Self::float_reshape(weight, [1, d].into()))
+        portable::<Self>(x, weight, eps)
     }
 
     /// Gradients with respect to x and weight.
@@ -43,15 +41,30 @@ pub trait RmsNorm: Backend {
         grad: FloatTensor<Self>,
         eps: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let d = x.shape()[1];
-        let r = inverse_rms::<Self>(x.clone(), eps);
-        let normed = Self::float_mul(x, r.clone());
-        let grad_weight = Self::float_sum_dim(Self::float_mul(grad.clone(), normed.clone()), 0);
-        let g = Self::float_mul(grad, Self::float_reshape(weight, [1, d].into()));
-        let mean = Self::float_mean_dim(Self::float_mul(g.clone(), normed.clone()), 1);
-        let grad_x = Self::float_mul(Self::float_sub(g, Self::float_mul(normed, mean)), r);
-        (grad_x, Self::float_reshape(grad_weight, [d].into()))
+        portable_backward::<Self>(x, weight, grad, eps)
     }
+}
+
+pub(super) fn portable<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, eps: f64) -> FloatTensor<B> {
+    let d = x.shape()[1];
+    let scaled = B::float_mul(x.clone(), inverse_rms::<B>(x, eps));
+    B::float_mul(scaled, B::float_reshape(weight, [1, d].into()))
+}
+
+pub(super) fn portable_backward<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    eps: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let d = x.shape()[1];
+    let r = inverse_rms::<B>(x.clone(), eps);
+    let normed = B::float_mul(x, r.clone());
+    let grad_weight = B::float_sum_dim(B::float_mul(grad.clone(), normed.clone()), 0);
+    let g = B::float_mul(grad, B::float_reshape(weight, [1, d].into()));
+    let mean = B::float_mean_dim(B::float_mul(g.clone(), normed.clone()), 1);
+    let grad_x = B::float_mul(B::float_sub(g, B::float_mul(normed, mean)), r);
+    (grad_x, B::float_reshape(grad_weight, [d].into()))
 }
 
 /// `1 / sqrt(mean(x^2) + eps)` of every row, `[rows, 1]`.

@@ -29,26 +29,27 @@ pub fn rotary(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<2> {
 pub trait Rotary: Backend {
     /// Turns every head of every row. The backward pass is the same with `-sin`.
     fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
-        let [rows, width] = x.shape().dims();
-        let half = cos.shape()[1];
-        let heads = width / (2 * half);
-        let x = Self::float_reshape(x, [rows, heads, 2 * half].into());
-        let part = |from: usize| {
-            let ranges = [0..rows, 0..heads, from..from + half].map(Slice::from);
-            Self::float_slice(x.clone(), &ranges)
-        };
-        let (first, second) = (part(0), part(half));
-        let cos = Self::float_reshape(cos, [rows, 1, half].into());
-        let sin = Self::float_reshape(sin, [rows, 1, half].into());
-        let turned = vec![
-            Self::float_sub(
-                Self::float_mul(first.clone(), cos.clone()),
-                Self::float_mul(second.clone(), sin.clone()),
-            ),
-            Self::float_add(Self::float_mul(second, cos), Self::float_mul(first, sin)),
-        ];
-        Self::float_reshape(Self::float_cat(turned, 2), [rows, width].into())
+        portable::<Self>(x, cos, sin)
     }
+}
+
+pub(super) fn portable<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
+    let [rows, width] = x.shape().dims();
+    let half = cos.shape()[1];
+    let heads = width / (2 * half);
+    let x = B::float_reshape(x, [rows, heads, 2 * half].into());
+    let part = |from: usize| {
+        let ranges = [0..rows, 0..heads, from..from + half].map(Slice::from);
+        B::float_slice(x.clone(), &ranges)
+    };
+    let (first, second) = (part(0), part(half));
+    let cos = B::float_reshape(cos, [rows, 1, half].into());
+    let sin = B::float_reshape(sin, [rows, 1, half].into());
+    let turned = vec![
+        B::float_sub(B::float_mul(first.clone(), cos.clone()), B::float_mul(second.clone(), sin.clone())),
+        B::float_add(B::float_mul(second, cos), B::float_mul(first, sin)),
+    ];
+    B::float_reshape(B::float_cat(turned, 2), [rows, width].into())
 }
 
 #[cfg(feature = "tch")]

@@ -28,8 +28,7 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 pub trait SwiGlu: Backend {
     /// `silu(gate) * up`.
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        let sigmoid = Self::sigmoid(gate.clone());
-        Self::float_mul(Self::float_mul(gate, sigmoid), up)
+        portable::<Self>(gate, up)
     }
 
     /// Gradients with respect to gate and up, given that of the output.
@@ -38,14 +37,27 @@ pub trait SwiGlu: Backend {
         up: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let sigmoid = Self::sigmoid(gate.clone());
-        let silu = Self::float_mul(gate, sigmoid.clone());
-        let grad_up = Self::float_mul(grad.clone(), silu.clone());
-        // silu'(g) = s + silu (1 - s)
-        let rest = Self::float_add_scalar(Self::float_neg(sigmoid.clone()), 1f32.into());
-        let slope = Self::float_add(sigmoid, Self::float_mul(silu, rest));
-        (Self::float_mul(Self::float_mul(grad, up), slope), grad_up)
+        portable_backward::<Self>(gate, up, grad)
     }
+}
+
+pub(super) fn portable<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+    let sigmoid = B::sigmoid(gate.clone());
+    B::float_mul(B::float_mul(gate, sigmoid), up)
+}
+
+pub(super) fn portable_backward<B: Backend>(
+    gate: FloatTensor<B>,
+    up: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let sigmoid = B::sigmoid(gate.clone());
+    let silu = B::float_mul(gate, sigmoid.clone());
+    let grad_up = B::float_mul(grad.clone(), silu.clone());
+    // silu'(g) = s + silu (1 - s)
+    let rest = B::float_add_scalar(B::float_neg(sigmoid.clone()), 1f32.into());
+    let slope = B::float_add(sigmoid, B::float_mul(silu, rest));
+    (B::float_mul(B::float_mul(grad, up), slope), grad_up)
 }
 
 #[cfg(feature = "tch")]

@@ -11,7 +11,9 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::{Device, FloatTensor, IntTensor};
-use burn::backend::{AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension, get_or_init_device_settings};
+use burn::backend::{
+    AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension, get_or_init_device_settings,
+};
 use burn::tensor::{Slice, Tensor, TensorData};
 use rayon::prelude::*;
 
@@ -40,19 +42,7 @@ pub trait TokenLogps: Backend {
         head: FloatTensor<Self>,
         targets: Arc<[i32]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let device = hidden.device();
-        let (mut logps, mut lses) = (Vec::new(), Vec::new());
-        for (start, targets) in chunks(&targets, head.shape()[0]) {
-            let logits = logits::<Self>(hidden.clone(), head.clone(), start, targets.len());
-            let highest = Self::float_max_dim(logits.clone(), 1);
-            let weights = Self::float_exp(Self::float_sub(logits.clone(), highest.clone()));
-            let lse = Self::float_add(highest, Self::float_log(Self::float_sum_dim(weights, 1)));
-            let chosen = Self::float_gather(1, logits, column::<Self>(targets, &device));
-            let flat = [targets.len()];
-            logps.push(Self::float_reshape(Self::float_sub(chosen, lse.clone()), flat.into()));
-            lses.push(Self::float_reshape(lse, flat.into()));
-        }
-        (Self::float_cat(logps, 0), Self::float_cat(lses, 0))
+        portable::<Self>(hidden, head, targets)
     }
 
     /// Gradients with respect to hidden and head: with `e = (onehot - softmax) * grad`, `e @ head` and `e^T @ hidden`.
@@ -63,33 +53,63 @@ pub trait TokenLogps: Backend {
         grad: FloatTensor<Self>,
         targets: Arc<[i32]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let device = hidden.device();
-        let [vocabulary, d] = head.shape().dims();
-        let mut grad_hidden = Vec::new();
-        let mut grad_head: Option<FloatTensor<Self>> = None;
-        for (start, targets) in chunks(&targets, vocabulary) {
-            let count = targets.len();
-            let part = |x: FloatTensor<Self>| {
-                let x = Self::float_slice(x, &[Slice::from(start..start + count)]);
-                Self::float_reshape(x, [count, 1].into())
-            };
-            let logits = logits::<Self>(hidden.clone(), head.clone(), start, count);
-            let softmax = Self::float_exp(Self::float_sub(logits, part(lse.clone())));
-            let grad = part(grad.clone());
-            let error = Self::float_neg(Self::float_mul(softmax, grad.clone()));
-            let update = burn::tensor::IndexingUpdateOp::Add;
-            let error = Self::float_scatter(1, error, column::<Self>(targets, &device), grad, update);
-            grad_hidden.push(Self::float_matmul(error.clone(), head.clone()));
-            let rows = Self::float_slice(hidden.clone(), &[start..start + count, 0..d].map(Slice::from));
-            let part = Self::float_matmul(Self::float_transpose(error), rows);
-            grad_head = Some(match grad_head {
-                Some(sum) => Self::float_add(sum, part),
-                None => part,
-            });
-        }
-        let grad_head = grad_head.expect("a batch has at least one row");
-        (Self::float_cat(grad_hidden, 0), grad_head)
+        portable_backward::<Self>(hidden, head, lse, grad, targets)
     }
+}
+
+pub(super) fn portable<B: Backend>(
+    hidden: FloatTensor<B>,
+    head: FloatTensor<B>,
+    targets: Arc<[i32]>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let device = hidden.device();
+    let (mut logps, mut lses) = (Vec::new(), Vec::new());
+    for (start, targets) in chunks(&targets, head.shape()[0]) {
+        let logits = logits::<B>(hidden.clone(), head.clone(), start, targets.len());
+        let highest = B::float_max_dim(logits.clone(), 1);
+        let weights = B::float_exp(B::float_sub(logits.clone(), highest.clone()));
+        let lse = B::float_add(highest, B::float_log(B::float_sum_dim(weights, 1)));
+        let chosen = B::float_gather(1, logits, column::<B>(targets, &device));
+        let flat = [targets.len()];
+        logps.push(B::float_reshape(B::float_sub(chosen, lse.clone()), flat.into()));
+        lses.push(B::float_reshape(lse, flat.into()));
+    }
+    (B::float_cat(logps, 0), B::float_cat(lses, 0))
+}
+
+pub(super) fn portable_backward<B: Backend>(
+    hidden: FloatTensor<B>,
+    head: FloatTensor<B>,
+    lse: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    targets: Arc<[i32]>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let device = hidden.device();
+    let [vocabulary, d] = head.shape().dims();
+    let mut grad_hidden = Vec::new();
+    let mut grad_head: Option<FloatTensor<B>> = None;
+    for (start, targets) in chunks(&targets, vocabulary) {
+        let count = targets.len();
+        let part = |x: FloatTensor<B>| {
+            let x = B::float_slice(x, &[Slice::from(start..start + count)]);
+            B::float_reshape(x, [count, 1].into())
+        };
+        let logits = logits::<B>(hidden.clone(), head.clone(), start, count);
+        let softmax = B::float_exp(B::float_sub(logits, part(lse.clone())));
+        let grad = part(grad.clone());
+        let error = B::float_neg(B::float_mul(softmax, grad.clone()));
+        let update = burn::tensor::IndexingUpdateOp::Add;
+        let error = B::float_scatter(1, error, column::<B>(targets, &device), grad, update);
+        grad_hidden.push(B::float_matmul(error.clone(), head.clone()));
+        let rows = B::float_slice(hidden.clone(), &[start..start + count, 0..d].map(Slice::from));
+        let part = B::float_matmul(B::float_transpose(error), rows);
+        grad_head = Some(match grad_head {
+            Some(sum) => B::float_add(sum, part),
+            None => part,
+        });
+    }
+    let grad_head = grad_head.expect("a batch has at least one row");
+    (B::float_cat(grad_hidden, 0), grad_head)
 }
 
 /// Most logits that the portable body holds at a time.
@@ -182,9 +202,9 @@ impl TokenLogps for Flex {
             .par_chunks(strip)
             .map(|strip| {
                 let (mut grad_hidden, mut logits) = (vec![0f32; rows * d], Vec::new());
-                for (&block, start) in strip.iter().flat_map(|block| {
-                    (0..rows).step_by(BLOCK_ROWS).map(move |start| (block, start))
-                }) {
+                for (&block, start) in
+                    strip.iter().flat_map(|block| (0..rows).step_by(BLOCK_ROWS).map(move |start| (block, start)))
+                {
                     let first = block * BLOCK_VOCABULARY;
                     let size = blocks.logits(block, start, &mut logits);
                     let count = logits.len() / size;

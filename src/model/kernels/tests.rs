@@ -1,0 +1,185 @@
+//! Every kernel's fast body against its portable one, and every backward pass against finite differences.
+
+use std::sync::Arc;
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Device, Distribution, Tensor};
+
+use super::attention::{Segment, SpanAttention, Spans, attention};
+use super::{adamw, linear, rms_norm, rotary, swiglu, token_logps};
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+}
+
+fn raw<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    tensor.try_into_primitive::<Flex>().unwrap_or_else(|_| panic!("a flex tensor"))
+}
+
+#[track_caller]
+fn assert_close(fast: &FlexTensor, portable: &FlexTensor, tolerance: f32) {
+    let (fast, portable) = (fast.to_contiguous(), portable.to_contiguous());
+    let (a, b) = (super::values(&fast), super::values(&portable));
+    assert_eq!(a.len(), b.len());
+    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max);
+    assert!(worst < tolerance, "largest difference {worst}");
+}
+
+/// Two prompts with two answers each, one prompt alone, lengths around the tile size.
+fn spans(heads: usize, kv_heads: usize, head_dim: usize) -> (Spans, usize) {
+    let mut segments: Vec<Segment> = Vec::new();
+    for (rows, prefix) in [(70, None), (5, Some(0)), (130, Some(0)), (1, None), (64, Some(3)), (3, Some(3)), (65, None)]
+    {
+        let start = segments.last().map_or(0, |last| last.start + last.rows);
+        segments.push(Segment { start, rows, prefix });
+    }
+    let rows = segments.iter().map(|segment| segment.rows).sum();
+    (Spans { segments: segments.into(), heads, kv_heads, head_dim }, rows)
+}
+
+#[test]
+fn attention_bodies_agree() {
+    for (heads, kv_heads, head_dim) in [(4, 2, 8), (3, 3, 16), (6, 1, 4)] {
+        let (spans, rows) = spans(heads, kv_heads, head_dim);
+        let q = raw(random([rows, heads * head_dim]));
+        let [k, v] = [(); 2].map(|()| raw(random([rows, kv_heads * head_dim])));
+        let (out, lse) = Flex::span_attention(q.clone(), k.clone(), v.clone(), spans.clone());
+        let (want, want_lse) = super::attention::portable::<Flex>(q.clone(), k.clone(), v.clone(), spans.clone());
+        assert_close(&out, &want, 1e-5);
+        assert_close(&lse, &want_lse, 1e-5);
+        let grad = raw(random([rows, heads * head_dim]));
+        let arguments = || (q.clone(), k.clone(), v.clone(), out.clone(), lse.clone(), grad.clone());
+        let (q1, k1, v1, o1, l1, g1) = arguments();
+        let fast = Flex::span_attention_backward(q1, k1, v1, o1, l1, g1, spans.clone());
+        let (q1, k1, v1, o1, l1, g1) = arguments();
+        let portable = super::attention::portable_backward::<Flex>(q1, k1, v1, o1, l1, g1, spans);
+        assert_close(&fast.0, &portable.0, 2e-5);
+        assert_close(&fast.1, &portable.1, 2e-5);
+        assert_close(&fast.2, &portable.2, 2e-5);
+    }
+}
+
+#[test]
+fn token_logps_bodies_agree() {
+    use token_logps::TokenLogps;
+    for (rows, vocabulary, d) in [(5, 40, 8), (300, 1100, 16), (1, 1, 4)] {
+        let (hidden, head) = (raw(random([rows, d])), raw(random([vocabulary, d])));
+        let targets: Arc<[i32]> = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
+        let (logps, lse) = Flex::token_logps(hidden.clone(), head.clone(), targets.clone());
+        let (want, want_lse) = token_logps::portable::<Flex>(hidden.clone(), head.clone(), targets.clone());
+        assert_close(&logps, &want, 1e-5);
+        assert_close(&lse, &want_lse, 1e-5);
+        let grad = raw(random([rows]));
+        let fast = Flex::token_logps_backward(hidden.clone(), head.clone(), lse.clone(), grad.clone(), targets.clone());
+        let portable = token_logps::portable_backward::<Flex>(hidden, head, lse, grad, targets);
+        assert_close(&fast.0, &portable.0, 5e-5);
+        assert_close(&fast.1, &portable.1, 5e-5);
+    }
+}
+
+#[test]
+fn row_wise_bodies_agree() {
+    use rms_norm::RmsNorm;
+    use rotary::Rotary;
+    use swiglu::SwiGlu;
+    let (x, grad, weight) = (raw(random([200, 24])), raw(random([200, 24])), raw(random([24])));
+    let fast = Flex::rms_norm(x.clone(), weight.clone(), 1e-5);
+    assert_close(&fast, &rms_norm::portable::<Flex>(x.clone(), weight.clone(), 1e-5), 1e-5);
+    let fast = Flex::rms_norm_backward(x.clone(), weight.clone(), grad.clone(), 1e-5);
+    let portable = rms_norm::portable_backward::<Flex>(x.clone(), weight, grad.clone(), 1e-5);
+    assert_close(&fast.0, &portable.0, 1e-5);
+    assert_close(&fast.1, &portable.1, 5e-5);
+
+    let up = raw(random([200, 24]));
+    assert_close(&Flex::swiglu(x.clone(), up.clone()), &swiglu::portable::<Flex>(x.clone(), up.clone()), 1e-6);
+    let fast = Flex::swiglu_backward(x.clone(), up.clone(), grad.clone());
+    let portable = swiglu::portable_backward::<Flex>(x.clone(), up, grad);
+    assert_close(&fast.0, &portable.0, 1e-5);
+    assert_close(&fast.1, &portable.1, 1e-5);
+
+    let (cos, sin) = (raw(random([200, 4])), raw(random([200, 4])));
+    let fast = Flex::rotary(x.clone(), cos.clone(), sin.clone());
+    assert_close(&fast, &rotary::portable::<Flex>(x, cos, sin), 1e-6);
+}
+
+#[test]
+fn adamw_is_pytorchs() {
+    // import torch; p = torch.tensor([1., -2.], requires_grad=True)
+    // o = torch.optim.AdamW([p], lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
+    // for g in ([0.5, -0.1], [0.2, 0.3]): p.grad = torch.tensor(g); o.step()
+    // The same by hand: step 1 moves each entry by lr * sign(g) after the decay by 1 - lr * wd = 0.999.
+    let step = |count| adamw::Step {
+        learning_rate: 0.1,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weight_decay: 0.01,
+        count,
+        gradient_scale: 1.0,
+    };
+    let device = Device::flex();
+    let flat = |values: [f32; 2]| Tensor::<1>::from_data(values, &device);
+    let [p, m, v] = adamw::adamw(flat([1.0, -2.0]), [flat([0.0; 2]), flat([0.0; 2])], flat([0.5, -0.1]), step(1));
+    assert_close(&raw(p.clone()), &raw(flat([0.899, -1.898])), 1e-6);
+    let [p, ..] = adamw::adamw(p, [m.clone(), v.clone()], flat([0.2, 0.3]), step(2));
+    let expected = |start: f64, g: [f64; 2]| {
+        let m = (0.9 * 0.1 * g[0] + 0.1 * g[1]) / (1.0 - 0.81);
+        let v = (0.95 * 0.05 * g[0] * g[0] + 0.05 * g[1] * g[1]) / (1.0 - 0.9025);
+        (start * 0.999 - 0.1 * m / (v.sqrt() + 1e-8)) as f32
+    };
+    let want = flat([expected(0.899, [0.5, 0.2]), expected(-1.898, [-0.1, 0.3])]);
+    assert_close(&raw(p), &raw(want), 1e-6);
+    use adamw::AdamW;
+    let inputs = [7, 7, 7, 7].map(|n| raw(random::<1>([n]).abs()));
+    let [p, m, v, g] = inputs;
+    let fast = Flex::adamw(p.clone(), m.clone(), v.clone(), g.clone(), step(3));
+    let portable = adamw::portable::<Flex>(p, m, v, g, step(3));
+    assert_close(&fast.0, &portable.0, 1e-6);
+    assert_close(&fast.2, &portable.2, 1e-6);
+}
+
+/// Checks `d sum(weights * f(x)) / dx` by central differences along random directions.
+fn check_gradient<const D: usize, const O: usize>(x: Tensor<D>, f: impl Fn(Tensor<D>) -> Tensor<O>) {
+    let out = f(x.clone());
+    let weights = random(out.dims());
+    let value = |x: Tensor<D>| -> f64 { f64::from((f(x) * weights.clone()).sum().into_scalar::<f32>()) };
+    let leaf = x.clone().autodiff().require_grad();
+    let loss = (f(leaf.clone()) * weights.clone().autodiff()).sum();
+    let grad = leaf.grad(&loss.backward()).expect("a gradient");
+    for _ in 0..3 {
+        let direction = random(x.dims());
+        let h = 2e-3;
+        let numeric = (value(x.clone() + direction.clone() * h) - value(x.clone() - direction.clone() * h))
+            / (2.0 * f64::from(h));
+        let analytic = f64::from((grad.clone() * direction).sum().into_scalar::<f32>());
+        let scale = 1.0 + numeric.abs().max(analytic.abs());
+        assert!((numeric - analytic).abs() / scale < 1e-2, "numeric {numeric}, analytic {analytic}");
+    }
+}
+
+#[test]
+fn gradients_match_finite_differences() {
+    let (spans, rows) = spans(4, 2, 4);
+    let (q, k, v) = (random([rows, 16]), random([rows, 8]), random([rows, 8]));
+    let call = |q, k, v| attention(q, k, v, spans.clone());
+    check_gradient(q.clone(), |q| call(q, k.clone(), v.clone()));
+    check_gradient(k.clone(), |k| call(q.clone(), k, v.clone()));
+    check_gradient(v.clone(), |v| call(q.clone(), k.clone(), v));
+
+    let (hidden, head) = (random([9, 6]), random([30, 6]));
+    let targets: Arc<[i32]> = (0..9).map(|row| row * 3).collect();
+    check_gradient(hidden.clone(), |x| token_logps::token_logps(x, head.clone(), targets.clone()));
+    check_gradient(head, |w| token_logps::token_logps(hidden.clone(), w, targets.clone()));
+
+    let (x, w) = (random([5, 8]), random([3, 8]));
+    check_gradient(x.clone(), |x| linear::linear(x, w.clone()));
+    check_gradient(w, |w| linear::linear(x.clone(), w));
+    let scale = random([8]);
+    check_gradient(x.clone(), |x| rms_norm::rms_norm(x, scale.clone(), 1e-5));
+    check_gradient(scale, |w| rms_norm::rms_norm(x.clone(), w, 1e-5));
+    let up = random([5, 8]);
+    check_gradient(x.clone(), |x| swiglu::swiglu(x, up.clone()));
+    check_gradient(up, |up| swiglu::swiglu(x.clone(), up));
+    let angles: Tensor<2> = random([5, 2]);
+    check_gradient(x, |x| rotary::rotary(x, angles.clone().cos(), angles.clone().sin()));
+}
