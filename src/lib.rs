@@ -1,5 +1,19 @@
+//! Selective preference optimization as a dataflow pipeline over columnar data.
+//!
+//! ```text
+//! cli -> pipeline -> stages -> train -> { model, objective, columns, io } -> { error, monitor }
+//! ```
+//!
+//! A small oracle, trained with DPO, and its reference give every response token a reward, the difference of their
+//! log-probabilities. The best tokens of the chosen and the worst tokens of the rejected response are key tokens; a
+//! policy of any size trains on those alone (SePO, arXiv 2408.13518). The scored Parquet is the product: rewards are
+//! stored, masks are derived.
+//!
+//! What is here so far: [`columns`] and [`model`]; the other layers are not written yet.
+
 pub mod columns;
 pub mod error;
 pub mod model;
 pub mod monitor;
+
 pub use error::{Error, Place, Problem, Result};
