@@ -9,11 +9,12 @@
 //! policy of any size trains on those alone (SePO, arXiv 2408.13518). The scored Parquet is the product: rewards are
 //! stored, masks are derived.
 //!
-//! What is here so far: [`columns`] and [`model`]; the other layers are not written yet.
+//! What is here so far: [`columns`], [`model`] and [`objective`]; the other layers are not written yet.
 
 pub mod columns;
 pub mod error;
 pub mod model;
 pub mod monitor;
+pub mod objective;
 
 pub use error::{Error, Place, Problem, Result};
