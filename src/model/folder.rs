@@ -46,7 +46,8 @@ fn write(model: &CausalLm, source: &ModelSource, folder: &Path) -> Result<()> {
     let wrong = |error: std::io::Error| Error::model(folder.display(), format!("cannot be written: {error}"));
     fs::create_dir_all(folder).map_err(wrong)?;
     let mut config = source.config()?;
-    config["torch_dtype"] = json!("float32");
+    let dtype = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[dtype] = json!("float32");
     if config.get("architectures").is_none() {
         config["architectures"] = json!([architecture(model)]);
     }

@@ -20,7 +20,7 @@ pub mod weights;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 
 use crate::error::{Error, Result};
 
@@ -87,6 +87,13 @@ impl CausalLm {
     pub fn for_each_parameter(&self, visit: impl FnMut(&str, Tensor<1>, &[usize])) {
         match self {
             Self::Llama(model) => weights::for_each(model, visit),
+        }
+    }
+
+    /// Takes every trained parameter's gradient out of `gradients`: checkpoint name and flat values.
+    pub fn take_gradients(&self, gradients: &mut Gradients, take: impl FnMut(&str, Tensor<1>)) {
+        match self {
+            Self::Llama(model) => weights::take_gradients(model, gradients, take),
         }
     }
 

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rand_chacha::ChaCha8Rng;
@@ -224,6 +224,25 @@ pub(super) fn for_each(module: &impl Module, visit: impl FnMut(&str, Tensor<1>, 
         }
     }
     module.visit(&mut Visitor(Vec::new(), visit));
+}
+
+/// Takes every parameter's gradient out of `gradients`, flat; parameters without one are left out.
+pub(super) fn take_gradients(module: &impl Module, gradients: &mut Gradients, take: impl FnMut(&str, Tensor<1>)) {
+    struct Visitor<'a, F>(Vec<String>, &'a mut Gradients, F);
+    impl<F: FnMut(&str, Tensor<1>)> ModuleVisitor for Visitor<'_, F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.push(name.to_owned());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad_remove(self.1) {
+                (self.2)(&self.0.join("."), gradient.flatten(0, D - 1));
+            }
+        }
+    }
+    module.visit(&mut Visitor(Vec::new(), gradients, take));
 }
 
 /// Replaces every parameter by what `replace` makes of its checkpoint name and flat values.
