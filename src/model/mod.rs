@@ -8,6 +8,7 @@
 //! One file an architecture, fields spelt as in the checkpoint. What burn does slowly is in [`kernels`]. Nothing here
 //! knows about columns or files of data.
 
+pub mod chat_template;
 pub mod device;
 pub mod folder;
 pub mod kernels;
@@ -15,6 +16,7 @@ pub mod layers;
 pub mod llama;
 pub mod packed;
 pub mod source;
+pub mod tokenizer;
 pub mod weights;
 
 use std::sync::Arc;
@@ -24,10 +26,12 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 
 use crate::error::{Error, Result};
 
+pub use chat_template::{ChatTemplate, Message, Template};
 pub use device::DeviceSpec;
 use llama::Llama;
 pub use packed::{Needed, PackedBatch, Response};
 pub use source::{ModelSource, Weights};
+pub use tokenizer::Tokenizer;
 use weights::Parameters;
 
 /// A causal language model of any supported architecture.

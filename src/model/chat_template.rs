@@ -1,0 +1,221 @@
+//! Chat templates as `transformers` renders them: messages in, the model's own text out.
+//!
+//! The environment is that of `transformers.utils.chat_template_utils`: trimmed blocks, loop controls, Python's string
+//! methods, `raise_exception`, `strftime_now`, a `tojson` that writes JSON as Python does. How a prompt and its answers
+//! are cut apart follows TRL (`maybe_apply_chat_template`): the prompt ends where both answers' texts leave it.
+
+mod python;
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::fmt;
+
+use minijinja::value::Value;
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, context, syntax::SyntaxConfig};
+
+use crate::error::{Error, Result};
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// `system`, `user`, `assistant`, or whatever else the template knows.
+    pub role: &'a str,
+    /// What was said.
+    pub content: &'a str,
+}
+
+/// A prompt and its answers as text: each answer continues the prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendered {
+    /// What the model reads before it answers.
+    pub prompt: String,
+    /// The answers in the order given, each with the template's end of turn.
+    pub answers: Vec<String>,
+}
+
+/// How messages become text.
+#[derive(Debug)]
+pub enum Template {
+    /// A chat template.
+    Chat(Box<ChatTemplate>),
+    /// Contents one after the other, for base models. `end` is appended to every answer.
+    Plain {
+        /// The end-of-text token, where one is wanted.
+        end: Option<String>,
+    },
+}
+
+impl Template {
+    /// Renders a prompt and its answers. Errors name the template's file and line.
+    pub fn render(&self, prompt: &[Message<'_>], answers: &[&[Message<'_>]]) -> Result<Rendered> {
+        match self {
+            Self::Chat(template) => template.render_answers(prompt, answers),
+            Self::Plain { end } => {
+                let text = |turns: &[Message<'_>]| turns.iter().map(|m| m.content).collect::<String>();
+                let end = end.as_deref().unwrap_or_default();
+                let answers = answers.iter().map(|turns| text(turns) + end).collect();
+                Ok(Rendered { prompt: text(prompt), answers })
+            }
+        }
+    }
+
+    /// Digest of everything that decides what text comes out.
+    pub fn digest(&self) -> String {
+        match self {
+            Self::Chat(template) => template.digest(),
+            Self::Plain { end: None } => "none".to_owned(),
+            Self::Plain { end: Some(end) } => format!("none, then {end}"),
+        }
+    }
+}
+
+/// What a rendering ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// The last turn, closed as the template closes turns.
+    Turn,
+    /// The opening of the turn that the model is about to take.
+    GenerationPrompt,
+}
+
+/// A Jinja template that turns messages into text.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    file: String,
+    digest: String,
+}
+
+/// The only template of its environment.
+const NAME: &str = "chat_template";
+
+impl ChatTemplate {
+    /// Parses `source`, which was read from `file`. `special_tokens` (`bos_token`, `eos_token`, …) are variables in it.
+    ///
+    /// # Errors
+    /// A syntax error, with file and line.
+    pub fn parse(source: &str, file: impl fmt::Display, special_tokens: &BTreeMap<String, String>) -> Result<Self> {
+        let file = file.to_string();
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|error| located(&file, &error))?);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        python::install(&mut environment);
+        for (name, token) in special_tokens {
+            environment.add_global(name.clone(), token.as_str());
+        }
+        environment
+            .add_template_owned(NAME, without_generation_marks(source))
+            .map_err(|error| located(&file, &error))?;
+        let digest = blake3::hash(source.as_bytes()).to_hex().to_string();
+        Ok(Self { environment, file, digest })
+    }
+
+    /// Digest of the template's text.
+    pub fn digest(&self) -> String {
+        self.digest.clone()
+    }
+
+    /// The text of `prompt` up to where the model answers. A prompt that ends with an assistant turn is left open
+    /// behind that turn's words (`continue_final_message`).
+    pub fn render_prompt(&self, prompt: &[Message<'_>]) -> Result<String> {
+        match prompt.last() {
+            Some(last) if last.role == "assistant" => self.render_open(prompt, last.content),
+            _ => self.render_turns(prompt, Ending::GenerationPrompt),
+        }
+    }
+
+    /// The text of `prompt` and of every answer behind it.
+    ///
+    /// Some templates open the model's turn with more than they write once the answer is there (an empty `<think>`
+    /// block, say). The prompt is then what all texts have in common, and the rest belongs to the answers.
+    pub fn render_answers(&self, prompt: &[Message<'_>], answers: &[&[Message<'_>]]) -> Result<Rendered> {
+        let mut text = self.render_prompt(prompt)?;
+        let mut whole = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let full = self.render_turns(&[prompt, answer].concat(), Ending::Turn)?;
+            text.truncate(common_prefix(&text, &full));
+            whole.push(full);
+        }
+        let answers = whole.into_iter().map(|full| full[text.len()..].to_owned()).collect();
+        Ok(Rendered { prompt: text, answers })
+    }
+
+    fn render_turns(&self, messages: &[Message<'_>], ending: Ending) -> Result<String> {
+        let turn = |m: &Message<'_>| Value::from_pairs([("role", m.role), ("content", m.content)]);
+        let variables = context! {
+            messages => messages.iter().map(turn).collect::<Vec<_>>(),
+            add_generation_prompt => ending == Ending::GenerationPrompt,
+            tools => (),
+            documents => (),
+        };
+        let template = self.environment.get_template(NAME).map_err(|error| located(&self.file, &error))?;
+        template.render(variables).map_err(|error| located(&self.file, &error))
+    }
+
+    /// Cut behind the last message's words, with their trailing white space where the template kept it.
+    fn render_open(&self, messages: &[Message<'_>], last: &str) -> Result<String> {
+        let mut text = self.render_turns(messages, Ending::Turn)?;
+        let at = text.rfind(last.trim()).ok_or_else(|| {
+            Error::model(
+                &self.file,
+                "the prompt ends with an assistant turn, and its words are not in the rendered text",
+            )
+        })?;
+        let kept = last.trim_start();
+        let length = if text[at..].starts_with(kept) { kept.len() } else { last.trim().len() };
+        text.truncate(at + length);
+        Ok(text)
+    }
+}
+
+/// Length in bytes of the longest common prefix, on a character boundary.
+fn common_prefix(a: &str, b: &str) -> usize {
+    let same = a.chars().zip(b.chars()).take_while(|(x, y)| x == y);
+    same.map(|(x, _)| x.len_utf8()).sum()
+}
+
+fn located(file: &str, error: &minijinja::Error) -> Error {
+    let mut message = match error.line() {
+        Some(line) => format!("chat template, line {line}: "),
+        None => "chat template: ".to_owned(),
+    };
+    message += &error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let mut source = error.source();
+    while let Some(inner) = source {
+        message += &format!(": {inner}");
+        source = inner.source();
+    }
+    Error::model(file, message)
+}
+
+/// `{% generation %}` marks an answer's text for trainers that take masks from the template. It writes nothing, and its
+/// body is a scope of its own: an empty `with` block, under the same white-space marks.
+fn without_generation_marks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(at) = rest.find("{%") {
+        let (before, tag) = rest.split_at(at + 2);
+        out += before;
+        rest = tag;
+        let inner = tag.trim_start_matches(['-', '+']).trim_start();
+        let word = inner.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+        let closing = inner[word.len()..].trim_start().trim_start_matches(['-', '+']);
+        let instead = match word {
+            "generation" => "with",
+            "endgeneration" => "endwith",
+            _ => continue,
+        };
+        if closing.starts_with("%}") {
+            out += &tag[..tag.len() - inner.len()];
+            out += instead;
+            rest = &inner[word.len()..];
+        }
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests;

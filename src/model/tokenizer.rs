@@ -1,0 +1,217 @@
+//! A Hugging Face tokenizer folder: `tokenizer.json`, the names of its special tokens, and its chat template.
+//!
+//! Nothing is added to a text that is not in it, no special token at either end: the chat template writes them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::chat_template::ChatTemplate;
+use crate::error::{Error, Result};
+
+/// Token ids of a text, each with the characters (Unicode code points, from and to) that it covers.
+pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
+
+/// Text to token ids and back.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    folder: PathBuf,
+    special_tokens: BTreeMap<String, String>,
+    template: Option<ChatTemplate>,
+}
+
+/// The special tokens that a chat template may name.
+const SPECIAL_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+impl Tokenizer {
+    /// Opens `folder`: `tokenizer.json`, and where they exist `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `chat_template.jinja` (which wins over the template in `tokenizer_config.json`).
+    ///
+    /// # Errors
+    /// A missing `tokenizer.json`, or a file that cannot be used, by name. A folder without a chat template is fine
+    /// until [`Tokenizer::template`] is asked for.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let file = folder.join("tokenizer.json");
+        let bytes = read(&file)?.ok_or_else(|| {
+            let help = "a tokenizer folder needs this file; `AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)` \
+                        in Python writes it";
+            Error::model(file.display(), format!("not found; {help}"))
+        })?;
+        let broken = |error: &dyn std::fmt::Display| Error::model(file.display(), format!("not a tokenizer: {error}"));
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| broken(&error))?;
+        // Some published files carry the truncation and padding of the run that made them.
+        inner.with_truncation(None).map_err(|error| broken(&error))?;
+        inner.with_padding(None);
+
+        let config = object(&folder.join("tokenizer_config.json"))?;
+        let map = object(&folder.join("special_tokens_map.json"))?;
+        let special_tokens: BTreeMap<String, String> = SPECIAL_TOKENS
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), token(&config, name).or_else(|| token(&map, name))?)))
+            .collect();
+        let template = find_template(folder, &config, &special_tokens)?;
+        Ok(Self { inner, folder: folder.to_owned(), special_tokens, template })
+    }
+
+    /// Token ids of `text`. Special tokens written in the text become their ids; none is added.
+    pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| self.error(&error))?;
+        Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
+    }
+
+    /// As [`Tokenizer::encode`], with the characters that every token covers. Tokens that share the bytes of one
+    /// character all cover it.
+    pub fn encode_with_offsets(&self, text: &str) -> Result<IdsWithOffsets> {
+        let encoding = self.inner.encode_char_offsets(text, false).map_err(|error| self.error(&error))?;
+        let ids = encoding.get_ids().iter().map(|&id| id as i32).collect();
+        Ok((ids, encoding.get_offsets().to_vec()))
+    }
+
+    /// The text of `ids`, special tokens included. Ids outside the vocabulary are left out.
+    pub fn decode(&self, ids: &[i32]) -> Result<String> {
+        let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        self.inner.decode(&ids, false).map_err(|error| self.error(&error))
+    }
+
+    /// The text of one token for a person to read; part of a character shows as U+FFFD.
+    pub fn token_text(&self, id: i32) -> String {
+        self.decode(&[id]).unwrap_or_default()
+    }
+
+    /// Number of rows that an embedding needs for every id: the largest id plus one.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1)
+    }
+
+    /// The id of `token`, written out in full.
+    pub fn id(&self, token: &str) -> Option<i32> {
+        self.inner.token_to_id(token).map(|id| id as i32)
+    }
+
+    /// The end-of-text token, where the folder names one.
+    pub fn eos_token(&self) -> Option<&str> {
+        self.special_tokens.get("eos_token").map(String::as_str)
+    }
+
+    /// Special tokens by their names in `tokenizer_config.json`, such as `eos_token`.
+    pub fn special_tokens(&self) -> &BTreeMap<String, String> {
+        &self.special_tokens
+    }
+
+    /// The chat template.
+    ///
+    /// # Errors
+    /// When the folder has none, with the ways to give one.
+    pub fn template(&self) -> Result<&ChatTemplate> {
+        self.template.as_ref().ok_or_else(|| self.no_template())
+    }
+
+    /// As [`Tokenizer::template`], taken out.
+    pub fn take_template(&mut self) -> Result<ChatTemplate> {
+        let missing = self.no_template();
+        self.template.take().ok_or(missing)
+    }
+
+    /// Digest of the chat template's text; none without a template.
+    pub fn template_digest(&self) -> Option<String> {
+        self.template.as_ref().map(ChatTemplate::digest)
+    }
+
+    /// Digest of what decides the ids of a text: model (vocabulary and merges), added tokens, normalizer and
+    /// pre-tokenizer. Where the file lies and how it is laid out does not matter.
+    ///
+    /// # Errors
+    /// When the tokenizer has no JSON form.
+    pub fn digest(&self) -> Result<String> {
+        let whole = serde_json::to_value(&self.inner).map_err(|error| self.error(&error))?;
+        let mut hasher = blake3::Hasher::new();
+        for part in ["model", "added_tokens", "normalizer", "pre_tokenizer"] {
+            hasher.update(part.as_bytes());
+            hasher.update(sorted(whole.get(part).unwrap_or(&Value::Null)).to_string().as_bytes());
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    fn error(&self, error: &dyn std::fmt::Display) -> Error {
+        Error::model(self.folder.join("tokenizer.json").display(), error)
+    }
+
+    fn no_template(&self) -> Error {
+        let help = "put a chat_template.jinja there, name a template file in the tokenize stage (`template: FILE`), \
+                    or join the texts as they are (`template: none`, for base models)";
+        Error::model(self.folder.display(), format!("no chat template in this folder; {help}"))
+    }
+}
+
+fn find_template(
+    folder: &Path,
+    config: &Map<String, Value>,
+    special_tokens: &BTreeMap<String, String>,
+) -> Result<Option<ChatTemplate>> {
+    let file = folder.join("chat_template.jinja");
+    if let Some(bytes) = read(&file)? {
+        let source = String::from_utf8(bytes).map_err(|error| Error::model(file.display(), error))?;
+        return ChatTemplate::parse(&source, file.display(), special_tokens).map(Some);
+    }
+    let file = folder.join("tokenizer_config.json");
+    let source = match config.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(source)) => source.clone(),
+        Some(Value::Array(named)) => {
+            default_template(named).map_err(|message| Error::model(file.display(), message))?
+        }
+        Some(_) => return Err(Error::model(file.display(), "`chat_template` is neither a text nor a list of texts")),
+    };
+    ChatTemplate::parse(&source, file.display(), special_tokens).map(Some)
+}
+
+/// The template named `default` in a list of `{name, template}`.
+fn default_template(named: &[Value]) -> Result<String, String> {
+    let text = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
+    let found = named.iter().find(|entry| text(entry, "name").as_deref() == Some("default"));
+    found.and_then(|entry| text(entry, "template")).ok_or_else(|| {
+        let names: Vec<String> = named.iter().filter_map(|entry| text(entry, "name")).collect();
+        format!("`chat_template` lists {} and none of them is named `default`", names.join(", "))
+    })
+}
+
+/// A special token as the configuration files write it: a text, or an object with `content`.
+fn token(config: &Map<String, Value>, name: &str) -> Option<String> {
+    let value = config.get(name)?;
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+}
+
+/// The file's JSON object; empty where there is no file.
+fn object(file: &Path) -> Result<Map<String, Value>> {
+    let Some(bytes) = read(file)? else { return Ok(Map::new()) };
+    serde_json::from_slice(&bytes).map_err(|error| Error::model(file.display(), format!("not a JSON object: {error}")))
+}
+
+fn read(file: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::model(file.display(), error)),
+    }
+}
+
+/// The same JSON with the keys of every object in order.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        leaf => leaf.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
