@@ -13,6 +13,7 @@
 
 pub mod columns;
 pub mod error;
+pub mod io;
 pub mod model;
 pub mod monitor;
 pub mod objective;

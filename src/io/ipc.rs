@@ -1,0 +1,145 @@
+//! Arrow IPC files (Feather v2) to record batches and back.
+
+use std::ops::Range;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::FileReader;
+use arrow::ipc::writer::FileWriter;
+
+use super::store::{Blob, BlobReader, Location, Upload};
+use super::{Chunk, TableWriter};
+use crate::error::{Error, Place, Result};
+
+/// An open Arrow IPC file.
+#[derive(Debug, Clone)]
+pub struct File {
+    place: Place,
+    blob: Blob,
+    schema: SchemaRef,
+    groups: Vec<u64>,
+}
+
+impl File {
+    /// Reads the footer, and every batch once for its number of rows.
+    pub fn open(location: &Location) -> Result<Self> {
+        let (place, blob) = (Place::file(location), location.open()?);
+        let reader = reader(&blob, &place)?;
+        let schema = reader.schema();
+        let rows = reader.enumerate().map(|(group, batch)| match batch {
+            Ok(batch) => Ok(batch.num_rows() as u64),
+            Err(error) => Err(Error::data(place.clone().row_group(group), error)),
+        });
+        let groups = rows.collect::<Result<_>>()?;
+        Ok(Self { place, blob, schema, groups })
+    }
+
+    /// The file's schema.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Rows of every batch of the file.
+    pub fn groups(&self) -> &[u64] {
+        &self.groups
+    }
+
+    /// The rows of the file's batches `groups`, in batches of at most `batch_rows`.
+    pub fn read(
+        &self,
+        groups: Range<usize>,
+        batch_rows: usize,
+    ) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
+        let mut reader = reader(&self.blob, &self.place)?;
+        let wrong = {
+            let place = self.place.clone();
+            move |group, error: &dyn std::fmt::Display| Error::data(place.clone().row_group(group), error)
+        };
+        reader.set_index(groups.start).map_err(|error| wrong(groups.start, &error))?;
+        let mut row = self.groups[..groups.start].iter().sum::<u64>() + 1;
+        let batches = groups.map_while(move |group| {
+            let batch = reader.next()?;
+            Some(batch.map_err(|error| wrong(group, &error)))
+        });
+        Ok(batches.flat_map(move |batch| {
+            let first = row;
+            row += batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
+            let pieces: Vec<Result<Chunk>> = match batch {
+                Err(error) => vec![Err(error)],
+                Ok(batch) => {
+                    let starts = (0..batch.num_rows()).step_by(batch_rows);
+                    let piece = |start: usize| Chunk {
+                        first_row: first + start as u64,
+                        batch: batch.slice(start, batch_rows.min(batch.num_rows() - start)),
+                    };
+                    starts.map(|start| Ok(piece(start))).collect()
+                }
+            };
+            pieces
+        }))
+    }
+}
+
+fn reader(blob: &Blob, place: &Place) -> Result<FileReader<BlobReader>> {
+    FileReader::try_new(blob.reader(0), None)
+        .map_err(|error| Error::data(place.clone(), format!("not a whole Arrow IPC file: {error}")))
+}
+
+/// Writes one Arrow IPC file.
+pub struct Writer {
+    place: Place,
+    writer: FileWriter<Upload>,
+    bytes: u64,
+}
+
+impl Writer {
+    /// Begins a file at `location`.
+    pub fn create(location: &Location, schema: &SchemaRef) -> Result<Self> {
+        let place = Place::file(location);
+        let writer = FileWriter::try_new(location.upload()?, schema);
+        let writer = writer.map_err(|error| Error::data(place.clone(), error))?;
+        Ok(Self { place, writer, bytes: 0 })
+    }
+}
+
+impl TableWriter for Writer {
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.bytes += batch.get_array_memory_size() as u64;
+        self.writer.write(batch).map_err(|error| Error::data(self.place.clone(), error))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<u64> {
+        let wrong = |error| Error::data(self.place.clone(), error);
+        self.writer.finish().map_err(wrong)?;
+        self.writer.into_inner().map_err(wrong)?.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int64Array, RecordBatch};
+    use std::sync::Arc;
+
+    #[test]
+    fn any_range_of_batches_can_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = Location::parse(folder.path().join("x.arrow").to_str().unwrap()).unwrap();
+        let column = Arc::new(Int64Array::from_iter_values(0..50)) as _;
+        let whole = RecordBatch::try_from_iter([("x", column)]).unwrap();
+        let mut writer = Box::new(Writer::create(&location, &whole.schema()).unwrap());
+        for start in [0, 20, 40] {
+            writer.write(&whole.slice(start, 20.min(50 - start))).unwrap();
+        }
+        writer.finish().unwrap();
+        let file = File::open(&location).unwrap();
+        assert_eq!(file.groups(), [20, 20, 10]);
+        let chunks: Vec<Chunk> = file.read(1..3, 15).unwrap().collect::<Result<_>>().unwrap();
+        assert_eq!(chunks.iter().map(|chunk| chunk.first_row).collect::<Vec<_>>(), [21, 36, 41]);
+        assert_eq!(chunks.iter().map(|chunk| chunk.batch.num_rows()).sum::<usize>(), 30);
+    }
+}

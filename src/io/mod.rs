@@ -1,0 +1,61 @@
+//! Record batches in and out of files. Everything that is exposed here blocks; nothing here knows a column by name.
+//!
+//! ```text
+//! Location --open--> Dataset --units--> Unit --read--> Chunk { batch, place }
+//! RecordBatch --> TableWriter --finish--> a file that appears whole
+//! ```
+
+pub mod dataset;
+pub mod ipc;
+pub mod jsonl;
+pub mod parquet;
+pub mod store;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+pub use dataset::{Chunk, Dataset, Unit};
+pub use store::Location;
+
+/// The file format of an output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFormat {
+    /// Parquet with zstd, small row groups and a page index.
+    #[default]
+    Parquet,
+    /// Arrow IPC files.
+    Arrow,
+}
+
+impl FileFormat {
+    /// The extension of its files.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+        }
+    }
+
+    /// Begins a file at `location`; it appears there when the writer is finished, and not before.
+    pub fn create(self, location: &Location, schema: &SchemaRef) -> Result<Box<dyn TableWriter>> {
+        match self {
+            Self::Parquet => Ok(Box::new(parquet::Writer::create(location, schema)?)),
+            Self::Arrow => Ok(Box::new(ipc::Writer::create(location, schema)?)),
+        }
+    }
+}
+
+/// A file of record batches being written. Dropped before `finish`, it leaves nothing behind.
+pub trait TableWriter: Send {
+    /// Appends the rows of `batch`, which has the schema that the file was created with.
+    fn write(&mut self, batch: &RecordBatch) -> Result<()>;
+    /// Bytes so far, those still in memory estimated.
+    fn bytes(&self) -> u64;
+    /// Publishes the file; returns its size in bytes.
+    fn finish(self: Box<Self>) -> Result<u64>;
+}
