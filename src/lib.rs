@@ -17,5 +17,7 @@ pub mod io;
 pub mod model;
 pub mod monitor;
 pub mod objective;
+pub mod stages;
+pub mod train;
 
 pub use error::{Error, Place, Problem, Result};

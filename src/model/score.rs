@@ -1,0 +1,109 @@
+//! Log-probabilities of many rows: packed by a token budget over rows of similar length, handed back in order.
+
+use std::ops::Range;
+
+use burn::tensor::Device;
+
+use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Response};
+use crate::error::{Error, Result};
+
+/// A prompt and its two responses, as token ids.
+#[derive(Debug, Clone, Copy)]
+pub struct PairIds<'a> {
+    /// The prompt; never empty.
+    pub prompt: &'a [i32],
+    /// Chosen and rejected response.
+    pub responses: [&'a [i32]; 2],
+}
+
+/// A frozen model at work.
+pub struct Scorer {
+    model: CausalLm,
+    device: Device,
+    name: String,
+    batch_tokens: usize,
+}
+
+impl Scorer {
+    /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
+    pub fn load(source: &ModelSource, device: DeviceSpec, batch_tokens: usize) -> Result<Self> {
+        let device = device.open()?;
+        Ok(Self { model: CausalLm::load(source, &device)?, device, name: source.to_string(), batch_tokens })
+    }
+
+    /// Scores with a model that is loaded already.
+    pub fn new(model: CausalLm, device: Device, name: String, batch_tokens: usize) -> Self {
+        Self { model, device, name, batch_tokens }
+    }
+
+    /// The log-probability of every response token, `[chosen, rejected]` for every pair.
+    ///
+    /// # Errors
+    /// A token id that the model has no embedding for.
+    pub fn logps(&self, pairs: &[PairIds]) -> Result<Vec<[Vec<f32>; 2]>> {
+        let vocabulary = self.model.vocab_size();
+        for pair in pairs {
+            check_ids(pair, vocabulary, &self.name)?;
+        }
+        let mut out = vec![Default::default(); pairs.len()];
+        let mut order: Vec<usize> = (0..pairs.len()).collect();
+        order.sort_by_key(|index| cost(&pairs[*index]));
+        for range in budget(order.iter().map(|index| cost(&pairs[*index])), self.batch_tokens) {
+            let mut batch = PackedBatch::default();
+            for index in &order[range.clone()] {
+                let pair = &pairs[*index];
+                batch.push(pair.prompt, &pair.responses.map(|ids| Response { ids, needed: Needed::All }));
+            }
+            let logps = self.model.token_logps(&batch, &self.device).into_data().convert::<f32>();
+            let logps = logps.try_into_vec::<f32>().map_err(|error| Error::model(&self.name, format!("{error:?}")))?;
+            for (index, ranges) in order[range].iter().zip(batch.responses.chunks_exact(2)) {
+                out[*index] = [&ranges[0], &ranges[1]].map(|range| logps[range.clone()].to_vec());
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Every id must have an embedding.
+pub fn check_ids(pair: &PairIds, vocabulary: usize, model: &str) -> Result<()> {
+    let ids = pair.prompt.iter().chain(pair.responses[0]).chain(pair.responses[1]);
+    match ids.copied().find(|id| usize::try_from(*id).map_or(true, |id| id >= vocabulary)) {
+        None => Ok(()),
+        Some(id) => {
+            let help = "the data was tokenized for another model";
+            Err(Error::model(model, format!("token id {id} is outside the vocabulary of {vocabulary}; {help}")))
+        }
+    }
+}
+
+fn cost(pair: &PairIds) -> usize {
+    pair.prompt.len() + pair.responses[0].len() + pair.responses[1].len()
+}
+
+/// Consecutive ranges whose costs stay within `limit`; a single cost above it gets a range of its own.
+pub fn budget(costs: impl Iterator<Item = usize>, limit: usize) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    let mut sum = 0;
+    for (index, cost) in costs.enumerate() {
+        match ranges.last_mut() {
+            Some(range) if sum + cost <= limit => range.end = index + 1,
+            _ => {
+                ranges.push(index..index + 1);
+                sum = 0;
+            }
+        }
+        sum += cost;
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_stay_within_the_budget() {
+        assert_eq!(budget([3, 4, 5, 20, 1].into_iter(), 9), [0..2, 2..3, 3..4, 4..5]);
+        assert_eq!(budget(std::iter::empty(), 9), []);
+    }
+}

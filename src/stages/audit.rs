@@ -1,0 +1,124 @@
+//! `audit` — how good a token reward is where the answers are known: how well it ranks planted tokens over the rest
+//! (AUROC), and how many of them the key masks catch.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Metrics;
+use super::tokenize::span_mask;
+use crate::columns::Side;
+use crate::columns::lists::{floats, masks};
+use crate::error::{Problem, Result};
+
+/// Compares rewards and masks with known answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    /// The stage whose rows to take: scored and selected.
+    pub input: String,
+    /// The spans that `tokenize` turned into `{side}_{spans}_mask`.
+    pub spans: String,
+}
+
+impl Audit {
+    /// Columns that are missing.
+    pub fn problems(&self, input: &Schema) -> Vec<Problem> {
+        let names = Side::BOTH.into_iter().flat_map(|side| {
+            [side.token_rewards(), side.ref_logps(), side.key_mask(None), span_mask(side, &self.spans)]
+        });
+        let missing = names.filter(|name| input.field_with_name(name).is_err());
+        missing.map(|name| Problem::at("input", format!("no column `{name}`"))).collect()
+    }
+}
+
+/// Values of one kind of reward: (value, planted), high where the token should be a key token.
+type Ranked = Vec<(f64, bool)>;
+
+/// What was seen of both sides.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// By side: the reward, the reference's log-probability, a random number.
+    ranked: [[Ranked; 3]; 2],
+    planted: [u64; 2],
+    caught: [u64; 2],
+}
+
+impl Seen {
+    /// Adds the rows of `batch`.
+    pub fn add(&mut self, batch: &RecordBatch, spans: &str) -> Result<()> {
+        for (index, side) in Side::BOTH.into_iter().enumerate() {
+            let sign = if side == Side::Chosen { 1.0 } else { -1.0 };
+            let (rewards, reference) = (floats(batch, &side.token_rewards())?, floats(batch, &side.ref_logps())?);
+            let (planted, key) = (masks(batch, &span_mask(side, spans))?, masks(batch, &side.key_mask(None))?);
+            for row in 0..batch.num_rows() {
+                for token in 0..rewards.row(row).len() {
+                    let planted = planted[row][token];
+                    let seen = self.ranked[index][0].len() as u64;
+                    let hash = blake3::hash(&(seen * 2 + index as u64).to_le_bytes());
+                    let random = f64::from(hash.as_bytes()[0]) * 256.0 + f64::from(hash.as_bytes()[1]);
+                    let values = [
+                        sign * f64::from(rewards.row(row)[token]),
+                        sign * f64::from(reference.row(row)[token]),
+                        random,
+                    ];
+                    for (ranked, value) in self.ranked[index].iter_mut().zip(values) {
+                        ranked.push((value, planted));
+                    }
+                    self.planted[index] += u64::from(planted);
+                    self.caught[index] += u64::from(planted && key[row][token]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One entry a side and kind of reward.
+    pub fn metrics(mut self) -> Metrics {
+        let mut metrics = Metrics::new();
+        for (index, side) in Side::BOTH.into_iter().enumerate() {
+            let [reward, reference, random] = self.ranked[index].each_mut().map(|ranked| auroc(ranked));
+            let caught = self.caught[index] as f64 / self.planted[index].max(1) as f64;
+            let numbers = json!({
+                "reward_auroc": reward, "reference_logp_auroc": reference, "random_auroc": random,
+                "planted_tokens": self.planted[index], "planted_in_key_mask": caught,
+            });
+            metrics.insert(side.name().to_owned(), numbers);
+        }
+        metrics
+    }
+}
+
+/// The probability that a planted token ranks above another, ties counting half (Mann and Whitney); null without both
+/// kinds.
+fn auroc(ranked: &mut Ranked) -> Value {
+    ranked.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let planted = ranked.iter().filter(|(_, planted)| *planted).count() as f64;
+    let others = ranked.len() as f64 - planted;
+    if planted == 0.0 || others == 0.0 {
+        return Value::Null;
+    }
+    let (mut wins, mut below) = (0.0, 0.0);
+    for ties in ranked.chunk_by(|(a, _), (b, _)| a == b) {
+        let here = ties.iter().filter(|(_, planted)| *planted).count() as f64;
+        let rest = ties.len() as f64 - here;
+        wins += here * (below + rest / 2.0);
+        below += rest;
+    }
+    json!(wins / (planted * others))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // sklearn 1.7: roc_auc_score([0, 0, 1, 1, 0], [0.1, 0.4, 0.35, 0.8, 0.35]) -> 0.75
+    #[test]
+    fn auroc_counts_ties_half() {
+        let mut ranked = vec![(0.1, false), (0.4, false), (0.35, true), (0.8, true), (0.35, false)];
+        assert_eq!(auroc(&mut ranked), json!(0.75));
+        assert_eq!(auroc(&mut vec![(1.0, true)]), Value::Null);
+    }
+}

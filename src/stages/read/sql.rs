@@ -1,0 +1,79 @@
+//! `where:` — a SQL expression over the columns, run by polars. The only file that knows polars: batches cross over
+//! through the Arrow C data interface, without a copy.
+
+use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::datatypes::Field;
+use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
+use polars::prelude::{Column, DataFrame, Series};
+use polars_lazy::dsl::Expr;
+use polars_lazy::frame::IntoLazy;
+
+use crate::error::{Error, Place, Result};
+
+/// A parsed expression.
+pub(super) struct Filter {
+    text: String,
+    expression: Expr,
+}
+
+impl Filter {
+    /// Parses `text`; the error is what polars says about it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let expression = polars::sql::sql_expr(text).map_err(|error| error.to_string())?;
+        Ok(Self { text: text.to_owned(), expression })
+    }
+
+    /// True where the expression is; null counts as false.
+    pub(super) fn keep(&self, batch: &RecordBatch) -> Result<BooleanArray> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            Error::data(Place::default(), format!("where: `{}`: {error}", self.text))
+        };
+        let fields = batch.schema();
+        // A column of a type that polars lacks is no column for the expression.
+        let columns = fields.fields().iter().zip(batch.columns()).filter_map(|(field, array)| series(field, array));
+        let frame = DataFrame::new(batch.num_rows(), columns.collect()).map_err(|error| wrong(&error))?;
+        let kept = frame.lazy().select([self.expression.clone().alias("keep")]).collect();
+        let kept = kept.map_err(|error| wrong(&error))?;
+        let kept = kept.column("keep").and_then(|column| column.bool().cloned());
+        let kept = kept.map_err(|_| wrong(&"is not true or false for a row"))?;
+        if kept.len() != batch.num_rows() {
+            return Err(wrong(&"must be true or false for every row by itself"));
+        }
+        Ok(kept.iter().map(|keep| Some(keep.unwrap_or(false))).collect())
+    }
+}
+
+fn series(field: &Field, array: &dyn Array) -> Option<Column> {
+    let schema = FFI_ArrowSchema::try_from(field).ok()?;
+    let array = FFI_ArrowArray::new(&array.to_data());
+    // SAFETY: both sides are the C structs of the Arrow C data interface, made by arrow-rs just above, and moved: the
+    // copy that stays behind is never dropped.
+    let imported = unsafe {
+        let schema = std::mem::transmute::<FFI_ArrowSchema, polars_arrow::ffi::ArrowSchema>(schema);
+        let array = std::mem::transmute::<FFI_ArrowArray, polars_arrow::ffi::ArrowArray>(array);
+        let field = polars_arrow::ffi::import_field_from_c(&schema).ok()?;
+        polars_arrow::ffi::import_array_from_c(array, field.dtype.clone()).ok()?
+    };
+    Some(Series::from_arrow(field.name().as_str().into(), imported).ok()?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Float64Array, StringArray};
+    use std::sync::Arc;
+
+    #[test]
+    fn rows_are_kept_by_sql() {
+        let columns: [(&str, ArrayRef); 2] = [
+            ("kind", Arc::new(StringArray::from(vec![Some("sum"), Some("list"), None]))),
+            ("score", Arc::new(Float64Array::from(vec![1.0, 3.0, 5.0]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let keep = |text: &str| Filter::parse(text).unwrap().keep(&batch.slice(1, 2));
+        assert_eq!(keep("kind = 'list' AND score > 2").unwrap(), BooleanArray::from(vec![true, false]));
+        let error = keep("nothing > 2").unwrap_err().to_string();
+        assert!(error.contains("where: `nothing > 2`: ") && error.contains("nothing"), "{error}");
+        assert!(Filter::parse("score >").is_err());
+    }
+}

@@ -1,0 +1,252 @@
+//! `tokenize` — conversations to token ids, as TRL does it: prompt and answers are rendered by the chat template and
+//! tokenized apart, so that both answers share one prompt. Nothing is added to what the template writes.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::read::{put, with_column};
+use super::{Metrics, Outcome, Transform};
+use crate::columns::lists::{from_masks, from_rows};
+use crate::columns::provenance::Provenance;
+use crate::columns::{PROMPT, PROMPT_IDS, Side, list_type, messages_type};
+use crate::error::{Error, Place, Problem, Result};
+use crate::model::{Message, Template, Tokenizer};
+
+/// Tokenizes conversations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tokenize {
+    /// The stage whose rows to take.
+    pub input: String,
+    /// The model whose tokenizer to use, or a folder with tokenizer.json.
+    pub tokenizer: String,
+    /// The chat template: the tokenizer's own, or none (texts joined as they are, for base models).
+    #[serde(default)]
+    pub template: TemplateChoice,
+    /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside.
+    #[serde(default = "default_max_length")]
+    pub max_length: usize,
+    /// Span columns to turn into token masks: `planted` makes `{side}_planted_mask` from `{side}_planted`
+    /// (list<struct<start, end>> in characters of the answer).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spans: Vec<String>,
+}
+
+/// Where the chat template comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TemplateChoice {
+    /// The tokenizer folder's.
+    #[default]
+    Auto,
+    /// None: contents one after the other, and the end-of-text token after every answer.
+    None,
+}
+
+fn default_max_length() -> usize {
+    2048
+}
+
+fn span_column(side: Side, span: &str) -> String {
+    format!("{}_{span}", side.name())
+}
+
+/// `{side}_{span}_mask`: which tokens a span column covers.
+pub fn span_mask(side: Side, span: &str) -> String {
+    format!("{}_{span}_mask", side.name())
+}
+
+impl Tokenize {
+    /// The columns that it adds.
+    pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
+        let mut problems = Vec::new();
+        if self.max_length < 2 {
+            problems.push(Problem::at("max_length", "max_length must be at least 2"));
+        }
+        for name in [PROMPT, Side::Chosen.name(), Side::Rejected.name()] {
+            if input.field_with_name(name).map_or(true, |field| *field.data_type() != messages_type()) {
+                let message = format!("column `{name}` holds no conversations (is the data tokenized already?)");
+                problems.push(Problem::at("input", message));
+            }
+        }
+        let mut fields: Vec<Field> = input.fields().iter().map(|field| Field::clone(field)).collect();
+        let mut add = |name: &str, data_type| put(&mut fields, Field::new(name, data_type, false));
+        add(PROMPT_IDS, list_type(DataType::Int32));
+        for side in Side::BOTH {
+            add(&side.ids(), list_type(DataType::Int32));
+            add(&side.truncated(), DataType::Boolean);
+        }
+        for span in &self.spans {
+            for side in Side::BOTH {
+                if input.field_with_name(&span_column(side, span)).is_err() {
+                    problems.push(Problem::at("spans", format!("no column `{}`", span_column(side, span))));
+                }
+                add(&span_mask(side, span), list_type(DataType::Boolean));
+            }
+        }
+        let schema = Schema::new_with_metadata(fields, input.metadata().clone());
+        if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
+    }
+
+    /// Makes the transform.
+    pub fn open(&self, mut tokenizer: Tokenizer) -> Result<Box<dyn Transform>> {
+        let digest = tokenizer.digest()?;
+        let template = match self.template {
+            TemplateChoice::Auto => Template::Chat(Box::new(tokenizer.take_template()?)),
+            TemplateChoice::None => Template::Plain { end: tokenizer.eos_token().map(str::to_owned) },
+        };
+        let stage = self.clone();
+        Ok(Box::new(Work { stage, tokenizer, template, digest, seen: Seen::default() }))
+    }
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    rows: u64,
+    truncated: u64,
+    merged: u64,
+    prompt_tokens: u64,
+    response_tokens: u64,
+}
+
+struct Work {
+    stage: Tokenize,
+    tokenizer: Tokenizer,
+    template: Template,
+    digest: String,
+    seen: Seen,
+}
+
+#[derive(Default)]
+struct Row {
+    prompt: Vec<i32>,
+    answers: [Vec<i32>; 2],
+    truncated: [bool; 2],
+    /// For every span column, the masks of both answers.
+    masks: Vec<[Vec<bool>; 2]>,
+    merged: bool,
+    reason: Option<&'static str>,
+}
+
+impl Transform for Work {
+    fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
+        let talk = [PROMPT, Side::Chosen.name(), Side::Rejected.name()].map(|name| turns(&batch, name));
+        let rows = (0..batch.num_rows()).into_par_iter().map(|row| {
+            let messages = talk.each_ref().map(|column| {
+                column[row].iter().map(|(role, content)| Message { role, content }).collect::<Vec<_>>()
+            });
+            self.row(&messages, &batch, row)
+        });
+        let rows: Vec<Row> = rows.collect::<Result<_>>()?;
+        for row in rows.iter().filter(|row| row.reason.is_none()) {
+            self.seen.rows += 1;
+            self.seen.truncated += u64::from(row.truncated.contains(&true));
+            self.seen.merged += u64::from(row.merged);
+            self.seen.prompt_tokens += row.prompt.len() as u64;
+            self.seen.response_tokens += row.answers.iter().map(Vec::len).sum::<usize>() as u64;
+        }
+        let mut columns: Vec<(String, ArrayRef)> =
+            vec![(PROMPT_IDS.to_owned(), from_rows::<Int32Type>(rows.iter().map(|row| &row.prompt)))];
+        for (index, side) in Side::BOTH.into_iter().enumerate() {
+            columns.push((side.ids(), from_rows::<Int32Type>(rows.iter().map(|row| &row.answers[index]))));
+            let truncated: BooleanArray = rows.iter().map(|row| Some(row.truncated[index])).collect();
+            columns.push((side.truncated(), Arc::new(BooleanArray::new(truncated.values().clone(), None))));
+        }
+        for (span, name) in self.stage.spans.iter().enumerate() {
+            for (index, side) in Side::BOTH.into_iter().enumerate() {
+                let empty: &[bool] = &[];
+                let masks = rows.iter().map(|row| row.masks.get(span).map_or(empty, |masks| &masks[index][..]));
+                columns.push((span_mask(side, name), from_masks(masks)));
+            }
+        }
+        let mut out = batch;
+        for (name, column) in columns {
+            out = with_column(&out, &name, column).map_err(|error| Error::data(Place::column(&name), error))?;
+        }
+        let schema = out.schema();
+        let (tokenizer, template) = (Some(self.digest.clone()), Some(self.template.digest()));
+        let schema = Provenance { tokenizer, template, ..Provenance::of(&schema) }.stamp(&schema);
+        let out = out.with_schema(schema).map_err(|error| Error::data(Place::default(), error))?;
+        Outcome::sort_out(&out, &rows.iter().map(|row| row.reason).collect::<Vec<_>>())
+    }
+
+    fn metrics(&self) -> Metrics {
+        let Seen { rows, truncated, merged, prompt_tokens, response_tokens } = self.seen;
+        let numbers = json!({
+            "rows": rows, "truncated": truncated, "boundary_would_merge": merged,
+            "prompt_tokens": prompt_tokens, "response_tokens": response_tokens,
+        });
+        numbers.as_object().cloned().unwrap_or_default()
+    }
+}
+
+impl Work {
+    fn row(&self, [prompt, chosen, rejected]: &[Vec<Message>; 3], batch: &RecordBatch, row: usize) -> Result<Row> {
+        let rendered = self.template.render(prompt, &[chosen, rejected])?;
+        let mut out = Row { prompt: self.tokenizer.encode(&rendered.prompt)?, ..Row::default() };
+        if out.prompt.is_empty() {
+            return Ok(Row { reason: Some("empty prompt"), ..Row::default() });
+        }
+        if out.prompt.len() >= self.stage.max_length {
+            return Ok(Row { reason: Some("prompt too long"), ..Row::default() });
+        }
+        out.masks = vec![Default::default(); self.stage.spans.len()];
+        let room = self.stage.max_length - out.prompt.len();
+        for (index, (text, side)) in rendered.answers.iter().zip(Side::BOTH).enumerate() {
+            let (mut ids, offsets) = if self.stage.spans.is_empty() {
+                (self.tokenizer.encode(text)?, Vec::new())
+            } else {
+                self.tokenizer.encode_with_offsets(text)?
+            };
+            if ids.is_empty() {
+                out.reason = Some("empty answer");
+            }
+            let joint = self.tokenizer.encode(&format!("{}{text}", rendered.prompt))?;
+            out.merged |= joint.len() != out.prompt.len() + ids.len() || joint[out.prompt.len()..] != ids[..];
+            out.truncated[index] = ids.len() > room;
+            ids.truncate(room);
+            for (span, masks) in self.stage.spans.iter().zip(&mut out.masks) {
+                let content = [chosen, rejected][index].first().map_or("", |message| message.content);
+                let from = text.find(content).map_or(0, |at| text[..at].chars().count());
+                let spans = spans(batch, &span_column(side, span), row)?;
+                let inside = |&(start, end): &(usize, usize)| {
+                    start < end && spans.iter().any(|(from_char, to)| start < to + from && end > from_char + from)
+                };
+                masks[index] = offsets[..ids.len()].iter().map(inside).collect();
+            }
+            out.answers[index] = ids;
+        }
+        if out.answers[0] == out.answers[1] {
+            out.reason = Some("identical answers after cutting");
+        }
+        Ok(out)
+    }
+}
+
+/// Roles and contents of a column in canonical form.
+fn turns(batch: &RecordBatch, name: &str) -> Vec<Vec<(String, String)>> {
+    let list = batch.column_by_name(name).expect("the schema was checked").as_list::<i32>().clone();
+    let turns = list.values().as_struct();
+    let [roles, contents] = ["role", "content"].map(|field| {
+        turns.column_by_name(field).expect("the type was checked").as_string::<i32>()
+    });
+    let turn = |i: usize| (roles.value(i).to_owned(), contents.value(i).to_owned());
+    list.offsets().windows(2).map(|w| (w[0] as usize..w[1] as usize).map(turn).collect()).collect()
+}
+
+/// The spans of row `row`, in characters.
+fn spans(batch: &RecordBatch, name: &str, row: usize) -> Result<Vec<(usize, usize)>> {
+    let wrong = || Error::data(Place::column(name), "is not list<struct<start: int32, end: int32>>");
+    let list = batch.column_by_name(name).and_then(|column| column.as_list_opt::<i32>()).ok_or_else(wrong)?;
+    let values = list.value(row);
+    let values = values.as_struct_opt().ok_or_else(wrong)?;
+    let numbers = |field: &str| values.column_by_name(field)?.as_primitive_opt::<Int32Type>().cloned();
+    let (starts, ends) = (numbers("start").ok_or_else(wrong)?, numbers("end").ok_or_else(wrong)?);
+    Ok((0..values.len()).map(|i| (starts.value(i).max(0) as usize, ends.value(i).max(0) as usize)).collect())
+}

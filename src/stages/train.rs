@@ -1,0 +1,173 @@
+//! `train` — a model, an objective, and the rows to train on; what comes out is a model that other stages can name.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use arrow::datatypes::{DataType, Schema};
+
+use super::score::{default_batch_tokens, needs_ids};
+use crate::columns::{Side, list_type};
+use crate::error::Problem;
+use crate::objective::{Objective, Tokens};
+use crate::train::Settings;
+use crate::train::example::Wanted;
+use crate::train::optimizer::AdamW;
+use crate::train::schedule::{Decay, Schedule};
+use crate::train::stream::Shuffle;
+
+/// Trains a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// The stage whose rows to train on.
+    pub input: String,
+    /// The model to start from: a name under `models:`, or a `train` stage.
+    pub model: String,
+    /// DPO's reference; by default the model that training starts from. Its log-probabilities are taken from the
+    /// columns, or computed once before the training begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// What to minimise.
+    pub objective: Objective,
+    /// Train on `{side}_key_mask_{mask}` instead of `{side}_key_mask`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// Passes over the rows.
+    #[serde(default = "one")]
+    pub epochs: u32,
+    /// Stop after this many optimizer steps, if that is earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Pairs of an optimizer step.
+    #[serde(default = "default_batch_size")]
+    pub batch_size: usize,
+    /// Most tokens in one forward and backward pass; a step takes as many passes as it needs.
+    #[serde(default = "default_batch_tokens")]
+    pub batch_tokens: usize,
+    /// The highest learning rate.
+    #[serde(default = "default_learning_rate")]
+    pub learning_rate: f64,
+    /// Share of the steps that warm up.
+    #[serde(default = "default_warmup")]
+    pub warmup: f64,
+    /// The learning rate after the warm-up.
+    #[serde(default)]
+    pub decay: Decay,
+    /// AdamW's betas.
+    #[serde(default = "default_betas")]
+    pub betas: [f64; 2],
+    /// AdamW's eps.
+    #[serde(default = "default_eps")]
+    pub eps: f64,
+    /// Decoupled weight decay of matrices.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Largest norm of the gradient.
+    #[serde(default = "default_max_grad_norm")]
+    pub max_grad_norm: f64,
+    /// Rows held back to be drawn from, so that the order is random; 0 takes the rows in order.
+    #[serde(default = "default_shuffle_window")]
+    pub shuffle_window: usize,
+    /// Look at held-out rows during the training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Eval>,
+    /// Steps between two lines of metrics.
+    #[serde(default = "default_log_every")]
+    pub log_every: u64,
+}
+
+/// Held-out rows to look at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Eval {
+    /// The stage whose rows to take.
+    pub input: String,
+    /// Steps between two looks; the end of the training is always one.
+    pub every: u64,
+}
+
+fn one() -> u32 {
+    1
+}
+fn default_batch_size() -> usize {
+    64
+}
+fn default_learning_rate() -> f64 {
+    1e-6
+}
+fn default_warmup() -> f64 {
+    0.03
+}
+fn default_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+fn default_eps() -> f64 {
+    1e-8
+}
+fn default_max_grad_norm() -> f64 {
+    1.0
+}
+fn default_shuffle_window() -> usize {
+    4096
+}
+fn default_log_every() -> u64 {
+    10
+}
+
+impl Train {
+    /// What is wrong with the settings, or with the columns of the input.
+    pub fn problems(&self, input: &Schema) -> Vec<Problem> {
+        let mut problems = needs_ids(input);
+        let wrong = self.objective.problems().into_iter().map(|(_, message)| Problem::at("objective", message));
+        problems.extend(wrong);
+        let mut at_least = |field: &str, holds: bool, rule: &str| {
+            if !holds {
+                problems.push(Problem::at(field, format!("{field} must be {rule}")));
+            }
+        };
+        at_least("batch_size", self.batch_size > 0, "above 0");
+        at_least("log_every", self.log_every > 0, "above 0");
+        at_least("eval", self.eval.as_ref().is_none_or(|eval| eval.every > 0), "every 1 step or more");
+        at_least("learning_rate", self.learning_rate > 0.0 && self.learning_rate.is_finite(), "above 0");
+        at_least("max_grad_norm", self.max_grad_norm > 0.0, "above 0");
+        at_least("warmup", (0.0..1.0).contains(&self.warmup), "in [0, 1)");
+        if self.objective.tokens().contains(&Tokens::Key) {
+            for side in Side::BOTH {
+                let name = side.key_mask(self.mask.as_deref());
+                if input.field_with_name(&name).map_or(true, |f| *f.data_type() != list_type(DataType::Boolean)) {
+                    let problem = Problem::at("input", format!("no column `{name}`"));
+                    problems.push(problem.help("put a `select` stage before it"));
+                }
+            }
+        }
+        problems
+    }
+
+    /// The settings of the training loop.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            objective: self.objective,
+            epochs: self.epochs,
+            max_steps: self.max_steps,
+            batch_size: self.batch_size,
+            batch_tokens: self.batch_tokens,
+            schedule: Schedule { peak: self.learning_rate, warmup: self.warmup, decay: self.decay },
+            max_grad_norm: self.max_grad_norm,
+            optimizer: AdamW { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay },
+            eval_every: self.eval.as_ref().map(|eval| eval.every),
+            log_every: self.log_every,
+        }
+    }
+
+    /// The columns that the objective reads, as far as `input` has them: held-out rows may lack masks.
+    pub fn wanted(&self, input: &Schema) -> Wanted {
+        let has_mask = input.field_with_name(&Side::Chosen.key_mask(self.mask.as_deref())).is_ok();
+        let key = self.objective.tokens().contains(&Tokens::Key) && has_mask;
+        Wanted { mask: key.then(|| self.mask.clone()), reference: self.objective.needs_reference() }
+    }
+
+    /// The order of the rows.
+    pub fn shuffle(&self, seed: u64) -> Option<Shuffle> {
+        (self.shuffle_window > 0).then_some(Shuffle { seed, window: self.shuffle_window })
+    }
+}

@@ -1,0 +1,127 @@
+//! Metrics of a run as JSON Lines and as TensorBoard events, side by side in one folder.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+
+/// An open log.
+pub struct Log {
+    folder: String,
+    lines: File,
+    events: File,
+}
+
+impl Log {
+    /// Begins `metrics.jsonl` and an event file in `folder`.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let name = folder.display().to_string();
+        let wrong = |error: std::io::Error| failed(&name, &error);
+        fs::create_dir_all(folder).map_err(wrong)?;
+        let lines = File::create(folder.join("metrics.jsonl")).map_err(wrong)?;
+        let events = File::create(folder.join(format!("events.out.tfevents.{}.sepo", now() as u64))).map_err(wrong)?;
+        let mut log = Self { folder: name.clone(), lines, events };
+        // Event.file_version = 3
+        let version = message(&[(1, Field::Double(now())), (3, Field::Bytes(b"brain.Event:2"))]);
+        log.events.write_all(&record(&version)).map_err(wrong)?;
+        Ok(log)
+    }
+
+    /// The numbers of `metrics` at `step`, under `part` (`train`, `eval`).
+    pub fn write(&mut self, step: u64, part: &str, metrics: &Map<String, Value>) -> Result<()> {
+        let mut line = Map::from_iter([("step".to_owned(), json!(step)), ("part".to_owned(), json!(part))]);
+        line.extend(metrics.clone());
+        let lines = writeln!(self.lines, "{}", Value::Object(line));
+        let values = metrics.iter().filter_map(|(name, value)| {
+            let tag = format!("{part}/{name}");
+            // Summary.Value: tag = 1, simple_value = 2
+            Some(message(&[(1, Field::Bytes(tag.as_bytes())), (2, Field::Float(value.as_f64()? as f32))]))
+        });
+        let values: Vec<Vec<u8>> = values.collect();
+        let summary: Vec<(u32, Field)> = values.iter().map(|value| (1, Field::Bytes(value))).collect();
+        let summary = message(&summary);
+        // Event: wall_time = 1, step = 2, summary = 5
+        let event = message(&[(1, Field::Double(now())), (2, Field::Varint(step)), (5, Field::Bytes(&summary))]);
+        let events = self.events.write_all(&record(&event));
+        lines.and(events).map_err(|error| failed(&self.folder, &error))
+    }
+}
+
+fn failed(folder: &str, error: &std::io::Error) -> Error {
+    Error::Store { path: folder.to_owned(), message: error.to_string(), retryable: false }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// A protocol buffer field.
+enum Field<'a> {
+    Varint(u64),
+    Double(f64),
+    Float(f32),
+    Bytes(&'a [u8]),
+}
+
+fn message(fields: &[(u32, Field)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (number, field) in fields {
+        let key = |wire: u32| u64::from(number << 3 | wire);
+        match field {
+            Field::Varint(value) => {
+                varint(&mut out, key(0));
+                varint(&mut out, *value);
+            }
+            Field::Double(value) => {
+                varint(&mut out, key(1));
+                out.extend(value.to_le_bytes());
+            }
+            Field::Bytes(bytes) => {
+                varint(&mut out, key(2));
+                varint(&mut out, bytes.len() as u64);
+                out.extend(*bytes);
+            }
+            Field::Float(value) => {
+                varint(&mut out, key(5));
+                out.extend(value.to_le_bytes());
+            }
+        }
+    }
+    out
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// A TFRecord: length, its checksum, data, its checksum.
+fn record(data: &[u8]) -> Vec<u8> {
+    let masked = |bytes: &[u8]| crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes();
+    let length = (data.len() as u64).to_le_bytes();
+    [&length[..], &masked(&length), data, &masked(data)].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // tensorboard 2.20 wrote, for Event(wall_time=1.5, step=300, summary=Summary(value=[Value(tag="t", simple_value=0.5)])):
+    // 09000000000000f83f10ac022a0a0a080a0174150000003f
+    #[test]
+    fn events_are_protocol_buffers() {
+        let value = message(&[(1, Field::Bytes(b"t")), (2, Field::Float(0.5))]);
+        let summary = message(&[(1, Field::Bytes(&value))]);
+        let event = message(&[(1, Field::Double(1.5)), (2, Field::Varint(300)), (5, Field::Bytes(&summary))]);
+        let hex: String = event.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "09000000000000f83f10ac022a0a0a080a0174150000003f");
+        assert_eq!(record(&event).len(), 16 + event.len());
+    }
+}

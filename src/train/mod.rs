@@ -1,0 +1,269 @@
+//! The training loop: batch, forward, objective, backward, step, log.
+//!
+//! An optimizer step takes `batch_size` pairs in micro-batches of at most `batch_tokens` tokens. The model gives the
+//! log-probabilities of the tokens that the objective reads, the objective their derivatives `c_i`, and
+//! `sum(c_i logp_i)` is back-propagated: the gradient is exact whatever the objective.
+
+pub mod example;
+pub mod log;
+pub mod optimizer;
+pub mod schedule;
+pub mod stream;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::model::score::{budget, check_ids};
+use crate::model::{CausalLm, Needed, PackedBatch, Response};
+use crate::monitor::Monitor;
+use crate::objective::{self, Objective, Outcome, Pair, Tokens};
+pub use example::Example;
+use log::Log;
+use optimizer::{AdamW, Gradients};
+use schedule::Schedule;
+
+/// How to train.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What to minimise.
+    pub objective: Objective,
+    /// Passes over the data.
+    pub epochs: u32,
+    /// Stop after this many optimizer steps, if that is earlier.
+    pub max_steps: Option<u64>,
+    /// Pairs of an optimizer step.
+    pub batch_size: usize,
+    /// Most tokens in one forward and backward pass.
+    pub batch_tokens: usize,
+    /// Learning rate over time.
+    pub schedule: Schedule,
+    /// Largest norm of the whole gradient; larger ones are scaled down to it.
+    pub max_grad_norm: f64,
+    /// AdamW's numbers.
+    pub optimizer: AdamW,
+    /// Steps between two looks at the held-out data.
+    pub eval_every: Option<u64>,
+    /// Steps between two lines of progress and metrics.
+    pub log_every: u64,
+}
+
+/// Examples of one epoch, and of the held-out data.
+pub trait Feed {
+    /// The examples of epoch `epoch`, from 0, in their order.
+    fn epoch(&self, epoch: u32) -> Box<dyn Iterator<Item = Result<Example>>>;
+    /// The held-out examples, where there are any.
+    fn held_out(&self) -> Option<Box<dyn Iterator<Item = Result<Example>>>>;
+    /// Examples of an epoch: what the learning rate's schedule counts on.
+    fn examples(&self) -> u64;
+}
+
+/// Trains `model`, which was loaded on `device` with autodiff. Returns the trained model, without autodiff, and what
+/// the last steps said.
+pub fn train(
+    model: CausalLm,
+    name: &str,
+    device: &Device,
+    settings: &Settings,
+    feed: &dyn Feed,
+    log: &mut Log,
+    monitor: &dyn Monitor,
+) -> Result<(CausalLm, Map<String, Value>)> {
+    let per_epoch = feed.examples().div_ceil(settings.batch_size as u64);
+    let planned = per_epoch * u64::from(settings.epochs);
+    let steps = settings.max_steps.map_or(planned, |most| most.min(planned));
+    let mut trainer = Trainer { model, name, device, settings, optimizer: optimizer::State::default() };
+    let (mut step, mut last) = (0, Map::new());
+    monitor.begin(name, Some(steps), "steps");
+    for epoch in 0..settings.epochs {
+        let mut examples = feed.epoch(epoch);
+        while step < steps {
+            let pairs: Vec<Example> = examples.by_ref().take(settings.batch_size).collect::<Result<_>>()?;
+            if pairs.is_empty() {
+                break;
+            }
+            if monitor.stopping() {
+                return Err(Error::Interrupted);
+            }
+            let rate = settings.schedule.rate(step, steps);
+            let taken = trainer.step(&pairs, rate)?;
+            step += 1;
+            monitor.advance(1, &format!("loss {:.4}", taken.loss));
+            if step % settings.log_every == 0 || step == steps {
+                last = taken.metrics(&settings.objective);
+                last.insert("learning_rate".into(), json!(rate));
+                log.write(step, "train", &last)?;
+            }
+            if settings.eval_every.is_some_and(|every| step % every == 0) || step == steps {
+                if let Some(examples) = feed.held_out() {
+                    let held_out = trainer.held_out(examples)?;
+                    log.write(step, "eval", &held_out)?;
+                    last.extend(held_out.into_iter().map(|(key, value)| (format!("eval_{key}"), value)));
+                }
+            }
+        }
+    }
+    monitor.end();
+    last.insert("steps".into(), json!(step));
+    Ok((trainer.model.valid(), last))
+}
+
+struct Trainer<'a> {
+    model: CausalLm,
+    name: &'a str,
+    device: &'a Device,
+    settings: &'a Settings,
+    optimizer: optimizer::State,
+}
+
+/// What a step, or a look at the held-out data, saw: sums over its pairs.
+#[derive(Debug, Default)]
+struct Seen {
+    loss: f64,
+    weight: f64,
+    pairs: f64,
+    chosen_reward: f64,
+    rejected_reward: f64,
+    accurate: f64,
+    tokens: usize,
+    grad_norm: Option<f64>,
+}
+
+impl Seen {
+    fn add(&mut self, outcome: &Outcome, weight: f64) {
+        self.loss += outcome.loss;
+        self.weight += weight;
+        self.pairs += 1.0;
+        self.chosen_reward += outcome.chosen_reward;
+        self.rejected_reward += outcome.rejected_reward;
+        self.accurate += f64::from(u8::from(outcome.chosen_reward > outcome.rejected_reward));
+    }
+
+    fn metrics(&self, objective: &Objective) -> Map<String, Value> {
+        let mut metrics = Map::new();
+        let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), json!(value));
+        put("loss", self.loss);
+        if let Some(norm) = self.grad_norm {
+            put("grad_norm", norm);
+        }
+        if objective.tokens()[1] != Tokens::Nothing {
+            let pairs = self.pairs.max(1.0);
+            put("rewards/chosen", self.chosen_reward / pairs);
+            put("rewards/rejected", self.rejected_reward / pairs);
+            put("rewards/margins", (self.chosen_reward - self.rejected_reward) / pairs);
+            put("rewards/accuracies", self.accurate / pairs);
+        }
+        put("tokens", self.tokens as f64);
+        metrics
+    }
+}
+
+impl Trainer<'_> {
+    /// One optimizer step; the loss is the mean over the step.
+    fn step(&mut self, examples: &[Example], rate: f64) -> Result<Seen> {
+        let objective = &self.settings.objective;
+        let weights: Vec<f64> = examples.iter().map(|example| objective.weight(example.responses[0].len())).collect();
+        let total: f64 = weights.iter().sum();
+        let (mut seen, mut gradients) = (Seen::default(), Gradients::default());
+        let costs: Vec<usize> = examples.iter().map(|example| self.cost(example)).collect();
+        for range in budget(costs.into_iter(), self.settings.batch_tokens) {
+            let batch = self.pack(&examples[range.clone()])?;
+            if batch.targets.is_empty() {
+                continue;
+            }
+            let logps = self.model.token_logps(&batch, self.device);
+            let outcomes = self.evaluate(&examples[range.clone()], &batch, logps.clone().inner())?;
+            seen.tokens += batch.len();
+            let mut coefficients = Vec::with_capacity(batch.targets.len());
+            for (outcome, weight) in outcomes.iter().zip(&weights[range]) {
+                seen.add(outcome, *weight);
+                let slopes = outcome.chosen_grad.iter().chain(&outcome.rejected_grad);
+                coefficients.extend(slopes.map(|slope| (slope / total) as f32));
+            }
+            let coefficients = TensorData::new(coefficients, [batch.targets.len()]);
+            let coefficients = Tensor::<1>::from_data(coefficients, self.device);
+            gradients.add(&self.model, &mut (logps * coefficients).sum().backward());
+        }
+        seen.loss /= total;
+        let norm = gradients.norm();
+        if !(norm.is_finite() && seen.loss.is_finite()) {
+            let message = format!(
+                "loss {} and gradient norm {norm} at step {}: lower the learning rate",
+                seen.loss,
+                self.optimizer.steps() + 1
+            );
+            return Err(Error::stage(self.name, message));
+        }
+        seen.grad_norm = Some(norm);
+        let clip = (self.settings.max_grad_norm / (norm + 1e-6)).min(1.0);
+        let model = self.model.clone();
+        self.model = self.optimizer.step(model, gradients, &self.settings.optimizer, rate, clip);
+        Ok(seen)
+    }
+
+    /// The objective on held-out examples, without a step.
+    fn held_out(&self, mut examples: Box<dyn Iterator<Item = Result<Example>>>) -> Result<Map<String, Value>> {
+        let (model, device) = (self.model.valid(), self.device.clone().without_autodiff());
+        let mut seen = Seen::default();
+        loop {
+            let part: Vec<Example> = examples.by_ref().take(64).collect::<Result<_>>()?;
+            if part.is_empty() {
+                break;
+            }
+            let costs: Vec<usize> = part.iter().map(|example| self.cost(example)).collect();
+            for range in budget(costs.into_iter(), self.settings.batch_tokens) {
+                let batch = self.pack(&part[range.clone()])?;
+                if batch.targets.is_empty() {
+                    continue;
+                }
+                let logps = model.token_logps(&batch, &device);
+                for (outcome, example) in self.evaluate(&part[range.clone()], &batch, logps)?.iter().zip(&part[range]) {
+                    seen.add(outcome, self.settings.objective.weight(example.responses[0].len()));
+                }
+                seen.tokens += batch.len();
+            }
+        }
+        seen.loss /= seen.weight.max(1.0);
+        Ok(seen.metrics(&self.settings.objective))
+    }
+
+    fn needed<'e>(&self, example: &'e Example) -> [Response<'e>; 2] {
+        let tokens = self.settings.objective.tokens();
+        std::array::from_fn(|side| Response {
+            ids: &example.responses[side],
+            needed: match (tokens[side], &example.masks) {
+                (Tokens::All, _) | (Tokens::Key, None) => Needed::All,
+                (Tokens::Key, Some(masks)) => Needed::Mask(&masks[side]),
+                (Tokens::Nothing, _) => Needed::Nothing,
+            },
+        })
+    }
+
+    fn cost(&self, example: &Example) -> usize {
+        PackedBatch::cost(&example.prompt, &self.needed(example))
+    }
+
+    fn pack(&self, examples: &[Example]) -> Result<PackedBatch> {
+        let mut batch = PackedBatch::default();
+        for example in examples {
+            check_ids(&example.ids(), self.model.vocab_size(), self.name)?;
+            batch.push(&example.prompt, &self.needed(example));
+        }
+        Ok(batch)
+    }
+
+    fn evaluate(&self, examples: &[Example], batch: &PackedBatch, logps: Tensor<1>) -> Result<Vec<Outcome>> {
+        let logps = logps.into_data().convert::<f32>().try_into_vec::<f32>();
+        let logps = logps.map_err(|error| Error::stage(self.name, format!("{error:?}")))?;
+        let logps: Vec<f64> = logps.into_iter().map(f64::from).collect();
+        let outcome = |(example, ranges): (&Example, &[std::ops::Range<usize>])| {
+            let response = |side: usize| objective::Response {
+                logps: &logps[ranges[side].clone()],
+                reference: example.reference.as_ref().map_or(&[], |reference| &reference[side][..]),
+            };
+            self.settings.objective.evaluate(&Pair { chosen: response(0), rejected: response(1) })
+        };
+        Ok(examples.iter().zip(batch.responses.chunks_exact(2)).map(outcome).collect())
+    }
+}

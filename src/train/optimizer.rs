@@ -1,0 +1,87 @@
+//! Gradients of a step and what AdamW remembers between steps, by checkpoint names.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{self, ElementConversion, Tensor};
+
+use crate::model::CausalLm;
+use crate::model::kernels::adamw::{Step, adamw};
+
+/// AdamW's constant numbers (PyTorch's defaults but for the weight decay, which is 0 as in the field's recipes).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamW {
+    /// Decay of the two running means.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay, on matrices alone.
+    pub weight_decay: f64,
+}
+
+/// The gradients of one optimizer step, summed over its micro-batches.
+#[derive(Debug, Default)]
+pub struct Gradients {
+    sums: BTreeMap<String, Tensor<1>>,
+}
+
+impl Gradients {
+    /// Adds what a backward pass left for the parameters of `model`.
+    pub fn add(&mut self, model: &CausalLm, gradients: &mut tensor::Gradients) {
+        model.take_gradients(gradients, |name, gradient| {
+            let sum = match self.sums.remove(name) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            self.sums.insert(name.to_owned(), sum);
+        });
+    }
+
+    /// Euclidean norm over all parameters.
+    pub fn norm(&self) -> f64 {
+        let squares = self.sums.values().map(|gradient| (gradient.clone() * gradient.clone()).sum());
+        squares.map(|square| square.into_scalar::<f32>().elem::<f64>()).sum::<f64>().sqrt()
+    }
+}
+
+/// Moments and the number of steps taken.
+#[derive(Debug, Default)]
+pub struct State {
+    moments: BTreeMap<String, [Tensor<1>; 2]>,
+    steps: u64,
+}
+
+impl State {
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// One step on every parameter that has a gradient.
+    pub fn step(
+        &mut self,
+        model: CausalLm,
+        mut gradients: Gradients,
+        settings: &AdamW,
+        learning_rate: f64,
+        gradient_scale: f64,
+    ) -> CausalLm {
+        self.steps += 1;
+        let AdamW { betas, eps, weight_decay } = *settings;
+        let mut vectors = Vec::new();
+        model.for_each_parameter(|name, _, shape| {
+            if shape.len() < 2 {
+                vectors.push(name.to_owned());
+            }
+        });
+        model.map_parameters(|name, parameter| {
+            let Some(gradient) = gradients.sums.remove(name) else { return parameter };
+            let zeros = || parameter.zeros_like();
+            let moments = self.moments.remove(name).unwrap_or_else(|| [zeros(), zeros()]);
+            let weight_decay = if vectors.iter().any(|vector| vector == name) { 0.0 } else { weight_decay };
+            let step = Step { learning_rate, betas, eps, weight_decay, count: self.steps, gradient_scale };
+            let [parameter, first, second] = adamw(parameter, moments, gradient, step);
+            self.moments.insert(name.to_owned(), [first, second]);
+            parameter
+        })
+    }
+}
