@@ -17,6 +17,7 @@ pub mod io;
 pub mod model;
 pub mod monitor;
 pub mod objective;
+pub mod pipeline;
 pub mod stages;
 pub mod train;
 

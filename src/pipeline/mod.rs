@@ -1,0 +1,18 @@
+//! From a YAML file to results, in three phases with three types.
+//!
+//! ```text
+//! text --Spec::parse--> Spec (what was written) --Plan::new--> Plan (names resolved, columns checked) --run--> Report
+//! ```
+//!
+//! Every mistake is found before a row is read, and all of them are reported in one go, with positions.
+
+//F
+pub mod plan;
+//R
+pub mod schema;
+pub mod spec;
+pub mod tree;
+
+pub use plan::Plan;
+//U pub use run::{Options, Report, run};
+pub use spec::Spec;

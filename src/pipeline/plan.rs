@@ -1,0 +1,266 @@
+//! A pipeline whose names are resolved and whose columns are known, before a row is read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use arrow::datatypes::{Schema, SchemaRef};
+
+use super::schema::suggest;
+use super::spec::{ModelSpec, Spec};
+use crate::columns::Side;
+use crate::error::{Problem, Result};
+use crate::io::Dataset;
+use crate::model::{DeviceSpec, ModelSource, Weights};
+use crate::stages::score::Score;
+use crate::stages::Stage;
+use crate::stages::train::Train;
+
+/// What will run.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Stages in an order in which every one comes after what it uses.
+    pub nodes: Vec<Node>,
+    /// Folder for everything that the run keeps.
+    pub workdir: String,
+    /// Where models run.
+    pub device: DeviceSpec,
+    /// Seed of the order of training rows.
+    pub seed: u64,
+    models: BTreeMap<String, ModelSpec>,
+}
+
+/// One stage.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its id in the file; stages that the planner added have a dot in theirs.
+    pub id: String,
+    /// What it does.
+    pub stage: Stage,
+    /// The columns of its rows; for stages without rows, those of its input.
+    pub columns: SchemaRef,
+    /// The dataset of a `read` stage.
+    pub dataset: Option<Dataset>,
+}
+
+/// The model that a `train` stage starts from tells where its tokenizer is.
+type Resolved<'a> = BTreeMap<&'a str, &'a Node>;
+
+impl Plan {
+    /// Resolves and checks `spec`.
+    ///
+    /// # Errors
+    /// Every problem that can be found without reading rows, each with its position.
+    pub fn new(spec: &Spec) -> Result<Self> {
+        let mut problems = Vec::new();
+        let order = sort(spec, &mut problems);
+        for (name, model) in &spec.file.models {
+            if model.path.is_some() == model.init.is_some() {
+                let mut problem = Problem::at("", "a model has either `path` or `init`");
+                problem.path = vec!["models".into(), name.clone()];
+                problems.push(problem);
+            }
+        }
+        if let Some(feature) = spec.file.device.missing_feature() {
+            let message = format!("this build cannot use the device `{}`", spec.file.device);
+            problems.push(Problem::at("device", message).help(format!("build with `--features {feature}`")));
+        }
+        let mut plan = Self {
+            nodes: Vec::new(),
+            workdir: spec.file.workdir.clone(),
+            device: spec.file.device,
+            seed: spec.file.seed,
+            models: spec.file.models.clone(),
+        };
+        for id in order {
+            let mut stage = spec.file.stages[&id].clone();
+            let inputs: Vec<String> = stage.inputs().iter().map(|(_, input)| (*input).to_owned()).collect();
+            if inputs.iter().any(|input| plan.node(input).is_none()) {
+                // What is wrong with the input is reported there.
+                continue;
+            }
+            if let Stage::Train(train) = &mut stage {
+                plan.add_reference_passes(&id, train);
+            }
+            match plan.columns(&stage) {
+                Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
+                Err(found) => problems.extend(found.into_iter().map(|mut problem| {
+                    let prefix = ["stages".to_owned(), id.clone(), stage.name().to_owned()];
+                    problem.path.splice(0..0, prefix);
+                    problem
+                })),
+            }
+        }
+        if problems.is_empty() { Ok(plan) } else { Err(spec.report(problems)) }
+    }
+
+    /// The stage `id`.
+    pub fn node(&self, id: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// The stages that take the rows of `id`.
+    pub fn consumers<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Node> {
+        self.nodes.iter().filter(move |node| node.stage.inputs().iter().any(|(_, input)| *input == id))
+    }
+
+    /// The model `name` before any training: none for the id of a `train` stage.
+    pub fn source(&self, name: &str) -> Option<ModelSource> {
+        let model = self.models.get(name)?;
+        let tokenizer = model.tokenizer.as_ref().map(PathBuf::from);
+        Some(match (&model.path, &model.init) {
+            (Some(path), _) => {
+                let own = ModelSource::folder(name, path);
+                ModelSource::new(name, own.weights, tokenizer.or(own.tokenizer))
+            }
+            (None, init) => {
+                let config = init.clone().unwrap_or_default().into_iter().collect();
+                ModelSource::new(name, Weights::Init { config, seed: self.seed }, tokenizer)
+            }
+        })
+    }
+
+    /// The tokenizer folder that `name` means: a model's, or a folder.
+    pub fn tokenizer(&self, name: &str) -> PathBuf {
+        match self.source(name) {
+            Some(source) => source.tokenizer.unwrap_or_else(|| match source.weights {
+                Weights::Folder(folder) => folder,
+                Weights::Init { .. } => PathBuf::from(name),
+            }),
+            None => PathBuf::from(name),
+        }
+    }
+
+    /// DPO reads the reference's log-probabilities from columns; where they are missing, a scoring pass comes first.
+    fn add_reference_passes(&mut self, id: &str, train: &mut Train) {
+        if !train.objective.needs_reference() {
+            return;
+        }
+        let reference = train.reference.clone().unwrap_or_else(|| train.model.clone());
+        let mut pass = |input: &mut String, name: String| {
+            let Some(node) = self.node(input) else { return };
+            if node.columns.field_with_name(&Side::Chosen.ref_logps()).is_ok() {
+                return;
+            }
+            let (oracle, batch_tokens) = (None, train.batch_tokens);
+            let score = Score { input: input.clone(), oracle, reference: reference.clone(), batch_tokens };
+            // Missing id columns are reported for the train stage itself.
+            if let Ok(columns) = score.columns(&node.columns) {
+                self.nodes.push(Node { id: name.clone(), stage: Stage::Score(score), columns, dataset: None });
+                *input = name;
+            }
+        };
+        pass(&mut train.input, format!("{id}.reference"));
+        if let Some(eval) = &mut train.eval {
+            pass(&mut eval.input, format!("{id}.eval_reference"));
+        }
+    }
+
+    fn columns(&self, stage: &Stage) -> Result<(SchemaRef, Option<Dataset>), Vec<Problem>> {
+        let input = |id: &str| self.node(id).map_or_else(|| Schema::empty().into(), |node| node.columns.clone());
+        let checked = |input: SchemaRef, problems: Vec<Problem>| match problems.is_empty() {
+            true => Ok(input),
+            false => Err(problems),
+        };
+        let columns = match stage {
+            Stage::Read(read) => {
+                let dataset = Dataset::open(&read.from.list());
+                let dataset = dataset.map_err(|error| vec![Problem::at("from", error.to_string())])?;
+                return Ok((read.columns(dataset.schema())?, Some(dataset)));
+            }
+            Stage::Tokenize(tokenize) => {
+                let folder = self.tokenizer(&tokenize.tokenizer);
+                if !folder.join("tokenizer.json").is_file() {
+                    let message = format!("no tokenizer.json in `{}`", folder.display());
+                    let help = "a folder, or a model under `models:` that has a tokenizer";
+                    return Err(vec![Problem::at("tokenizer", message).help(help)]);
+                }
+                tokenize.columns(&input(&tokenize.input))?
+            }
+            Stage::Score(score) => score.columns(&input(&score.input))?,
+            Stage::Select(select) => select.columns(&input(&select.input))?,
+            Stage::Write(write) => input(&write.input),
+            Stage::Train(train) => checked(input(&train.input), train.problems(&input(&train.input)))?,
+            Stage::Evaluate(evaluate) => input(&evaluate.input),
+            Stage::Audit(audit) => checked(input(&audit.input), audit.problems(&input(&audit.input)))?,
+        };
+        Ok((columns, None))
+    }
+}
+
+/// Stage ids so that each comes after what it uses; unknown names and cycles are problems.
+fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
+    let stages = &spec.file.stages;
+    let mut sorted: Vec<String> = Vec::new();
+    let problem = |id: &str, field: &str, message: String, help: Option<String>| {
+        let path = ["stages", id, stages[id].name(), field].map(str::to_owned).to_vec();
+        Problem { path, message, help }
+    };
+    let uses = |id: &str| -> Vec<String> {
+        let stage = &stages[id];
+        let names = stage.inputs().into_iter().chain(stage.models()).map(|(_, name)| name.to_owned());
+        names.filter(|name| stages.contains_key(name)).collect()
+    };
+    for id in &spec.order {
+        let stage = &stages[id];
+        let ids: Vec<&str> = stages.keys().map(String::as_str).collect();
+        let trains = |name: &str| matches!(stages.get(name), Some(Stage::Train(_)));
+        let has_rows = |name: &str| {
+            let rows = |s: &Stage| matches!(s, Stage::Read(_) | Stage::Tokenize(_) | Stage::Score(_) | Stage::Select(_));
+            stages.get(name).is_some_and(rows)
+        };
+        for (field, name) in stage.inputs() {
+            if !stages.contains_key(name) {
+                problems.push(problem(id, field, format!("no stage `{name}`"), Some(suggest(name, &ids))));
+            } else if !has_rows(name) {
+                problems.push(problem(id, field, format!("stage `{name}` has no rows to give"), None));
+            }
+        }
+        for (field, name) in stage.models() {
+            let known = spec.file.models.contains_key(name);
+            if known && stages.contains_key(name) {
+                problems.push(problem(id, field, format!("`{name}` is a model and a stage"), None));
+            } else if !known && !trains(name) {
+                let models = spec.file.models.keys().chain(stages.keys().filter(|id| trains(id)));
+                let models: Vec<&str> = models.map(String::as_str).collect();
+                let message = format!("no model and no train stage `{name}`");
+                problems.push(problem(id, field, message, Some(suggest(name, &models))));
+            }
+        }
+    }
+    let mut waiting = spec.order.clone();
+    while !waiting.is_empty() {
+        let ready = |id: &String| uses(id).iter().all(|name| sorted.contains(name));
+        let Some(next) = waiting.iter().position(ready) else {
+            let message = format!("stages that need each other: {}", waiting.join(", "));
+            problems.push(problem(&waiting[0], "", message, None));
+            break;
+        };
+        sorted.push(waiting.remove(next));
+    }
+    sorted
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "workdir {}, device {}, seed {}", self.workdir, self.device, self.seed)?;
+        let seen: Resolved = self.nodes.iter().map(|node| (node.id.as_str(), node)).collect();
+        for node in &self.nodes {
+            let uses = node.stage.inputs().into_iter().chain(node.stage.models());
+            let uses: Vec<String> = uses.map(|(field, name)| format!("{field} {name}")).collect();
+            writeln!(f, "{:<20} {:<9} {}", node.id, node.stage.name(), uses.join(", "))?;
+            if let Some(dataset) = &node.dataset {
+                let (files, units) = (dataset.files().count(), dataset.units().len());
+                writeln!(f, "{:<20} {} rows in {files} files, {units} units", "", dataset.rows())?;
+            }
+            let input = node.stage.inputs().first().and_then(|(_, input)| seen.get(input));
+            let known = |name: &str| input.is_some_and(|input| input.columns.field_with_name(name).is_ok());
+            let added = node.columns.fields().iter().map(|field| field.name().as_str()).filter(|name| !known(name));
+            let added: Vec<&str> = added.collect();
+            if !added.is_empty() {
+                writeln!(f, "{:<20} columns {}", "", added.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}

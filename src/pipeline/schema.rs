@@ -1,0 +1,215 @@
+//! Checks a YAML tree against the JSON Schema of the pipeline file, so that every mistake in it is found at once and
+//! has a position. `sepo schema` prints the same schema for editors.
+
+use schemars::JsonSchema;
+use serde_json::{Map, Number, Value};
+
+use super::tree::{Content, Node};
+
+/// The JSON Schema of `T`.
+pub fn of<T: JsonSchema>() -> Value {
+    schemars::schema_for!(T).to_value()
+}
+
+/// A mistake and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mistake {
+    pub(super) at: (u64, u64),
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+/// Checks `node` against `schema`, whose definitions are in `root`; gives scalars that came from variables their types.
+pub(super) fn check(node: &mut Node, schema: &Value, root: &Value, mistakes: &mut Vec<Mistake>) {
+    let schema = resolve(schema, root);
+    if let Some(any) = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array) {
+        return check_any(node, any, root, mistakes);
+    }
+    let mut mistake = |at, message: String, help| mistakes.push(Mistake { at, message, help });
+    if let Some(choices) = schema.get("enum").and_then(Value::as_array) {
+        let choices: Vec<&str> = choices.iter().filter_map(Value::as_str).collect();
+        return check_choice(node, &choices, mistakes);
+    }
+    if let Some(only) = schema.get("const").and_then(Value::as_str) {
+        return check_choice(node, &[only], mistakes);
+    }
+    let types: Vec<&str> = match schema.get("type") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
+        _ => return,
+    };
+    tighten(node, &types);
+    let fits = |wanted: &&str| match (&node.content, *wanted) {
+        (Content::Null, "null") | (Content::Bool(_), "boolean") | (Content::Number(_), "number") => true,
+        (Content::Number(number), "integer") => number.is_i64() || number.is_u64(),
+        (Content::Text(_) | Content::Loose(_), "string") => true,
+        (Content::List(_), "array") | (Content::Map(_), "object") => true,
+        _ => false,
+    };
+    if !types.iter().any(|wanted| fits(&wanted)) {
+        let wanted: Vec<&str> = types.iter().map(|wanted| describe(wanted)).collect();
+        return mistake(node.at, format!("{} where {} belongs", found(node), wanted.join(" or ")), None);
+    }
+    match &mut node.content {
+        Content::Number(number) => {
+            let value = number.as_f64().unwrap_or(f64::NAN);
+            if let Some(least) = schema.get("minimum").and_then(Value::as_f64).filter(|least| value < *least) {
+                mistake(node.at, format!("{value} is below {least}"), None);
+            }
+        }
+        Content::List(items) => {
+            if let Some(of) = schema.get("items") {
+                items.iter_mut().for_each(|item| check(item, of, root, mistakes));
+            }
+        }
+        Content::Map(_) => check_map(node, schema, root, mistakes),
+        _ => {}
+    }
+}
+
+fn check_map(node: &mut Node, schema: &Value, root: &Value, mistakes: &mut Vec<Mistake>) {
+    let at = node.at;
+    let Content::Map(entries) = &mut node.content else { return };
+    let none = Map::new();
+    let known = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    for name in required.filter(|name| !entries.iter().any(|entry| entry.key == *name)) {
+        mistakes.push(Mistake { at, message: format!("`{name}` is missing"), help: None });
+    }
+    for entry in entries {
+        match (known.get(&entry.key), schema.get("additionalProperties")) {
+            (Some(property), _) => check(&mut entry.value, property, root, mistakes),
+            (None, Some(Value::Bool(false))) => {
+                let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                mistakes.push(unknown(entry.at, "key", &entry.key, &names));
+            }
+            (None, Some(rest @ Value::Object(_))) => check(&mut entry.value, rest, root, mistakes),
+            (None, _) => {}
+        }
+    }
+}
+
+/// Alternatives: the one whose shape fits is checked. Enums are maps with one key, or words.
+fn check_any(node: &mut Node, any: &[Value], root: &Value, mistakes: &mut Vec<Mistake>) {
+    let any: Vec<&Value> = any.iter().map(|schema| resolve(schema, root)).collect();
+    let variant = |schema: &Value| -> Option<String> {
+        let required = schema.get("required")?.as_array()?;
+        let single = schema.get("properties")?.as_object()?.len() == 1 && required.len() == 1;
+        single.then(|| required[0].as_str().map(str::to_owned))?
+    };
+    let variants: Vec<(String, &Value)> = any.iter().filter_map(|schema| Some((variant(schema)?, *schema))).collect();
+    let words: Vec<&str> = any
+        .iter()
+        .flat_map(|schema| {
+            let several = schema.get("enum").and_then(Value::as_array).into_iter().flatten();
+            several.chain(schema.get("const")).filter_map(Value::as_str).collect::<Vec<_>>()
+        })
+        .collect();
+    if let (Content::Map(entries), false) = (&node.content, variants.is_empty()) {
+        let names: Vec<&str> = variants.iter().map(|(name, _)| name.as_str()).collect();
+        return match &entries[..] {
+            [entry] => match variants.iter().find(|(name, _)| *name == entry.key) {
+                Some((_, schema)) => check_map(node, schema, root, mistakes),
+                None => mistakes.push(unknown(entry.at, "name", &entry.key, &names)),
+            },
+            _ => {
+                let message = format!("{} keys where one belongs", entries.len());
+                mistakes.push(Mistake { at: node.at, message, help: Some(format!("one of {}", names.join(", "))) });
+            }
+        };
+    }
+    if !words.is_empty() && words.len() == any.len() {
+        return check_choice(node, &words, mistakes);
+    }
+    // Take the first alternative without a mistake, else say what the likeliest one says.
+    let mut least: Option<Vec<Mistake>> = None;
+    for schema in any.iter().rev() {
+        let (mut attempt, mut found) = (node.clone(), Vec::new());
+        check(&mut attempt, schema, root, &mut found);
+        if found.is_empty() {
+            *node = attempt;
+            return;
+        }
+        let is_null = schema.get("type").and_then(Value::as_str) == Some("null");
+        if !is_null && least.as_ref().is_none_or(|least| found.len() <= least.len()) {
+            least = Some(found);
+        }
+    }
+    mistakes.extend(least.unwrap_or_default());
+}
+
+fn check_choice(node: &Node, choices: &[&str], mistakes: &mut Vec<Mistake>) {
+    match &node.content {
+        Content::Text(text) | Content::Loose(text) if choices.contains(&text.as_str()) => {}
+        Content::Text(text) | Content::Loose(text) => mistakes.push(unknown(node.at, "choice", text, choices)),
+        _ => {
+            let help = Some(format!("one of {}", choices.join(", ")));
+            mistakes.push(Mistake { at: node.at, message: format!("{} where a word belongs", found(node)), help });
+        }
+    }
+}
+
+/// Says what `word` may have meant.
+pub(super) fn unknown(at: (u64, u64), what: &str, word: &str, choices: &[&str]) -> Mistake {
+    Mistake { at, message: format!("unknown {what} `{word}`"), help: Some(suggest(word, choices)) }
+}
+
+/// A near spelling, or all choices.
+pub(super) fn suggest(word: &str, choices: &[&str]) -> String {
+    let near = choices.iter().map(|choice| (strsim::damerau_levenshtein(word, choice), choice)).min();
+    match near {
+        Some((distance, choice)) if distance <= 2.max(word.len() / 4) => format!("did you mean `{choice}`?"),
+        _ => format!("one of {}", choices.join(", ")),
+    }
+}
+
+/// Gives a scalar that came from a variable the type that is wanted here.
+fn tighten(node: &mut Node, types: &[&str]) {
+    let Content::Loose(text) = &node.content else {
+        // A number where text belongs is text: `out: 2024`.
+        if let (Content::Number(number), ["string"] | ["string", "null"]) = (&node.content, types) {
+            node.content = Content::Text(number.to_string());
+        }
+        return;
+    };
+    let typed = types.iter().find_map(|wanted| match *wanted {
+        "null" => ["null", "~", ""].contains(&text.as_str()).then_some(Content::Null),
+        "boolean" => text.parse().ok().map(Content::Bool),
+        "integer" => text.parse::<i64>().ok().map(|value| Content::Number(value.into())),
+        "number" => text.parse().ok().and_then(Number::from_f64).map(Content::Number),
+        _ => None,
+    });
+    if let Some(typed) = typed {
+        node.content = typed;
+    }
+}
+
+fn resolve<'a>(schema: &'a Value, root: &'a Value) -> &'a Value {
+    match schema.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix("#")) {
+        Some(path) => root.pointer(path).map_or(schema, |schema| resolve(schema, root)),
+        None => schema,
+    }
+}
+
+fn describe(kind: &str) -> &str {
+    match kind {
+        "null" => "nothing",
+        "boolean" => "true or false",
+        "integer" => "a whole number",
+        "number" => "a number",
+        "string" => "text",
+        "array" => "a list",
+        _ => "a map",
+    }
+}
+
+fn found(node: &Node) -> String {
+    match &node.content {
+        Content::Null => "nothing".into(),
+        Content::Bool(value) => format!("`{value}`"),
+        Content::Number(value) => format!("`{value}`"),
+        Content::Text(text) | Content::Loose(text) => format!("text `{text}`"),
+        Content::List(_) => "a list".into(),
+        Content::Map(_) => "a map".into(),
+    }
+}

@@ -1,0 +1,151 @@
+//! What the pipeline file says: variables substituted, shapes checked, no name resolved.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::schema::{self, Mistake};
+use super::tree::{Content, Node, expand, lookup};
+use crate::error::{Error, Problem, Result};
+use crate::model::DeviceSpec;
+use crate::stages::Stage;
+
+/// A pipeline file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Variables with their defaults; `--var name=value` overrides, `${name}` uses them.
+    #[serde(default)]
+    pub vars: BTreeMap<String, Value>,
+    /// Folder for everything that the run keeps: materialised data, models, metrics, rows set aside.
+    pub workdir: String,
+    /// Where models run.
+    #[serde(default)]
+    pub device: DeviceSpec,
+    /// Seed of new parameters and of the order of training rows.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Models by name.
+    #[serde(default)]
+    pub models: BTreeMap<String, ModelSpec>,
+    /// Stages by id; each is a map with one key that names the operation.
+    pub stages: BTreeMap<String, Stage>,
+}
+
+fn default_seed() -> u64 {
+    42
+}
+
+/// A model that exists, or is made from a configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSpec {
+    /// A folder with config.json, safetensors and tokenizer.json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The content of a config.json, to begin with random parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<BTreeMap<String, Value>>,
+    /// A folder with tokenizer.json, where it is not the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+}
+
+/// A parsed pipeline file, and where everything in it stands.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// What it says.
+    pub file: File,
+    /// Ids in the order of the file.
+    pub order: Vec<String>,
+    name: String,
+    tree: Node,
+}
+
+impl Spec {
+    /// Parses `text`, which was read from `name`, with `vars` over the file's own.
+    ///
+    /// # Errors
+    /// Every mistake of syntax and shape, each with its position.
+    pub fn parse(text: &str, name: &str, vars: &[(String, String)]) -> Result<Self> {
+        let fail = |mistakes: Vec<Mistake>| Error::Pipeline(mistakes.iter().map(|m| render(name, m)).collect());
+        let mut tree = Node::parse(text).map_err(|message| Error::Pipeline(vec![format!("{name}: {message}")]))?;
+        let mut mistakes = Vec::new();
+        let vars = variables(&tree, vars, &mut mistakes);
+        let mut unknown = Vec::new();
+        tree.substitute(&|name| lookup(&vars, name), &mut unknown);
+        mistakes.extend(unknown.into_iter().map(|(at, message)| Mistake { at, message, help: None }));
+        let root = schema::of::<File>();
+        schema::check(&mut tree, &root, &root, &mut mistakes);
+        if !mistakes.is_empty() {
+            mistakes.sort_by_key(|mistake| mistake.at);
+            return Err(fail(mistakes));
+        }
+        let file = serde_json::from_value(tree.to_json()).map_err(|error| {
+            let device = tree.locate(&["device".into()]);
+            fail(vec![Mistake { at: device, message: error.to_string(), help: None }])
+        })?;
+        let order = match tree.get("stages").map(|stages| &stages.content) {
+            Some(Content::Map(entries)) => entries.iter().map(|entry| entry.key.clone()).collect(),
+            _ => Vec::new(),
+        };
+        Ok(Self { file, order, name: name.to_owned(), tree })
+    }
+
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All `problems` with their positions, in the order of the file.
+    pub fn report(&self, problems: Vec<Problem>) -> Error {
+        let mistakes = problems.into_iter().map(|problem| Mistake {
+            at: self.tree.locate(&problem.path),
+            message: problem.message,
+            help: problem.help,
+        });
+        let mut mistakes: Vec<Mistake> = mistakes.collect();
+        mistakes.sort_by_key(|mistake| mistake.at);
+        mistakes.dedup();
+        Error::Pipeline(mistakes.iter().map(|mistake| render(&self.name, mistake)).collect())
+    }
+}
+
+fn render(name: &str, mistake: &Mistake) -> String {
+    let (line, column) = mistake.at;
+    let help = mistake.help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
+    format!("{name}:{line}:{column}: {}{help}", mistake.message)
+}
+
+/// The values of all variables; defaults may use variables that stand before them.
+fn variables(tree: &Node, given: &[(String, String)], mistakes: &mut Vec<Mistake>) -> BTreeMap<String, String> {
+    let mut vars: BTreeMap<String, String> = BTreeMap::new();
+    let Some(Content::Map(entries)) = tree.get("vars").map(|vars| &vars.content) else {
+        if let Some((name, _)) = given.first() {
+            let message = format!("--var {name}: the file has no variables");
+            mistakes.push(Mistake { at: (1, 1), message, help: None });
+        }
+        return vars;
+    };
+    for entry in entries {
+        let value = match given.iter().rev().find(|(name, _)| *name == entry.key) {
+            Some((_, value)) => Ok(value.clone()),
+            None => {
+                let scalar = entry.value.scalar().ok_or_else(|| format!("variable `{}` is not a scalar", entry.key));
+                scalar.and_then(|value| expand(&value, &|name| lookup(&vars, name)))
+            }
+        };
+        match value {
+            Ok(value) => drop(vars.insert(entry.key.clone(), value)),
+            Err(message) => mistakes.push(Mistake { at: entry.at, message, help: None }),
+        }
+    }
+    let names: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+    for (name, _) in given.iter().filter(|(name, _)| !names.contains(&name.as_str())) {
+        let at = tree.locate(&["vars".into()]);
+        mistakes.push(schema::unknown(at, "variable in --var", name, &names));
+    }
+    vars
+}

@@ -1,0 +1,218 @@
+//! A YAML document with the position of every node, in which `${name}` and `${env:NAME}` are substituted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use serde_saphyr::Spanned;
+
+/// A node: line and column, both from 1, and content.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Node {
+    pub(super) at: (u64, u64),
+    pub(super) content: Content,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Content {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    /// A scalar that came out of a variable: its type is whatever the schema wants.
+    Loose(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// A key with its position, and its value.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) at: (u64, u64),
+    pub(super) value: Node,
+}
+
+impl Node {
+    /// Parses YAML; the error is rendered, with position and the lines around it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        serde_saphyr::from_str::<Self>(text).map_err(|error| error.render())
+    }
+
+    /// The value under `key`.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        match &self.content {
+            Content::Map(entries) => entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value),
+            _ => None,
+        }
+    }
+
+    /// The position of the deepest node on `path` that is there; of its key, where the node is a value.
+    pub(super) fn locate(&self, path: &[String]) -> (u64, u64) {
+        let mut at = self.at;
+        let mut node = self;
+        for part in path {
+            let Content::Map(entries) = &node.content else { break };
+            let Some(entry) = entries.iter().find(|entry| entry.key == *part) else { break };
+            at = entry.at;
+            node = &entry.value;
+        }
+        at
+    }
+
+    /// As JSON.
+    pub(super) fn to_json(&self) -> Value {
+        match &self.content {
+            Content::Null => Value::Null,
+            Content::Bool(value) => Value::Bool(*value),
+            Content::Number(value) => Value::Number(value.clone()),
+            Content::Text(text) | Content::Loose(text) => Value::String(text.clone()),
+            Content::List(items) => items.iter().map(Self::to_json).collect(),
+            Content::Map(entries) => {
+                let entries = entries.iter().map(|entry| (entry.key.clone(), entry.value.to_json()));
+                Value::Object(entries.collect::<Map<_, _>>())
+            }
+        }
+    }
+
+    /// A scalar as the text that a variable stands for.
+    pub(super) fn scalar(&self) -> Option<String> {
+        match &self.content {
+            Content::Null => Some("null".into()),
+            Content::Bool(value) => Some(value.to_string()),
+            Content::Number(value) => Some(value.to_string()),
+            Content::Text(text) | Content::Loose(text) => Some(text.clone()),
+            Content::List(_) | Content::Map(_) => None,
+        }
+    }
+
+    /// Replaces `${…}` in every string by what `lookup` says; collects what it does not know, with positions.
+    pub(super) fn substitute(
+        &mut self,
+        lookup: &dyn Fn(&str) -> Result<String, String>,
+        problems: &mut Vec<((u64, u64), String)>,
+    ) {
+        match &mut self.content {
+            Content::List(items) => items.iter_mut().for_each(|item| item.substitute(lookup, problems)),
+            Content::Map(entries) => {
+                entries.iter_mut().for_each(|entry| entry.value.substitute(lookup, problems));
+            }
+            Content::Text(text) if text.contains("${") => match expand(text, lookup) {
+                Ok(expanded) => {
+                    let whole = text.starts_with("${") && text.find('}') == Some(text.len() - 1);
+                    self.content = if whole { Content::Loose(expanded) } else { Content::Text(expanded) };
+                }
+                Err(message) => problems.push((self.at, message)),
+            },
+            _ => {}
+        }
+    }
+}
+
+/// `text` with every `${name}` replaced.
+pub(super) fn expand(text: &str, lookup: &dyn Fn(&str) -> Result<String, String>) -> Result<String, String> {
+    let (mut out, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find("${") {
+        let end = rest[at..].find('}').ok_or_else(|| format!("`${{` without `}}` in `{text}`"))?;
+        out += &rest[..at];
+        out += &lookup(&rest[at + 2..at + end])?;
+        rest = &rest[at + end + 1..];
+    }
+    Ok(out + rest)
+}
+
+/// What `${name}` means: a variable, or an environment variable after `env:`.
+pub(super) fn lookup(vars: &BTreeMap<String, String>, name: &str) -> Result<String, String> {
+    match name.strip_prefix("env:") {
+        Some(env) => std::env::var(env).map_err(|_| format!("environment variable `{env}` is not set")),
+        None => vars.get(name).cloned().ok_or_else(|| {
+            let names = vars.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            format!("no variable `{name}`; there are {names}")
+        }),
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spanned = Spanned::<Content>::deserialize(deserializer)?;
+        let at = (spanned.referenced.line(), spanned.referenced.column());
+        Ok(Self { at, content: spanned.value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Content;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a YAML value")
+            }
+            fn visit_unit<E>(self) -> Result<Content, E> {
+                Ok(Content::Null)
+            }
+            fn visit_none<E>(self) -> Result<Content, E> {
+                Ok(Content::Null)
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Content, E> {
+                Ok(Content::Bool(value))
+            }
+            fn visit_i64<E>(self, value: i64) -> Result<Content, E> {
+                Ok(Content::Number(value.into()))
+            }
+            fn visit_u64<E>(self, value: u64) -> Result<Content, E> {
+                Ok(Content::Number(value.into()))
+            }
+            fn visit_f64<E>(self, value: f64) -> Result<Content, E> {
+                Ok(Number::from_f64(value).map_or_else(|| Content::Text(value.to_string()), Content::Number))
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Content, E> {
+                Ok(Content::Text(value.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Content, A::Error> {
+                let mut list = Vec::new();
+                while let Some(item) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(Content::List(list))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Content, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(key) = map.next_key::<Spanned<String>>()? {
+                    let at = (key.referenced.line(), key.referenced.column());
+                    entries.push(Entry { key: key.value, at, value: map.next_value()? });
+                }
+                Ok(Content::Map(entries))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_know_where_they_stand() {
+        let node = Node::parse("a: 1\nb:\n  c: [x, true]\n  d: ~\n").unwrap();
+        assert_eq!(node.locate(&["b".into(), "c".into()]), (3, 3));
+        assert_eq!(node.locate(&["b".into(), "missing".into()]), (2, 1));
+        assert_eq!(node.to_json(), serde_json::json!({"a": 1, "b": {"c": ["x", true], "d": null}}));
+        assert!(Node::parse("a: 1\na: 2\n").unwrap_err().contains("duplicate"));
+    }
+
+    #[test]
+    fn variables_are_substituted() {
+        let mut node = Node::parse("a: ${n}\nb: x/${n}/${m}\nc: ${nothing}\n").unwrap();
+        let vars = BTreeMap::from([("n".to_owned(), "3".to_owned()), ("m".to_owned(), "y".to_owned())]);
+        let mut problems = Vec::new();
+        node.substitute(&|name| lookup(&vars, name), &mut problems);
+        assert_eq!(node.get("a").unwrap().content, Content::Loose("3".into()));
+        assert_eq!(node.get("b").unwrap().content, Content::Text("x/3/y".into()));
+        assert_eq!(problems, [((3, 4), "no variable `nothing`; there are m, n".to_owned())]);
+    }
+}
