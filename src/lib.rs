@@ -9,8 +9,10 @@
 //! policy of any size trains on those alone (SePO, arXiv 2408.13518). The scored Parquet is the product: rewards are
 //! stored, masks are derived.
 //!
-//! What is here so far: [`columns`], [`model`] and [`objective`]; the other layers are not written yet.
+//! A program that embeds it goes the way of the command line: [`pipeline::Spec::parse`], [`Plan::new`](pipeline::Plan::new),
+//! [`pipeline::run()`].
 
+pub mod cli;
 pub mod columns;
 pub mod error;
 pub mod io;

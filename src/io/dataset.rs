@@ -230,7 +230,8 @@ fn find(pattern: &str) -> Result<Vec<Location>> {
         None => ".",
     };
     let relative = pattern[..wild].rfind('/').map_or(pattern, |at| &pattern[at + 1..]);
-    let options = MatchOptions { require_literal_separator: true, require_literal_leading_dot: true, case_sensitive: true };
+    let options =
+        MatchOptions { require_literal_separator: true, require_literal_leading_dot: true, case_sensitive: true };
     let compiled = Pattern::new(relative).map_err(|error| Error::data(Place::file(pattern), error))?;
     let root = Location::parse(folder)?;
     let prefix = root.to_string().len() + 1;
@@ -256,7 +257,8 @@ mod tests {
     fn files_globs_and_folders() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        for (name, rows) in [("a-0.parquet", 5000), ("a-1.parquet", 3), ("sub/b.parquet", 2), ("_hidden/c.parquet", 9)] {
+        for (name, rows) in [("a-0.parquet", 5000), ("a-1.parquet", 3), ("sub/b.parquet", 2), ("_hidden/c.parquet", 9)]
+        {
             write(&at(name), Arc::new(Int64Array::from_iter_values(0..rows)));
         }
         let open = |pattern: &str| Dataset::open(&[at(pattern).to_str().unwrap().to_owned()]);
@@ -274,6 +276,9 @@ mod tests {
 
         write(&at("a-2.parquet"), Arc::new(StringArray::from(vec!["x"])));
         let error = open("a-*.parquet").unwrap_err().to_string();
-        assert!(error.contains("a-2.parquet: another schema than ") && error.contains("`x` is Utf8, not Int64"), "{error}");
+        assert!(
+            error.contains("a-2.parquet: another schema than ") && error.contains("`x` is Utf8, not Int64"),
+            "{error}"
+        );
     }
 }

@@ -6,13 +6,13 @@
 //!
 //! Every mistake is found before a row is read, and all of them are reported in one go, with positions.
 
-//F
+pub mod flow;
 pub mod plan;
-//R
+pub mod run;
 pub mod schema;
 pub mod spec;
 pub mod tree;
 
 pub use plan::Plan;
-//U pub use run::{Options, Report, run};
+pub use run::{Options, Report, run};
 pub use spec::Spec;

@@ -12,8 +12,8 @@ use crate::columns::Side;
 use crate::error::{Problem, Result};
 use crate::io::Dataset;
 use crate::model::{DeviceSpec, ModelSource, Weights};
-use crate::stages::score::Score;
 use crate::stages::Stage;
+use crate::stages::score::Score;
 use crate::stages::train::Train;
 
 /// What will run.
@@ -206,7 +206,8 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
         let ids: Vec<&str> = stages.keys().map(String::as_str).collect();
         let trains = |name: &str| matches!(stages.get(name), Some(Stage::Train(_)));
         let has_rows = |name: &str| {
-            let rows = |s: &Stage| matches!(s, Stage::Read(_) | Stage::Tokenize(_) | Stage::Score(_) | Stage::Select(_));
+            let rows =
+                |s: &Stage| matches!(s, Stage::Read(_) | Stage::Tokenize(_) | Stage::Score(_) | Stage::Select(_));
             stages.get(name).is_some_and(rows)
         };
         for (field, name) in stage.inputs() {

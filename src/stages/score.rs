@@ -88,7 +88,13 @@ impl Score {
         let load = |source: &ModelSource| -> Result<(Scorer, String)> {
             Ok((Scorer::load(source, device, self.batch_tokens)?, source.digest()?))
         };
-        Ok(Box::new(Work { oracle: oracle.map(load).transpose()?, reference: load(reference)?, tokens: 0, accurate: 0, rows: 0 }))
+        Ok(Box::new(Work {
+            oracle: oracle.map(load).transpose()?,
+            reference: load(reference)?,
+            tokens: 0,
+            accurate: 0,
+            rows: 0,
+        }))
     }
 }
 
@@ -137,7 +143,8 @@ impl Transform for Work {
         }
         if oracle.is_some() {
             let margins: Vec<f64> = sums[0].iter().zip(&sums[1]).map(|(chosen, rejected)| chosen - rejected).collect();
-            self.accurate += margins.iter().zip(&reasons).filter(|(m, reason)| **m > 0.0 && reason.is_none()).count() as u64;
+            self.accurate +=
+                margins.iter().zip(&reasons).filter(|(m, reason)| **m > 0.0 && reason.is_none()).count() as u64;
             columns.push((REWARD_MARGIN.to_owned(), floats(margins.into_iter())));
         }
         self.rows += reasons.iter().filter(|reason| reason.is_none()).count() as u64;

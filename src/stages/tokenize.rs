@@ -138,9 +138,9 @@ impl Transform for Work {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let talk = [PROMPT, Side::Chosen.name(), Side::Rejected.name()].map(|name| turns(&batch, name));
         let rows = (0..batch.num_rows()).into_par_iter().map(|row| {
-            let messages = talk.each_ref().map(|column| {
-                column[row].iter().map(|(role, content)| Message { role, content }).collect::<Vec<_>>()
-            });
+            let messages = talk
+                .each_ref()
+                .map(|column| column[row].iter().map(|(role, content)| Message { role, content }).collect::<Vec<_>>());
             self.row(&messages, &batch, row)
         });
         let rows: Vec<Row> = rows.collect::<Result<_>>()?;
@@ -233,9 +233,8 @@ impl Work {
 fn turns(batch: &RecordBatch, name: &str) -> Vec<Vec<(String, String)>> {
     let list = batch.column_by_name(name).expect("the schema was checked").as_list::<i32>().clone();
     let turns = list.values().as_struct();
-    let [roles, contents] = ["role", "content"].map(|field| {
-        turns.column_by_name(field).expect("the type was checked").as_string::<i32>()
-    });
+    let [roles, contents] =
+        ["role", "content"].map(|field| turns.column_by_name(field).expect("the type was checked").as_string::<i32>());
     let turn = |i: usize| (roles.value(i).to_owned(), contents.value(i).to_owned());
     list.offsets().windows(2).map(|w| (w[0] as usize..w[1] as usize).map(turn).collect()).collect()
 }

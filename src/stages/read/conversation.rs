@@ -81,7 +81,11 @@ pub(super) struct Pair {
 
 impl Pair {
     /// Brings a row into canonical form, or says why it cannot be used.
-    pub(super) fn new(prompt: Option<Cell>, chosen: Option<Cell>, rejected: Option<Cell>) -> Result<Self, &'static str> {
+    pub(super) fn new(
+        prompt: Option<Cell>,
+        chosen: Option<Cell>,
+        rejected: Option<Cell>,
+    ) -> Result<Self, &'static str> {
         let (Some(chosen), Some(rejected)) = (chosen, rejected) else { return Err("empty answer") };
         let pair = match (prompt, chosen, rejected) {
             (Some(Cell::Text(prompt)), Cell::Text(chosen), Cell::Text(rejected)) => {

@@ -25,9 +25,8 @@ impl Filter {
 
     /// True where the expression is; null counts as false.
     pub(super) fn keep(&self, batch: &RecordBatch) -> Result<BooleanArray> {
-        let wrong = |error: &dyn std::fmt::Display| {
-            Error::data(Place::default(), format!("where: `{}`: {error}", self.text))
-        };
+        let wrong =
+            |error: &dyn std::fmt::Display| Error::data(Place::default(), format!("where: `{}`: {error}", self.text));
         let fields = batch.schema();
         // A column of a type that polars lacks is no column for the expression.
         let columns = fields.fields().iter().zip(batch.columns()).filter_map(|(field, array)| series(field, array));

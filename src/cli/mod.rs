@@ -1,0 +1,119 @@
+//! The command line. stdout is data, stderr is progress and problems.
+
+mod inspect;
+mod progress;
+mod summary;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::{Error, Result};
+use crate::pipeline::spec::File;
+use crate::pipeline::{Options, Plan, Spec, run, schema};
+
+/// Selective preference optimization as a dataflow pipeline over columnar data.
+#[derive(Debug, Parser)]
+#[command(name = "sepo", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Report every problem of a pipeline file.
+    Check(Pipeline),
+    /// Print what a pipeline file would do.
+    Plan(Pipeline),
+    /// Run a pipeline; what an earlier run finished is not done again.
+    Run {
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// Forget what earlier runs left in the workdir.
+        #[arg(long)]
+        fresh: bool,
+        /// Run this stage and what it needs.
+        #[arg(long, value_name = "STAGE")]
+        only: Option<String>,
+        /// Print one JSON object instead of tables.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a dataset holds: schema, provenance, rewards, masks.
+    Inspect(inspect::Inspect),
+    /// Print the JSON Schema of pipeline files, for editors.
+    Schema,
+}
+
+#[derive(Debug, Args)]
+struct Pipeline {
+    /// The YAML file.
+    file: PathBuf,
+    /// A variable of the file.
+    #[arg(long = "var", value_name = "NAME=VALUE", value_parser = assignment)]
+    vars: Vec<(String, String)>,
+}
+
+fn assignment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("give NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Pipeline {
+    fn plan(&self) -> Result<Plan> {
+        let name = self.file.display().to_string();
+        let text = fs::read_to_string(&self.file).map_err(|error| Error::Store {
+            path: name.clone(),
+            message: error.to_string(),
+            retryable: false,
+        })?;
+        Plan::new(&Spec::parse(&text, &name, &self.vars)?)
+    }
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without a stderr there is nobody to tell; the exit code remains.
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<()> {
+    match command {
+        Command::Check(pipeline) => {
+            let plan = pipeline.plan()?;
+            print(&format!("{}: {} stages, no problems\n", pipeline.file.display(), plan.nodes.len()))
+        }
+        Command::Plan(pipeline) => print(&pipeline.plan()?.to_string()),
+        Command::Run { pipeline, fresh, only, json } => {
+            let plan = pipeline.plan()?;
+            let monitor = progress::Progress::new();
+            let report = run(&plan, &pipeline.file.display().to_string(), &Options { fresh, only }, &monitor)?;
+            match json {
+                true => print(&format!("{}\n", serde_json::to_string(&report).expect("a report is plain data"))),
+                false => print(&summary::summary(&plan, &report)),
+            }
+        }
+        Command::Inspect(inspect) => print(&inspect.text()?),
+        Command::Schema => print(&format!("{:#}\n", schema::of::<File>())),
+    }
+}
+
+/// Writes to stdout; a reader that has gone away is no error.
+fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::Store { path: "stdout".into(), message: error.to_string(), retryable: false })
+        }
+        _ => Ok(()),
+    }
+}

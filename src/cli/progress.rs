@@ -1,0 +1,100 @@
+//! Progress on stderr: bars on a terminal, plain lines elsewhere; and the wish to stop, from SIGINT or SIGTERM.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::monitor::Monitor;
+
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Between two plain lines.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Watches a run from the command line.
+pub(super) struct Progress {
+    piece: Mutex<Option<Piece>>,
+}
+
+struct Piece {
+    label: String,
+    unit: &'static str,
+    total: Option<u64>,
+    done: u64,
+    start: Instant,
+    said: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        // Without a handler the first Ctrl-C ends the process at once: parts still appear whole.
+        let _ = ctrlc::set_handler(|| STOPPING.store(true, Ordering::Relaxed));
+        Self { piece: Mutex::new(None) }
+    }
+
+    fn with(&self, act: impl FnOnce(&mut Option<Piece>)) {
+        if let Ok(mut piece) = self.piece.lock() {
+            act(&mut piece);
+        }
+    }
+}
+
+impl Piece {
+    fn say(&self, note: &str) {
+        let Self { label, unit, done, .. } = self;
+        let of = self.total.map(|total| format!("/{total}")).unwrap_or_default();
+        let seconds = self.start.elapsed().as_secs_f64();
+        // A closed stderr must not end the run.
+        let _ = writeln!(stderr(), "{label}: {done}{of} {unit} in {seconds:.1} s {note}");
+    }
+}
+
+impl Monitor for Progress {
+    fn begin(&self, label: &str, total: Option<u64>, unit: &'static str) {
+        let bar = stderr().is_terminal().then(|| {
+            let template = format!("{{prefix:20}} {{bar:30}} {{pos}}/{{len}} {unit} {{elapsed}} eta {{eta}} {{msg}}");
+            let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total.unwrap_or(0)).with_style(style).with_prefix(label.to_owned())
+        });
+        let now = Instant::now();
+        let piece = Piece { label: label.to_owned(), unit, total, done: 0, start: now, said: now, bar };
+        self.with(|current| *current = Some(piece));
+    }
+
+    fn advance(&self, n: u64, note: &str) {
+        self.with(|piece| {
+            let Some(piece) = piece else { return };
+            piece.done += n;
+            match &piece.bar {
+                Some(bar) => {
+                    bar.set_position(piece.done);
+                    bar.set_message(note.to_owned());
+                }
+                None if piece.said.elapsed() >= PAUSE => {
+                    piece.said = Instant::now();
+                    piece.say(note);
+                }
+                None => {}
+            }
+        });
+    }
+
+    fn end(&self) {
+        self.with(|piece| {
+            if let Some(piece) = piece.take() {
+                match &piece.bar {
+                    Some(bar) => bar.finish(),
+                    None => piece.say("done"),
+                }
+            }
+        });
+    }
+
+    fn stopping(&self) -> bool {
+        STOPPING.load(Ordering::Relaxed)
+    }
+}
