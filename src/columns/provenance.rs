@@ -3,6 +3,7 @@
 //! A stage that is about to mix two makings (rewards of one reference, a trainer configured with another) finds the
 //! contradiction here and refuses.
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -48,5 +49,11 @@ impl Provenance {
         let text = serde_json::to_string(&self).expect("provenance is plain data");
         metadata.insert(KEY.to_owned(), text);
         Arc::new(schema.clone().with_metadata(metadata))
+    }
+
+    /// The same rows under a schema with this provenance.
+    pub fn stamp_rows(self, rows: &RecordBatch) -> RecordBatch {
+        let schema = self.stamp(&rows.schema());
+        RecordBatch::try_new(schema, rows.columns().to_vec()).expect("only the metadata differs")
     }
 }

@@ -154,12 +154,12 @@ impl Transform for Work {
         for (name, column) in columns {
             out = with_column(&out, &name, column).map_err(|error| Error::data(Place::column(&name), error))?;
         }
-        let schema = out.schema();
-        let mut provenance = Provenance { reference: Some(self.reference.1.clone()), ..Provenance::of(&schema) };
+        let mut provenance = Provenance::of(&out.schema());
+        provenance.reference = Some(self.reference.1.clone());
         if let Some((_, digest)) = &self.oracle {
             provenance.oracle = Some(digest.clone());
         }
-        let out = out.with_schema(provenance.stamp(&schema)).map_err(|error| Error::data(Place::default(), error))?;
+        let out = provenance.stamp_rows(&out);
         Outcome::sort_out(&out, &reasons)
     }
 

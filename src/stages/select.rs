@@ -174,8 +174,7 @@ impl Transform for Work {
         for (name, column) in columns {
             out = with_column(&out, &name, column).map_err(|error| Error::data(Place::column(&name), error))?;
         }
-        let schema = provenance.stamp(&out.schema());
-        out.with_schema(schema).map(Outcome::all).map_err(|error| Error::data(Place::default(), error))
+        Ok(Outcome::all(provenance.stamp_rows(&out)))
     }
 
     fn metrics(&self) -> Metrics {

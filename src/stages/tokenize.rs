@@ -169,10 +169,8 @@ impl Transform for Work {
         for (name, column) in columns {
             out = with_column(&out, &name, column).map_err(|error| Error::data(Place::column(&name), error))?;
         }
-        let schema = out.schema();
         let (tokenizer, template) = (Some(self.digest.clone()), Some(self.template.digest()));
-        let schema = Provenance { tokenizer, template, ..Provenance::of(&schema) }.stamp(&schema);
-        let out = out.with_schema(schema).map_err(|error| Error::data(Place::default(), error))?;
+        let out = Provenance { tokenizer, template, ..Provenance::of(&out.schema()) }.stamp_rows(&out);
         Outcome::sort_out(&out, &rows.iter().map(|row| row.reason).collect::<Vec<_>>())
     }
 

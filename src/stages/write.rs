@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Place, Result};
 use crate::io::{FileFormat, Location, TableWriter};
 
 /// Writes a dataset.
@@ -65,8 +65,8 @@ impl Shards {
             self.open = Some((location, writer));
         }
         let (_, writer) = self.open.as_mut().expect("opened just above");
-        let batch = batch.clone().with_schema(schema);
-        let batch = batch.map_err(|error| crate::error::Error::data(crate::error::Place::file(&self.folder), error))?;
+        let batch = RecordBatch::try_new(schema, batch.columns().to_vec())
+            .map_err(|error| Error::data(Place::file(&self.folder), error))?;
         writer.write(&batch)?;
         if writer.bytes() >= self.stage.shard_mib << 20 { self.close() } else { Ok(()) }
     }

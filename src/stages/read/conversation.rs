@@ -176,10 +176,10 @@ fn transcript(text: &str) -> Option<Vec<Turn>> {
 pub(super) fn column<'a>(rows: impl Iterator<Item = &'a [Turn]> + Clone) -> ArrayRef {
     let DataType::List(element) = messages_type() else { unreachable!("messages are a list") };
     let DataType::Struct(fields) = element.data_type() else { unreachable!("of structs") };
-    let turns = || rows.clone().flatten();
+    let turns: Vec<&Turn> = rows.clone().flatten().collect();
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(turns().map(|(role, _)| role))),
-        Arc::new(StringArray::from_iter_values(turns().map(|(_, content)| content))),
+        Arc::new(StringArray::from_iter_values(turns.iter().map(|(role, _)| role))),
+        Arc::new(StringArray::from_iter_values(turns.iter().map(|(_, content)| content))),
     ];
     let values = StructArray::new(fields.clone(), columns, None);
     let lengths = OffsetBuffer::from_lengths(rows.map(<[Turn]>::len));
