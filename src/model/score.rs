@@ -104,6 +104,6 @@ mod tests {
     #[test]
     fn ranges_stay_within_the_budget() {
         assert_eq!(budget([3, 4, 5, 20, 1].into_iter(), 9), [0..2, 2..3, 3..4, 4..5]);
-        assert_eq!(budget(std::iter::empty(), 9), []);
+        assert!(budget(std::iter::empty(), 9).is_empty());
     }
 }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -260,15 +261,7 @@ impl Run<'_> {
             parts.push(name);
         }
         self.monitor.end();
-        let mut reports: BTreeMap<String, StageReport> = tallies
-            .into_iter()
-            .map(|(stage, tally)| (stage, StageReport { tally, ..StageReport::default() }))
-            .collect();
-        for station in &all {
-            let report = reports.entry(station.id.clone()).or_default();
-            report.seconds = station.seconds;
-            report.metrics = station.work.metrics();
-        }
+        let mut reports = reports(tallies, &all);
         let report = reports.entry(node.id.clone()).or_default();
         (report.load_seconds, report.bytes) = (load_seconds, bytes);
         let record = Record { fingerprint: self.prints[&node.id].clone(), reports, outputs: Vec::new(), parts };
@@ -360,7 +353,7 @@ impl Run<'_> {
         folder::save(&model, &source, &folder)?;
         let tally = Tally { rows_in: rows, rows_out: 0, ..Tally::default() };
         let report = StageReport { tally, seconds, load_seconds, metrics, ..StageReport::default() };
-        self.finish(&record, &node.id, report, Vec::new())
+        self.finish(&record, &node.id, report, BTreeMap::new(), Vec::new())
     }
 
     fn write(&mut self, node: &Node, write: &Write) -> Result<()> {
@@ -375,13 +368,12 @@ impl Run<'_> {
         }
         let start = Instant::now();
         let mut shards = Shards::create(write)?;
-        let (passed, _) = self.each(&write.input, &node.id, &mut |batch| shards.write(batch))?;
+        let (rows, passed) = self.each(&write.input, &node.id, &mut |batch| shards.write(batch))?;
         let (outputs, bytes) = shards.finish(&node.columns)?;
-        let rows = passed.get(&node.id).map_or(0, |tally| tally.rows_in);
         let tally = Tally { rows_in: rows, rows_out: rows, ..Tally::default() };
         let seconds = start.elapsed().as_secs_f64();
         let report = StageReport { tally, seconds, bytes, ..StageReport::default() };
-        self.finish(&record, &node.id, report, outputs)
+        self.finish(&record, &node.id, report, passed, outputs)
     }
 
     fn evaluate(&mut self, node: &Node, evaluate: &Evaluate) -> Result<()> {
@@ -397,15 +389,15 @@ impl Run<'_> {
         let load_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
         let mut sums: Vec<Sums> = models.iter().map(|_| Sums::default()).collect();
-        let (passed, _) = self.each(&evaluate.input, &node.id, &mut |batch| {
+        let (rows, passed) = self.each(&evaluate.input, &node.id, &mut |batch| {
             models.iter().zip(&mut sums).try_for_each(|((_, model), sums)| sums.add(model, &first, batch))
         })?;
         let metrics = models.iter().zip(&sums);
         let metrics = metrics.map(|((label, _), sums)| ((*label).clone(), Value::Object(sums.metrics()))).collect();
-        let tally = passed.get(&node.id).cloned().unwrap_or_default();
+        let tally = Tally { rows_in: rows, ..Tally::default() };
         let seconds = start.elapsed().as_secs_f64();
         let report = StageReport { tally, seconds, load_seconds, metrics, ..StageReport::default() };
-        self.finish(&record, &node.id, report, Vec::new())
+        self.finish(&record, &node.id, report, passed, Vec::new())
     }
 
     fn audit(&mut self, node: &Node, audit: &Audit) -> Result<()> {
@@ -415,20 +407,20 @@ impl Run<'_> {
         }
         let start = Instant::now();
         let mut seen = Seen::default();
-        let (passed, _) = self.each(&audit.input, &node.id, &mut |batch| seen.add(batch, &audit.spans))?;
-        let tally = passed.get(&node.id).cloned().unwrap_or_default();
+        let (rows, passed) = self.each(&audit.input, &node.id, &mut |batch| seen.add(batch, &audit.spans))?;
+        let tally = Tally { rows_in: rows, ..Tally::default() };
         let seconds = start.elapsed().as_secs_f64();
         let report = StageReport { tally, seconds, metrics: seen.metrics(), ..StageReport::default() };
-        self.finish(&record, &node.id, report, Vec::new())
+        self.finish(&record, &node.id, report, passed, Vec::new())
     }
 
-    /// Hands all rows of stage `input` to `take`; reports what the stages on the way did, and returns the counts.
+    /// Hands all rows of stage `input` to `take`; returns their number and what the stages on the way did.
     fn each(
-        &mut self,
+        &self,
         input: &str,
         id: &str,
-        take: &mut dyn FnMut(&arrow::array::RecordBatch) -> Result<()>,
-    ) -> Result<(BTreeMap<String, Tally>, Vec<Station>)> {
+        take: &mut dyn FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<(u64, BTreeMap<String, StageReport>)> {
         let (flow, mut stations) = self.flow(input)?;
         let mut all = flow.stations();
         all.append(&mut stations);
@@ -450,19 +442,7 @@ impl Run<'_> {
             }
         }
         self.monitor.end();
-        for station in &all {
-            let tally = tallies.get(&station.id).cloned().unwrap_or_default();
-            let (seconds, metrics) = (station.seconds, station.work.metrics());
-            let report = StageReport { tally, seconds, metrics, ..StageReport::default() };
-            self.report.stages.entry(station.id.clone()).or_insert(report);
-        }
-        if let Some((read, _)) = &flow.reader {
-            let tally = tallies.get(read).cloned().unwrap_or_default();
-            let report = StageReport { tally, ..StageReport::default() };
-            self.report.stages.entry(read.clone()).or_insert(report);
-        }
-        tallies.insert(id.to_owned(), Tally { rows_in: rows, rows_out: 0, ..Tally::default() });
-        Ok((tallies, all))
+        Ok((rows, reports(tallies, &all)))
     }
 
     /// What the workdir remembers of a stage, if it was this one.
@@ -486,13 +466,31 @@ impl Run<'_> {
         }
     }
 
-    fn finish(&mut self, at: &Location, id: &str, report: StageReport, outputs: Vec<String>) -> Result<()> {
-        let reports = BTreeMap::from([(id.to_owned(), report)]);
+    fn finish(
+        &mut self,
+        at: &Location,
+        id: &str,
+        report: StageReport,
+        mut reports: BTreeMap<String, StageReport>,
+        outputs: Vec<String>,
+    ) -> Result<()> {
+        reports.insert(id.to_owned(), report);
         let record = Record { fingerprint: self.prints[id].clone(), reports, outputs, parts: Vec::new() };
         at.write(serde_json::to_vec_pretty(&json!(record)).expect("a record is plain data"))?;
         self.remember(record);
         Ok(())
     }
+}
+
+/// What the stages of a pass did.
+fn reports(tallies: BTreeMap<String, Tally>, stations: &[Station]) -> BTreeMap<String, StageReport> {
+    let counted = tallies.into_iter().map(|(stage, tally)| (stage, StageReport { tally, ..StageReport::default() }));
+    let mut reports: BTreeMap<String, StageReport> = counted.collect();
+    for station in stations {
+        let report = reports.entry(station.id.clone()).or_default();
+        (report.seconds, report.metrics) = (station.seconds, station.work.metrics());
+    }
+    reports
 }
 
 /// The rows of a `train` stage.

@@ -46,7 +46,7 @@ pub(super) fn check(node: &mut Node, schema: &Value, root: &Value, mistakes: &mu
         (Content::List(_), "array") | (Content::Map(_), "object") => true,
         _ => false,
     };
-    if !types.iter().any(|wanted| fits(&wanted)) {
+    if !types.iter().any(fits) {
         let wanted: Vec<&str> = types.iter().map(|wanted| describe(wanted)).collect();
         return mistake(node.at, format!("{} where {} belongs", found(node), wanted.join(" or ")), None);
     }

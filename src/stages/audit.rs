@@ -79,7 +79,7 @@ impl Seen {
     pub fn metrics(mut self) -> Metrics {
         let mut metrics = Metrics::new();
         for (index, side) in Side::BOTH.into_iter().enumerate() {
-            let [reward, reference, random] = self.ranked[index].each_mut().map(|ranked| auroc(ranked));
+            let [reward, reference, random] = self.ranked[index].each_mut().map(auroc);
             let caught = self.caught[index] as f64 / self.planted[index].max(1) as f64;
             let numbers = json!({
                 "reward_auroc": reward, "reference_logp_auroc": reference, "random_auroc": random,

@@ -95,12 +95,11 @@ pub fn train(
                 last.insert("learning_rate".into(), json!(rate));
                 log.write(step, "train", &last)?;
             }
-            if settings.eval_every.is_some_and(|every| step % every == 0) || step == steps {
-                if let Some(examples) = feed.held_out() {
-                    let held_out = trainer.held_out(examples)?;
-                    log.write(step, "eval", &held_out)?;
-                    last.extend(held_out.into_iter().map(|(key, value)| (format!("eval_{key}"), value)));
-                }
+            let looks = settings.eval_every.is_some_and(|every| step % every == 0) || step == steps;
+            if let Some(examples) = looks.then(|| feed.held_out()).flatten() {
+                let held_out = trainer.held_out(examples)?;
+                log.write(step, "eval", &held_out)?;
+                last.extend(held_out.into_iter().map(|(key, value)| (format!("eval_{key}"), value)));
             }
         }
     }

@@ -1,5 +1,11 @@
 //! The integration tests, as one binary.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+mod engines;
+mod harness;
 mod parity;
+mod pipeline;
+mod quickstart_data;
+mod tidy;

@@ -1,0 +1,45 @@
+//! Other engines read what `write` wrote. Needs Python with polars, duckdb and pandas; skipped with a word where they are
+//! missing (`SEPO_TEST_PYTHON` names the interpreter).
+
+use std::process::Command;
+
+use crate::harness::{Folder, repository};
+
+const COUNT: &str = "
+import sys, polars, duckdb, pandas
+files = sys.argv[1] + '/*.parquet'
+print(polars.read_parquet(files)['chosen_key_mask'].list.sum().sum())
+print(duckdb.sql(f\"select sum(len(list_filter(chosen_key_mask, lambda x: x))) from '{files}'\").fetchall()[0][0])
+print(sum(int(sum(mask)) for mask in pandas.read_parquet(sys.argv[1])['chosen_key_mask']))
+";
+
+#[test]
+fn polars_duckdb_and_pandas_count_the_same_masks() {
+    let python = std::env::var("SEPO_TEST_PYTHON").unwrap_or("python3".into());
+    let found = Command::new(&python).args(["-c", "import polars, duckdb, pandas, pyarrow"]).output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {python} has no polars, duckdb, pandas and pyarrow");
+        return;
+    }
+    let folder = Folder::new();
+    let fixture = repository().join("tests/fixtures/llama-tied");
+    let rows = "{\"prompt_ids\": [1, 2], \"chosen_ids\": [3, 4, 5, 6, 7, 8, 9], \"rejected_ids\": [9, 8]}\n";
+    folder.write(
+        "rows.jsonl",
+        &(rows.to_owned() + "{\"prompt_ids\": [4], \"chosen_ids\": [5], \"rejected_ids\": [6]}\n"),
+    );
+    let file = folder.write(
+        "p.yaml",
+        &format!(
+            "workdir: run\nmodels: {{ m: {{ path: \"{}\" }} }}\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+             scored: {{ score: {{ input: rows, oracle: m, reference: m }} }}\n  keyed: {{ select: {{ input: scored }} }}\n  \
+             out: {{ write: {{ input: keyed, to: run/out }} }}\n",
+            fixture.display()
+        ),
+    );
+    folder.succeeds(&["run", file.to_str().unwrap()]);
+    let output = Command::new(&python).args(["-c", COUNT]).arg(folder.path("run/out")).output().unwrap();
+    // 30 % of 7 tokens is 2, of 1 token 1.
+    let counts = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(counts.split_whitespace().collect::<Vec<_>>(), ["3"; 3], "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,52 @@
+//! A folder of its own for every test, and the program to run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// The repository.
+pub(crate) fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A temporary folder.
+pub(crate) struct Folder(TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs `sepo` in this folder.
+    pub(crate) fn sepo(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sepo")).current_dir(self.0.path()).args(arguments).output().unwrap()
+    }
+
+    /// Runs `sepo`, which must succeed; its stdout.
+    pub(crate) fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.sepo(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `sepo`, which must fail with `code`; its stderr.
+    pub(crate) fn fails(&self, arguments: &[&str], code: i32) -> String {
+        let output = self.sepo(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        stderr
+    }
+}

@@ -1,0 +1,187 @@
+//! Pipelines from the command line: mistakes, a whole small run, running again, rows set aside.
+
+use serde_json::Value;
+
+use crate::harness::{Folder, repository};
+
+/// A pipeline on the quickstart data with a model that trains in a moment.
+fn small(folder: &Folder) -> std::path::PathBuf {
+    let data = repository().join("data/quickstart");
+    let data = data.display();
+    folder.write(
+        "small.yaml",
+        &format!(
+            "\
+vars: {{ limit: 48, out: run }}
+workdir: ${{out}}
+models:
+  base:
+    tokenizer: {data}/tokenizer
+    init:
+      {{ model_type: llama, vocab_size: 1280, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1,
+        num_attention_heads: 2, max_position_embeddings: 256, rms_norm_eps: 1.0e-5, tie_word_embeddings: true }}
+stages:
+  pairs: {{ read: {{ from: {data}/train.parquet, limit: \"${{limit}}\" }} }}
+  tokens: {{ tokenize: {{ input: pairs, tokenizer: base, spans: [planted] }} }}
+  ref: {{ train: {{ input: tokens, model: base, objective: {{ sft: {{}} }}, batch_size: 8, learning_rate: 0.01 }} }}
+  oracle:
+    train: {{ input: tokens, model: ref, objective: {{ dpo: {{ beta: 0.1 }} }}, batch_size: 8, learning_rate: 0.01 }}
+  scored: {{ score: {{ input: tokens, oracle: oracle, reference: ref }} }}
+  keyed: {{ select: {{ input: scored, also: {{ official: {{ rule: official }} }} }} }}
+  out: {{ write: {{ input: keyed, to: \"${{out}}/scored\" }} }}
+  policy: {{ train: {{ input: keyed, model: ref, objective: {{ sepo: {{ gamma: 2.0 }} }}, batch_size: 8 }} }}
+  report: {{ evaluate: {{ input: tokens, start: ref, models: {{ policy: policy }} }} }}
+  planted: {{ audit: {{ input: keyed, spans: planted }} }}
+"
+        ),
+    )
+}
+
+#[test]
+fn a_small_pipeline_runs_and_is_not_run_twice() {
+    let folder = Folder::new();
+    let file = small(&folder);
+    let file = file.to_str().unwrap();
+    assert!(folder.succeeds(&["check", file]).contains("no problems"));
+    assert!(folder.succeeds(&["plan", file]).contains("oracle.reference"));
+    let first: Value = serde_json::from_str(&folder.succeeds(&["run", file, "--json"])).unwrap();
+    let stages = &first["stages"];
+    for stage in ["pairs", "tokens", "scored", "keyed"] {
+        assert_eq!((&stages[stage]["rows_in"], &stages[stage]["rows_out"]), (&48.into(), &48.into()), "{stage}");
+    }
+    assert_eq!(stages["out"]["rows_in"], 48);
+    assert_eq!(stages["policy"]["metrics"]["steps"], 6);
+    assert!(stages["report"]["metrics"]["policy"]["accuracy"].is_number());
+    assert!(stages["planted"]["metrics"]["chosen"]["reward_auroc"].is_number());
+    let output = first["outputs"][0].as_str().unwrap();
+    assert!(output.ends_with("run/scored/train-00000-of-00001.parquet"), "{output}");
+    let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", "run/scored", "--json"])).unwrap();
+    assert_eq!(shown["rows"], 48);
+    let provenance = &shown["provenance"];
+    assert!(provenance["oracle"].is_string() && provenance["masks"]["official"]["rule"] == "official", "{provenance}");
+    assert!(shown["chosen_token_rewards"]["tokens"].as_f64() > Some(48.0));
+
+    let again: Value = serde_json::from_str(&folder.succeeds(&["run", file, "--json"])).unwrap();
+    assert_eq!(first, again);
+    let log = std::fs::read_to_string(folder.path("run/logs/policy/metrics.jsonl")).unwrap();
+    assert!(log.lines().all(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].is_number()), "{log}");
+}
+
+#[test]
+fn two_runs_of_one_seed_give_the_same_rows() {
+    let folder = Folder::new();
+    let file = small(&folder);
+    let file = file.to_str().unwrap();
+    let shown = |out: &str| {
+        folder.succeeds(&["run", file, "--var", &format!("out={out}"), "--only", "out"]);
+        folder.succeeds(&["inspect", &format!("{out}/scored"), "--json"])
+    };
+    assert_eq!(shown("one"), shown("two"));
+}
+
+#[test]
+fn every_mistake_is_reported_with_its_place() {
+    let folder = Folder::new();
+    let file = small(&folder);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let broken = text
+        .replace("workdir:", "device: gpu\nworkdri: x\nworkdir:")
+        .replace("limit: \"${limit}\"", "limit: many")
+        .replace("{ sft: {} }", "{ stf: {} }")
+        .replace("spans: [planted] } }\n  ref", "spans: planted, max_lenght: 3 } }\n  ref");
+    let broken = folder.write("broken.yaml", &broken);
+    let stderr = folder.fails(&["check", broken.to_str().unwrap()], 78);
+    for expected in [
+        "broken.yaml:3:1: unknown key `workdri`\n  help: did you mean `workdir`?",
+        "text `many` where a whole number or nothing belongs",
+        "unknown name `stf`\n  help: did you mean `sft`?",
+        "unknown key `max_lenght`\n  help: did you mean `max_length`?",
+        "text `planted` where a list belongs",
+    ] {
+        assert!(stderr.contains(expected), "{expected}\n---\n{stderr}");
+    }
+
+    let broken = text
+        .replace("input: keyed, to", "input: keyd, to")
+        .replace("input: scored,", "input: tokens,")
+        .replace("start: ref", "start: reff")
+        .replace("label_smoothing", "");
+    let broken = folder.write("names.yaml", &broken);
+    let stderr = folder.fails(&["check", broken.to_str().unwrap()], 78);
+    for expected in [
+        "no stage `keyd`\n  help: did you mean `keyed`?",
+        "no model and no train stage `reff`",
+        "no column `chosen_token_rewards`",
+    ] {
+        assert!(stderr.contains(expected), "{expected}\n---\n{stderr}");
+    }
+    let stderr = folder.fails(&["check", file.to_str().unwrap(), "--var", "limt=3"], 78);
+    assert!(stderr.contains("unknown variable in --var `limt`\n  help: did you mean `limit`?"), "{stderr}");
+    folder.fails(&["run"], 2);
+}
+
+#[test]
+fn rows_without_use_are_set_aside_and_the_counts_add_up() {
+    let folder = Folder::new();
+    let tokenizer = repository().join("data/quickstart/tokenizer");
+    folder.write(
+        "rows.jsonl",
+        "{\"prompt\": \"What is two plus two?\", \"chosen\": \"Four.\", \"rejected\": \"Five.\"}\n\
+         {\"prompt\": \"What is two plus two?\", \"chosen\": \"Four.\", \"rejected\": \"Four.\"}\n\
+         {\"prompt\": \"What is two plus two?\", \"chosen\": \"\", \"rejected\": \"Four.\"}\n\
+         {\"prompt\": \"Tell me all about it, and leave nothing out, please\", \"chosen\": \"a\", \"rejected\": \"b\"}\n",
+    );
+    let file = folder.write(
+        "p.yaml",
+        &format!(
+            "workdir: run\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+             tokens: {{ tokenize: {{ input: rows, tokenizer: \"{}\", max_length: 16 }} }}\n  \
+             out: {{ write: {{ input: tokens, to: run/out }} }}\n",
+            tokenizer.display()
+        ),
+    );
+    let report: Value = serde_json::from_str(&folder.succeeds(&["run", file.to_str().unwrap(), "--json"])).unwrap();
+    let rows = &report["stages"]["rows"];
+    assert_eq!((&rows["rows_in"], &rows["rows_out"]), (&4.into(), &2.into()), "{report}");
+    assert_eq!(rows["set_aside"]["identical answers"], 1);
+    assert_eq!(rows["set_aside"]["empty answer"], 1);
+    let tokens = &report["stages"]["tokens"];
+    assert_eq!((&tokens["rows_in"], &tokens["rows_out"]), (&2.into(), &1.into()), "{report}");
+    assert_eq!(tokens["set_aside"]["prompt too long"], 1);
+    let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", "run/rejects", "--json"])).unwrap();
+    assert_eq!(shown["rows"], 3);
+}
+
+#[test]
+fn broken_inputs_are_errors_with_names() {
+    let folder = Folder::new();
+    let pipeline = |from: &str| {
+        let text = format!("workdir: run\nstages:\n  rows: {{ read: {{ from: {from} }} }}\n");
+        folder.write("p.yaml", &text).to_str().unwrap().to_owned()
+    };
+    let stderr = folder.fails(&["run", &pipeline("nothing.parquet")], 78);
+    assert!(stderr.contains("p.yaml:3:19: nothing.parquet: no such file or folder"), "{stderr}");
+    let whole = std::fs::read(repository().join("data/quickstart/test.parquet")).unwrap();
+    std::fs::write(folder.path("cut.parquet"), &whole[..whole.len() / 2]).unwrap();
+    let stderr = folder.fails(&["run", &pipeline("cut.parquet")], 78);
+    assert!(stderr.contains("cut.parquet: not a whole Parquet file"), "{stderr}");
+    folder.write("bad.jsonl", "{\"chosen\": \"a\", \"rejected\": \"b\"}\nnot json\n");
+    let stderr = folder.fails(&["run", &pipeline("bad.jsonl")], 78);
+    assert!(stderr.contains("bad.jsonl, row 2: not JSON"), "{stderr}");
+    folder.write("types.jsonl", "{\"prompt\": \"q\", \"chosen\": 1, \"rejected\": 2}\n");
+    let stderr = folder.fails(&["run", &pipeline("types.jsonl")], 78);
+    assert!(stderr.contains("column `chosen` is Int64"), "{stderr}");
+}
+
+#[test]
+fn shipped_pipelines_have_no_problems_and_schema_is_json() {
+    let folder = Folder::new();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_sepo"))
+        .current_dir(repository())
+        .args(["check", "pipelines/quickstart.yaml"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let schema: Value = serde_json::from_str(&folder.succeeds(&["schema"])).unwrap();
+    assert!(schema["properties"]["stages"].is_object());
+}
