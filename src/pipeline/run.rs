@@ -217,7 +217,7 @@ impl Run<'_> {
     }
 
     fn materialise(&mut self, node: &Node) -> Result<()> {
-        let (data, rejects) = (self.folder("data", node), self.folder("rejects", node));
+        let data = self.folder("data", node);
         let manifest = data.join("manifest.json");
         if let Some(record) = self.finished(&manifest, &self.prints[&node.id])? {
             self.remember(record);
@@ -245,12 +245,7 @@ impl Run<'_> {
                 None => {
                     let (passed, written) = self.unit(&flow, index, &mut all, &part)?;
                     bytes += written;
-                    if !passed.rejects.is_empty() {
-                        let rows = passed.rejected_rows()?;
-                        let mut writer = FileFormat::Parquet.create(&rejects.join(&name), &rows.schema())?;
-                        writer.write(&rows)?;
-                        writer.finish()?;
-                    }
+                    self.set_aside(node, &name, &passed)?;
                     note.write(serde_json::to_vec(&passed.tallies).expect("counts are plain data"))?;
                     passed.tallies
                 }
@@ -269,6 +264,17 @@ impl Run<'_> {
         manifest.create(serde_json::to_vec_pretty(&record).expect("a record is plain data"))?;
         self.remember(record);
         Ok(())
+    }
+
+    /// Keeps the rows of a unit that were set aside.
+    fn set_aside(&self, node: &Node, part: &str, passed: &Passed) -> Result<()> {
+        if passed.rejects.is_empty() {
+            return Ok(());
+        }
+        let rows = passed.rejected_rows()?;
+        let mut writer = FileFormat::Parquet.create(&self.folder("rejects", node).join(part), &rows.schema())?;
+        writer.write(&rows)?;
+        writer.finish().map(drop)
     }
 
     /// One unit's rows into one part.
@@ -368,7 +374,7 @@ impl Run<'_> {
         }
         let start = Instant::now();
         let mut shards = Shards::create(write)?;
-        let (rows, passed) = self.each(&write.input, &node.id, &mut |batch| shards.write(batch))?;
+        let (rows, passed) = self.each(&write.input, node, &mut |batch| shards.write(batch))?;
         let (outputs, bytes) = shards.finish(&node.columns)?;
         let tally = Tally { rows_in: rows, rows_out: rows, ..Tally::default() };
         let seconds = start.elapsed().as_secs_f64();
@@ -389,7 +395,7 @@ impl Run<'_> {
         let load_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
         let mut sums: Vec<Sums> = models.iter().map(|_| Sums::default()).collect();
-        let (rows, passed) = self.each(&evaluate.input, &node.id, &mut |batch| {
+        let (rows, passed) = self.each(&evaluate.input, node, &mut |batch| {
             models.iter().zip(&mut sums).try_for_each(|((_, model), sums)| sums.add(model, &first, batch))
         })?;
         let metrics = models.iter().zip(&sums);
@@ -407,7 +413,7 @@ impl Run<'_> {
         }
         let start = Instant::now();
         let mut seen = Seen::default();
-        let (rows, passed) = self.each(&audit.input, &node.id, &mut |batch| seen.add(batch, &audit.spans))?;
+        let (rows, passed) = self.each(&audit.input, node, &mut |batch| seen.add(batch, &audit.spans))?;
         let tally = Tally { rows_in: rows, ..Tally::default() };
         let seconds = start.elapsed().as_secs_f64();
         let report = StageReport { tally, seconds, metrics: seen.metrics(), ..StageReport::default() };
@@ -418,7 +424,7 @@ impl Run<'_> {
     fn each(
         &self,
         input: &str,
-        id: &str,
+        node: &Node,
         take: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<(u64, BTreeMap<String, StageReport>)> {
         let (flow, mut stations) = self.flow(input)?;
@@ -426,7 +432,7 @@ impl Run<'_> {
         all.append(&mut stations);
         let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
         let mut rows = 0;
-        self.monitor.begin(id, Some(flow.rows), "rows");
+        self.monitor.begin(&node.id, Some(flow.rows), "rows");
         for index in 0..flow.units.len() {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
@@ -437,6 +443,7 @@ impl Run<'_> {
                 self.monitor.advance(batch.num_rows() as u64, "");
                 Ok(true)
             })?;
+            self.set_aside(node, &format!("part-{index:05}.parquet"), &passed)?;
             for (stage, tally) in &passed.tallies {
                 tallies.entry(stage.clone()).or_default().add(tally);
             }

@@ -153,6 +153,23 @@ fn rows_without_use_are_set_aside_and_the_counts_add_up() {
 }
 
 #[test]
+fn rows_set_aside_on_the_way_to_files_are_kept_too() {
+    let folder = Folder::new();
+    folder.write(
+        "rows.jsonl",
+        "{\"prompt_ids\": [1], \"chosen_ids\": [2], \"rejected_ids\": [2]}\n\
+         {\"prompt_ids\": [1], \"chosen_ids\": [2], \"rejected_ids\": [3]}\n",
+    );
+    let text = "workdir: run\nstages:\n  rows: { read: { from: rows.jsonl } }\n  out: { write: { input: rows, to: run/out } }\n";
+    let file = folder.write("p.yaml", text);
+    folder.succeeds(&["run", file.to_str().unwrap()]);
+    for (path, rows) in [("run/out", 1), ("run/rejects", 1)] {
+        let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", path, "--json"])).unwrap();
+        assert_eq!(shown["rows"], rows, "{path}");
+    }
+}
+
+#[test]
 fn broken_inputs_are_errors_with_names() {
     let folder = Folder::new();
     let pipeline = |from: &str| {
