@@ -157,9 +157,8 @@ impl Flow {
                     let taken = left.min(seen.num_rows() as u64) as usize;
                     left -= taken as u64;
                     // The limit counts rows before they are sorted out.
-                    let beyond = outcome.set_aside.iter().filter(|(row, _)| *row < taken).count();
                     let set_aside: Vec<_> = outcome.set_aside.into_iter().filter(|(row, _)| *row < taken).collect();
-                    let kept = outcome.kept.slice(0, taken - beyond);
+                    let kept = outcome.kept.slice(0, taken - set_aside.len());
                     passed.count(id, &seen.slice(0, taken), kept.num_rows(), &set_aside);
                     kept
                 }

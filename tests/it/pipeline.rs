@@ -153,6 +153,33 @@ fn rows_without_use_are_set_aside_and_the_counts_add_up() {
 }
 
 #[test]
+fn filters_limits_and_splits_take_the_rows_that_they_say() {
+    let folder = Folder::new();
+    let rows = |options: &str| {
+        let data = repository().join("data/quickstart/train.parquet");
+        let text = format!(
+            "workdir: run\nstages:\n  rows: {{ read: {{ from: \"{}\", {options} }} }}\n  \
+             out: {{ write: {{ input: rows, to: run/out }} }}\n",
+            data.display()
+        );
+        let file = folder.write("p.yaml", &text);
+        let report = folder.succeeds(&["run", file.to_str().unwrap(), "--json"]);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        report["stages"]["out"]["rows_in"].as_u64().unwrap()
+    };
+    let lists = rows("where: \"kind = 'list'\"");
+    assert!((400..800).contains(&lists), "{lists}");
+    assert_eq!(rows("where: \"kind = 'list'\", limit: 300"), 300);
+    assert_eq!(rows("limit: 3000"), 3000);
+    let [train, held_out] =
+        ["train", "held_out"].map(|keep| rows(&format!("split: {{ held_out: 0.25, keep: {keep} }}")));
+    assert_eq!(train + held_out, 4096);
+    assert!((850..1200).contains(&held_out), "{held_out}");
+    let sampled = rows("sample: 0.5");
+    assert!((1900..2200).contains(&sampled) && sampled == rows("sample: 0.5"), "{sampled}");
+}
+
+#[test]
 fn rows_set_aside_on_the_way_to_files_are_kept_too() {
     let folder = Folder::new();
     folder.write(
