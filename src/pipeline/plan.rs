@@ -43,9 +43,6 @@ pub struct Node {
     pub dataset: Option<Dataset>,
 }
 
-/// The model that a `train` stage starts from tells where its tokenizer is.
-type Resolved<'a> = BTreeMap<&'a str, &'a Node>;
-
 impl Plan {
     /// Resolves and checks `spec`.
     ///
@@ -245,7 +242,6 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "workdir {}, device {}, seed {}", self.workdir, self.device, self.seed)?;
-        let seen: Resolved = self.nodes.iter().map(|node| (node.id.as_str(), node)).collect();
         for node in &self.nodes {
             let uses = node.stage.inputs().into_iter().chain(node.stage.models());
             let uses: Vec<String> = uses.map(|(field, name)| format!("{field} {name}")).collect();
@@ -254,7 +250,7 @@ impl fmt::Display for Plan {
                 let (files, units) = (dataset.files().count(), dataset.units().len());
                 writeln!(f, "{:<20} {} rows in {files} files, {units} units", "", dataset.rows())?;
             }
-            let input = node.stage.inputs().first().and_then(|(_, input)| seen.get(input));
+            let input = node.stage.inputs().first().and_then(|(_, input)| self.node(input));
             let known = |name: &str| input.is_some_and(|input| input.columns.field_with_name(name).is_ok());
             let added = node.columns.fields().iter().map(|field| field.name().as_str()).filter(|name| !known(name));
             let added: Vec<&str> = added.collect();

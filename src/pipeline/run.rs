@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use super::flow::{Flow, Passed, Station, Tally};
 use super::plan::{Node, Plan};
+use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::io::{Dataset, FileFormat, Location};
 use crate::model::{CausalLm, ModelSource, Scorer, Tokenizer, folder};
@@ -341,6 +342,9 @@ impl Run<'_> {
         let load_seconds = start.elapsed().as_secs_f64();
         let input = self.flow(&train.input)?.0;
         let rows = input.rows;
+        if train.objective.needs_reference() {
+            self.refuse_another_reference(node, &input, train.reference.as_ref().unwrap_or(&train.model))?;
+        }
         let held_out = match &train.eval {
             None => None,
             Some(eval) => {
@@ -360,6 +364,23 @@ impl Run<'_> {
         let tally = Tally { rows_in: rows, rows_out: 0, ..Tally::default() };
         let report = StageReport { tally, seconds, load_seconds, metrics, ..StageReport::default() };
         self.finish(&record, &node.id, report, BTreeMap::new(), Vec::new())
+    }
+
+    /// The reference's log-probabilities in the rows must be those of the reference that the stage names.
+    fn refuse_another_reference(&self, node: &Node, input: &Flow, reference: &str) -> Result<()> {
+        let own = self.model(reference)?.digest()?;
+        match Provenance::of(input.dataset.schema()).reference {
+            Some(found) if found != own => {
+                let short = |digest: &str| digest.chars().take(12).collect::<String>();
+                let (found, own) = (short(&found), short(&own));
+                let message = format!(
+                    "the `ref_logps` columns were computed with another model ({found}…) than `{reference}` ({own}…); \
+                     name that one as `reference`, or score the rows again"
+                );
+                Err(Error::stage(&node.id, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write(&mut self, node: &Node, write: &Write) -> Result<()> {

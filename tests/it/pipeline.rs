@@ -197,6 +197,30 @@ fn rows_set_aside_on_the_way_to_files_are_kept_too() {
 }
 
 #[test]
+fn columns_of_another_reference_are_refused() {
+    let folder = Folder::new();
+    let fixture = |name: &str| repository().join("tests/fixtures").join(name).display().to_string();
+    folder.write("rows.jsonl", "{\"prompt_ids\": [1], \"chosen_ids\": [2, 3], \"rejected_ids\": [3]}\n");
+    let models =
+        format!("models: {{ a: {{ path: {} }}, b: {{ path: {} }} }}", fixture("llama-tied"), fixture("llama-untied"));
+    let score = format!(
+        "workdir: run\n{models}\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+         scored: {{ score: {{ input: rows, reference: a }} }}\n  out: {{ write: {{ input: scored, to: run/out }} }}\n"
+    );
+    folder.succeeds(&["run", folder.write("score.yaml", &score).to_str().unwrap()]);
+    let train = |reference: &str| {
+        let text = format!(
+            "workdir: train\n{models}\nstages:\n  rows: {{ read: {{ from: run/out }} }}\n  \
+             oracle: {{ train: {{ input: rows, model: a, reference: {reference}, objective: {{ dpo: {{}} }} }} }}\n"
+        );
+        folder.write("train.yaml", &text).to_str().unwrap().to_owned()
+    };
+    let stderr = folder.fails(&["run", &train("b")], 1);
+    assert!(stderr.contains("stage `oracle`: the `ref_logps` columns were computed with another model"), "{stderr}");
+    folder.succeeds(&["run", &train("a")]);
+}
+
+#[test]
 fn broken_inputs_are_errors_with_names() {
     let folder = Folder::new();
     let pipeline = |from: &str| {
