@@ -8,8 +8,9 @@ pub mod provenance;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Fields, Int64Type};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema};
+use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
 use serde::{Deserialize, Serialize};
 
@@ -117,4 +118,26 @@ pub fn row_as_json(batch: &RecordBatch) -> String {
         Ok(()) => String::from_utf8_lossy(&writer.into_inner()).trim_end().to_owned(),
         Err(_) => String::new(),
     }
+}
+
+/// Puts `field` in the place of the one with its name, or at the end.
+pub fn put(fields: &mut Vec<Field>, field: Field) {
+    match fields.iter_mut().find(|other| other.name() == field.name()) {
+        Some(place) => *place = field,
+        None => fields.push(field),
+    }
+}
+
+/// `batch` with `column` in the place of the one called `name`, or at the end.
+pub fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> Result<RecordBatch, ArrowError> {
+    let mut fields: Vec<Field> = batch.schema().fields().iter().map(|field| Field::clone(field)).collect();
+    let mut columns = batch.columns().to_vec();
+    let nullable = column.is_nullable();
+    let place = fields.iter().position(|field| field.name() == name);
+    put(&mut fields, Field::new(name, column.data_type().clone(), nullable));
+    match place {
+        Some(place) => columns[place] = column,
+        None => columns.push(column),
+    }
+    RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, batch.schema().metadata().clone())), columns)
 }

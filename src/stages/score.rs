@@ -9,11 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::read::{put, with_column};
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{Lists, from_rows, ids};
 use crate::columns::provenance::Provenance;
-use crate::columns::{PROMPT_IDS, REWARD_MARGIN, Side, list_type};
+use crate::columns::{PROMPT_IDS, REWARD_MARGIN, Side, list_type, put, with_column};
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::score::PairIds;
 use crate::model::{DeviceSpec, ModelSource, Scorer};

@@ -11,11 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::read::{put, with_column};
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{floats, from_masks};
 use crate::columns::provenance::Provenance;
-use crate::columns::{ROW_ID, Side, list_type};
+use crate::columns::{ROW_ID, Side, list_type, put, with_column};
 use crate::error::{Error, Place, Problem, Result};
 
 /// Adds key-token masks.

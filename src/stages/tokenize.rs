@@ -10,11 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::read::{put, with_column};
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::provenance::Provenance;
-use crate::columns::{PROMPT, PROMPT_IDS, Side, list_type, messages_type};
+use crate::columns::{PROMPT, PROMPT_IDS, Side, list_type, messages_type, put, with_column};
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::{Message, Template, Tokenizer};
 

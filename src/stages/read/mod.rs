@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Outcome;
 use crate::columns::lists::from_rows;
-use crate::columns::{PROMPT, PROMPT_IDS, ROW_ID, Side, list_type, messages_type, row_as_json};
+use crate::columns::{PROMPT, PROMPT_IDS, ROW_ID, Side, list_type, messages_type, put, row_as_json, with_column};
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::Chunk;
 use conversation::{Pair, Talk};
@@ -186,14 +186,6 @@ fn keeps_row_id(schema: &Schema) -> bool {
     row_id.is_ok_and(|field| matches!(field.data_type(), DataType::Utf8 | DataType::Int64))
 }
 
-/// Puts `field` in the place of the one with its name, or at the end.
-pub(super) fn put(fields: &mut Vec<Field>, field: Field) {
-    match fields.iter_mut().find(|other| other.name() == field.name()) {
-        Some(place) => *place = field,
-        None => fields.push(field),
-    }
-}
-
 /// Rows of the source on their way into the pipeline.
 pub struct Reader {
     read: Read,
@@ -314,22 +306,4 @@ impl Reader {
         let columns: Vec<ArrayRef> = columns.collect::<Option<_>>().expect("the schema was made from these columns");
         RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| Error::data(Place::default(), error))
     }
-}
-
-/// `batch` with `column` in the place of the one called `name`, or at the end.
-pub(super) fn with_column(
-    batch: &RecordBatch,
-    name: &str,
-    column: ArrayRef,
-) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let mut fields: Vec<Field> = batch.schema().fields().iter().map(|field| Field::clone(field)).collect();
-    let mut columns = batch.columns().to_vec();
-    let nullable = column.is_nullable();
-    let place = fields.iter().position(|field| field.name() == name);
-    put(&mut fields, Field::new(name, column.data_type().clone(), nullable));
-    match place {
-        Some(place) => columns[place] = column,
-        None => columns.push(column),
-    }
-    RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, batch.schema().metadata().clone())), columns)
 }
