@@ -126,6 +126,19 @@ pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
+/// Numbers in the weight files of `folder`, by their headers.
+pub fn parameters(folder: &Path) -> Result<u64> {
+    let mut count = 0;
+    for path in files(folder)? {
+        let file = File::open(&path).map_err(|error| missing(&path, &error))?;
+        // SAFETY: the map is read once, here; a file that another process cuts short meanwhile was never a valid model.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| missing(&path, &error))?;
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|error| Error::model(path.display(), error))?;
+        count += header.tensors().values().map(|tensor| tensor.shape.iter().product::<usize>() as u64).sum::<u64>();
+    }
+    Ok(count)
+}
+
 fn no_weights(folder: &Path) -> String {
     if !folder.is_dir() {
         return "no such folder".into();

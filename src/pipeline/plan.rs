@@ -1,7 +1,6 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -115,6 +114,15 @@ impl Plan {
                 ModelSource::new(name, Weights::Init { config, seed: self.seed }, tokenizer)
             }
         })
+    }
+
+    /// The model that the training of `name` began with, however many `train` stages lie between.
+    pub fn start_of(&self, name: &str) -> Option<ModelSource> {
+        let mut name = name;
+        while let Some(Node { stage: Stage::Train(train), .. }) = self.node(name) {
+            name = &train.model;
+        }
+        self.source(name)
     }
 
     /// The tokenizer folder that `name` means: a model's, or a folder.
@@ -237,27 +245,4 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
         sorted.push(waiting.remove(next));
     }
     sorted
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "workdir {}, device {}, seed {}", self.workdir, self.device, self.seed)?;
-        for node in &self.nodes {
-            let uses = node.stage.inputs().into_iter().chain(node.stage.models());
-            let uses: Vec<String> = uses.map(|(field, name)| format!("{field} {name}")).collect();
-            writeln!(f, "{:<20} {:<9} {}", node.id, node.stage.name(), uses.join(", "))?;
-            if let Some(dataset) = &node.dataset {
-                let (files, units) = (dataset.files().count(), dataset.units().len());
-                writeln!(f, "{:<20} {} rows in {files} files, {units} units", "", dataset.rows())?;
-            }
-            let input = node.stage.inputs().first().and_then(|(_, input)| self.node(input));
-            let known = |name: &str| input.is_some_and(|input| input.columns.field_with_name(name).is_ok());
-            let added = node.columns.fields().iter().map(|field| field.name().as_str()).filter(|name| !known(name));
-            let added: Vec<&str> = added.collect();
-            if !added.is_empty() {
-                writeln!(f, "{:<20} columns {}", "", added.join(", "))?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -1,13 +1,14 @@
 //! `score` — the log-probability of every response token under an oracle and under its reference; their difference is
 //! the token reward (SePO, arXiv 2408.13518, section 3): `r_i = log pi_oracle(y_i | x, y_<i) - log pi_ref(y_i | x, y_<i)`.
 
+use std::mem::take;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{Lists, from_rows, ids};
@@ -162,13 +163,22 @@ impl Transform for Work {
         Outcome::sort_out(&out, &reasons)
     }
 
-    fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new();
-        metrics.insert("response_tokens".into(), json!(self.tokens));
-        if self.oracle.is_some() && self.rows > 0 {
-            metrics.insert("oracle_pair_accuracy".into(), json!(self.accurate as f64 / self.rows as f64));
+    fn counted(&mut self) -> Metrics {
+        let mut counted = Metrics::new();
+        counted.insert("response_tokens".into(), json!(take(&mut self.tokens)));
+        if self.oracle.is_some() {
+            counted.insert("pairs".into(), json!(take(&mut self.rows)));
+            counted.insert("pairs_ranked_right".into(), json!(take(&mut self.accurate)));
         }
-        metrics
+        counted
+    }
+
+    fn conclude(&self, mut sums: Metrics) -> Result<Metrics> {
+        let [right, pairs] = ["pairs_ranked_right", "pairs"].map(|name| sums.get(name).and_then(Value::as_f64));
+        if let (Some(right), Some(pairs)) = (right, pairs.filter(|pairs| *pairs > 0.0)) {
+            sums.insert("oracle_pair_accuracy".into(), json!(right / pairs));
+        }
+        Ok(sums)
     }
 }
 

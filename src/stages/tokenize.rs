@@ -173,8 +173,8 @@ impl Transform for Work {
         Outcome::sort_out(&out, &rows.iter().map(|row| row.reason).collect::<Vec<_>>())
     }
 
-    fn metrics(&self) -> Metrics {
-        let Seen { rows, truncated, merged, prompt_tokens, response_tokens } = self.seen;
+    fn counted(&mut self) -> Metrics {
+        let Seen { rows, truncated, merged, prompt_tokens, response_tokens } = std::mem::take(&mut self.seen);
         let numbers = json!({
             "rows": rows, "truncated": truncated, "boundary_would_merge": merged,
             "prompt_tokens": prompt_tokens, "response_tokens": response_tokens,

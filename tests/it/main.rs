@@ -9,3 +9,4 @@ mod parity;
 mod pipeline;
 mod quickstart_data;
 mod tidy;
+mod units;
