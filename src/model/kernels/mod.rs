@@ -5,6 +5,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bf16;
 pub mod linear;
 pub mod rms_norm;
 pub mod rotary;
