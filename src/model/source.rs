@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
-use super::weights;
+use super::checkpoint;
 use crate::error::{Error, Result};
 
 /// A model by its name in the pipeline, before it is loaded.
@@ -73,7 +73,7 @@ impl ModelSource {
                 hasher.update(&seed.to_le_bytes());
             }
             Weights::Folder(folder) => {
-                for file in weights::files(folder)? {
+                for file in checkpoint::files(folder)? {
                     hasher.update_mmap_rayon(&file).map_err(|error| missing(&file, &error))?;
                 }
             }
