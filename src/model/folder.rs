@@ -8,8 +8,8 @@ use burn::tensor::TensorData;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use super::CausalLm;
 use super::source::ModelSource;
+use super::{ARCHITECTURES, CausalLm};
 use crate::error::{Error, Result};
 
 /// Files that make up a tokenizer; those that exist are copied along.
@@ -49,7 +49,9 @@ fn write(model: &CausalLm, source: &ModelSource, folder: &Path) -> Result<()> {
     let dtype = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[dtype] = json!("float32");
     if config.get("architectures").is_none() {
-        config["architectures"] = json!([architecture(model)]);
+        let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let known = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
+        config["architectures"] = json!(known.map(|(_, architecture)| architecture).into_iter().collect::<Vec<_>>());
     }
     let pretty = |value: &Value| format!("{value:#}\n");
     fs::write(folder.join("config.json"), pretty(&config)).map_err(wrong)?;
@@ -79,12 +81,6 @@ fn write(model: &CausalLm, source: &ModelSource, folder: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn architecture(model: &CausalLm) -> &'static str {
-    match model {
-        CausalLm::Llama(_) => "LlamaForCausalLM",
-    }
 }
 
 fn generation_config(config: &Value) -> Value {

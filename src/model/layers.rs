@@ -4,34 +4,44 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::kernels;
+use super::kernels::linear::Layout;
 use super::weights::Parameters;
 use crate::error::Result;
 
-/// A linear layer; `weight` is `[out, in]`.
+/// A linear layer.
 #[derive(Module, Debug)]
 pub struct Linear {
     weight: Param<Tensor<2>>,
     bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    layout: Layout,
 }
 
 impl Linear {
-    /// The layer `name` of the checkpoint.
+    /// The layer `name` of the checkpoint, with a weight `[out, in]`.
     pub fn new(parameters: &mut Parameters, name: &str, input: usize, output: usize, bias: bool) -> Result<Self> {
         let weight = parameters.matrix(&format!("{name}.weight"), [output, input])?;
         let bias = bias.then(|| parameters.zeros(&format!("{name}.bias"), output)).transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, layout: Layout::OutIn })
     }
 
-    /// `x W^T + b`: x `[rows, in]`, result `[rows, out]`.
+    /// The layer `name` of the checkpoint, with a weight `[in, out]` and a bias: GPT-2's `Conv1D`.
+    pub fn conv1d(parameters: &mut Parameters, name: &str, input: usize, output: usize) -> Result<Self> {
+        let weight = parameters.matrix(&format!("{name}.weight"), [input, output])?;
+        let bias = Some(parameters.zeros(&format!("{name}.bias"), output)?);
+        Ok(Self { weight, bias, layout: Layout::InOut })
+    }
+
+    /// x `[rows, in]`, result `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = kernels::linear::linear(x, self.weight.val());
+        let y = kernels::linear::linear(x, self.weight.val(), self.layout);
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
         }
     }
 
-    /// The weight, `[out, in]`.
+    /// The weight as the checkpoint stores it.
     pub fn weight(&self) -> Tensor<2> {
         self.weight.val()
     }
@@ -54,6 +64,33 @@ impl RmsNorm {
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         kernels::rms_norm::rms_norm(x, self.weight.val(), self.eps)
     }
+
+    /// The norm of every head of every row of x `[rows, heads * head_dim]`.
+    pub fn forward_heads(&self, x: Tensor<2>, head_dim: usize) -> Tensor<2> {
+        let [rows, width] = x.dims();
+        self.forward(x.reshape([rows * width / head_dim, head_dim])).reshape([rows, width])
+    }
+}
+
+/// Layer norm with a learned scale and shift.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    weight: Param<Tensor<1>>,
+    bias: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// The layer `name` of the checkpoint.
+    pub fn new(parameters: &mut Parameters, name: &str, width: usize, eps: f64) -> Result<Self> {
+        let weight = parameters.ones(&format!("{name}.weight"), width)?;
+        Ok(Self { weight, bias: parameters.zeros(&format!("{name}.bias"), width)?, eps })
+    }
+
+    /// The norm of every row of x `[rows, width]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        kernels::layer_norm::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
+    }
 }
 
 /// A table of token vectors, `[vocabulary, width]`.
@@ -72,6 +109,11 @@ impl Embedding {
     pub fn forward(&self, ids: &[i32], device: &Device) -> Tensor<2> {
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
         self.weight.val().select(0, ids)
+    }
+
+    /// Entries of the table.
+    pub fn entries(&self) -> usize {
+        self.weight.dims()[0]
     }
 
     /// The table.

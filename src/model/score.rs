@@ -39,11 +39,10 @@ impl Scorer {
     /// The log-probability of every response token, `[chosen, rejected]` for every pair.
     ///
     /// # Errors
-    /// A token id that the model has no embedding for.
+    /// A token id that the model has no embedding for, or more tokens than it has positions.
     pub fn logps(&self, pairs: &[PairIds]) -> Result<Vec<[Vec<f32>; 2]>> {
-        let vocabulary = self.model.vocab_size();
         for pair in pairs {
-            check_ids(pair, vocabulary, &self.name)?;
+            check(pair, &self.model, &self.name)?;
         }
         let mut out = vec![Default::default(); pairs.len()];
         let mut order: Vec<usize> = (0..pairs.len()).collect();
@@ -64,15 +63,21 @@ impl Scorer {
     }
 }
 
-/// Every id must have an embedding.
-pub fn check_ids(pair: &PairIds, vocabulary: usize, model: &str) -> Result<()> {
+/// Every id must have an embedding, and every position where the model has a limit.
+pub fn check(pair: &PairIds, model: &CausalLm, name: &str) -> Result<()> {
+    let vocabulary = model.vocab_size();
     let ids = pair.prompt.iter().chain(pair.responses[0]).chain(pair.responses[1]);
-    match ids.copied().find(|id| usize::try_from(*id).map_or(true, |id| id >= vocabulary)) {
-        None => Ok(()),
-        Some(id) => {
-            let help = "the data was tokenized for another model";
-            Err(Error::model(model, format!("token id {id} is outside the vocabulary of {vocabulary}; {help}")))
+    if let Some(id) = ids.copied().find(|id| usize::try_from(*id).map_or(true, |id| id >= vocabulary)) {
+        let help = "the data was tokenized for another model";
+        return Err(Error::model(name, format!("token id {id} is outside the vocabulary of {vocabulary}; {help}")));
+    }
+    let longest = pair.prompt.len() + pair.responses.map(<[i32]>::len).into_iter().max().unwrap_or_default();
+    match model.position_limit() {
+        Some(limit) if longest > limit => {
+            let help = "set the `tokenize` stage's max_length to that or less";
+            Err(Error::model(name, format!("a row has {longest} tokens, the model {limit} positions; {help}")))
         }
+        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
-use super::{CausalLm, DeviceSpec, weights};
+use super::{CausalLm, DeviceSpec, checkpoint};
 use crate::error::{Error, Result};
 
 /// A model by its name in the pipeline, before it is loaded.
@@ -64,7 +64,7 @@ impl ModelSource {
     /// Numbers that the model holds, from the checkpoint's headers.
     pub fn parameters(&self) -> Result<u64> {
         match &self.weights {
-            Weights::Folder(folder) => weights::parameters(folder),
+            Weights::Folder(folder) => checkpoint::parameters(folder),
             Weights::Init { .. } => {
                 let mut count = 0;
                 let model = CausalLm::load(self, &DeviceSpec::Cpu.open()?)?;
@@ -99,7 +99,7 @@ impl ModelSource {
                 hasher.update(&seed.to_le_bytes());
             }
             Weights::Folder(folder) => {
-                for file in weights::files(folder)? {
+                for file in checkpoint::files(folder)? {
                     hasher.update_mmap_rayon(&file).map_err(|error| missing(&file, &error))?;
                 }
             }

@@ -15,7 +15,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::model::score::{budget, check_ids};
+use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Needed, PackedBatch, Response};
 use crate::monitor::Monitor;
 use crate::objective::{self, Objective, Outcome, Pair, Tokens};
@@ -246,7 +246,7 @@ impl Trainer<'_> {
     fn pack(&self, examples: &[Example]) -> Result<PackedBatch> {
         let mut batch = PackedBatch::default();
         for example in examples {
-            check_ids(&example.ids(), self.model.vocab_size(), self.name)?;
+            check(&example.ids(), &self.model, self.name)?;
             batch.push(&example.prompt, &self.needed(example));
         }
         Ok(batch)
