@@ -14,6 +14,7 @@ use super::kernels::swiglu::swiglu;
 use super::layers::{Embedding, Linear, RmsNorm};
 use super::packed::PackedBatch;
 use super::rope::{Angles, Rope, RopeConfig};
+use super::weight::Weight;
 use super::weights::Parameters;
 use crate::error::Result;
 
@@ -175,7 +176,7 @@ impl Decoder {
     }
 
     /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Tensor<2> {
+    pub fn head(&self) -> &Weight {
         self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight(), Linear::weight)
     }
 

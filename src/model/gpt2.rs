@@ -11,6 +11,7 @@ use super::kernels::attention::{Segment, Spans, attention};
 use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
+use super::weight::Weight;
 use super::weights::Parameters;
 use crate::error::Result;
 
@@ -140,7 +141,7 @@ impl Gpt2 {
     }
 
     /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Tensor<2> {
+    pub fn head(&self) -> &Weight {
         self.lm_head.as_ref().map_or_else(|| self.transformer.wte.weight(), Linear::weight)
     }
 

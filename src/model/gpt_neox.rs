@@ -13,6 +13,7 @@ use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
 use super::rope::{Angles, Rope, RopeConfig};
+use super::weight::Weight;
 use super::weights::Parameters;
 use crate::error::Result;
 
@@ -140,7 +141,7 @@ impl GptNeoX {
     }
 
     /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Tensor<2> {
+    pub fn head(&self) -> &Weight {
         self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.weight(), Linear::weight)
     }
 

@@ -1,17 +1,18 @@
 //! What the architectures truly share: linear layers, norms and embeddings in the checkpoint's layout.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::kernels;
 use super::kernels::linear::Layout;
+use super::weight::Weight;
 use super::weights::Parameters;
 use crate::error::Result;
 
 /// A linear layer.
 #[derive(Module, Debug)]
 pub struct Linear {
-    weight: Param<Tensor<2>>,
+    weight: Weight,
     bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     layout: Layout,
@@ -20,30 +21,30 @@ pub struct Linear {
 impl Linear {
     /// The layer `name` of the checkpoint, with a weight `[out, in]`.
     pub fn new(parameters: &mut Parameters, name: &str, input: usize, output: usize, bias: bool) -> Result<Self> {
-        let weight = parameters.matrix(&format!("{name}.weight"), [output, input])?;
+        let weight = parameters.weight(&format!("{name}.weight"), [output, input], Layout::OutIn)?;
         let bias = bias.then(|| parameters.zeros(&format!("{name}.bias"), output)).transpose()?;
         Ok(Self { weight, bias, layout: Layout::OutIn })
     }
 
     /// The layer `name` of the checkpoint, with a weight `[in, out]` and a bias: GPT-2's `Conv1D`.
     pub fn conv1d(parameters: &mut Parameters, name: &str, input: usize, output: usize) -> Result<Self> {
-        let weight = parameters.matrix(&format!("{name}.weight"), [input, output])?;
+        let weight = parameters.weight(&format!("{name}.weight"), [input, output], Layout::InOut)?;
         let bias = Some(parameters.zeros(&format!("{name}.bias"), output)?);
         Ok(Self { weight, bias, layout: Layout::InOut })
     }
 
     /// x `[rows, in]`, result `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = kernels::linear::linear(x, self.weight.val(), self.layout);
+        let y = self.weight.times(x, self.layout);
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
         }
     }
 
-    /// The weight as the checkpoint stores it.
-    pub fn weight(&self) -> Tensor<2> {
-        self.weight.val()
+    /// The weight.
+    pub fn weight(&self) -> &Weight {
+        &self.weight
     }
 }
 
@@ -96,28 +97,27 @@ impl LayerNorm {
 /// A table of token vectors, `[vocabulary, width]`.
 #[derive(Module, Debug)]
 pub struct Embedding {
-    weight: Param<Tensor<2>>,
+    weight: Weight,
 }
 
 impl Embedding {
     /// The table `name` of the checkpoint.
     pub fn new(parameters: &mut Parameters, name: &str, entries: usize, width: usize) -> Result<Self> {
-        Ok(Self { weight: parameters.matrix(&format!("{name}.weight"), [entries, width])? })
+        Ok(Self { weight: parameters.weight(&format!("{name}.weight"), [entries, width], Layout::OutIn)? })
     }
 
     /// The vectors of `ids`: `[ids.len(), width]`.
     pub fn forward(&self, ids: &[i32], device: &Device) -> Tensor<2> {
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
-        self.weight.val().select(0, ids)
+        self.weight.select(ids, device)
     }
 
     /// Entries of the table.
     pub fn entries(&self) -> usize {
-        self.weight.dims()[0]
+        self.weight.rows()
     }
 
     /// The table.
-    pub fn weight(&self) -> Tensor<2> {
-        self.weight.val()
+    pub fn weight(&self) -> &Weight {
+        &self.weight
     }
 }

@@ -27,6 +27,7 @@ pub mod rope;
 pub mod score;
 pub mod source;
 pub mod tokenizer;
+pub mod weight;
 pub mod weights;
 
 use burn::module::Module;
@@ -46,6 +47,7 @@ pub use precision::Precision;
 pub use score::Scorer;
 pub use source::{ModelSource, Weights};
 pub use tokenizer::Tokenizer;
+use weight::Weight;
 use weights::Parameters;
 
 /// A causal language model of any supported architecture.
@@ -72,8 +74,13 @@ const ARCHITECTURES: [(&str, &str); 6] = [
 impl CausalLm {
     /// Reads or initialises the model on `device`. Every tensor of the checkpoint must be used, none may be missing.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        Self::frozen(source, Precision::F32, device)
+    }
+
+    /// As [`Self::load`], with the weights of all products frozen in `precision`.
+    pub fn frozen(source: &ModelSource, precision: Precision, device: &Device) -> Result<Self> {
         let config = source.config()?;
-        let mut parameters = Parameters::open(source, &config, device)?;
+        let mut parameters = Parameters::open(source, &config, precision, device)?;
         let model = Self::new(&config, &mut parameters)?;
         parameters.finish()?;
         Ok(model)
@@ -110,7 +117,7 @@ impl CausalLm {
 
     /// Entries of the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        self.head().dims()[0]
+        self.head().rows()
     }
 
     /// The longest sequence that the model can take; none where positions are computed.
@@ -121,7 +128,7 @@ impl CausalLm {
         }
     }
 
-    fn head(&self) -> Tensor<2> {
+    fn head(&self) -> &Weight {
         match self {
             Self::Decoder(model) => model.head(),
             Self::GptNeoX(model) => model.head(),
@@ -140,7 +147,7 @@ impl CausalLm {
             Self::GptNeoX(model) => model.norm(model.hidden(batch, device).select(0, rows)),
             Self::Gpt2(model) => model.norm(model.hidden(batch, device).select(0, rows)),
         };
-        kernels::token_logps::token_logps(hidden, self.head(), batch.targets.as_slice().into())
+        self.head().token_logps(hidden, batch.targets.as_slice().into())
     }
 
     /// Calls `visit` with every parameter's checkpoint name and tensor, flattened, in a fixed order.

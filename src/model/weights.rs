@@ -4,13 +4,18 @@ use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 use serde_json::Value;
 
+use super::Precision;
 use super::checkpoint::Checkpoint;
+use super::kernels::bf16::Packed;
+use super::kernels::linear::Layout;
 use super::source::{ModelSource, Weights};
+use super::weight::Weight;
 use crate::error::{Error, Result};
 
 /// The parameters of one model on their way to a device.
@@ -18,6 +23,7 @@ use crate::error::{Error, Result};
 pub struct Parameters {
     source: String,
     origin: Origin,
+    precision: Precision,
     device: Device,
     used: BTreeSet<String>,
     /// What the model's names begin with and the checkpoint's do not.
@@ -36,7 +42,9 @@ enum Origin {
 
 impl Parameters {
     /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
-    pub fn open(source: &ModelSource, config: &Value, device: &Device) -> Result<Self> {
+    ///
+    /// In any `precision` but f32, weights of products come out frozen.
+    pub fn open(source: &ModelSource, config: &Value, precision: Precision, device: &Device) -> Result<Self> {
         let origin = match &source.weights {
             Weights::Folder(folder) => Origin::Checkpoint(Checkpoint::open(folder)?),
             Weights::Init { seed, .. } => {
@@ -47,7 +55,7 @@ impl Parameters {
             }
         };
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, device, used: BTreeSet::new(), dropped_prefix: None })
+        Ok(Self { source, origin, precision, device, used: BTreeSet::new(), dropped_prefix: None })
     }
 
     /// Something in config.json that is wrong or not supported.
@@ -64,11 +72,25 @@ impl Parameters {
         }
     }
 
-    /// A matrix `[rows, columns]`; new ones are normally distributed.
-    pub fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>> {
-        self.parameter(name, shape, |normal, mut random| {
-            normal.sample_iter(&mut random).take(shape[0] * shape[1]).collect()
-        })
+    /// The weight of a product; new ones are normally distributed.
+    pub fn weight(&mut self, name: &str, shape: [usize; 2], layout: Layout) -> Result<Weight> {
+        let [rows, columns] = shape;
+        let init = |normal: Normal<f32>, mut random: ChaCha8Rng| {
+            normal.sample_iter(&mut random).take(rows * columns).collect()
+        };
+        if self.precision == Precision::F32 {
+            return Ok(Weight::Plain(self.parameter(name, shape, init)?));
+        }
+        let values = self.values(name, &shape, init)?;
+        let packed = match layout {
+            Layout::OutIn => {
+                Packed::new(shape, self.precision, |out, input| bf16::from_f32(values[out * columns + input]))
+            }
+            Layout::InOut => {
+                Packed::new([columns, rows], self.precision, |out, input| bf16::from_f32(values[input * columns + out]))
+            }
+        };
+        Ok(packed.into())
     }
 
     /// A vector; new ones are one everywhere.
@@ -92,16 +114,25 @@ impl Parameters {
         shape: [usize; D],
         init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> Vec<f32>,
     ) -> Result<Param<Tensor<D>>> {
+        let values = self.values(name, &shape, init)?;
+        Ok(Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), &self.device)))
+    }
+
+    fn values(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> Vec<f32>,
+    ) -> Result<Vec<f32>> {
         let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-        let values = match &self.origin {
-            Origin::Checkpoint(checkpoint) => checkpoint.tensor(name, &shape)?,
+        self.used.insert(name.to_owned());
+        match &self.origin {
+            Origin::Checkpoint(checkpoint) => checkpoint.tensor(name, shape),
             Origin::Init { seed, normal } => {
                 let key = blake3::keyed_hash(blake3::hash(&seed.to_le_bytes()).as_bytes(), name.as_bytes());
-                init(*normal, ChaCha8Rng::from_seed(*key.as_bytes()))
+                Ok(init(*normal, ChaCha8Rng::from_seed(*key.as_bytes())))
             }
-        };
-        self.used.insert(name.to_owned());
-        Ok(Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), &self.device)))
+        }
     }
 
     /// Every tensor of a checkpoint must have been asked for.

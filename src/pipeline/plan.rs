@@ -10,7 +10,7 @@ use super::spec::{ModelSpec, Spec};
 use crate::columns::Side;
 use crate::error::{Problem, Result};
 use crate::io::Dataset;
-use crate::model::{DeviceSpec, ModelSource, Weights};
+use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::stages::Stage;
 use crate::stages::score::Score;
 use crate::stages::train::Train;
@@ -75,8 +75,10 @@ impl Plan {
                 // What is wrong with the input is reported there.
                 continue;
             }
-            if let Stage::Train(train) = &mut stage {
-                plan.add_reference_passes(&id, train);
+            match &mut stage {
+                Stage::Train(train) => plan.add_reference_passes(&id, train),
+                Stage::Score(score) => score.precision = score.precision.or(Some(spec.file.precision)),
+                _ => {}
             }
             match plan.columns(&stage) {
                 Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
@@ -147,8 +149,14 @@ impl Plan {
             if node.columns.field_with_name(&Side::Chosen.ref_logps()).is_ok() {
                 return;
             }
-            let (oracle, batch_tokens) = (None, train.batch_tokens);
-            let score = Score { input: input.clone(), oracle, reference: reference.clone(), batch_tokens };
+            let score = Score {
+                input: input.clone(),
+                oracle: None,
+                reference: reference.clone(),
+                batch_tokens: train.batch_tokens,
+                // The policy trains in f32; its reference must not differ from it by rounding.
+                precision: Some(Precision::F32),
+            };
             // Missing id columns are reported for the train stage itself.
             if let Ok(columns) = score.columns(&node.columns) {
                 self.nodes.push(Node { id: name.clone(), stage: Stage::Score(score), columns, dataset: None });

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::schema::{self, Mistake};
 use super::tree::{Content, Node, expand, lookup};
 use crate::error::{Error, Problem, Result};
-use crate::model::DeviceSpec;
+use crate::model::{DeviceSpec, Precision};
 use crate::stages::Stage;
 
 /// A pipeline file.
@@ -24,6 +24,9 @@ pub struct File {
     /// Where models run.
     #[serde(default)]
     pub device: DeviceSpec,
+    /// Numbers of frozen weights in `score` stages; training keeps f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// Seed of new parameters and of the order of training rows.
     #[serde(default = "default_seed")]
     pub seed: u64,

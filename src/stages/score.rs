@@ -16,7 +16,7 @@ use crate::columns::provenance::Provenance;
 use crate::columns::{PROMPT_IDS, REWARD_MARGIN, Side, list_type, put, with_column};
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::score::PairIds;
-use crate::model::{DeviceSpec, ModelSource, Scorer};
+use crate::model::{DeviceSpec, ModelSource, Precision, Scorer};
 
 /// Adds log-probability and reward columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +32,9 @@ pub struct Score {
     /// Most tokens in one forward pass.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
+    /// Numbers of the weights; by default what the file's `precision` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
 }
 
 /// Tokens of a forward pass without a word about it: fits two thousand positions of a small model in every cache.
@@ -86,11 +89,13 @@ impl Score {
         device: DeviceSpec,
     ) -> Result<Box<dyn Transform>> {
         let load = |source: &ModelSource| -> Result<(Scorer, String)> {
-            Ok((Scorer::load(source, device, self.batch_tokens)?, source.digest()?))
+            let precision = self.precision.unwrap_or_default();
+            Ok((Scorer::load(source, device, precision, self.batch_tokens)?, source.digest()?))
         };
         Ok(Box::new(Work {
             oracle: oracle.map(load).transpose()?,
             reference: load(reference)?,
+            precision: self.precision.unwrap_or_default(),
             tokens: 0,
             accurate: 0,
             rows: 0,
@@ -101,6 +106,7 @@ impl Score {
 struct Work {
     oracle: Option<(Scorer, String)>,
     reference: (Scorer, String),
+    precision: Precision,
     tokens: u64,
     accurate: u64,
     rows: u64,
@@ -156,6 +162,7 @@ impl Transform for Work {
         }
         let mut provenance = Provenance::of(&out.schema());
         provenance.reference = Some(self.reference.1.clone());
+        provenance.precision = serde_json::to_value(self.precision).ok();
         if let Some((_, digest)) = &self.oracle {
             provenance.oracle = Some(digest.clone());
         }

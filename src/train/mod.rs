@@ -10,6 +10,8 @@ pub mod optimizer;
 pub mod schedule;
 pub mod stream;
 
+use std::time::Instant;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
@@ -75,6 +77,7 @@ pub fn train(
     let steps = settings.max_steps.map_or(planned, |most| most.min(planned));
     let mut trainer = Trainer { model, name, device, settings, optimizer: optimizer::State::default() };
     let (mut step, mut last) = (0, Map::new());
+    let mut since = Instant::now();
     monitor.begin(name, Some(steps), "steps");
     for epoch in 0..settings.epochs {
         let mut examples = feed.epoch(epoch);
@@ -93,12 +96,15 @@ pub fn train(
             if step % settings.log_every == 0 || step == steps {
                 last = taken.metrics(&settings.objective);
                 last.insert("learning_rate".into(), json!(rate));
+                last.insert("seconds".into(), json!(since.elapsed().as_secs_f64()));
                 log.write(step, "train", &last)?;
+                since = Instant::now();
             }
             let looks = settings.eval_every.is_some_and(|every| step % every == 0) || step == steps;
             if let Some(examples) = looks.then(|| feed.held_out()).flatten() {
                 let held_out = trainer.held_out(examples)?;
                 log.write(step, "eval", &held_out)?;
+                since = Instant::now();
                 last.extend(held_out.into_iter().map(|(key, value)| (format!("eval_{key}"), value)));
             }
         }

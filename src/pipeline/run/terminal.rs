@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Run;
 use crate::error::Result;
 use crate::io::Location;
-use crate::model::Scorer;
+use crate::model::{Precision, Scorer};
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::StageReport;
 use crate::stages::audit::{Audit, Seen};
@@ -38,7 +38,8 @@ impl Run<'_> {
             return Ok(());
         }
         let start = Instant::now();
-        let load = |name: &str| Scorer::load(&self.model(name)?, self.plan.device, evaluate.batch_tokens);
+        let load =
+            |name: &str| Scorer::load(&self.model(name)?, self.plan.device, Precision::F32, evaluate.batch_tokens);
         let first = load(&evaluate.start)?;
         let models: Vec<(&String, Scorer)> =
             evaluate.models.iter().map(|(label, name)| Ok((label, load(name)?))).collect::<Result<_>>()?;
