@@ -9,5 +9,6 @@ mod harness;
 mod parity;
 mod pipeline;
 mod quickstart_data;
+mod resume;
 mod tidy;
 mod units;

@@ -4,6 +4,7 @@
 //! workdir/data/<id>-<fingerprint>/part-*.parquet, manifest.json   rows of `tokenize` and `score`
 //! workdir/rejects/<id>-<fingerprint>/part-*.parquet               rows set aside on the way there
 //! workdir/models/<id>/                                            what `train` made, and metrics beside it
+//! workdir/checkpoints/<id>-<fingerprint>/step-*                  where a training that was stopped goes on
 //! workdir/results/<id>.json                                       what any other stage said
 //! ```
 //!
@@ -74,7 +75,7 @@ enum Progress {
 pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Report> {
     let workdir = Location::parse(&plan.workdir)?;
     if options.fresh {
-        for kept in ["data", "rejects", "models", "results"] {
+        for kept in ["data", "rejects", "checkpoints", "models", "results"] {
             workdir.join(kept).delete_all()?;
         }
     }

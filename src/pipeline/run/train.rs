@@ -17,9 +17,8 @@ use crate::pipeline::plan::Node;
 use crate::pipeline::report::{Reports, StageReport, add};
 use crate::stages::train::Train;
 use crate::train::example::Wanted;
-use crate::train::log::Log;
 use crate::train::stream::Source;
-use crate::train::{Example, Feed, stream};
+use crate::train::{Example, Feed, Job, stream};
 
 impl Run<'_> {
     pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
@@ -54,16 +53,24 @@ impl Run<'_> {
         let wanted = train.wanted(&node.columns);
         let feed = Rows { input: input.clone(), wanted, held_out, train, seed: self.plan.seed };
         let log = self.workdir.join(&format!("logs/{}", node.id));
-        let mut log = Log::create(log.local().unwrap_or(&folder))?;
-        let start = Instant::now();
-        let settings = train.settings();
-        let (model, metrics) = crate::train::train(model, &node.id, &device, &settings, &feed, &mut log, self.monitor)?;
-        let seconds = start.elapsed().as_secs_f64();
+        let checkpoints = train.checkpoint.open(self.folder("checkpoints", node));
+        let job = Job {
+            name: &node.id,
+            device: &device,
+            settings: &train.settings(),
+            feed: &feed,
+            checkpoints: &checkpoints,
+            log: log.local().unwrap_or(&folder),
+            monitor: self.monitor,
+        };
+        let (model, mut metrics) = job.run(model)?;
+        let seconds = metrics.remove("train_seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
         folder::save(&model, &source, &folder)?;
         let passed = input.reports()?;
         let rows_in = input.flow.rows;
         let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
-        self.finish(&node.id, report, passed, Vec::new())
+        self.finish(&node.id, report, passed, Vec::new())?;
+        checkpoints.clear()
     }
 
     /// The reference's log-probabilities in the rows must be those of the reference that the stage names.
