@@ -176,7 +176,7 @@ impl Decoder {
 
     /// The output head, `[vocabulary, width]`.
     pub fn head(&self) -> Tensor<2> {
-        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight(), Linear::weight)
+        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight(), Linear::head)
     }
 
     /// The final norm, which runs on the rows that the head needs and no others.

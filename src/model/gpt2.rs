@@ -141,7 +141,7 @@ impl Gpt2 {
 
     /// The output head, `[vocabulary, width]`.
     pub fn head(&self) -> Tensor<2> {
-        self.lm_head.as_ref().map_or_else(|| self.transformer.wte.weight(), Linear::weight)
+        self.lm_head.as_ref().map_or_else(|| self.transformer.wte.weight(), Linear::head)
     }
 
     /// The final norm, which runs on the rows that the head needs and no others.

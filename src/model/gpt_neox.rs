@@ -141,7 +141,7 @@ impl GptNeoX {
 
     /// The output head, `[vocabulary, width]`.
     pub fn head(&self) -> Tensor<2> {
-        self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.weight(), Linear::weight)
+        self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.weight(), Linear::head)
     }
 
     /// The final norm, which runs on the rows that the head needs and no others.

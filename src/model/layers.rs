@@ -5,14 +5,16 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::kernels;
 use super::kernels::linear::Layout;
+use super::lora::Adapter;
 use super::weights::Parameters;
 use crate::error::Result;
 
-/// A linear layer.
+/// A linear layer, adapted where LoRA trains.
 #[derive(Module, Debug)]
 pub struct Linear {
     weight: Param<Tensor<2>>,
     bias: Option<Param<Tensor<1>>>,
+    adapter: Option<Adapter>,
     #[module(skip)]
     layout: Layout,
 }
@@ -20,30 +22,46 @@ pub struct Linear {
 impl Linear {
     /// The layer `name` of the checkpoint, with a weight `[out, in]`.
     pub fn new(parameters: &mut Parameters, name: &str, input: usize, output: usize, bias: bool) -> Result<Self> {
-        let weight = parameters.matrix(&format!("{name}.weight"), [output, input])?;
-        let bias = bias.then(|| parameters.zeros(&format!("{name}.bias"), output)).transpose()?;
-        Ok(Self { weight, bias, layout: Layout::OutIn })
+        Self::of_layout(parameters, name, [input, output], bias, Layout::OutIn)
     }
 
     /// The layer `name` of the checkpoint, with a weight `[in, out]` and a bias: GPT-2's `Conv1D`.
     pub fn conv1d(parameters: &mut Parameters, name: &str, input: usize, output: usize) -> Result<Self> {
-        let weight = parameters.matrix(&format!("{name}.weight"), [input, output])?;
-        let bias = Some(parameters.zeros(&format!("{name}.bias"), output)?);
-        Ok(Self { weight, bias, layout: Layout::InOut })
+        Self::of_layout(parameters, name, [input, output], true, Layout::InOut)
+    }
+
+    fn of_layout(
+        parameters: &mut Parameters,
+        name: &str,
+        [input, output]: [usize; 2],
+        bias: bool,
+        layout: Layout,
+    ) -> Result<Self> {
+        let (weight, adapter) = parameters.linear(name, [input, output], layout)?;
+        let bias = bias.then(|| parameters.zeros(&format!("{name}.bias"), output)).transpose()?;
+        Ok(Self { weight, bias, adapter, layout })
     }
 
     /// x `[rows, in]`, result `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let added = self.adapter.as_ref().map(|adapter| adapter.forward(x.clone()));
         let y = kernels::linear::linear(x, self.weight.val(), self.layout);
-        match &self.bias {
+        let y = match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        };
+        match added {
+            Some(added) => y + added,
             None => y,
         }
     }
 
-    /// The weight as the checkpoint stores it.
-    pub fn weight(&self) -> Tensor<2> {
-        self.weight.val()
+    /// The weight `[out, in]` of an output head, its adapter included.
+    pub fn head(&self) -> Tensor<2> {
+        match &self.adapter {
+            Some(adapter) => self.weight.val() + adapter.delta(),
+            None => self.weight.val(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! One file an architecture, fields spelt as in the checkpoint. What burn does slowly is in [`kernels`]. Nothing here
 //! knows about columns or files of data.
 
+pub mod adapter;
 pub mod chat_template;
 mod checkpoint;
 pub mod decoder;
@@ -18,7 +19,9 @@ pub mod gpt_neox;
 pub mod kernels;
 pub mod layers;
 pub mod llama;
+pub mod lora;
 pub mod mistral;
+mod overlay;
 pub mod packed;
 pub mod qwen2;
 pub mod qwen3;
@@ -33,13 +36,16 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
+use adapter::Stored;
 pub use chat_template::{ChatTemplate, Message, Template};
 use decoder::Decoder;
 pub use device::DeviceSpec;
 use gpt_neox::GptNeoX;
 use gpt2::Gpt2;
+pub use lora::Lora;
+use overlay::{Overlay, Training};
 pub use packed::{Needed, PackedBatch, Response};
 pub use score::Scorer;
 pub use source::{ModelSource, Weights};
@@ -68,10 +74,28 @@ const ARCHITECTURES: [(&str, &str); 6] = [
 ];
 
 impl CausalLm {
-    /// Reads or initialises the model on `device`. Every tensor of the checkpoint must be used, none may be missing.
+    /// Reads or initialises the model on `device`, with the source's adapter merged into it. Every tensor of the
+    /// checkpoint must be used, none may be missing.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        let stored = source.adapter_folder().map(Stored::open).transpose()?;
+        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), device)
+    }
+
+    /// The frozen model with adapters that train: those of the source, else new ones from `seed`.
+    pub fn load_adapted(source: &ModelSource, lora: &Lora, seed: u64, device: &Device) -> Result<Self> {
+        if source.base_folder()?.is_none() && !lora.merge {
+            let message =
+                "lora: adapters must name the folder of their base, and this model has none; set `merge: true`";
+            return Err(Error::model(source, message));
+        }
+        let start = source.adapter_folder().map(Stored::open).transpose()?;
+        let training = Training::new(source.to_string(), lora.clone(), seed, start)?;
+        Self::load_with(source, Overlay::Trained(training), device)
+    }
+
+    fn load_with(source: &ModelSource, overlay: Overlay, device: &Device) -> Result<Self> {
         let config = source.config()?;
-        let mut parameters = Parameters::open(source, &config, device)?;
+        let mut parameters = Parameters::open(source, &config, overlay, device)?;
         let model = Self::new(&config, &mut parameters)?;
         parameters.finish()?;
         Ok(model)

@@ -23,7 +23,8 @@ use super::plan::{Node, Plan};
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::io::{Dataset, FileFormat, Location};
-use crate::model::{CausalLm, ModelSource, Scorer, Tokenizer, folder};
+use crate::model::folder::{self, Card};
+use crate::model::{CausalLm, ModelSource, Scorer, Tokenizer, adapter};
 use crate::monitor::Monitor;
 use crate::stages::audit::{Audit, Seen};
 use crate::stages::evaluate::{Evaluate, Sums};
@@ -332,13 +333,16 @@ impl Run<'_> {
     fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
         let folder = self.model_folder(&node.id)?;
         let record = self.workdir.join(&format!("results/{}.json", node.id));
-        if folder.join("config.json").is_file() && self.skip(&record, &node.id)? {
+        if folder::exists(&folder) && self.skip(&record, &node.id)? {
             return Ok(());
         }
         let start = Instant::now();
         let source = self.model(&train.model)?;
         let device = self.plan.device.open()?.autodiff();
-        let model = CausalLm::load(&source, &device)?;
+        let model = match &train.lora {
+            Some(lora) => CausalLm::load_adapted(&source, lora, self.plan.seed, &device)?,
+            None => CausalLm::load(&source, &device)?,
+        };
         let load_seconds = start.elapsed().as_secs_f64();
         let input = self.flow(&train.input)?.0;
         let rows = input.rows;
@@ -360,7 +364,14 @@ impl Run<'_> {
         let settings = train.settings();
         let (model, metrics) = crate::train::train(model, &node.id, &device, &settings, &feed, &mut log, self.monitor)?;
         let seconds = start.elapsed().as_secs_f64();
-        folder::save(&model, &source, &folder)?;
+        let card = Card {
+            objective: json!(train.objective),
+            data: format!("{rows} rows of `{}` in {}", train.input, self.report.pipeline),
+        };
+        match &train.lora {
+            Some(lora) => adapter::save(model, &source, lora, &card, &folder)?,
+            None => folder::save(&model, &source, Some(&card), &folder)?,
+        }
         let tally = Tally { rows_in: rows, rows_out: 0, ..Tally::default() };
         let report = StageReport { tally, seconds, load_seconds, metrics, ..StageReport::default() };
         self.finish(&record, &node.id, report, BTreeMap::new(), Vec::new())
