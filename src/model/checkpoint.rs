@@ -149,6 +149,11 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The shape of tensor `name`, where there is one.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| &*entry.shape)
+    }
+
     /// The values of tensor `name`, which must have `shape`, as f32.
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let folder = self.files.first().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));

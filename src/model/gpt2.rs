@@ -11,7 +11,7 @@ use super::kernels::attention::{Segment, Spans, attention};
 use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
-use super::weight::Weight;
+use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
 
@@ -141,8 +141,8 @@ impl Gpt2 {
     }
 
     /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> &Weight {
-        self.lm_head.as_ref().map_or_else(|| self.transformer.wte.weight(), Linear::weight)
+    pub fn head(&self) -> Head {
+        self.lm_head.as_ref().map_or_else(|| self.transformer.wte.head(), Linear::head)
     }
 
     /// The final norm, which runs on the rows that the head needs and no others.

@@ -13,7 +13,7 @@ use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
 use super::rope::{Angles, Rope, RopeConfig};
-use super::weight::Weight;
+use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
 
@@ -141,8 +141,8 @@ impl GptNeoX {
     }
 
     /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> &Weight {
-        self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.weight(), Linear::weight)
+    pub fn head(&self) -> Head {
+        self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.head(), Linear::head)
     }
 
     /// The final norm, which runs on the rows that the head needs and no others.

@@ -5,15 +5,17 @@ use burn::tensor::{Device, Tensor};
 
 use super::kernels;
 use super::kernels::linear::Layout;
-use super::weight::Weight;
+use super::lora::Adapter;
+use super::weight::{Head, Weight};
 use super::weights::Parameters;
 use crate::error::Result;
 
-/// A linear layer.
+/// A linear layer, adapted where LoRA trains.
 #[derive(Module, Debug)]
 pub struct Linear {
     weight: Weight,
     bias: Option<Param<Tensor<1>>>,
+    adapter: Option<Adapter>,
     #[module(skip)]
     layout: Layout,
 }
@@ -21,30 +23,46 @@ pub struct Linear {
 impl Linear {
     /// The layer `name` of the checkpoint, with a weight `[out, in]`.
     pub fn new(parameters: &mut Parameters, name: &str, input: usize, output: usize, bias: bool) -> Result<Self> {
-        let weight = parameters.weight(&format!("{name}.weight"), [output, input], Layout::OutIn)?;
-        let bias = bias.then(|| parameters.zeros(&format!("{name}.bias"), output)).transpose()?;
-        Ok(Self { weight, bias, layout: Layout::OutIn })
+        Self::of_layout(parameters, name, [input, output], bias, Layout::OutIn)
     }
 
     /// The layer `name` of the checkpoint, with a weight `[in, out]` and a bias: GPT-2's `Conv1D`.
     pub fn conv1d(parameters: &mut Parameters, name: &str, input: usize, output: usize) -> Result<Self> {
-        let weight = parameters.weight(&format!("{name}.weight"), [input, output], Layout::InOut)?;
-        let bias = Some(parameters.zeros(&format!("{name}.bias"), output)?);
-        Ok(Self { weight, bias, layout: Layout::InOut })
+        Self::of_layout(parameters, name, [input, output], true, Layout::InOut)
+    }
+
+    fn of_layout(
+        parameters: &mut Parameters,
+        name: &str,
+        [input, output]: [usize; 2],
+        bias: bool,
+        layout: Layout,
+    ) -> Result<Self> {
+        let (weight, adapter) = parameters.linear(name, [input, output], layout)?;
+        let bias = bias.then(|| parameters.zeros(&format!("{name}.bias"), output)).transpose()?;
+        Ok(Self { weight, bias, adapter, layout })
     }
 
     /// x `[rows, in]`, result `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let added = self.adapter.as_ref().map(|adapter| adapter.forward(x.clone()));
         let y = self.weight.times(x, self.layout);
-        match &self.bias {
+        let y = match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        };
+        match added {
+            Some(added) => y + added,
             None => y,
         }
     }
 
-    /// The weight.
-    pub fn weight(&self) -> &Weight {
-        &self.weight
+    /// The layer as an output head, its adapter included.
+    pub fn head(&self) -> Head {
+        match &self.adapter {
+            Some(adapter) => self.weight.head().plus(adapter.delta()),
+            None => self.weight.head(),
+        }
     }
 }
 
@@ -103,7 +121,7 @@ pub struct Embedding {
 impl Embedding {
     /// The table `name` of the checkpoint.
     pub fn new(parameters: &mut Parameters, name: &str, entries: usize, width: usize) -> Result<Self> {
-        Ok(Self { weight: parameters.weight(&format!("{name}.weight"), [entries, width], Layout::OutIn)? })
+        Ok(Self { weight: parameters.table(&format!("{name}.weight"), [entries, width])? })
     }
 
     /// The vectors of `ids`: `[ids.len(), width]`.
@@ -116,8 +134,8 @@ impl Embedding {
         self.weight.rows()
     }
 
-    /// The table.
-    pub fn weight(&self) -> &Weight {
-        &self.weight
+    /// The table as an output head.
+    pub fn head(&self) -> Head {
+        self.weight.head()
     }
 }

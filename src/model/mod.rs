@@ -8,6 +8,7 @@
 //! One file an architecture, fields spelt as in the checkpoint. What burn does slowly is in [`kernels`]. Nothing here
 //! knows about columns or files of data.
 
+pub mod adapter;
 pub mod chat_template;
 mod checkpoint;
 pub mod decoder;
@@ -18,7 +19,9 @@ pub mod gpt_neox;
 pub mod kernels;
 pub mod layers;
 pub mod llama;
+pub mod lora;
 pub mod mistral;
+mod overlay;
 pub mod packed;
 pub mod precision;
 pub mod qwen2;
@@ -35,19 +38,22 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
+use adapter::Stored;
 pub use chat_template::{ChatTemplate, Message, Template};
 use decoder::Decoder;
 pub use device::DeviceSpec;
 use gpt_neox::GptNeoX;
 use gpt2::Gpt2;
+pub use lora::Lora;
+use overlay::{Overlay, Training};
 pub use packed::{Needed, PackedBatch, Response};
 pub use precision::Precision;
 pub use score::Scorer;
 pub use source::{ModelSource, Weights};
 pub use tokenizer::Tokenizer;
-use weight::Weight;
+use weight::Head;
 use weights::Parameters;
 
 /// A causal language model of any supported architecture.
@@ -72,15 +78,33 @@ const ARCHITECTURES: [(&str, &str); 6] = [
 ];
 
 impl CausalLm {
-    /// Reads or initialises the model on `device`. Every tensor of the checkpoint must be used, none may be missing.
+    /// Reads or initialises the model on `device`, with the source's adapter merged into it. Every tensor of the
+    /// checkpoint must be used, none may be missing.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
         Self::frozen(source, Precision::F32, device)
     }
 
     /// As [`Self::load`], with the weights of all products frozen in `precision`.
     pub fn frozen(source: &ModelSource, precision: Precision, device: &Device) -> Result<Self> {
+        let stored = source.adapter_folder().map(Stored::open).transpose()?;
+        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), precision, device)
+    }
+
+    /// The frozen model with adapters that train: those of the source, else new ones from `seed`.
+    pub fn load_adapted(source: &ModelSource, lora: &Lora, seed: u64, device: &Device) -> Result<Self> {
+        if source.base_folder()?.is_none() && !lora.merge {
+            let message =
+                "lora: adapters must name the folder of their base, and this model has none; set `merge: true`";
+            return Err(Error::model(source, message));
+        }
+        let start = source.adapter_folder().map(Stored::open).transpose()?;
+        let training = Training::new(source.to_string(), lora.clone(), seed, start)?;
+        Self::load_with(source, Overlay::Trained(training), Precision::F32, device)
+    }
+
+    fn load_with(source: &ModelSource, overlay: Overlay, precision: Precision, device: &Device) -> Result<Self> {
         let config = source.config()?;
-        let mut parameters = Parameters::open(source, &config, precision, device)?;
+        let mut parameters = Parameters::open(source, &config, overlay, precision, device)?;
         let model = Self::new(&config, &mut parameters)?;
         parameters.finish()?;
         Ok(model)
@@ -128,7 +152,7 @@ impl CausalLm {
         }
     }
 
-    fn head(&self) -> &Weight {
+    fn head(&self) -> Head {
         match self {
             Self::Decoder(model) => model.head(),
             Self::GptNeoX(model) => model.head(),

@@ -10,6 +10,7 @@ use super::kernels::linear::{Layout, linear};
 use super::kernels::token_logps::{packed_token_logps, token_logps};
 
 /// A weight matrix.
+#[allow(clippy::large_enum_variant, reason = "one for each layer of a model, and most are the large one")]
 #[derive(Module, Debug)]
 pub enum Weight {
     /// In f32, as the checkpoint lays it out.
@@ -32,7 +33,7 @@ impl From<Packed> for Weight {
 }
 
 impl Weight {
-    /// Entries of a table, outputs of a head: the first dimension.
+    /// Entries of a table: the first dimension.
     pub fn rows(&self) -> usize {
         match self {
             Self::Plain(weight) => weight.dims()[0],
@@ -62,11 +63,49 @@ impl Weight {
         }
     }
 
-    /// The log-probability of `targets[i]` at every row, with this weight `[vocabulary, width]` as the output head.
-    pub fn token_logps(&self, hidden: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
+    /// The weight as an output head, `[vocabulary, width]`.
+    pub fn head(&self) -> Head {
         match self {
-            Self::Plain(weight) => token_logps(hidden, weight.val(), targets),
-            Self::Frozen(frozen) => packed_token_logps(hidden, frozen.packed.clone(), targets),
+            Self::Plain(weight) => Head::Plain(weight.val()),
+            Self::Frozen(frozen) => Head::Frozen(frozen.packed.clone()),
+        }
+    }
+}
+
+/// An output head, `[vocabulary, width]`.
+#[expect(clippy::large_enum_variant, reason = "lives for one call")]
+pub enum Head {
+    /// In f32.
+    Plain(Tensor<2>),
+    /// In bf16.
+    Frozen(Arc<Packed>),
+}
+
+impl Head {
+    /// The head with `delta` `[vocabulary, width]` added, in f32.
+    pub fn plus(self, delta: Tensor<2>) -> Self {
+        match self {
+            Self::Plain(weight) => Self::Plain(weight + delta),
+            Self::Frozen(packed) => {
+                let rows: Vec<f32> = (0..packed.shape()[0]).flat_map(|row| packed.row(row)).collect();
+                Self::Plain(Tensor::from_data(TensorData::new(rows, packed.shape()), &delta.device()) + delta)
+            }
+        }
+    }
+
+    /// Entries of the vocabulary.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Plain(weight) => weight.dims()[0],
+            Self::Frozen(packed) => packed.shape()[0],
+        }
+    }
+
+    /// The log-probability of `targets[i]` at every row of `hidden` `[rows, width]`.
+    pub fn token_logps(self, hidden: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
+        match self {
+            Self::Plain(weight) => token_logps(hidden, weight, targets),
+            Self::Frozen(packed) => packed_token_logps(hidden, packed, targets),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Parameters by their checkpoint names: out of safetensors or a seeded generator, and back out of a model.
 
 use std::collections::BTreeSet;
+use std::iter;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
@@ -14,6 +15,8 @@ use super::Precision;
 use super::checkpoint::Checkpoint;
 use super::kernels::bf16::Packed;
 use super::kernels::linear::Layout;
+use super::lora::Adapter;
+use super::overlay::Overlay;
 use super::source::{ModelSource, Weights};
 use super::weight::Weight;
 use crate::error::{Error, Result};
@@ -26,6 +29,7 @@ pub struct Parameters {
     precision: Precision,
     device: Device,
     used: BTreeSet<String>,
+    overlay: Overlay,
     /// What the model's names begin with and the checkpoint's do not.
     dropped_prefix: Option<&'static str>,
 }
@@ -44,9 +48,17 @@ impl Parameters {
     /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
     ///
     /// In any `precision` but f32, weights of products come out frozen.
-    pub fn open(source: &ModelSource, config: &Value, precision: Precision, device: &Device) -> Result<Self> {
+    pub(super) fn open(
+        source: &ModelSource,
+        config: &Value,
+        overlay: Overlay,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self> {
         let origin = match &source.weights {
-            Weights::Folder(folder) => Origin::Checkpoint(Checkpoint::open(folder)?),
+            Weights::Folder(folder) => {
+                Origin::Checkpoint(Checkpoint::open(source.base_folder()?.as_ref().unwrap_or(folder))?)
+            }
             Weights::Init { seed, .. } => {
                 let spread = config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
                 let normal = Normal::new(0.0, spread as f32);
@@ -55,7 +67,7 @@ impl Parameters {
             }
         };
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, precision, device, used: BTreeSet::new(), dropped_prefix: None })
+        Ok(Self { source, origin, precision, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
     }
 
     /// Something in config.json that is wrong or not supported.
@@ -72,16 +84,18 @@ impl Parameters {
         }
     }
 
-    /// The weight of a product; new ones are normally distributed.
-    pub fn weight(&mut self, name: &str, shape: [usize; 2], layout: Layout) -> Result<Weight> {
-        let [rows, columns] = shape;
-        let init = |normal: Normal<f32>, mut random: ChaCha8Rng| {
-            normal.sample_iter(&mut random).take(rows * columns).collect()
-        };
+    /// A table `[entries, width]`; new ones are normally distributed.
+    pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        let values = self.values(name, &shape, Normal::sample_iter)?;
+        Ok(self.weight(values, shape, Layout::OutIn))
+    }
+
+    /// `values` as a parameter, or frozen.
+    fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
         if self.precision == Precision::F32 {
-            return Ok(Weight::Plain(self.parameter(name, shape, init)?));
+            return Weight::Plain(self.param(values, shape));
         }
-        let values = self.values(name, &shape, init)?;
+        let [rows, columns] = shape;
         let packed = match layout {
             Layout::OutIn => {
                 Packed::new(shape, self.precision, |out, input| bf16::from_f32(values[out * columns + input]))
@@ -90,17 +104,19 @@ impl Parameters {
                 Packed::new([columns, rows], self.precision, |out, input| bf16::from_f32(values[input * columns + out]))
             }
         };
-        Ok(packed.into())
+        packed.into()
     }
 
     /// A vector; new ones are one everywhere.
     pub fn ones(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
-        self.parameter(name, [size], |_, _| vec![1.0; size])
+        let values = self.values(name, &[size], |_, _| iter::repeat(1.0))?;
+        Ok(self.param(values, [size]))
     }
 
     /// A vector; new ones are zero everywhere.
     pub fn zeros(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
-        self.parameter(name, [size], |_, _| vec![0.0; size])
+        let values = self.values(name, &[size], |_, _| iter::repeat(0.0))?;
+        Ok(self.param(values, [size]))
     }
 
     /// A tensor that checkpoints may hold without a use for it, such as a tied head's copy.
@@ -108,35 +124,58 @@ impl Parameters {
         self.used.insert(name.to_owned());
     }
 
-    fn parameter<const D: usize>(
+    /// The weight of the linear layer `name`, with a stored adapter merged into it, and the adapter that trains on it.
+    pub(super) fn linear(
         &mut self,
         name: &str,
-        shape: [usize; D],
-        init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> Vec<f32>,
-    ) -> Result<Param<Tensor<D>>> {
-        let values = self.values(name, &shape, init)?;
-        Ok(Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), &self.device)))
+        [input, output]: [usize; 2],
+        layout: Layout,
+    ) -> Result<(Weight, Option<Adapter>)> {
+        let shape = match layout {
+            Layout::OutIn => [output, input],
+            Layout::InOut => [input, output],
+        };
+        let mut values = self.values(&format!("{name}.weight"), &shape, Normal::sample_iter)?;
+        let adapter = match &mut self.overlay {
+            Overlay::Nothing => None,
+            Overlay::Merged(stored) => {
+                if let Some(factors) = stored.factors(name, [input, output])? {
+                    factors.merge_into(&mut values, layout);
+                }
+                None
+            }
+            Overlay::Trained(training) => training.adapter(name, [input, output], &self.device)?,
+        };
+        Ok((self.weight(values, shape, layout), adapter))
     }
 
-    fn values(
+    fn values<I: Iterator<Item = f32>>(
         &mut self,
         name: &str,
         shape: &[usize],
-        init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> Vec<f32>,
+        init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> I,
     ) -> Result<Vec<f32>> {
         let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
         self.used.insert(name.to_owned());
         match &self.origin {
             Origin::Checkpoint(checkpoint) => checkpoint.tensor(name, shape),
             Origin::Init { seed, normal } => {
-                let key = blake3::keyed_hash(blake3::hash(&seed.to_le_bytes()).as_bytes(), name.as_bytes());
-                Ok(init(*normal, ChaCha8Rng::from_seed(*key.as_bytes())))
+                Ok(init(*normal, random(*seed, name)).take(shape.iter().product()).collect())
             }
         }
     }
 
-    /// Every tensor of a checkpoint must have been asked for.
+    /// Parameters below adapters that train are frozen.
+    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        let frozen = matches!(self.overlay, Overlay::Trained(_));
+        let device = if frozen { self.device.clone().without_autodiff() } else { self.device.clone() };
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+        Param::from_tensor(tensor).set_require_grad(!frozen)
+    }
+
+    /// Every tensor of a checkpoint, and of an adapter, must have been asked for.
     pub fn finish(self) -> Result<()> {
+        self.overlay.finish()?;
         let Origin::Checkpoint(checkpoint) = &self.origin else { return Ok(()) };
         let buffer = |name: &str| BUFFERS.iter().any(|buffer| format!(".{name}").ends_with(buffer));
         let unused = checkpoint.names().filter(|name| !self.used.contains(*name) && !buffer(name));
@@ -149,7 +188,14 @@ impl Parameters {
     }
 }
 
-fn shorten(names: &[&str]) -> String {
+/// Random numbers for the parameter `name`, whatever the order in which parameters are made.
+pub(super) fn random(seed: u64, name: &str) -> ChaCha8Rng {
+    let key = blake3::keyed_hash(blake3::hash(&seed.to_le_bytes()).as_bytes(), name.as_bytes());
+    ChaCha8Rng::from_seed(*key.as_bytes())
+}
+
+/// The first few of `names`.
+pub(super) fn shorten(names: &[&str]) -> String {
     let shown = names.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     match names.len() {
         0..=8 => shown,

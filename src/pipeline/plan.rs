@@ -106,7 +106,7 @@ impl Plan {
     pub fn source(&self, name: &str) -> Option<ModelSource> {
         let model = self.models.get(name)?;
         let tokenizer = model.tokenizer.as_ref().map(PathBuf::from);
-        Some(match (&model.path, &model.init) {
+        let source = match (&model.path, &model.init) {
             (Some(path), _) => {
                 let own = ModelSource::folder(name, path);
                 ModelSource::new(name, own.weights, tokenizer.or(own.tokenizer))
@@ -115,6 +115,10 @@ impl Plan {
                 let config = init.clone().unwrap_or_default().into_iter().collect();
                 ModelSource::new(name, Weights::Init { config, seed: self.seed }, tokenizer)
             }
+        };
+        Some(match &model.adapter {
+            Some(adapter) => source.adapted(adapter),
+            None => source,
         })
     }
 

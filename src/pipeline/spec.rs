@@ -45,9 +45,12 @@ fn default_seed() -> u64 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// A folder with config.json, safetensors and tokenizer.json.
+    /// A folder with config.json, safetensors and tokenizer.json; or with a LoRA adapter that PEFT saved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// A folder with a LoRA adapter that PEFT saved, to be put on the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
     /// The content of a config.json, to begin with random parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<BTreeMap<String, Value>>,

@@ -35,7 +35,7 @@ pub enum Stage {
     /// Files that any engine reads.
     Write(write::Write),
     /// A model trained on the rows.
-    Train(train::Train),
+    Train(Box<train::Train>),
     /// Models compared on held-out pairs.
     Evaluate(evaluate::Evaluate),
     /// Rewards and masks compared with known answers.

@@ -9,6 +9,7 @@ use super::score::{default_batch_tokens, needs_ids};
 use crate::columns::{Side, list_type};
 use crate::error::Problem;
 use crate::io::Location;
+use crate::model::Lora;
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
 use crate::train::optimizer::AdamW;
@@ -30,6 +31,9 @@ pub struct Train {
     pub reference: Option<String>,
     /// What to minimise.
     pub objective: Objective,
+    /// Train LoRA adapters and leave the model's own weights as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
     /// Train on `{side}_key_mask_{mask}` instead of `{side}_key_mask`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
@@ -147,6 +151,8 @@ impl Train {
         let mut problems = needs_ids(input);
         let wrong = self.objective.problems().into_iter().map(|(_, message)| Problem::at("objective", message));
         problems.extend(wrong);
+        let wrong = self.lora.as_ref().and_then(Lora::problem);
+        problems.extend(wrong.map(|message| Problem::at("lora", message)));
         let mut at_least = |field: &str, holds: bool, rule: &str| {
             if !holds {
                 problems.push(Problem::at(field, format!("{field} must be {rule}")));

@@ -13,7 +13,7 @@ fn a_saved_folder_gives_the_same_model() {
         let source = ModelSource::folder(name, fixture(name));
         let model = CausalLm::load(&source, &device).unwrap();
         let saved = out.path().join(name);
-        folder::save(&model, &source, &saved).unwrap();
+        folder::save(&model, &source, None, &saved).unwrap();
         let back = CausalLm::load(&ModelSource::folder(name, &saved), &device).unwrap();
         let batch = pack(&expected(name).pairs);
         assert_eq!(host(model.token_logps(&batch, &device)), host(back.token_logps(&batch, &device)));

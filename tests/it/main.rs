@@ -6,6 +6,7 @@
 mod checkpoints;
 mod engines;
 mod harness;
+mod lora;
 mod parity;
 mod pipeline;
 mod quickstart_data;

@@ -24,6 +24,13 @@ pub(crate) struct Expected {
     gradients: BTreeMap<String, Gradient>,
 }
 
+impl Expected {
+    /// The log-probabilities of all responses, in the order of a packed batch.
+    pub(crate) fn logps(&self) -> impl Iterator<Item = f64> {
+        self.pairs.iter().flat_map(|row| row.chosen_logps.iter().chain(&row.rejected_logps)).copied()
+    }
+}
+
 #[derive(Deserialize)]
 pub(crate) struct Row {
     prompt: Vec<i32>,
@@ -74,13 +81,18 @@ pub(crate) fn assert_close(name: &str, got: &[f32], want: impl Iterator<Item = f
     assert!(worst < tolerance, "{name}: largest difference {worst}");
 }
 
-/// The log-probabilities and the gradients of one DPO step must be those of `expected`.
-pub(crate) fn assert_parity(name: &str, expected: &Expected, load: impl Fn(&Device) -> CausalLm) {
+/// The log-probabilities and the gradients of one DPO step must be those of `expected`, which calls a parameter what
+/// `rename` makes of its name.
+pub(crate) fn assert_parity(
+    name: &str,
+    expected: &Expected,
+    load: impl Fn(&Device) -> CausalLm,
+    rename: impl Fn(&str) -> String,
+) {
     let device = device();
     let batch = pack(&expected.pairs);
     let logps = host(load(&device).token_logps(&batch, &device));
-    let want = expected.pairs.iter().flat_map(|row| row.chosen_logps.iter().chain(&row.rejected_logps));
-    assert_close(name, &logps, want.copied(), 1e-4);
+    assert_close(name, &logps, expected.logps(), 1e-4);
 
     let device = device.autodiff();
     let model = load(&device);
@@ -103,7 +115,7 @@ pub(crate) fn assert_parity(name: &str, expected: &Expected, load: impl Fn(&Devi
     let mut gradients = (logps * coefficients).sum().backward();
     let mut seen = 0;
     model.take_gradients(&mut gradients, |parameter, gradient| {
-        let want = &expected.gradients[parameter];
+        let want = &expected.gradients[&rename(parameter)];
         let got = host(gradient);
         let norm = got.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         assert!((norm - want.norm).abs() < 1e-3 * want.norm, "{name} {parameter}: {norm} {}", want.norm);
@@ -122,7 +134,7 @@ fn every_architecture_is_that_of_transformers() {
     assert!(cases.len() >= 16, "{cases:?}");
     for name in cases {
         let source = ModelSource::folder(&name, fixture(&name));
-        assert_parity(&name, &expected(&name), |device| CausalLm::load(&source, device).unwrap());
+        assert_parity(&name, &expected(&name), |device| CausalLm::load(&source, device).unwrap(), str::to_owned);
     }
 }
 

@@ -57,15 +57,17 @@ pub trait TokenLogps: Backend {
         Self::token_logps(hidden, head.unpack::<Self>(&device), targets).0
     }
 
-    /// Gradients with respect to hidden and head: with `e = (onehot - softmax) * grad`, `e @ head` and `e^T @ hidden`.
+    /// Gradients with respect to hidden and, if it trains, head: with `e = (onehot - softmax) * grad`, `e @ head` and
+    /// `e^T @ hidden`.
     fn token_logps_backward(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         targets: Arc<[i32]>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable_backward::<Self>(hidden, head, lse, grad, targets)
+        head_trains: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        portable_backward::<Self>(hidden, head, lse, grad, targets, head_trains)
     }
 }
 
@@ -95,7 +97,8 @@ pub(super) fn portable_backward<B: Backend>(
     lse: FloatTensor<B>,
     grad: FloatTensor<B>,
     targets: Arc<[i32]>,
-) -> (FloatTensor<B>, FloatTensor<B>) {
+    head_trains: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     let device = hidden.device();
     let [vocabulary, d] = head.shape().dims();
     let mut grad_hidden = Vec::new();
@@ -113,6 +116,9 @@ pub(super) fn portable_backward<B: Backend>(
         let update = burn::tensor::IndexingUpdateOp::Add;
         let error = B::float_scatter(1, error, column::<B>(targets, &device), grad, update);
         grad_hidden.push(B::float_matmul(error.clone(), head.clone()));
+        if !head_trains {
+            continue;
+        }
         let rows = B::float_slice(hidden.clone(), &[start..start + count, 0..d].map(Slice::from));
         let part = B::float_matmul(B::float_transpose(error), rows);
         grad_head = Some(match grad_head {
@@ -120,7 +126,6 @@ pub(super) fn portable_backward<B: Backend>(
             None => part,
         });
     }
-    let grad_head = grad_head.expect("a batch has at least one row");
     (B::float_cat(grad_hidden, 0), grad_head)
 }
 
@@ -192,12 +197,13 @@ impl TokenLogps for Flex {
         lse: FlexTensor,
         grad: FlexTensor,
         targets: Arc<[i32]>,
-    ) -> (FlexTensor, FlexTensor) {
+        head_trains: bool,
+    ) -> (FlexTensor, Option<FlexTensor>) {
         let [hidden, head, lse, grad] = [hidden, head, lse, grad].map(|tensor| tensor.to_contiguous());
         let blocks = Blocks::new(&hidden, &head);
         let (lse, grad) = (values(&lse), values(&grad));
         let (rows, d) = (targets.len(), blocks.d);
-        let mut grad_head = vec![0f32; blocks.vocabulary * d];
+        let mut grad_head = vec![0f32; if head_trains { blocks.vocabulary * d } else { 0 }];
         let place = Shared(grad_head.as_mut_ptr());
         // A fixed number of strips, summed in order: the result does not depend on the number of threads.
         let strip = blocks.count().div_ceil(STRIPS);
@@ -234,14 +240,16 @@ impl TokenLogps for Flex {
                     unsafe {
                         let out = grad_hidden.as_mut_ptr().add(start * d);
                         product([count, d, size], out, d, errors, entries, true, 1.0);
-                        product([size, d, count], place.at(first * d), d, transposed, hidden, true, 1.0);
+                        if head_trains {
+                            product([size, d, count], place.at(first * d), d, transposed, hidden, true, 1.0);
+                        }
                     }
                 }
                 grad_hidden
             })
             .collect();
         let grad_hidden = super::sum(strips);
-        (tensor(grad_hidden, [rows, d]), tensor(grad_head, [blocks.vocabulary, d]))
+        (tensor(grad_hidden, [rows, d]), head_trains.then(|| tensor(grad_head, [blocks.vocabulary, d])))
     }
 }
 
@@ -342,9 +350,10 @@ impl<B: TokenLogps, C: CheckpointStrategy> TokenLogps for Autodiff<B, C> {
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
                 let ([hidden, head, lse], targets) = ops.state;
-                let (grad_hidden, grad_head) = B::token_logps_backward(hidden, head, lse, grad, targets);
-                for (parent, grad) in ops.parents.into_iter().zip([grad_hidden, grad_head]) {
-                    if let Some(parent) = parent {
+                let head_trains = ops.parents[1].is_some();
+                let (grad_hidden, grad_head) = B::token_logps_backward(hidden, head, lse, grad, targets, head_trains);
+                for (parent, grad) in ops.parents.into_iter().zip([Some(grad_hidden), grad_head]) {
+                    if let (Some(parent), Some(grad)) = (parent, grad) {
                         grads.register::<B>(parent.id, grad);
                     }
                 }

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use serde_json::json;
 
 use super::Run;
 use super::rows::conclude;
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::io::Location;
-use crate::model::{CausalLm, folder};
+use crate::model::folder::{self, Card};
+use crate::model::{CausalLm, adapter};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::{Reports, StageReport, add};
@@ -24,7 +26,7 @@ impl Run<'_> {
     pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
         let folder = self.model_folder(&node.id)?;
         let found = self.finished(&self.record_of(&node.id), &node.id)?;
-        if let Some(record) = found.filter(|_| folder.join("config.json").is_file()) {
+        if let Some(record) = found.filter(|_| folder::exists(&folder)) {
             self.remember(record);
             return Ok(());
         }
@@ -35,7 +37,10 @@ impl Run<'_> {
         let start = Instant::now();
         let source = self.model(&train.model)?;
         let device = self.plan.device.open()?.autodiff();
-        let model = CausalLm::load(&source, &device)?;
+        let model = match &train.lora {
+            Some(lora) => CausalLm::load_adapted(&source, lora, self.plan.seed, &device)?,
+            None => CausalLm::load(&source, &device)?,
+        };
         let load_seconds = start.elapsed().as_secs_f64();
         let input = self.flow(&train.input)?.0;
         if train.objective.needs_reference() {
@@ -65,9 +70,16 @@ impl Run<'_> {
         };
         let (model, mut metrics) = job.run(model)?;
         let seconds = metrics.remove("train_seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
-        folder::save(&model, &source, &folder)?;
-        let passed = input.reports()?;
         let rows_in = input.flow.rows;
+        let card = Card {
+            objective: json!(train.objective),
+            data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
+        };
+        match &train.lora {
+            Some(lora) => adapter::save(model, &source, lora, &card, &folder)?,
+            None => folder::save(&model, &source, Some(&card), &folder)?,
+        }
+        let passed = input.reports()?;
         let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
         self.finish(&node.id, report, passed, Vec::new())?;
         checkpoints.clear()

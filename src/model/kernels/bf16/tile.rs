@@ -57,8 +57,8 @@ fn plain(x: &[bf16], panel: &[bf16], sums: &mut Sums) {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m512bh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-        _mm512_storeu_ps,
+        __m256bh, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+        _mm512_set1_epi32, _mm512_storeu_ps,
     };
     use std::mem::transmute;
 
@@ -78,10 +78,12 @@ mod avx512 {
             let x = x.cast::<i32>();
             for pair in 0..pairs {
                 let panel = panel.add(pair * 2 * PANEL);
-                let weights: [__m512bh; 3] =
-                    std::array::from_fn(|third| transmute(_mm512_loadu_si512(panel.add(third * 32).cast())));
+                let weights: [__m512bh; 3] = std::array::from_fn(|third| {
+                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(third * 32).cast()))
+                });
                 for (row, sums) in sums.iter_mut().enumerate() {
-                    let x: __m512bh = transmute(_mm512_set1_epi32(x.add(row * pairs + pair).read_unaligned()));
+                    let x =
+                        transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x.add(row * pairs + pair).read_unaligned()));
                     for (sum, weights) in sums.iter_mut().zip(weights) {
                         *sum = _mm512_dpbf16_ps(*sum, x, weights);
                     }
@@ -101,7 +103,7 @@ mod avx512 {
         let (out_chunks, out_rest) = out.as_chunks_mut::<16>();
         for (x, out) in chunks.iter().zip(out_chunks) {
             // SAFETY: 16 numbers in, 16 out; bf16 is two bytes of plain data.
-            *out = unsafe { transmute(_mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr()))) };
+            *out = unsafe { transmute::<__m256bh, [bf16; 16]>(_mm512_cvtneps_pbh(_mm512_loadu_ps(x.as_ptr()))) };
         }
         rest.iter().zip(out_rest).for_each(|(x, out)| *out = bf16::from_f32(*x));
     }
