@@ -22,7 +22,7 @@ fn adapters() -> [(&'static str, &'static str, Value); 4] {
         (
             "adapters/gpt_neox",
             "gpt_neox-sequential-v4",
-            json!({ "r": 3, "alpha": 6, "targets": ["query_key_value", "dense"] }),
+            json!({ "r": 3, "alpha": 6, "targets": ["dense", "query_key_value"] }),
         ),
         ("adapters/gpt2", "gpt2-bare", json!({ "r": 4, "alpha": 5, "targets": ["c_attn", "c_proj"], "rslora": true })),
     ]
