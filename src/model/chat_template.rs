@@ -113,7 +113,9 @@ impl ChatTemplate {
         for (name, token) in special_tokens {
             environment.add_global(name.clone(), token.as_str());
         }
-        environment.add_template_owned(NAME, source::prepare(source)).map_err(|error| located(&file, &error))?;
+        let prepared = source::prepare(source);
+        let prepared = prepared.map_err(|error| Error::model(&file, format!("chat template, {error}")))?;
+        environment.add_template_owned(NAME, prepared).map_err(|error| located(&file, &error))?;
         let digest = blake3::hash(source.as_bytes()).to_hex().to_string();
         Ok(Self { environment, file, digest })
     }
@@ -170,14 +172,15 @@ impl ChatTemplate {
         }
         let mut text = self.render_turns(&messages, Ending::Turn)?;
         let mark = END_OF_WORDS.trim_end();
-        let at = text.rfind(mark).filter(|_| text.contains(last.trim())).ok_or_else(|| {
-            let message = "the prompt ends with an assistant turn, and its words are not in the rendered text";
-            Error::model(&self.file, message)
-        })?;
+        let at =
+            text.rfind(mark).filter(|_| text.contains(methods::strip(last, None, true, true))).ok_or_else(|| {
+                let message = "the prompt ends with an assistant turn, and its words are not in the rendered text";
+                Error::model(&self.file, message)
+            })?;
         let kept = text[at..].starts_with(END_OF_WORDS);
         text.truncate(at);
         if !kept {
-            text.truncate(text.trim_end().len());
+            text.truncate(methods::strip(&text, None, false, true).len());
         }
         Ok(text)
     }

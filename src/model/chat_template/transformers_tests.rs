@@ -1,12 +1,13 @@
 //! Templates of a folder against what `transformers` made of them, by `tests/fixtures/templates/make_templates.py`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::model::Tokenizer;
 
 /// A folder's expected.json.
 #[derive(Deserialize)]
@@ -14,6 +15,9 @@ struct Expected {
     /// Special tokens by template.
     special_tokens: BTreeMap<String, BTreeMap<String, String>>,
     cases: Vec<Case>,
+    /// Date formats and what Python makes of them.
+    #[serde(default)]
+    dates: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -24,6 +28,10 @@ struct Case {
     ending: String,
     /// None where `transformers` has an error.
     text: Option<String>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/templates")
 }
 
 fn read<T: serde::de::DeserializeOwned>(file: &Path) -> T {
@@ -60,21 +68,34 @@ fn render(template: &ChatTemplate, conversation: &Json, ending: &str) -> Result<
     template.render(field("messages"), field("tools"), field("documents"), ending)
 }
 
-/// What became of every case of `folder`.
-fn render_folder(folder: &Path) -> Vec<(Case, Result<String>)> {
+/// What became of every case of `folder`: the text and, where a template comes with its tokenizer, the ids.
+fn render_folder(folder: &Path) -> Vec<(Case, Result<(String, Option<Vec<i32>>)>)> {
     let expected: Expected = read(&folder.join("expected.json"));
     let conversations: BTreeMap<String, Json> = read(&folder.join("conversations.json"));
     let mut templates = BTreeMap::new();
     for (name, special_tokens) in &expected.special_tokens {
-        let file = folder.join(name).with_added_extension("jinja");
-        let source = fs::read_to_string(&file).unwrap();
-        templates.insert(name.clone(), ChatTemplate::parse(&source, name, special_tokens));
+        let own = folder.join(name);
+        templates.insert(
+            name.clone(),
+            if own.is_dir() {
+                let mut tokenizer = Tokenizer::load(&own).unwrap();
+                (tokenizer.take_template(), Some(tokenizer))
+            } else {
+                let source = fs::read_to_string(own.with_added_extension("jinja")).unwrap();
+                (ChatTemplate::parse(&source, name, special_tokens), None)
+            },
+        );
     }
     let cases = expected.cases.into_iter().map(|case| {
-        let rendered = match &templates[&case.template] {
+        let (template, tokenizer) = &templates[&case.template];
+        let text = match template {
             Ok(template) => render(template, &conversations[&case.conversation], &case.ending),
             Err(error) => Err(Error::model(&case.template, error)),
         };
+        let rendered = text.map(|text| {
+            let ids = tokenizer.as_ref().map(|tokenizer| tokenizer.encode(&text).unwrap());
+            (text, ids)
+        });
         (case, rendered)
     });
     cases.collect()
@@ -82,19 +103,28 @@ fn render_folder(folder: &Path) -> Vec<(Case, Result<String>)> {
 
 #[test]
 fn templates_render_as_in_transformers() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/templates");
     let mut seen = 0;
-    for (case, rendered) in render_folder(&folder) {
+    for (case, rendered) in render_folder(&fixtures()) {
         let Case { template, conversation, ending, text } = case;
         match (text, rendered) {
-            (Some(text), Ok(rendered)) => assert_eq!(rendered, text, "{template}, {conversation}, {ending}"),
+            (Some(text), Ok((rendered, _))) => assert_eq!(rendered, text, "{template}, {conversation}, {ending}"),
             (None, Err(_)) => {}
             (Some(_), Err(error)) => panic!("{template}, {conversation}, {ending}: {error}"),
-            (None, Ok(text)) => panic!("{template}, {conversation}, {ending}: an error in transformers, here {text}"),
+            (None, Ok((text, _))) => {
+                panic!("{template}, {conversation}, {ending}: an error in transformers, here {text}")
+            }
         }
         seen += 1;
     }
-    assert!(seen > 100, "{seen} cases");
+    assert!(seen > 400, "{seen} cases");
+}
+
+#[test]
+fn dates_are_written_as_in_python() {
+    let at = chrono::DateTime::from_timestamp(1_722_000_009, 0).unwrap().fixed_offset();
+    for (format, text) in read::<Expected>(&fixtures().join("expected.json")).dates {
+        assert_eq!(python::strftime(at, &format).unwrap(), text, "{format}");
+    }
 }
 
 #[test]
@@ -104,7 +134,7 @@ fn templates_of_another_folder() {
     let results: Vec<Json> = render_folder(Path::new(&folder))
         .into_iter()
         .map(|(_, rendered)| match rendered {
-            Ok(text) => json!({ "text": text }),
+            Ok((text, ids)) => json!({ "text": text, "ids": ids }),
             Err(error) => json!({ "error": error.to_string() }),
         })
         .collect();
