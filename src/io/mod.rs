@@ -5,11 +5,17 @@
 //! RecordBatch --> TableWriter --finish--> a file that appears whole
 //! ```
 
+pub mod csv;
 pub mod dataset;
 pub mod ipc;
+mod ipc_stream;
+mod json_rows;
+mod json_schema;
 pub mod jsonl;
 pub mod parquet;
 pub mod store;
+mod text;
+mod unify;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
