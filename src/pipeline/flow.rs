@@ -100,20 +100,15 @@ impl Passed {
 
 impl Flow {
     /// Rows of a source.
-    pub(super) fn source(
-        id: &str,
-        dataset: Dataset,
-        reader: Reader,
-        limit: Option<u64>,
-        filters: bool,
-    ) -> Result<Self> {
+    pub(super) fn source(id: &str, dataset: Dataset, reader: Reader, limit: Option<u64>) -> Result<Self> {
+        let changes_rows = reader.changes_rows();
         let mut units: Vec<(Unit, u64)> = dataset.units().into_iter().map(|unit| (unit, u64::MAX)).collect();
         let mut flow = Self { rows: dataset.rows(), dataset, reader: None, units: Vec::new(), selects: Vec::new() };
         flow.reader = Some((id.to_owned(), Arc::new(reader)));
         if let Some(mut left) = limit {
             flow.rows = flow.rows.min(left);
             for (unit, take) in &mut units {
-                let rows = if filters && left > 0 { flow.count(unit)? } else { unit.rows };
+                let rows = if changes_rows && left > 0 { flow.count(unit)? } else { unit.rows };
                 *take = rows.min(left);
                 left -= *take;
             }

@@ -180,8 +180,7 @@ impl Run<'_> {
             Stage::Read(read) => {
                 let dataset = node.dataset.clone().expect("the plan opened the source");
                 let reader = read.open(dataset.schema())?;
-                let filters = read.filter.is_some() || read.sample.is_some() || read.split.is_some();
-                Ok((Flow::source(id, dataset, reader, read.limit, filters)?, Vec::new()))
+                Ok((Flow::source(id, dataset, reader, read.limit)?, Vec::new()))
             }
             Stage::Select(select) => {
                 let (mut flow, stations) = self.flow(&select.input)?;
