@@ -4,6 +4,8 @@
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
 mod engines;
+mod files;
+mod formats;
 mod harness;
 mod parity;
 mod pipeline;
