@@ -81,6 +81,27 @@ struct Record {
     parts: Vec<String>,
 }
 
+/// What is known of a finished part, beside it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    tallies: BTreeMap<String, Tally>,
+    /// What stages noted for themselves.
+    stages: BTreeMap<String, Value>,
+}
+
+impl Note {
+    fn of(tallies: BTreeMap<String, Tally>, stations: &mut [Station]) -> Self {
+        let stages = stations.iter_mut().filter_map(|station| Some((station.id.clone(), station.work.note()?)));
+        Self { tallies, stages: stages.collect() }
+    }
+
+    fn tell(&self, station: &mut Station) {
+        if let Some(note) = self.stages.get(&station.id) {
+            station.work.recall(note);
+        }
+    }
+}
+
 /// Runs `plan`.
 pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Report> {
     let workdir = Location::parse(&plan.workdir)?;
@@ -240,22 +261,31 @@ impl Run<'_> {
             }
             let name = format!("part-{index:05}.parquet");
             let (part, note) = (data.join(&name), data.join(&format!("part-{index:05}.json")));
-            let counted = match note.read()?.filter(|_| part.exists().unwrap_or(false)) {
-                Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::model(&note, error))?,
+            let known = note.read()?.filter(|_| part.exists().unwrap_or(false));
+            let known: Option<Note> = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            let counted = match known {
+                Some(known) => {
+                    all.iter_mut().for_each(|station| known.tell(station));
+                    known
+                }
                 None => {
                     let (passed, written) = self.unit(&flow, index, &mut all, &part)?;
                     bytes += written;
                     self.set_aside(node, &name, &passed)?;
-                    note.write(serde_json::to_vec(&passed.tallies).expect("counts are plain data"))?;
-                    passed.tallies
+                    let made = Note::of(passed.tallies, &mut all);
+                    note.write(serde_json::to_vec(&made).expect("counts are plain data"))?;
+                    made
                 }
             };
-            for (stage, tally) in &counted {
+            for (stage, tally) in &counted.tallies {
                 tallies.entry(stage.clone()).or_default().add(tally);
             }
             parts.push(name);
         }
         self.monitor.end();
+        for station in &all {
+            station.work.finish().map_err(|error| error.in_stage(&station.id))?;
+        }
         let mut reports = reports(tallies, &all);
         let report = reports.entry(node.id.clone()).or_default();
         (report.load_seconds, report.bytes) = (load_seconds, bytes);

@@ -106,6 +106,19 @@ pub trait Transform: Send {
     fn metrics(&self) -> Metrics {
         Metrics::new()
     }
+
+    /// What it counted since it was last asked, to be kept beside the rows of a unit.
+    fn note(&mut self) -> Option<Value> {
+        None
+    }
+
+    /// Takes up what an earlier run noted of rows that are there already.
+    fn recall(&mut self, _note: &Value) {}
+
+    /// Objects to all rows together, when the last one is through.
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What became of a batch.

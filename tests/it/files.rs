@@ -46,21 +46,21 @@ fn text_files_of_every_kind_give_the_same_rows() {
 fn files_of_other_writers_give_the_same_rows() {
     let fixtures = repository().join("tests/fixtures/formats");
     let expected = ["user: What is 2+2? שלום 🧮", "assistant: Four. 𠀀", "assistant: Five."].map(str::to_owned);
-    for (name, written_as, reason) in [
-        ("pyarrow.parquet", "messages", "empty answer"),
-        ("pyarrow_large.parquet", "messages", "empty answer"),
-        ("pyarrow_dictionary.parquet", "text", "empty answer"),
-        ("polars.parquet", "messages", "empty answer"),
-        ("polars_views.arrow", "messages", "empty answer"),
-        ("pandas.parquet", "text", "empty answer"),
-        ("duckdb.parquet", "messages", "empty answer"),
-        ("lz4.feather", "messages", "empty answer"),
-        ("zstd.feather", "messages", "empty answer"),
-        ("stream.arrow", "messages", "empty answer"),
+    for name in [
+        "pyarrow.parquet",
+        "pyarrow_large.parquet",
+        "pyarrow_dictionary.parquet",
+        "polars.parquet",
+        "polars_views.arrow",
+        "pandas.parquet",
+        "duckdb.parquet",
+        "lz4.feather",
+        "zstd.feather",
+        "stream.arrow",
     ] {
         let read = read_in(&Folder::new(), &format!("from: \"{}\"", fixtures.join(name).display()));
-        assert_eq!(read.pairs(), [expected.clone(), expected.clone()], "{name} ({written_as})");
-        assert_eq!(read.set_aside(), [(reason, 1)], "{name}");
+        assert_eq!(read.pairs(), [expected.clone(), expected.clone()], "{name}");
+        assert_eq!(read.set_aside(), [("empty answer", 1)], "{name}");
     }
     // One dataset of files whose encodings differ.
     let all = ["pyarrow.parquet", "pyarrow_large.parquet", "duckdb.parquet", "zstd.feather", "stream.arrow"];

@@ -323,6 +323,7 @@ fn every_plane_of_unicode_comes_out_as_it_went_in() {
     let rows = [
         json!({"prompt": text, "chosen": format!("{text}+"), "rejected": format!("{text}-")}),
         json!({"prompt": null, "chosen": whole("+"), "rejected": whole("-")}),
+        json!({"prompt": null, "chosen": "a b", "rejected": "a c"}),
     ];
     let read = read(&rows, "format: auto");
     let [prompt, chosen, rejected] = &read.pairs()[0];
@@ -331,6 +332,7 @@ fn every_plane_of_unicode_comes_out_as_it_went_in() {
         [&format!("user: {text}"), &format!("assistant: {text}+"), &format!("assistant: {text}-")]
     );
     assert_eq!(read.pairs()[1][0], format!("user: {text}?"));
+    assert_eq!(read.set_aside(), [("empty prompt", 1)]);
 }
 
 #[test]

@@ -289,6 +289,11 @@ impl<'a> Row<'a> {
         column.map_or(&Node::Null, |(_, nodes)| &nodes[self.index])
     }
 
+    /// Whether there is a column `name`.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.table.columns.iter().any(|(role, _)| *role == name)
+    }
+
     /// The text of column `name`, if it has words.
     pub(super) fn words(&self, name: &str) -> Option<&'a str> {
         self.get(name).text().filter(|text| !text.trim().is_empty())

@@ -33,7 +33,15 @@ pub(super) const ULTRAFEEDBACK: Form = Form {
 fn pair(row: &Row<'_>) -> Result<Pair, Reason> {
     let talk = |name| Talk::new(row.get(name));
     let (Some(chosen), Some(rejected)) = (talk("chosen")?, talk("rejected")?) else { return Err("empty answer") };
-    let mut pair = pair_of(talk("prompt")?, chosen, rejected)?;
+    let prompt = talk("prompt")?;
+    let no_prompt = prompt.is_none() && row.has("prompt");
+    let mut pair = match (chosen, rejected) {
+        // Only a dataset without prompts has them in its answers.
+        (Talk::Text(chosen), Talk::Text(rejected)) if no_prompt => {
+            hh::pair_of(None, &chosen, &rejected).unwrap_or(Err("empty prompt"))?
+        }
+        (chosen, rejected) => pair_of(prompt, chosen, rejected)?,
+    };
     if let Some(system) = row.words("system").filter(|_| pair.prompt[0].0 != "system") {
         pair.prompt.insert(0, say("system", system));
     }
