@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+mod boundary;
 mod engines;
 mod files;
 mod formats;

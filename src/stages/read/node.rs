@@ -82,11 +82,14 @@ pub(super) fn nodes(column: &ArrayRef) -> Result<Vec<Node>, ArrowError> {
         | DataType::FixedSizeList(element, _) => {
             let list = cast(column, &DataType::List(Arc::new(Field::clone(element).with_nullable(true))))?;
             let list = list.as_list::<i32>();
-            let items = |row: usize| match list.is_valid(row) {
-                true => nodes(&list.value(row)).map(Node::List),
-                false => Ok(Node::Null),
+            let (offsets, start) = (list.value_offsets(), list.value_offsets()[0]);
+            let length = offsets[list.len()] - start;
+            let mut values = nodes(&list.values().slice(start as usize, length as usize))?.into_iter();
+            let items = |row: usize| {
+                let items = values.by_ref().take((offsets[row + 1] - offsets[row]) as usize).collect();
+                if list.is_valid(row) { Node::List(items) } else { Node::Null }
             };
-            (0..list.len()).map(items).collect()
+            Ok((0..list.len()).map(items).collect())
         }
         DataType::Struct(fields) => {
             let rows = column.as_struct();
