@@ -99,8 +99,8 @@ enum Kind {
     Ipc,
 }
 
-const KINDS: &str = "known are .parquet, .jsonl, .ndjson, .json and .csv (these also with .gz or .zst), .arrow, .feather \
-                     and .ipc";
+const KINDS: &str = "known are .parquet, .jsonl, .ndjson, .json and .csv (these also with .gz or .zst), .arrow, \
+                     .feather and .ipc";
 
 impl Kind {
     fn of(name: &str) -> Option<Self> {

@@ -1,4 +1,4 @@
-//! Arrow IPC files (Feather V2) to record batches and back. What lacks an IPC file's mark at its start is read as an IPC
+//! Arrow IPC files (Feather V2) to record batches and back. What lacks an IPC file's mark at its start is read as a
 //! stream.
 
 use std::fmt::Display;

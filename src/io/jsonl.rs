@@ -1,5 +1,5 @@
-//! JSON Lines, or one JSON array of objects, plain or compressed, to record batches. The schema is what all rows have in
-//! common.
+//! JSON Lines, or one JSON array of objects, plain or compressed, to record batches. The schema is what all rows have
+//! in common.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -87,8 +87,8 @@ fn decode(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
     Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
 }
 
-/// The same JSON with characters in place of escaped pairs of surrogates, which arrow-json 59 joins wrongly from U+20000
-/// on.
+/// The same JSON with characters in place of escaped pairs of surrogates, which arrow-json 59 joins wrongly from
+/// U+20000 on.
 fn without_surrogates(text: &str) -> Cow<'_, str> {
     let escaped = text.contains("\\ud") || text.contains("\\uD");
     let value = escaped.then(|| serde_json::from_str::<Value>(text).ok()).flatten();

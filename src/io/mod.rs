@@ -26,6 +26,7 @@ use crate::error::Result;
 
 pub use dataset::{Chunk, Dataset, Unit};
 pub use store::Location;
+pub use unify::list_element;
 
 /// The file format of an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

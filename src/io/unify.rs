@@ -17,7 +17,7 @@ pub(super) fn unify(a: &DataType, b: &DataType) -> Option<DataType> {
         (a, b) if is_text(a) && is_text(b) => Some(Utf8),
         (Struct(a), Struct(b)) => Some(Struct(unify_fields(a, b)?)),
         (a, b) => {
-            let element = unify(element(a)?, element(b)?)?;
+            let element = unify(list_element(a)?, list_element(b)?)?;
             Some(List(Arc::new(Field::new("element", element, true))))
         }
     }
@@ -41,7 +41,8 @@ fn is_text(data_type: &DataType) -> bool {
     }
 }
 
-fn element(list: &DataType) -> Option<&DataType> {
+/// What a list of any kind holds; none of other types.
+pub fn list_element(list: &DataType) -> Option<&DataType> {
     match list {
         DataType::List(element)
         | DataType::LargeList(element)

@@ -77,7 +77,8 @@ fn too_large_a_share_is_an_error_however_often_it_is_run() {
         let stderr = folder.fails(&["run", "p.yaml"], 1);
         for expected in [
             "stage `tokens`: ",
-            "2 of 2 rows (100.00 %) have an answer that no special token ends, more than `boundary.missing_eos: 0.5` allows; \
+            "2 of 2 rows (100.00 %) have an answer that no special token ends, more than `boundary.missing_eos: 0.5` \
+             allows; \
              for example row rows.jsonl:1, rejected: answer ends ",
             "2 of 2 rows (100.00 %) have a BOS token too many, more than `boundary.double_bos: 0.25` allows",
         ] {

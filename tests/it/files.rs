@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use serde_json::json;
+
 use crate::formats::read_in;
 use crate::harness::{Folder, repository};
 
@@ -71,12 +73,13 @@ fn files_of_other_writers_give_the_same_rows() {
 #[test]
 fn columns_widen_over_rows_and_files() {
     let folder = Folder::new();
-    folder.write(
-        "a.jsonl",
-        "{\"prompt\": [], \"chosen\": [], \"rejected\": [], \"n\": 1, \"extra\": {}}\n\
-         {\"chosen\": [{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"a\", \"n\": 1}], \
-         \"rejected\": [{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"b\"}], \"n\": 0.5}\n",
-    );
+    let talk =
+        |answer: &str| json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": answer, "tokens": 1}]);
+    let rows = [
+        json!({"prompt": [], "chosen": [], "rejected": [], "n": 1, "extra": {}}),
+        json!({"chosen": talk("a"), "rejected": talk("b"), "n": 0.5}),
+    ];
+    folder.write("a.jsonl", &rows.map(|row| format!("{row}\n")).concat());
     folder.write("b.jsonl", "{\"chosen\": null, \"rejected\": null, \"late\": true}\n");
     let read = read_in(&folder, "from: \"*.jsonl\", where: \"n < 1 OR n IS NULL\"");
     assert_eq!(read.pairs(), [["user: q", "assistant: a", "assistant: b"].map(str::to_owned)]);

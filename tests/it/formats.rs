@@ -1,5 +1,5 @@
-//! Published forms of preference data through `read`: which answer is the better one, what becomes of rows that cannot be
-//! used, and what is refused.
+//! Published forms of preference data through `read`: which answer is the better one, what becomes of rows that cannot
+//! be used, and what is refused.
 
 use sepo::columns::row_as_json;
 use sepo::io::Dataset;
@@ -41,7 +41,8 @@ impl Read {
 
 fn pipeline(folder: &Folder, options: &str) -> String {
     let text = format!(
-        "workdir: run\nstages:\n  rows: {{ read: {{ {options} }} }}\n  out: {{ write: {{ input: rows, to: run/out }} }}\n"
+        "workdir: run\nstages:\n  rows: {{ read: {{ {options} }} }}\n  \
+         out: {{ write: {{ input: rows, to: run/out }} }}\n"
     );
     folder.write("p.yaml", &text).to_str().unwrap().to_owned()
 }
@@ -124,14 +125,18 @@ fn the_better_answer_is_chosen_in_every_format() {
         (
             "nemo_rl",
             json!({"context": [user("Two?")], "completions": ranked("completion", [
-                (2.0, json!([assistant("Five.")])), (0.0, json!([assistant("Four.")])), (1.0, json!([assistant("Er.")]))])}),
+                (2.0, json!([assistant("Five.")])),
+                (0.0, json!([assistant("Four.")])),
+                (1.0, json!([assistant("Er.")])),
+            ])}),
         ),
         ("helpsteer3", steer("Four.", "Five.", -3)),
         ("helpsteer3", steer("Five.", "Four.", 1)),
         ("alpaca", json!({"instruction": "Two?", "input": "", "chosen": "Four.", "rejected": "Five."})),
         (
             "sharegpt",
-            json!({"conversations": [says("human", "Two?")], "chosen": says("gpt", "Four."), "rejected": says("gpt", "Five.")}),
+            json!({"conversations": [says("human", "Two?")], "chosen": says("gpt", "Four."),
+                   "rejected": says("gpt", "Five.")}),
         ),
     ];
     let expected = ["user: Two?", "assistant: Four.", "assistant: Five."].map(str::to_owned);
@@ -274,9 +279,10 @@ fn messages_keep_what_can_be_kept() {
     let call = json!([{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]);
     let rows = [
         // Fields beside role and content are left out, a system message without content is none.
-        json!({"prompt": [{"role": "system", "content": null}, {"role": "user", "content": "q", "name": "Eve", "weight": 1}],
+        json!({"prompt": [{"role": "system", "content": null}, {"role": "user", "content": "q", "name": "Eve", "n": 1}],
                "chosen": [{"role": "assistant", "content": "a", "tool_calls": call}], "rejected": [assistant("b")]}),
-        json!({"prompt": [user("q"), {"role": "assistant", "content": null, "tool_calls": call}, {"role": "tool", "content": "4"}],
+        json!({"prompt": [user("q"), {"role": "assistant", "content": null, "tool_calls": call},
+                          {"role": "tool", "content": "4"}],
                "chosen": [assistant("a")], "rejected": [assistant("b")]}),
         json!({"prompt": [user("q")], "chosen": [{"role": "assistant", "content": null, "tool_calls": []}],
                "rejected": [assistant("b")]}),
@@ -306,7 +312,10 @@ fn messages_keep_what_can_be_kept() {
     assert_eq!(messages.set_aside(), expected);
 
     let part = |kind: &str, text: Value| json!({"type": kind, "text": text});
-    let asked = |parts: Value| json!({"prompt": [{"role": "user", "content": parts}], "chosen": [assistant("a")], "rejected": [assistant("b")]});
+    let asked = |parts: Value| {
+        let prompt = json!([{"role": "user", "content": parts}]);
+        json!({"prompt": prompt, "chosen": [assistant("a")], "rejected": [assistant("b")]})
+    };
     let rows = [
         asked(json!([part("text", "Two, ".into()), part("text", "three?".into())])),
         asked(json!([part("image", Value::Null)])),

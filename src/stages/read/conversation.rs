@@ -1,5 +1,5 @@
-//! Conversations in canonical form: turns out of published messages, pairs of answers to one prompt, and the column that
-//! holds them.
+//! Conversations in canonical form: turns out of published messages, pairs of answers to one prompt, and the column
+//! that holds them.
 
 use std::sync::Arc;
 

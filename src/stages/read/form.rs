@@ -3,9 +3,10 @@
 //! A form is declared in its own file and registered in [`FORMS`].
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::Schema;
 
 use super::conversation::Pair;
+pub(super) use super::kind::Kind;
 use super::node::{Node, nodes};
 use super::{ColumnNames, Format, PairRule, helpsteer, hh, llama_factory, ranked, shp, trl};
 use crate::error::{Error, Place, Problem, Result};
@@ -78,80 +79,6 @@ impl Column {
     }
 }
 
-/// What a column holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Text,
-    /// A number, or its text.
-    Number,
-    /// A message, or a list of them.
-    Turns,
-    /// Either a text or messages.
-    Talk,
-    /// Lists of two texts: what the user said, and the answer.
-    Rounds,
-    /// Structs with `rank` and the field named here, which is a text or messages.
-    Ranked(&'static str),
-}
-
-impl Kind {
-    fn accepts(self, data_type: &DataType) -> bool {
-        let both = |fields: &arrow::datatypes::Fields, kinds: [(&str, Self); 2]| {
-            kinds.iter().all(|(name, kind)| fields.find(name).is_some_and(|(_, field)| kind.accepts(field.data_type())))
-        };
-        match (self, data_type) {
-            // Nothing but nulls: the rows say so.
-            (_, DataType::Null) => true,
-            (Self::Text, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) => true,
-            (Self::Text, DataType::Dictionary(_, value)) => self.accepts(value),
-            (Self::Number, DataType::Boolean) => true,
-            (Self::Number, kind) => kind.is_numeric() || Self::Text.accepts(kind),
-            (Self::Turns, DataType::Struct(fields)) => {
-                let named = |role, content| both(fields, [(role, Self::Text), (content, Self::Text)]);
-                let parted = fields.find("role").is_some()
-                    && fields.find("content").and_then(|(_, field)| element(field.data_type())).is_some();
-                named("role", "content") || named("from", "value") || parted
-            }
-            (Self::Turns, list) => element(list).is_some_and(|element| match element {
-                DataType::Struct(_) | DataType::Null => self.accepts(element),
-                _ => false,
-            }),
-            (Self::Talk, kind) => Self::Text.accepts(kind) || Self::Turns.accepts(kind),
-            (Self::Rounds, list) => element(list).is_some_and(|round| {
-                *round == DataType::Null || element(round).is_some_and(|text| Self::Text.accepts(text))
-            }),
-            (Self::Ranked(answer), list) => element(list).is_some_and(|element| match element {
-                DataType::Struct(fields) => both(fields, [("rank", Self::Number), (answer, Self::Talk)]),
-                other => *other == DataType::Null,
-            }),
-            _ => false,
-        }
-    }
-
-    fn describe(self) -> String {
-        match self {
-            Self::Text => "text".to_owned(),
-            Self::Number => "a number".to_owned(),
-            Self::Turns => "messages".to_owned(),
-            Self::Talk => "text or messages".to_owned(),
-            Self::Rounds => "lists of two texts".to_owned(),
-            Self::Ranked(answer) => format!("list<struct<{answer}, rank>>"),
-        }
-    }
-}
-
-/// What a list of any kind holds.
-pub(super) fn element(data_type: &DataType) -> Option<&DataType> {
-    match data_type {
-        DataType::List(element)
-        | DataType::LargeList(element)
-        | DataType::ListView(element)
-        | DataType::LargeListView(element)
-        | DataType::FixedSizeList(element, _) => Some(element.data_type()),
-        _ => None,
-    }
-}
-
 impl Form {
     /// The form named `format`.
     pub(super) fn named(format: Format) -> Option<&'static Self> {
@@ -204,7 +131,8 @@ impl Form {
         let message =
             format!("no column `prompt`, and a column `{prompt}` that may be it; there are {}", listed(schema));
         let help = format!(
-            "`columns: {{ prompt: {prompt}{system} }}` takes it; `format: pairs` cuts `chosen` and `rejected` where they part"
+            "`columns: {{ prompt: {prompt}{system} }}` takes it; `format: pairs` cuts `chosen` and `rejected` where they \
+             part"
         );
         Some(Problem::at("from", message).help(help))
     }
@@ -234,8 +162,8 @@ fn unpaired(schema: &Schema) -> Option<Problem> {
              There are {}",
             listed(schema)
         );
-        let help = "join the rows with a good and with a bad answer by their prompt into `prompt`, `chosen`, `rejected` \
-                    (docs/datasets.md shows a query)";
+        let help = "join the rows with a good and with a bad answer by their prompt into `prompt`, `chosen`, \
+                    `rejected` (docs/datasets.md shows a query)";
         Problem::at("from", message).help(help)
     })
 }
@@ -244,8 +172,8 @@ fn unknown(schema: &Schema) -> Problem {
     let forms = FORMS.into_iter().map(|form| format!("\n    {}: {}", form.format.name(), form.describe()));
     let forms: String = forms.collect();
     let help = format!(
-        "name the columns (`columns: {{ prompt: …, chosen: …, rejected: … }}`) or bring them into one of the formats{forms}\
-         \n    tokens: prompt_ids, chosen_ids, rejected_ids (lists of integers)"
+        "name the columns (`columns: {{ prompt: …, chosen: …, rejected: … }}`) or bring them into one of the \
+         formats{forms}\n    tokens: prompt_ids, chosen_ids, rejected_ids (lists of integers)"
     );
     Problem::at("from", format!("these columns are of no known format: {}", listed(schema))).help(help)
 }

@@ -1,12 +1,13 @@
 //! `read` — rows of a preference dataset, in one form whatever the source's.
 //!
-//! Text becomes `prompt`, `chosen` and `rejected` as conversations; data that is tokenized already passes through. Every
-//! other column stays as it is. A format is a `Form` in its own file, registered in `form.rs`.
+//! Text becomes `prompt`, `chosen` and `rejected` as conversations; data that is tokenized already passes through. The
+//! other columns stay as they are. A format is a `Form` in its own file, registered in `form.rs`.
 
 mod conversation;
 mod form;
 mod helpsteer;
 mod hh;
+mod kind;
 mod llama_factory;
 mod node;
 mod ranked;

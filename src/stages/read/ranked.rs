@@ -24,7 +24,7 @@ pub(super) const NEMO_RL: Form = Form {
 
 fn nectar(row: &Row<'_>, rule: PairRule) -> Vec<Result<Pair, Reason>> {
     let prompt = row.words("prompt").unwrap_or_default();
-    let prompt = hh::transcript(prompt).unwrap_or_else(|| vec![say("user", prompt)]);
+    let prompt = hh::open_transcript(prompt).unwrap_or_else(|| vec![say("user", prompt)]);
     pairs(&prompt, &answers(row.get("answers"), "answer"), rule)
 }
 

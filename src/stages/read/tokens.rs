@@ -6,10 +6,11 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 
-use super::form::{Reason, element, listed};
+use super::form::{Reason, listed};
 use crate::columns::lists::from_rows;
 use crate::columns::{PROMPT_IDS, Side, list_type, with_column};
 use crate::error::{Error, Place, Problem, Result};
+use crate::io::list_element;
 
 /// The columns with token ids.
 pub(super) fn names() -> [String; 3] {
@@ -19,7 +20,7 @@ pub(super) fn names() -> [String; 3] {
 /// What is wrong with the columns of `schema`.
 pub(super) fn problems(schema: &Schema) -> Vec<Problem> {
     let problem = |name: String| match schema.field_with_name(&name) {
-        Ok(field) if element(field.data_type()).is_some_and(DataType::is_integer) => None,
+        Ok(field) if list_element(field.data_type()).is_some_and(DataType::is_integer) => None,
         Ok(field) => {
             let message = format!("column `{name}` is {}, not a list of integers", field.data_type());
             Some(Problem::at("from", message))

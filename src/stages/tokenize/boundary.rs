@@ -137,8 +137,8 @@ impl Boundaries {
         Self { bos: id("bos_token"), eos: id("eos_token"), special: tokenizer.special_ids() }
     }
 
-    /// The faults of one answer. `joint` is the prompt and the answer tokenized as one text; `room` tokens of the answer
-    /// stay.
+    /// The faults of one answer. `joint` is the prompt and the answer tokenized as one text; `room` tokens of the
+    /// answer stay.
     pub(super) fn faults(
         &self,
         tokenizer: &Tokenizer,
