@@ -256,6 +256,7 @@ fn what_cannot_be_read_is_refused_with_a_way_out() {
     for row in [
         json!({"prompt": "q", "completion": "a", "label": true}),
         json!({"instruction": "q", "output": "a", "kto_tag": false}),
+        json!({"messages": [user("q"), assistant("a")], "label": true}),
     ] {
         let stderr = refused(row, "format: auto");
         assert!(stderr.contains("unpaired data: one answer in every row, with a label"), "{stderr}");

@@ -155,7 +155,8 @@ pub(super) fn listed(schema: &Schema) -> String {
 /// Data as KTO takes it: one answer a row, and whether it is good.
 fn unpaired(schema: &Schema) -> Option<Problem> {
     let found = |name: &str| schema.field_with_name(name).is_ok();
-    let unpaired = found("kto_tag") || found("label") && found("completion");
+    let answer = ["completion", "response", "output", "messages", "conversations"].into_iter().any(found);
+    let unpaired = found("kto_tag") || found("label") && answer;
     unpaired.then(|| {
         let message = format!(
             "unpaired data: one answer in every row, with a label; the objectives compare two answers to one prompt. \
