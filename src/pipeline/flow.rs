@@ -96,13 +96,14 @@ impl Flow {
             return Err(Error::stage(&node.id, format!("`{}` has no files", node.stage.name())));
         };
         let mut flow = Self::whole(dataset.clone());
-        flow.reader = Some((node.id.clone(), Arc::new(read.open(dataset.schema())?)));
+        let reader = read.open(dataset.schema())?;
+        let changes_rows = reader.changes_rows();
+        flow.reader = Some((node.id.clone(), Arc::new(reader)));
         if let Some(mut left) = read.limit {
             flow.rows = flow.rows.min(left);
-            let filters = read.filter.is_some() || read.sample.is_some() || read.split.is_some();
             let mut units = std::mem::take(&mut flow.units);
             for (unit, take) in &mut units {
-                let rows = if filters && left > 0 { flow.count(unit)? } else { unit.rows };
+                let rows = if changes_rows && left > 0 { flow.count(unit)? } else { unit.rows };
                 *take = rows.min(left);
                 left -= *take;
             }

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+mod boundary;
 mod checkpoints;
 mod engines;
+mod files;
+mod formats;
 mod harness;
 mod lora;
 mod parity;
