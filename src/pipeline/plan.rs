@@ -7,6 +7,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 
 use super::schema::suggest;
 use super::spec::{ModelSpec, Spec};
+use super::vocabulary;
 use crate::columns::Side;
 use crate::error::{Problem, Result};
 use crate::io::Dataset;
@@ -88,6 +89,9 @@ impl Plan {
                     problem
                 })),
             }
+        }
+        if problems.is_empty() {
+            problems = vocabulary::problems(&plan);
         }
         if problems.is_empty() { Ok(plan) } else { Err(spec.report(problems)) }
     }
