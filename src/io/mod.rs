@@ -6,6 +6,7 @@
 //! ```
 
 pub mod dataset;
+pub mod hub;
 pub mod ipc;
 pub mod jsonl;
 pub mod parquet;
