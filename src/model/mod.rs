@@ -8,105 +8,189 @@
 //! One file an architecture, fields spelt as in the checkpoint. What burn does slowly is in [`kernels`]. Nothing here
 //! knows about columns or files of data.
 
+pub mod adapter;
 pub mod chat_template;
+mod checkpoint;
+pub mod decoder;
 pub mod device;
 pub mod folder;
+pub mod gpt2;
+pub mod gpt_neox;
 pub mod kernels;
 pub mod layers;
 pub mod llama;
+pub mod lora;
+pub mod mistral;
+mod overlay;
 pub mod packed;
+pub mod precision;
+pub mod qwen2;
+pub mod qwen3;
+pub mod rope;
 pub mod score;
 pub mod source;
 pub mod tokenizer;
+pub mod weight;
 pub mod weights;
-
-use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+use adapter::Stored;
 pub use chat_template::{ChatTemplate, Message, Template};
+use decoder::Decoder;
 pub use device::DeviceSpec;
-use llama::Llama;
+use gpt_neox::GptNeoX;
+use gpt2::Gpt2;
+pub use lora::Lora;
+use overlay::{Overlay, Training};
 pub use packed::{Needed, PackedBatch, Response};
+pub use precision::Precision;
 pub use score::Scorer;
 pub use source::{ModelSource, Weights};
 pub use tokenizer::Tokenizer;
+use weight::Head;
 use weights::Parameters;
 
 /// A causal language model of any supported architecture.
 #[derive(Module, Debug)]
 pub enum CausalLm {
-    /// Llama 2 and 3, TinyLlama, SmolLM.
-    Llama(Llama),
+    /// Llama, Mistral, Qwen2, Qwen3.
+    Decoder(Decoder),
+    /// GPT-NeoX, Pythia.
+    GptNeoX(GptNeoX),
+    /// GPT-2.
+    Gpt2(Gpt2),
 }
 
+/// The supported `model_type`s, and what config.json's `architectures` calls them.
+const ARCHITECTURES: [(&str, &str); 6] = [
+    ("llama", "LlamaForCausalLM"),
+    ("mistral", "MistralForCausalLM"),
+    ("qwen2", "Qwen2ForCausalLM"),
+    ("qwen3", "Qwen3ForCausalLM"),
+    ("gpt_neox", "GPTNeoXForCausalLM"),
+    ("gpt2", "GPT2LMHeadModel"),
+];
+
 impl CausalLm {
-    /// Reads or initialises the model on `device`. Every tensor of the checkpoint must be used, none may be missing.
+    /// Reads or initialises the model on `device`, with the source's adapter merged into it. Every tensor of the
+    /// checkpoint must be used, none may be missing.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        Self::frozen(source, Precision::F32, device)
+    }
+
+    /// As [`Self::load`], with the weights of all products frozen in `precision`.
+    pub fn frozen(source: &ModelSource, precision: Precision, device: &Device) -> Result<Self> {
+        let stored = source.adapter_folder().map(Stored::open).transpose()?;
+        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), precision, device)
+    }
+
+    /// The frozen model with adapters that train: those of the source, else new ones from `seed`.
+    pub fn load_adapted(source: &ModelSource, lora: &Lora, seed: u64, device: &Device) -> Result<Self> {
+        if source.base_folder()?.is_none() && !lora.merge {
+            let message =
+                "lora: adapters must name the folder of their base, and this model has none; set `merge: true`";
+            return Err(Error::model(source, message));
+        }
+        let start = source.adapter_folder().map(Stored::open).transpose()?;
+        let training = Training::new(source.to_string(), lora.clone(), seed, start)?;
+        Self::load_with(source, Overlay::Trained(training), Precision::F32, device)
+    }
+
+    fn load_with(source: &ModelSource, overlay: Overlay, precision: Precision, device: &Device) -> Result<Self> {
         let config = source.config()?;
-        let mut parameters = Parameters::open(source, &config, device)?;
-        let architecture = config.get("model_type").and_then(|kind| kind.as_str()).unwrap_or_default();
-        let model = match architecture {
-            "llama" => Self::Llama(Llama::new(llama::Config::parse(&config, source)?, &mut parameters)?),
-            "" => return Err(Error::model(source, "config.json has no model_type; supported: llama")),
-            other => {
-                return Err(Error::model(source, format!("model_type `{other}` is not supported; supported: llama")));
-            }
-        };
+        let mut parameters = Parameters::open(source, &config, overlay, precision, device)?;
+        let model = Self::new(&config, &mut parameters)?;
         parameters.finish()?;
         Ok(model)
     }
 
-    /// Entries of the vocabulary.
-    pub fn vocab_size(&self) -> usize {
-        match self {
-            Self::Llama(model) => model.vocab_size(),
+    fn new(config: &Value, parameters: &mut Parameters) -> Result<Self> {
+        if config.get("quantization_config").is_some_and(|quantization| !quantization.is_null()) {
+            return Err(parameters.wrong_config("quantization_config: quantised checkpoints are not supported"));
+        }
+        let described = |parsed: Result<decoder::Config, String>, parameters: &mut Parameters| {
+            let config = parsed.map_err(|message| parameters.wrong_config(&message))?;
+            Ok(Self::Decoder(Decoder::new(&config, parameters)?))
+        };
+        match config.get("model_type").and_then(Value::as_str) {
+            Some("llama") => described(parse(config, llama::Config::decoder), parameters),
+            Some("mistral") => described(parse(config, mistral::Config::decoder), parameters),
+            Some("qwen2") => described(parse(config, qwen2::Config::decoder).flatten(), parameters),
+            Some("qwen3") => described(parse(config, qwen3::Config::decoder).flatten(), parameters),
+            Some("gpt_neox") => {
+                let config = parse(config, |config| config).map_err(|message| parameters.wrong_config(&message))?;
+                Ok(Self::GptNeoX(GptNeoX::new(&config, parameters)?))
+            }
+            Some("gpt2") => {
+                let config = parse(config, |config| config).map_err(|message| parameters.wrong_config(&message))?;
+                Ok(Self::Gpt2(Gpt2::new(&config, parameters)?))
+            }
+            other => {
+                let found = other.map_or("no model_type".to_owned(), |other| format!("model_type `{other}`"));
+                let supported = ARCHITECTURES.map(|(model_type, _)| model_type).join(", ");
+                Err(parameters.wrong_config(&format!("{found} is not supported; supported: {supported}")))
+            }
         }
     }
 
-    /// The longest sequence that the positions were made for.
-    pub fn max_positions(&self) -> usize {
+    /// Entries of the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.head().rows()
+    }
+
+    /// The longest sequence that the model can take; none where positions are computed.
+    pub fn position_limit(&self) -> Option<usize> {
         match self {
-            Self::Llama(model) => model.max_positions(),
+            Self::Decoder(_) | Self::GptNeoX(_) => None,
+            Self::Gpt2(model) => Some(model.positions()),
+        }
+    }
+
+    fn head(&self) -> Head {
+        match self {
+            Self::Decoder(model) => model.head(),
+            Self::GptNeoX(model) => model.head(),
+            Self::Gpt2(model) => model.head(),
         }
     }
 
     /// Log-probabilities `[batch.targets.len()]` of the batch's needed tokens, in the batch's order.
     ///
-    /// All ids must be smaller than [`Self::vocab_size`].
+    /// All ids must be smaller than [`Self::vocab_size`], all positions than [`Self::position_limit`].
     pub fn token_logps(&self, batch: &PackedBatch, device: &Device) -> Tensor<1> {
         let rows = TensorData::new(batch.rows.clone(), [batch.rows.len()]);
         let rows = Tensor::<1, Int>::from_data(rows, device);
-        let targets: Arc<[i32]> = batch.targets.as_slice().into();
-        match self {
-            Self::Llama(model) => {
-                let hidden = model.hidden(batch, device);
-                kernels::token_logps::token_logps(model.norm(hidden.select(0, rows)), model.head(), targets)
-            }
-        }
+        let hidden = match self {
+            Self::Decoder(model) => model.norm(model.hidden(batch, device).select(0, rows)),
+            Self::GptNeoX(model) => model.norm(model.hidden(batch, device).select(0, rows)),
+            Self::Gpt2(model) => model.norm(model.hidden(batch, device).select(0, rows)),
+        };
+        self.head().token_logps(hidden, batch.targets.as_slice().into())
     }
 
     /// Calls `visit` with every parameter's checkpoint name and tensor, flattened, in a fixed order.
     pub fn for_each_parameter(&self, visit: impl FnMut(&str, Tensor<1>, &[usize])) {
-        match self {
-            Self::Llama(model) => weights::for_each(model, visit),
-        }
+        weights::for_each(self, visit);
     }
 
     /// Takes every trained parameter's gradient out of `gradients`: checkpoint name and flat values.
     pub fn take_gradients(&self, gradients: &mut Gradients, take: impl FnMut(&str, Tensor<1>)) {
-        match self {
-            Self::Llama(model) => weights::take_gradients(model, gradients, take),
-        }
+        weights::take_gradients(self, gradients, take);
     }
 
     /// Replaces every parameter by what `replace` makes of its checkpoint name and tensor.
     pub fn map_parameters(self, replace: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
-        match self {
-            Self::Llama(model) => Self::Llama(weights::map(model, replace)),
-        }
+        weights::map(self, replace)
     }
+}
+
+/// Reads an architecture's config.json.
+fn parse<C: DeserializeOwned, T>(config: &Value, then: impl FnOnce(C) -> T) -> Result<T, String> {
+    serde_json::from_value(config.clone()).map(then).map_err(|error| error.to_string())
 }

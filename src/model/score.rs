@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::Device;
 
-use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Response};
+use super::kernels::bf16::Packed;
+use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Precision, Response};
 use crate::error::{Error, Result};
 
 /// A prompt and its two responses, as token ids.
@@ -26,9 +27,22 @@ pub struct Scorer {
 
 impl Scorer {
     /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
-    pub fn load(source: &ModelSource, device: DeviceSpec, batch_tokens: usize) -> Result<Self> {
+    pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
+        let precision = match precision {
+            Precision::F32 => precision,
+            wanted if device == DeviceSpec::Cpu && Packed::is_fast() => wanted,
+            _ => {
+                tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
+                Precision::F32
+            }
+        };
         let device = device.open()?;
-        Ok(Self { model: CausalLm::load(source, &device)?, device, name: source.to_string(), batch_tokens })
+        Ok(Self {
+            model: CausalLm::frozen(source, precision, &device)?,
+            device,
+            name: source.to_string(),
+            batch_tokens,
+        })
     }
 
     /// Scores with a model that is loaded already.
@@ -39,11 +53,10 @@ impl Scorer {
     /// The log-probability of every response token, `[chosen, rejected]` for every pair.
     ///
     /// # Errors
-    /// A token id that the model has no embedding for.
+    /// A token id that the model has no embedding for, or more tokens than it has positions.
     pub fn logps(&self, pairs: &[PairIds]) -> Result<Vec<[Vec<f32>; 2]>> {
-        let vocabulary = self.model.vocab_size();
         for pair in pairs {
-            check_ids(pair, vocabulary, &self.name)?;
+            check(pair, &self.model, &self.name)?;
         }
         let mut out = vec![Default::default(); pairs.len()];
         let mut order: Vec<usize> = (0..pairs.len()).collect();
@@ -64,15 +77,21 @@ impl Scorer {
     }
 }
 
-/// Every id must have an embedding.
-pub fn check_ids(pair: &PairIds, vocabulary: usize, model: &str) -> Result<()> {
+/// Every id must have an embedding, and every position where the model has a limit.
+pub fn check(pair: &PairIds, model: &CausalLm, name: &str) -> Result<()> {
+    let vocabulary = model.vocab_size();
     let ids = pair.prompt.iter().chain(pair.responses[0]).chain(pair.responses[1]);
-    match ids.copied().find(|id| usize::try_from(*id).map_or(true, |id| id >= vocabulary)) {
-        None => Ok(()),
-        Some(id) => {
-            let help = "the data was tokenized for another model";
-            Err(Error::model(model, format!("token id {id} is outside the vocabulary of {vocabulary}; {help}")))
+    if let Some(id) = ids.copied().find(|id| usize::try_from(*id).map_or(true, |id| id >= vocabulary)) {
+        let help = "the data was tokenized for another model";
+        return Err(Error::model(name, format!("token id {id} is outside the vocabulary of {vocabulary}; {help}")));
+    }
+    let longest = pair.prompt.len() + pair.responses.map(<[i32]>::len).into_iter().max().unwrap_or_default();
+    match model.position_limit() {
+        Some(limit) if longest > limit => {
+            let help = "set the `tokenize` stage's max_length to that or less";
+            Err(Error::model(name, format!("a row has {longest} tokens, the model {limit} positions; {help}")))
         }
+        _ => Ok(()),
     }
 }
 

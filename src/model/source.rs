@@ -1,4 +1,4 @@
-//! Where a model comes from: a Hugging Face folder, or a configuration to initialise from.
+//! Where a model comes from: a Hugging Face folder, or a configuration to initialise from; and what adapts it.
 
 use std::fmt;
 use std::fs;
@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
-use super::weights;
+use super::{CausalLm, DeviceSpec, adapter, checkpoint};
 use crate::error::{Error, Result};
 
 /// A model by its name in the pipeline, before it is loaded.
@@ -17,6 +17,8 @@ pub struct ModelSource {
     pub name: String,
     /// Its weights.
     pub weights: Weights,
+    /// A folder with a LoRA adapter in PEFT's format, to be put on the weights.
+    pub adapter: Option<PathBuf>,
     /// Folder with tokenizer.json; for a folder of weights usually the same folder.
     pub tokenizer: Option<PathBuf>,
     digest: Arc<OnceLock<String>>,
@@ -25,7 +27,7 @@ pub struct ModelSource {
 /// What a model's parameters start as.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Weights {
-    /// A folder with config.json and safetensors.
+    /// A folder with config.json and safetensors, or an adapter's folder, which names the folder of its base.
     Folder(PathBuf),
     /// Normal random numbers for the architecture of a config.json.
     Init {
@@ -39,26 +41,87 @@ pub enum Weights {
 impl ModelSource {
     /// A model called `name`.
     pub fn new(name: impl Into<String>, weights: Weights, tokenizer: Option<PathBuf>) -> Self {
-        Self { name: name.into(), weights, tokenizer, digest: Arc::default() }
+        Self { name: name.into(), weights, adapter: None, tokenizer, digest: Arc::default() }
     }
 
-    /// The folder `path` with weights and tokenizer.
+    /// The folder `path` with weights and tokenizer; an adapter may leave the tokenizer to its base.
     pub fn folder(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        let tokenizer = path.join("tokenizer.json").is_file().then(|| path.clone());
-        Self::new(name, Weights::Folder(path), tokenizer)
+        let mut source = Self::new(name, Weights::Folder(path.into()), None);
+        // An adapter that does not name its base is reported where the model is loaded.
+        let folders = [source.adapter_folder().map(Path::to_owned), source.base_folder().ok().flatten()];
+        source.tokenizer = folders.into_iter().flatten().find(|folder| folder.join("tokenizer.json").is_file());
+        source
+    }
+
+    /// The same model with the adapter in `folder` on it.
+    pub fn adapted(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.adapter = Some(folder.into());
+        self
+    }
+
+    /// The folder of the adapter that lies on the weights.
+    pub fn adapter_folder(&self) -> Option<&Path> {
+        match &self.weights {
+            _ if self.adapter.is_some() => self.adapter.as_deref(),
+            Weights::Folder(folder) => Some(&**folder).filter(|folder| adapter::is_adapter(folder)),
+            Weights::Init { .. } => None,
+        }
+    }
+
+    /// The folder of the weights below any adapter; none for a model that is made from a configuration.
+    ///
+    /// # Errors
+    /// An adapter's folder that does not name a folder of weights, or a second adapter below the first.
+    pub fn base_folder(&self) -> Result<Option<PathBuf>> {
+        let Weights::Folder(folder) = &self.weights else { return Ok(None) };
+        if !adapter::is_adapter(folder) {
+            return Ok(Some(folder.clone()));
+        }
+        let base = match &self.adapter {
+            None => adapter::base_of(folder)?,
+            Some(_) => folder.clone(),
+        };
+        if adapter::is_adapter(&base) {
+            let message = "is an adapter itself; train it with `merge: true`, and put the second adapter on the result";
+            return Err(Error::model(base.display(), message));
+        }
+        Ok(Some(base))
     }
 
     /// The content of config.json.
     pub fn config(&self) -> Result<Value> {
-        match &self.weights {
-            Weights::Init { config, .. } => Ok(config.clone()),
-            Weights::Folder(folder) => {
-                let path = folder.join("config.json");
-                let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
-                serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
+        if let Weights::Init { config, .. } = &self.weights {
+            return Ok(config.clone());
+        }
+        let path = self.base_folder()?.unwrap_or_default().join("config.json");
+        let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
+        serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
+    }
+
+    /// Numbers that the model holds, from the checkpoint's headers.
+    pub fn parameters(&self) -> Result<u64> {
+        match self.base_folder()? {
+            Some(folder) => checkpoint::parameters(&folder),
+            None => {
+                let mut count = 0;
+                let model = CausalLm::load(self, &DeviceSpec::Cpu.open()?)?;
+                model.for_each_parameter(|_, _, shape| count += shape.iter().product::<usize>() as u64);
+                Ok(count)
             }
         }
+    }
+
+    /// About how many numbers a backward pass keeps for every token: the inputs of a layer's products, norms and
+    /// activations. Zero where config.json has not the usual names.
+    pub fn activations(&self) -> Result<u64> {
+        let config = self.config()?;
+        let number = |names: [&str; 2]| names.iter().find_map(|name| config.get(*name)?.as_u64()).unwrap_or(0);
+        let width = number(["hidden_size", "n_embd"]);
+        let inner = match number(["intermediate_size", "n_inner"]) {
+            0 => 4 * width,
+            inner => inner,
+        };
+        Ok(number(["num_hidden_layers", "n_layer"]) * (8 * width + 3 * inner))
     }
 
     /// blake3 of configuration and weights: equal digests give equal log-probabilities.
@@ -68,15 +131,13 @@ impl ModelSource {
         }
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.config()?.to_string().as_bytes());
-        match &self.weights {
-            Weights::Init { seed, .. } => {
-                hasher.update(&seed.to_le_bytes());
-            }
-            Weights::Folder(folder) => {
-                for file in weights::files(folder)? {
-                    hasher.update_mmap_rayon(&file).map_err(|error| missing(&file, &error))?;
-                }
-            }
+        if let Weights::Init { seed, .. } = &self.weights {
+            hasher.update(&seed.to_le_bytes());
+        }
+        let weights = self.base_folder()?.map(|folder| checkpoint::files(&folder)).transpose()?;
+        let adapter = self.adapter_folder().map(adapter::files);
+        for file in weights.into_iter().flatten().chain(adapter.into_iter().flatten()) {
+            hasher.update_mmap_rayon(&file).map_err(|error| missing(&file, &error))?;
         }
         let digest = hasher.finalize().to_hex().to_string();
         Ok(self.digest.get_or_init(|| digest).clone())

@@ -5,7 +5,7 @@
 pub mod compare;
 mod special_tokens;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -93,6 +93,13 @@ impl Tokenizer {
     /// The end-of-text token, where the folder names one.
     pub fn eos_token(&self) -> Option<&str> {
         self.special_tokens.get("eos_token").map(String::as_str)
+    }
+
+    /// The ids of the special tokens: those that the folder names, and those marked as special in `tokenizer.json`.
+    pub fn special_ids(&self) -> BTreeSet<i32> {
+        let marked = self.inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
+        let named = self.special_tokens.values().filter_map(|token| self.id(token));
+        marked.map(|(id, _)| id as i32).chain(named).collect()
     }
 
     /// Special tokens by their names in `tokenizer_config.json`, such as `eos_token`.

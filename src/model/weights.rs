@@ -1,21 +1,24 @@
 //! Parameters by their checkpoint names: out of safetensors or a seeded generator, and back out of a model.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::iter;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use half::{bf16, f16};
-use memmap2::Mmap;
+use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
-use rayon::prelude::*;
-use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::source::{ModelSource, Weights, missing};
+use super::Precision;
+use super::checkpoint::Checkpoint;
+use super::kernels::bf16::Packed;
+use super::kernels::linear::Layout;
+use super::lora::Adapter;
+use super::overlay::Overlay;
+use super::source::{ModelSource, Weights};
+use super::weight::Weight;
 use crate::error::{Error, Result};
 
 /// The parameters of one model on their way to a device.
@@ -23,9 +26,17 @@ use crate::error::{Error, Result};
 pub struct Parameters {
     source: String,
     origin: Origin,
+    precision: Precision,
     device: Device,
     used: BTreeSet<String>,
+    overlay: Overlay,
+    /// What the model's names begin with and the checkpoint's do not.
+    dropped_prefix: Option<&'static str>,
 }
+
+/// Buffers of old checkpoints: masks, and rotary frequencies, which follow from config.json.
+const BUFFERS: [&str; 5] =
+    [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"];
 
 #[derive(Debug)]
 enum Origin {
@@ -35,9 +46,19 @@ enum Origin {
 
 impl Parameters {
     /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
-    pub fn open(source: &ModelSource, config: &Value, device: &Device) -> Result<Self> {
+    ///
+    /// In any `precision` but f32, weights of products come out frozen.
+    pub(super) fn open(
+        source: &ModelSource,
+        config: &Value,
+        overlay: Overlay,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self> {
         let origin = match &source.weights {
-            Weights::Folder(folder) => Origin::Checkpoint(Checkpoint::open(folder)?),
+            Weights::Folder(folder) => {
+                Origin::Checkpoint(Checkpoint::open(source.base_folder()?.as_ref().unwrap_or(folder))?)
+            }
             Weights::Init { seed, .. } => {
                 let spread = config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
                 let normal = Normal::new(0.0, spread as f32);
@@ -45,24 +66,57 @@ impl Parameters {
                 Origin::Init { seed: *seed, normal }
             }
         };
-        Ok(Self { source: source.to_string(), origin, device: device.clone(), used: BTreeSet::new() })
+        let (source, device) = (source.to_string(), device.clone());
+        Ok(Self { source, origin, precision, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
     }
 
-    /// A matrix `[rows, columns]`; new ones are normally distributed.
-    pub fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>> {
-        self.parameter(name, shape, |normal, mut random| {
-            normal.sample_iter(&mut random).take(shape[0] * shape[1]).collect()
-        })
+    /// Something in config.json that is wrong or not supported.
+    pub fn wrong_config(&self, message: &str) -> Error {
+        Error::model(&self.source, format!("config.json: {message}"))
+    }
+
+    /// Accepts a checkpoint of the body alone, whose names lack `prefix`.
+    pub fn optional_prefix(&mut self, prefix: &'static str) {
+        if let Origin::Checkpoint(checkpoint) = &self.origin
+            && !checkpoint.names().any(|name| name.starts_with(prefix))
+        {
+            self.dropped_prefix = Some(prefix);
+        }
+    }
+
+    /// A table `[entries, width]`; new ones are normally distributed.
+    pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        let values = self.values(name, &shape, Normal::sample_iter)?;
+        Ok(self.weight(values, shape, Layout::OutIn))
+    }
+
+    /// `values` as a parameter, or frozen.
+    fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
+        if self.precision == Precision::F32 {
+            return Weight::Plain(self.param(values, shape));
+        }
+        let [rows, columns] = shape;
+        let packed = match layout {
+            Layout::OutIn => {
+                Packed::new(shape, self.precision, |out, input| bf16::from_f32(values[out * columns + input]))
+            }
+            Layout::InOut => {
+                Packed::new([columns, rows], self.precision, |out, input| bf16::from_f32(values[input * columns + out]))
+            }
+        };
+        packed.into()
     }
 
     /// A vector; new ones are one everywhere.
     pub fn ones(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
-        self.parameter(name, [size], |_, _| vec![1.0; size])
+        let values = self.values(name, &[size], |_, _| iter::repeat(1.0))?;
+        Ok(self.param(values, [size]))
     }
 
     /// A vector; new ones are zero everywhere.
     pub fn zeros(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
-        self.parameter(name, [size], |_, _| vec![0.0; size])
+        let values = self.values(name, &[size], |_, _| iter::repeat(0.0))?;
+        Ok(self.param(values, [size]))
     }
 
     /// A tensor that checkpoints may hold without a use for it, such as a tied head's copy.
@@ -70,32 +124,62 @@ impl Parameters {
         self.used.insert(name.to_owned());
     }
 
-    fn parameter<const D: usize>(
+    /// The weight of the linear layer `name`, with a stored adapter merged into it, and the adapter that trains on it.
+    pub(super) fn linear(
         &mut self,
         name: &str,
-        shape: [usize; D],
-        init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> Vec<f32>,
-    ) -> Result<Param<Tensor<D>>> {
-        let values = match &self.origin {
-            Origin::Checkpoint(checkpoint) => checkpoint.tensor(name, &shape)?,
-            Origin::Init { seed, normal } => {
-                let key = blake3::keyed_hash(blake3::hash(&seed.to_le_bytes()).as_bytes(), name.as_bytes());
-                init(*normal, ChaCha8Rng::from_seed(*key.as_bytes()))
-            }
+        [input, output]: [usize; 2],
+        layout: Layout,
+    ) -> Result<(Weight, Option<Adapter>)> {
+        let shape = match layout {
+            Layout::OutIn => [output, input],
+            Layout::InOut => [input, output],
         };
-        self.used.insert(name.to_owned());
-        Ok(Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), &self.device)))
+        let mut values = self.values(&format!("{name}.weight"), &shape, Normal::sample_iter)?;
+        let adapter = match &mut self.overlay {
+            Overlay::Nothing => None,
+            Overlay::Merged(stored) => {
+                if let Some(factors) = stored.factors(name, [input, output])? {
+                    factors.merge_into(&mut values, layout);
+                }
+                None
+            }
+            Overlay::Trained(training) => training.adapter(name, [input, output], &self.device)?,
+        };
+        Ok((self.weight(values, shape, layout), adapter))
     }
 
-    /// Every tensor of a checkpoint must have been asked for.
+    fn values<I: Iterator<Item = f32>>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> I,
+    ) -> Result<Vec<f32>> {
+        let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        self.used.insert(name.to_owned());
+        match &self.origin {
+            Origin::Checkpoint(checkpoint) => checkpoint.tensor(name, shape),
+            Origin::Init { seed, normal } => {
+                Ok(init(*normal, random(*seed, name)).take(shape.iter().product()).collect())
+            }
+        }
+    }
+
+    /// Parameters below adapters that train are frozen.
+    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        let frozen = matches!(self.overlay, Overlay::Trained(_));
+        let device = if frozen { self.device.clone().without_autodiff() } else { self.device.clone() };
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+        Param::from_tensor(tensor).set_require_grad(!frozen)
+    }
+
+    /// Every tensor of a checkpoint, and of an adapter, must have been asked for.
     pub fn finish(self) -> Result<()> {
+        self.overlay.finish()?;
         let Origin::Checkpoint(checkpoint) = &self.origin else { return Ok(()) };
-        // Old checkpoints store the rotary frequencies, which follow from config.json.
-        let unused = checkpoint
-            .tensors
-            .keys()
-            .filter(|name| !self.used.contains(*name) && !name.ends_with("rotary_emb.inv_freq"));
-        let unused: Vec<&str> = unused.map(String::as_str).collect();
+        let buffer = |name: &str| BUFFERS.iter().any(|buffer| format!(".{name}").ends_with(buffer));
+        let unused = checkpoint.names().filter(|name| !self.used.contains(*name) && !buffer(name));
+        let unused: Vec<&str> = unused.collect();
         if unused.is_empty() {
             return Ok(());
         }
@@ -104,102 +188,14 @@ impl Parameters {
     }
 }
 
-/// The weight files of a model folder: those that the index names, else `model.safetensors`.
-pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let index = folder.join("model.safetensors.index.json");
-    if !index.is_file() {
-        let single = folder.join("model.safetensors");
-        return match single.is_file() {
-            true => Ok(vec![single]),
-            false => Err(Error::model(folder.display(), no_weights(folder))),
-        };
-    }
-    let text = fs::read(&index).map_err(|error| missing(&index, &error))?;
-    let wrong = |message: String| Error::model(index.display(), message);
-    let content: Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-    let map = content.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| wrong("has no weight_map".into()))?;
-    let names: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
-    if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
-        return Err(wrong(format!("names the file `{name}`, which is not in the folder")));
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+/// Random numbers for the parameter `name`, whatever the order in which parameters are made.
+pub(super) fn random(seed: u64, name: &str) -> ChaCha8Rng {
+    let key = blake3::keyed_hash(blake3::hash(&seed.to_le_bytes()).as_bytes(), name.as_bytes());
+    ChaCha8Rng::from_seed(*key.as_bytes())
 }
 
-fn no_weights(folder: &Path) -> String {
-    if !folder.is_dir() {
-        return "no such folder".into();
-    }
-    "holds no model.safetensors; weights in other formats (pytorch_model.bin) must be converted to safetensors".into()
-}
-
-/// Tensors of one or several memory-mapped safetensors files.
-#[derive(Debug)]
-struct Checkpoint {
-    files: Vec<(PathBuf, Mmap)>,
-    tensors: BTreeMap<String, Entry>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: std::ops::Range<usize>,
-}
-
-impl Checkpoint {
-    fn open(folder: &Path) -> Result<Self> {
-        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
-        for path in files(folder)? {
-            let file = File::open(&path).map_err(|error| missing(&path, &error))?;
-            // SAFETY: the map is only read; a file that changes meanwhile is outside of what any reader can promise.
-            let map = unsafe { Mmap::map(&file) }.map_err(|error| missing(&path, &error))?;
-            let (header, metadata) = SafeTensors::read_metadata(&map)
-                .map_err(|error| Error::model(path.display(), format!("not a whole safetensors file: {error}")))?;
-            let start = header + 8;
-            for (name, info) in metadata.tensors() {
-                let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
-                if bytes.end > map.len() {
-                    let message = format!("tensor `{name}` ends behind the end of the file; the file was cut short");
-                    return Err(Error::model(path.display(), message));
-                }
-                let entry = Entry { file: checkpoint.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes };
-                checkpoint.tensors.insert(name, entry);
-            }
-            checkpoint.files.push((path, map));
-        }
-        Ok(checkpoint)
-    }
-
-    /// The values of tensor `name`, which must have `shape`, as f32.
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let folder = self.files.first().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
-        let entry = self.tensors.get(name).ok_or_else(|| {
-            let near = self.tensors.keys().max_by_key(|other| (1e6 * strsim::jaro_winkler(name, other)) as u64);
-            let near = near.map(|near| format!("; the nearest name is `{near}`")).unwrap_or_default();
-            Error::model(folder.display(), format!("tensor `{name}` is missing{near}"))
-        })?;
-        let (path, map) = &self.files[entry.file];
-        let wrong = |message: String| Error::model(path.display(), format!("tensor `{name}` {message}"));
-        if entry.shape != shape {
-            return Err(wrong(format!("has shape {:?}; config.json asks for {shape:?}", entry.shape)));
-        }
-        let bytes = &map[entry.bytes.clone()];
-        match entry.dtype {
-            Dtype::F32 => Ok(convert(bytes, f32::from_le_bytes)),
-            Dtype::F16 => Ok(convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32())),
-            Dtype::BF16 => Ok(convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32())),
-            other => Err(wrong(format!("has type {other:?}; supported are F32, F16, BF16"))),
-        }
-    }
-}
-
-fn convert<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32 + Sync) -> Vec<f32> {
-    bytes.as_chunks::<N>().0.par_iter().with_min_len(1 << 16).map(|bytes| value(*bytes)).collect()
-}
-
-fn shorten(names: &[&str]) -> String {
+/// The first few of `names`.
+pub(super) fn shorten(names: &[&str]) -> String {
     let shown = names.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     match names.len() {
         0..=8 => shown,
@@ -207,61 +203,83 @@ fn shorten(names: &[&str]) -> String {
     }
 }
 
-/// Calls `visit` with every parameter's checkpoint name, flat values and shape.
-pub(super) fn for_each(module: &impl Module, visit: impl FnMut(&str, Tensor<1>, &[usize])) {
-    struct Visitor<F>(Vec<String>, F);
-    impl<F: FnMut(&str, Tensor<1>, &[usize])> ModuleVisitor for Visitor<F> {
-        fn enter_module(&mut self, name: &str, _: &str) {
+/// The path of a parameter in the model, as the checkpoint names it: the architecture's own name is no part of it.
+#[derive(Default)]
+struct Name(Vec<String>);
+
+impl Name {
+    fn enter(&mut self, name: &str, container: &str) {
+        if !container.starts_with("Enum:") {
             self.0.push(name.to_owned());
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
+    }
+
+    fn exit(&mut self, container: &str) {
+        if !container.starts_with("Enum:") {
             self.0.pop();
+        }
+    }
+
+    fn full(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// Calls `visit` with every parameter's checkpoint name, flat values and shape.
+pub(super) fn for_each(module: &impl Module, visit: impl FnMut(&str, Tensor<1>, &[usize])) {
+    struct Visitor<F>(Name, F);
+    impl<F: FnMut(&str, Tensor<1>, &[usize])> ModuleVisitor for Visitor<F> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.0.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val();
             let shape = tensor.dims();
-            (self.1)(&self.0.join("."), tensor.flatten(0, D - 1), &shape);
+            (self.1)(&self.0.full(), tensor.flatten(0, D - 1), &shape);
         }
     }
-    module.visit(&mut Visitor(Vec::new(), visit));
+    module.visit(&mut Visitor(Name::default(), visit));
 }
 
 /// Takes every parameter's gradient out of `gradients`, flat; parameters without one are left out.
 pub(super) fn take_gradients(module: &impl Module, gradients: &mut Gradients, take: impl FnMut(&str, Tensor<1>)) {
-    struct Visitor<'a, F>(Vec<String>, &'a mut Gradients, F);
+    struct Visitor<'a, F>(Name, &'a mut Gradients, F);
     impl<F: FnMut(&str, Tensor<1>)> ModuleVisitor for Visitor<'_, F> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.0.push(name.to_owned());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.0.exit(container);
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = param.val().grad_remove(self.1) {
-                (self.2)(&self.0.join("."), gradient.flatten(0, D - 1));
+                (self.2)(&self.0.full(), gradient.flatten(0, D - 1));
             }
         }
     }
-    module.visit(&mut Visitor(Vec::new(), gradients, take));
+    module.visit(&mut Visitor(Name::default(), gradients, take));
 }
 
 /// Replaces every parameter by what `replace` makes of its checkpoint name and flat values.
 pub(super) fn map<M: Module>(module: M, replace: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
-    struct Mapper<F>(Vec<String>, F);
+    struct Mapper<F>(Name, F);
     impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Mapper<F> {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.0.push(name.to_owned());
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.0.enter(name, container);
         }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.0.pop();
+        fn exit_module(&mut self, _: &str, container: &str) {
+            self.0.exit(container);
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (id, tensor, mapper) = param.consume();
             let (shape, trains) = (tensor.dims(), tensor.is_require_grad());
-            let tensor = (self.1)(&self.0.join("."), tensor.inner().flatten(0, D - 1)).reshape(shape);
+            let tensor = (self.1)(&self.0.full(), tensor.inner().flatten(0, D - 1)).reshape(shape);
             let tensor = if trains { tensor.autodiff().require_grad() } else { tensor };
             Param::from_mapped_value(id, tensor, mapper)
         }
     }
-    module.map(&mut Mapper(Vec::new(), replace))
+    module.map(&mut Mapper(Name::default(), replace))
 }

@@ -1,7 +1,6 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -11,7 +10,7 @@ use super::spec::{ModelSpec, Spec};
 use crate::columns::Side;
 use crate::error::{Problem, Result};
 use crate::io::Dataset;
-use crate::model::{DeviceSpec, ModelSource, Weights};
+use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::stages::Stage;
 use crate::stages::score::Score;
 use crate::stages::train::Train;
@@ -76,8 +75,10 @@ impl Plan {
                 // What is wrong with the input is reported there.
                 continue;
             }
-            if let Stage::Train(train) = &mut stage {
-                plan.add_reference_passes(&id, train);
+            match &mut stage {
+                Stage::Train(train) => plan.add_reference_passes(&id, train),
+                Stage::Score(score) => score.precision = score.precision.or(Some(spec.file.precision)),
+                _ => {}
             }
             match plan.columns(&stage) {
                 Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
@@ -105,7 +106,7 @@ impl Plan {
     pub fn source(&self, name: &str) -> Option<ModelSource> {
         let model = self.models.get(name)?;
         let tokenizer = model.tokenizer.as_ref().map(PathBuf::from);
-        Some(match (&model.path, &model.init) {
+        let source = match (&model.path, &model.init) {
             (Some(path), _) => {
                 let own = ModelSource::folder(name, path);
                 ModelSource::new(name, own.weights, tokenizer.or(own.tokenizer))
@@ -114,7 +115,20 @@ impl Plan {
                 let config = init.clone().unwrap_or_default().into_iter().collect();
                 ModelSource::new(name, Weights::Init { config, seed: self.seed }, tokenizer)
             }
+        };
+        Some(match &model.adapter {
+            Some(adapter) => source.adapted(adapter),
+            None => source,
         })
+    }
+
+    /// The model that the training of `name` began with, however many `train` stages lie between.
+    pub fn start_of(&self, name: &str) -> Option<ModelSource> {
+        let mut name = name;
+        while let Some(Node { stage: Stage::Train(train), .. }) = self.node(name) {
+            name = &train.model;
+        }
+        self.source(name)
     }
 
     /// The tokenizer folder that `name` means: a model's, or a folder.
@@ -139,8 +153,14 @@ impl Plan {
             if node.columns.field_with_name(&Side::Chosen.ref_logps()).is_ok() {
                 return;
             }
-            let (oracle, batch_tokens) = (None, train.batch_tokens);
-            let score = Score { input: input.clone(), oracle, reference: reference.clone(), batch_tokens };
+            let score = Score {
+                input: input.clone(),
+                oracle: None,
+                reference: reference.clone(),
+                batch_tokens: train.batch_tokens,
+                // The policy trains in f32; its reference must not differ from it by rounding.
+                precision: Some(Precision::F32),
+            };
             // Missing id columns are reported for the train stage itself.
             if let Ok(columns) = score.columns(&node.columns) {
                 self.nodes.push(Node { id: name.clone(), stage: Stage::Score(score), columns, dataset: None });
@@ -237,27 +257,4 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
         sorted.push(waiting.remove(next));
     }
     sorted
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "workdir {}, device {}, seed {}", self.workdir, self.device, self.seed)?;
-        for node in &self.nodes {
-            let uses = node.stage.inputs().into_iter().chain(node.stage.models());
-            let uses: Vec<String> = uses.map(|(field, name)| format!("{field} {name}")).collect();
-            writeln!(f, "{:<20} {:<9} {}", node.id, node.stage.name(), uses.join(", "))?;
-            if let Some(dataset) = &node.dataset {
-                let (files, units) = (dataset.files().count(), dataset.units().len());
-                writeln!(f, "{:<20} {} rows in {files} files, {units} units", "", dataset.rows())?;
-            }
-            let input = node.stage.inputs().first().and_then(|(_, input)| self.node(input));
-            let known = |name: &str| input.is_some_and(|input| input.columns.field_with_name(name).is_ok());
-            let added = node.columns.fields().iter().map(|field| field.name().as_str()).filter(|name| !known(name));
-            let added: Vec<&str> = added.collect();
-            if !added.is_empty() {
-                writeln!(f, "{:<20} columns {}", "", added.join(", "))?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -43,7 +43,8 @@ fn a_small_pipeline_runs_and_is_not_run_twice() {
     let file = small(&folder);
     let file = file.to_str().unwrap();
     assert!(folder.succeeds(&["check", file]).contains("no problems"));
-    assert!(folder.succeeds(&["plan", file]).contains("oracle.reference"));
+    let plan = folder.succeeds(&["plan", file]);
+    assert!(plan.contains("oracle.reference") && plan.contains("about 48 rows, 0.003 M tokens"), "{plan}");
     let first: Value = serde_json::from_str(&folder.succeeds(&["run", file, "--json"])).unwrap();
     let stages = &first["stages"];
     for stage in ["pairs", "tokens", "scored", "keyed"] {
@@ -150,6 +151,8 @@ fn rows_without_use_are_set_aside_and_the_counts_add_up() {
     assert_eq!(tokens["set_aside"]["prompt too long"], 1);
     let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", "run/rejects", "--json"])).unwrap();
     assert_eq!(shown["rows"], 3);
+    let plan = folder.succeeds(&["plan", file.to_str().unwrap()]);
+    assert!(plan.contains("set aside 25.0 % (empty answer)"), "{plan}");
 }
 
 #[test]
@@ -194,6 +197,28 @@ fn rows_set_aside_on_the_way_to_files_are_kept_too() {
         let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", path, "--json"])).unwrap();
         assert_eq!(shown["rows"], rows, "{path}");
     }
+}
+
+#[test]
+fn rows_set_aside_on_the_way_into_training_are_counted_and_kept() {
+    let folder = Folder::new();
+    let model = repository().join("tests/fixtures/llama-tied");
+    folder.write(
+        "rows.jsonl",
+        "{\"prompt_ids\": [1], \"chosen_ids\": [2], \"rejected_ids\": [2]}\n\
+         {\"prompt_ids\": [1], \"chosen_ids\": [2], \"rejected_ids\": [3]}\n",
+    );
+    let text = format!(
+        "workdir: run\nmodels: {{ base: {{ path: {} }} }}\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+         tuned: {{ train: {{ input: rows, model: base, objective: {{ sft: {{}} }}, epochs: 2 }} }}\n",
+        model.display()
+    );
+    let file = folder.write("p.yaml", &text);
+    let report: Value = serde_json::from_str(&folder.succeeds(&["run", file.to_str().unwrap(), "--json"])).unwrap();
+    let rows = &report["stages"]["rows"];
+    assert_eq!((&rows["rows_in"], &rows["rows_out"]), (&2.into(), &1.into()), "{report}");
+    let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", "run/rejects", "--json"])).unwrap();
+    assert_eq!(shown["rows"], 1);
 }
 
 #[test]

@@ -127,8 +127,8 @@ impl Download<'_> {
 
     /// Appends what one connection brings.
     fn piece(&self, file: &mut File, have: &mut u64) -> Result<(), Stop> {
-        let broken =
-            |error: &dyn std::fmt::Display, passes| Stop::Refused(Refusal { message: error.to_string(), passes });
+        let broken = |error: io::Error| Stop::Refused(Refusal::passing(format!("the connection broke: {error}")));
+        let full = |error: io::Error| Stop::Refused(Refusal::lasting(format!("the cache cannot be written: {error}")));
         let url = self.client.file_url(self.address, self.commit);
         let from = (*have > 0).then_some(*have);
         let mut answer = self.client.request(&Method::GET, &url, from, self.address).map_err(Stop::Refused)?;

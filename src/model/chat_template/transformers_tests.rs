@@ -68,8 +68,11 @@ fn render(template: &ChatTemplate, conversation: &Json, ending: &str) -> Result<
     template.render(field("messages"), field("tools"), field("documents"), ending)
 }
 
-/// What became of every case of `folder`: the text and, where a template comes with its tokenizer, the ids.
-fn render_folder(folder: &Path) -> Vec<(Case, Result<(String, Option<Vec<i32>>)>)> {
+/// A text and, where the template comes with its tokenizer, its ids.
+type Rendered = (String, Option<Vec<i32>>);
+
+/// What became of every case of `folder`.
+fn render_folder(folder: &Path) -> Vec<(Case, Result<Rendered>)> {
     let expected: Expected = read(&folder.join("expected.json"));
     let conversations: BTreeMap<String, Json> = read(&folder.join("conversations.json"));
     let mut templates = BTreeMap::new();

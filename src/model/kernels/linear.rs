@@ -1,4 +1,4 @@
-//! A linear layer on rows: `y = x W^T` with the weight as checkpoints store it, `[out, in]`.
+//! A linear layer on rows, with the weight as checkpoints store it.
 //!
 //! burn's own would give the weight's gradient as a transposed view; here it comes out in the weight's layout, and
 //! is not computed at all for frozen weights.
@@ -11,9 +11,18 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 
-/// `x W^T`: x `[rows, in]`, weight `[out, in]`, result `[rows, out]`.
-pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as Linear>::rows_linear(x.into_dispatch(), weight.into_dispatch()))
+/// How a checkpoint stores a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// `[out, in]`, as PyTorch's `Linear`.
+    OutIn,
+    /// `[in, out]`, as GPT-2's `Conv1D`.
+    InOut,
+}
+
+/// `x W^T`, or `x W` for a weight `[in, out]`: x `[rows, in]`, result `[rows, out]`.
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, layout: Layout) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Linear>::rows_linear(x.into_dispatch(), weight.into_dispatch(), layout))
 }
 
 /// The kernel; see [`linear`].
@@ -24,14 +33,13 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
     Autodiff
 )]
 pub trait Linear: Backend {
-    /// `x W^T`.
-    fn rows_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        portable::<Self>(x, weight)
+    /// `x W^T`, or `x W`.
+    fn rows_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: Layout) -> FloatTensor<Self> {
+        match layout {
+            Layout::OutIn => Self::float_matmul(x, Self::float_transpose(weight)),
+            Layout::InOut => Self::float_matmul(x, weight),
+        }
     }
-}
-
-pub(super) fn portable<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>) -> FloatTensor<B> {
-    B::float_matmul(x, B::float_transpose(weight))
 }
 
 impl Linear for Flex {}
@@ -41,30 +49,40 @@ impl Linear for burn::backend::LibTorch {}
 impl Linear for burn::backend::Cube {}
 
 impl<B: Linear, C: CheckpointStrategy> Linear for Autodiff<B, C> {
-    fn rows_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn rows_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: Layout) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Node;
         impl<B: Linear> Backward<B, 2> for Node {
             /// x is kept only for a weight that trains, the weight only for an x that has a gradient.
-            type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>);
+            type State = (Option<FloatTensor<B>>, Option<FloatTensor<B>>, Layout);
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
-                let (x, weight) = ops.state;
+                let (x, weight, layout) = ops.state;
                 let [x_node, weight_node] = ops.parents;
                 if let (Some(node), Some(weight)) = (x_node, weight) {
+                    let weight = match layout {
+                        Layout::OutIn => weight,
+                        Layout::InOut => B::float_transpose(weight),
+                    };
                     grads.register::<B>(node.id, B::float_matmul(grad.clone(), weight));
                 }
                 if let (Some(node), Some(x)) = (weight_node, x) {
-                    grads.register::<B>(node.id, B::float_matmul(B::float_transpose(grad), x));
+                    let grad = match layout {
+                        Layout::OutIn => B::float_matmul(B::float_transpose(grad), x),
+                        Layout::InOut => B::float_matmul(B::float_transpose(x), grad),
+                    };
+                    grads.register::<B>(node.id, grad);
                 }
             }
         }
         let (x_tracked, weight_tracked) = (x.is_tracked(), weight.is_tracked());
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let out = B::rows_linear(x.clone(), weight.clone());
+        let out = B::rows_linear(x.clone(), weight.clone(), layout);
         match Node.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((weight_tracked.then_some(x), x_tracked.then_some(weight)), out),
+            OpsKind::Tracked(prep) => {
+                prep.finish((weight_tracked.then_some(x), x_tracked.then_some(weight), layout), out)
+            }
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }

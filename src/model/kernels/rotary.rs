@@ -14,9 +14,11 @@ use rayon::prelude::*;
 use super::simd::vectorized;
 use super::{ROWS, tensor, values};
 
-/// Turns every head of every row: x `[rows, heads * d]`, cos and sin `[rows, d/2]`.
-pub fn rotary(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as Rotary>::rotary(x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch()))
+/// Turns every head of every row: x `[rows, heads * head_dim]`, cos and sin `[rows, half]`. The first `2 * half`
+/// dimensions of a head turn, the others stay.
+pub fn rotary(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>, head_dim: usize) -> Tensor<2> {
+    let (x, cos, sin) = (x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Rotary>::rotary(x, cos, sin, head_dim))
 }
 
 /// The kernel; see [`rotary`].
@@ -28,28 +30,41 @@ pub fn rotary(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<2> {
 )]
 pub trait Rotary: Backend {
     /// Turns every head of every row. The backward pass is the same with `-sin`.
-    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
-        portable::<Self>(x, cos, sin)
+    fn rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        head_dim: usize,
+    ) -> FloatTensor<Self> {
+        portable::<Self>(x, cos, sin, head_dim)
     }
 }
 
-pub(super) fn portable<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
+pub(super) fn portable<B: Backend>(
+    x: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+    head_dim: usize,
+) -> FloatTensor<B> {
     let [rows, width] = x.shape().dims();
     let half = cos.shape()[1];
-    let heads = width / (2 * half);
-    let x = B::float_reshape(x, [rows, heads, 2 * half].into());
-    let part = |from: usize| {
-        let ranges = [0..rows, 0..heads, from..from + half].map(Slice::from);
+    let heads = width / head_dim;
+    let x = B::float_reshape(x, [rows, heads, head_dim].into());
+    let part = |from: usize, to: usize| {
+        let ranges = [0..rows, 0..heads, from..to].map(Slice::from);
         B::float_slice(x.clone(), &ranges)
     };
-    let (first, second) = (part(0), part(half));
+    let (first, second) = (part(0, half), part(half, 2 * half));
     let cos = B::float_reshape(cos, [rows, 1, half].into());
     let sin = B::float_reshape(sin, [rows, 1, half].into());
-    let turned = vec![
+    let mut parts = vec![
         B::float_sub(B::float_mul(first.clone(), cos.clone()), B::float_mul(second.clone(), sin.clone())),
         B::float_add(B::float_mul(second, cos), B::float_mul(first, sin)),
     ];
-    B::float_reshape(B::float_cat(turned, 2), [rows, width].into())
+    if 2 * half < head_dim {
+        parts.push(part(2 * half, head_dim));
+    }
+    B::float_reshape(B::float_cat(parts, 2), [rows, width].into())
 }
 
 #[cfg(feature = "tch")]
@@ -58,7 +73,7 @@ impl Rotary for burn::backend::LibTorch {}
 impl Rotary for burn::backend::Cube {}
 
 impl Rotary for Flex {
-    fn rotary(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+    fn rotary(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, head_dim: usize) -> FlexTensor {
         let (x, cos, sin) = (x.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
         let [rows, width] = x.shape().dims();
         let half = cos.shape()[1];
@@ -72,7 +87,10 @@ impl Rotary for Flex {
                     let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
                     let rows = out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(angles);
                     for ((out, x), (cos, sin)) in rows {
-                        for (out, x) in out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                        for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
+                            let (out, out_rest) = out.split_at_mut(2 * half);
+                            let (x, rest) = x.split_at(2 * half);
+                            out_rest.copy_from_slice(rest);
                             let (out_first, out_second) = out.split_at_mut(half);
                             let (first, second) = x.split_at(half);
                             for i in 0..half {
@@ -89,25 +107,30 @@ impl Rotary for Flex {
 }
 
 impl<B: Rotary, C: CheckpointStrategy> Rotary for Autodiff<B, C> {
-    fn rotary(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn rotary(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        head_dim: usize,
+    ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Node;
         impl<B: Rotary> Backward<B, 1> for Node {
-            type State = (FloatTensor<B>, FloatTensor<B>);
+            type State = (FloatTensor<B>, FloatTensor<B>, usize);
             fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
-                let (cos, sin) = ops.state;
+                let (cos, sin, head_dim) = ops.state;
                 let [parent] = ops.parents;
                 if let Some(parent) = parent {
-                    grads.register::<B>(parent.id, B::rotary(grad, cos, B::float_neg(sin)));
+                    grads.register::<B>(parent.id, B::rotary(grad, cos, B::float_neg(sin), head_dim));
                 }
             }
         }
         let nodes = [x.node()];
         let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
-        let out = B::rotary(x.into_primitive(), cos.clone(), sin.clone());
+        let out = B::rotary(x.into_primitive(), cos.clone(), sin.clone(), head_dim);
         match Node.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((cos, sin), out),
+            OpsKind::Tracked(prep) => prep.finish((cos, sin, head_dim), out),
             OpsKind::UnTracked(prep) => prep.finish(out),
         }
     }

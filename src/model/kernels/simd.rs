@@ -41,13 +41,19 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
+/// The sum of all values.
+#[inline(always)]
+pub(super) fn total(values: &[f32]) -> f32 {
+    fold(values, 0.0, |sum, value| sum + value)
+}
+
 /// Replaces every value `x` by e^(x - shift) and returns their sum.
 #[inline(always)]
 pub(super) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
     for value in values.iter_mut() {
         *value = exp(*value - shift);
     }
-    fold(values, 0.0, |sum, value| sum + value)
+    total(values)
 }
 
 #[inline(always)]

@@ -7,7 +7,9 @@ use burn::backend::flex::FlexTensor;
 use burn::tensor::{Device, Distribution, Tensor};
 
 use super::attention::{Segment, SpanAttention, Spans, attention};
-use super::{adamw, linear, rms_norm, rotary, swiglu, token_logps};
+use super::gelu::Gelu;
+use super::linear::Layout;
+use super::{adamw, gelu, layer_norm, linear, rms_norm, rotary, swiglu, token_logps};
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
@@ -27,7 +29,7 @@ fn assert_close(fast: &FlexTensor, portable: &FlexTensor, tolerance: f32) {
 }
 
 /// Two prompts with two answers each, one prompt alone, lengths around the tile size.
-fn spans(heads: usize, kv_heads: usize, head_dim: usize) -> (Spans, usize) {
+fn spans(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> (Spans, usize) {
     let mut segments: Vec<Segment> = Vec::new();
     for (rows, prefix) in [(70, None), (5, Some(0)), (130, Some(0)), (1, None), (64, Some(3)), (3, Some(3)), (65, None)]
     {
@@ -35,13 +37,15 @@ fn spans(heads: usize, kv_heads: usize, head_dim: usize) -> (Spans, usize) {
         segments.push(Segment { start, rows, prefix });
     }
     let rows = segments.iter().map(|segment| segment.rows).sum();
-    (Spans { segments: segments.into(), heads, kv_heads, head_dim }, rows)
+    (Spans { window, ..Spans::new(segments.into(), heads, kv_heads, head_dim) }, rows)
 }
 
 #[test]
 fn attention_bodies_agree() {
-    for (heads, kv_heads, head_dim) in [(4, 2, 8), (3, 3, 16), (6, 1, 4)] {
-        let (spans, rows) = spans(heads, kv_heads, head_dim);
+    let windows = [None, Some(1), Some(7), Some(64), Some(100), Some(1000)];
+    let shapes = [(4, 2, 8), (3, 3, 16), (6, 1, 4)];
+    for (window, (heads, kv_heads, head_dim)) in windows.into_iter().zip(shapes.into_iter().cycle()) {
+        let (spans, rows) = spans(heads, kv_heads, head_dim, window);
         let q = raw(random([rows, heads * head_dim]));
         let [k, v] = [(); 2].map(|()| raw(random([rows, kv_heads * head_dim])));
         let (out, lse) = Flex::span_attention(q.clone(), k.clone(), v.clone(), spans.clone());
@@ -71,10 +75,18 @@ fn token_logps_bodies_agree() {
         assert_close(&logps, &want, 1e-5);
         assert_close(&lse, &want_lse, 1e-5);
         let grad = raw(random([rows]));
-        let fast = Flex::token_logps_backward(hidden.clone(), head.clone(), lse.clone(), grad.clone(), targets.clone());
-        let portable = token_logps::portable_backward::<Flex>(hidden, head, lse, grad, targets);
-        assert_close(&fast.0, &portable.0, 5e-5);
-        assert_close(&fast.1, &portable.1, 5e-5);
+        for trains in [true, false] {
+            let arguments = || (hidden.clone(), head.clone(), lse.clone(), grad.clone(), targets.clone());
+            let (h, w, l, g, t) = arguments();
+            let fast = Flex::token_logps_backward(h, w, l, g, t, trains);
+            let (h, w, l, g, t) = arguments();
+            let portable = token_logps::portable_backward::<Flex>(h, w, l, g, t, trains);
+            assert_close(&fast.0, &portable.0, 5e-5);
+            assert_eq!((fast.1.is_some(), portable.1.is_some()), (trains, trains));
+            if let (Some(fast), Some(portable)) = (fast.1, portable.1) {
+                assert_close(&fast, &portable, 5e-5);
+            }
+        }
     }
 }
 
@@ -99,8 +111,30 @@ fn row_wise_bodies_agree() {
     assert_close(&fast.1, &portable.1, 1e-5);
 
     let (cos, sin) = (raw(random([200, 4])), raw(random([200, 4])));
-    let fast = Flex::rotary(x.clone(), cos.clone(), sin.clone());
-    assert_close(&fast, &rotary::portable::<Flex>(x, cos, sin), 1e-6);
+    for head_dim in [8, 12] {
+        let fast = Flex::rotary(x.clone(), cos.clone(), sin.clone(), head_dim);
+        assert_close(&fast, &rotary::portable::<Flex>(x.clone(), cos.clone(), sin.clone(), head_dim), 1e-6);
+    }
+}
+
+#[test]
+fn layer_norm_and_gelu_bodies_agree() {
+    use gelu::GeluKernel;
+    use layer_norm::LayerNorm;
+    let (x, grad) = (raw(random([200, 24]) * 3.0 + 1.0), raw(random([200, 24])));
+    let (weight, bias) = (raw(random([24])), raw(random([24])));
+    let fast = Flex::rows_layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5);
+    assert_close(&fast, &layer_norm::portable::<Flex>(x.clone(), weight.clone(), bias, 1e-5), 1e-5);
+    let fast = Flex::rows_layer_norm_backward(x.clone(), weight.clone(), grad.clone(), 1e-5);
+    let portable = layer_norm::portable_backward::<Flex>(x.clone(), weight, grad.clone(), 1e-5);
+    assert_close(&fast.0, &portable.0, 1e-5);
+    assert_close(&fast.1, &portable.1, 5e-5);
+    assert_close(&fast.2, &portable.2, 5e-5);
+    for kind in [Gelu::Exact, Gelu::Tanh] {
+        assert_close(&Flex::rows_gelu(x.clone(), kind), &gelu::portable::<Flex>(x.clone(), kind), 1e-6);
+        let fast = Flex::rows_gelu_backward(x.clone(), grad.clone(), kind);
+        assert_close(&fast, &gelu::portable_backward::<Flex>(x.clone(), grad.clone(), kind), 2e-6);
+    }
 }
 
 #[test]
@@ -158,12 +192,14 @@ fn check_gradient<const D: usize, const O: usize>(x: Tensor<D>, f: impl Fn(Tenso
 
 #[test]
 fn gradients_match_finite_differences() {
-    let (spans, rows) = spans(4, 2, 4);
-    let (q, k, v) = (random([rows, 16]), random([rows, 8]), random([rows, 8]));
-    let call = |q, k, v| attention(q, k, v, spans.clone());
-    check_gradient(q.clone(), |q| call(q, k.clone(), v.clone()));
-    check_gradient(k.clone(), |k| call(q.clone(), k, v.clone()));
-    check_gradient(v.clone(), |v| call(q.clone(), k.clone(), v));
+    for window in [None, Some(9)] {
+        let (spans, rows) = spans(4, 2, 4, window);
+        let (q, k, v) = (random([rows, 16]), random([rows, 8]), random([rows, 8]));
+        let call = |q, k, v| attention(q, k, v, spans.clone());
+        check_gradient(q.clone(), |q| call(q, k.clone(), v.clone()));
+        check_gradient(k.clone(), |k| call(q.clone(), k, v.clone()));
+        check_gradient(v.clone(), |v| call(q.clone(), k.clone(), v));
+    }
 
     let (hidden, head) = (random([9, 6]), random([30, 6]));
     let targets: Arc<[i32]> = (0..9).map(|row| row * 3).collect();
@@ -171,14 +207,26 @@ fn gradients_match_finite_differences() {
     check_gradient(head, |w| token_logps::token_logps(hidden.clone(), w, targets.clone()));
 
     let (x, w) = (random([5, 8]), random([3, 8]));
-    check_gradient(x.clone(), |x| linear::linear(x, w.clone()));
-    check_gradient(w, |w| linear::linear(x.clone(), w));
+    for (w, layout) in [(w.clone(), Layout::OutIn), (w.transpose(), Layout::InOut)] {
+        check_gradient(x.clone(), |x| linear::linear(x, w.clone(), layout));
+        check_gradient(w, |w| linear::linear(x.clone(), w, layout));
+    }
     let scale = random([8]);
     check_gradient(x.clone(), |x| rms_norm::rms_norm(x, scale.clone(), 1e-5));
     check_gradient(scale, |w| rms_norm::rms_norm(x.clone(), w, 1e-5));
+    let (scale, shift) = (random([8]), random([8]));
+    let norm = |x, w, b| layer_norm::layer_norm(x, w, b, 1e-5);
+    check_gradient(x.clone(), |x| norm(x, scale.clone(), shift.clone()));
+    check_gradient(scale.clone(), |w| norm(x.clone(), w, shift.clone()));
+    check_gradient(shift, |b| norm(x.clone(), scale.clone(), b));
+    for kind in [Gelu::Exact, Gelu::Tanh] {
+        check_gradient(x.clone(), |x| gelu::gelu(x, kind));
+    }
     let up = random([5, 8]);
     check_gradient(x.clone(), |x| swiglu::swiglu(x, up.clone()));
     check_gradient(up, |up| swiglu::swiglu(x.clone(), up));
     let angles: Tensor<2> = random([5, 2]);
-    check_gradient(x, |x| rotary::rotary(x, angles.clone().cos(), angles.clone().sin()));
+    for head_dim in [4, 8] {
+        check_gradient(x.clone(), |x| rotary::rotary(x, angles.clone().cos(), angles.clone().sin(), head_dim));
+    }
 }

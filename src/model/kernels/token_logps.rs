@@ -17,6 +17,7 @@ use burn::backend::{
 use burn::tensor::{Slice, Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::bf16::{PANEL, Packed};
 use super::simd::{exp, exp_shifted, max, vectorized};
 use super::{Matrix, Shared, product, tensor, values};
 
@@ -26,6 +27,11 @@ use super::{Matrix, Shared, product, tensor, values};
 pub fn token_logps(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
     let (logps, _) = <Dispatch as TokenLogps>::token_logps(hidden.into_dispatch(), head.into_dispatch(), targets);
     Tensor::from_dispatch(logps)
+}
+
+/// As [`token_logps`], for a head that is frozen in bf16.
+pub fn packed_token_logps(hidden: Tensor<2>, head: Arc<Packed>, targets: Arc<[i32]>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as TokenLogps>::packed_token_logps(hidden.into_dispatch(), head, targets))
 }
 
 /// The kernel; see [`token_logps`].
@@ -45,15 +51,23 @@ pub trait TokenLogps: Backend {
         portable::<Self>(hidden, head, targets)
     }
 
-    /// Gradients with respect to hidden and head: with `e = (onehot - softmax) * grad`, `e @ head` and `e^T @ hidden`.
+    /// Log-probabilities `[rows]` under a head that is frozen in bf16.
+    fn packed_token_logps(hidden: FloatTensor<Self>, head: Arc<Packed>, targets: Arc<[i32]>) -> FloatTensor<Self> {
+        let device = hidden.device();
+        Self::token_logps(hidden, head.unpack::<Self>(&device), targets).0
+    }
+
+    /// Gradients with respect to hidden and, if it trains, head: with `e = (onehot - softmax) * grad`, `e @ head` and
+    /// `e^T @ hidden`.
     fn token_logps_backward(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         targets: Arc<[i32]>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable_backward::<Self>(hidden, head, lse, grad, targets)
+        head_trains: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        portable_backward::<Self>(hidden, head, lse, grad, targets, head_trains)
     }
 }
 
@@ -83,7 +97,8 @@ pub(super) fn portable_backward<B: Backend>(
     lse: FloatTensor<B>,
     grad: FloatTensor<B>,
     targets: Arc<[i32]>,
-) -> (FloatTensor<B>, FloatTensor<B>) {
+    head_trains: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     let device = hidden.device();
     let [vocabulary, d] = head.shape().dims();
     let mut grad_hidden = Vec::new();
@@ -101,6 +116,9 @@ pub(super) fn portable_backward<B: Backend>(
         let update = burn::tensor::IndexingUpdateOp::Add;
         let error = B::float_scatter(1, error, column::<B>(targets, &device), grad, update);
         grad_hidden.push(B::float_matmul(error.clone(), head.clone()));
+        if !head_trains {
+            continue;
+        }
         let rows = B::float_slice(hidden.clone(), &[start..start + count, 0..d].map(Slice::from));
         let part = B::float_matmul(B::float_transpose(error), rows);
         grad_head = Some(match grad_head {
@@ -108,7 +126,6 @@ pub(super) fn portable_backward<B: Backend>(
             None => part,
         });
     }
-    let grad_head = grad_head.expect("a batch has at least one row");
     (B::float_cat(grad_hidden, 0), grad_head)
 }
 
@@ -149,37 +166,29 @@ impl TokenLogps for Flex {
         let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
         let blocks = Blocks::new(&hidden, &head);
         let rows = targets.len();
-        let (mut logps, mut lses) = (vec![0f32; rows], vec![0f32; rows]);
-        let parts: Vec<Vec<[f32; 2]>> = (0..blocks.count())
-            .into_par_iter()
-            .map_init(Vec::new, |logits, block| {
-                let mut sums = Vec::with_capacity(rows);
-                for start in (0..rows).step_by(BLOCK_ROWS) {
-                    let size = blocks.logits(block, start, logits);
-                    for row in logits.chunks_exact_mut(size) {
-                        sums.push(vectorized(
-                            #[inline(always)]
-                            || {
-                                let highest = max(row);
-                                [highest, exp_shifted(row, highest)]
-                            },
-                        ));
-                    }
-                }
-                sums
-            })
-            .collect();
-        logps.par_iter_mut().zip(&mut lses).enumerate().for_each(|(row, (logp, lse))| {
-            let highest = parts.iter().map(|sums| sums[row][0]).fold(f32::NEG_INFINITY, f32::max);
-            let total: f64 = parts.iter().map(|sums| f64::from(sums[row][1] * (sums[row][0] - highest).exp())).sum();
-            let logit = vectorized(
+        let dot = |row: usize, target: usize| {
+            vectorized(
                 #[inline(always)]
-                || super::simd::dot(blocks.hidden(row), blocks.entry(targets[row] as usize)),
-            );
-            *lse = (f64::from(highest) + total.ln()) as f32;
-            *logp = (f64::from(logit) - f64::from(highest) - total.ln()) as f32;
-        });
+                || super::simd::dot(blocks.hidden(row), blocks.entry(target)),
+            )
+        };
+        let logits = |block: usize, start: usize, out: &mut Vec<f32>| blocks.logits(block, start, out);
+        let (logps, lses) = reduce(&targets, blocks.count(), logits, dot);
         (tensor(logps, [rows]), tensor(lses, [rows]))
+    }
+
+    fn packed_token_logps(hidden: FlexTensor, head: Arc<Packed>, targets: Arc<[i32]>) -> FlexTensor {
+        let hidden = hidden.to_contiguous();
+        let (hidden, d) = (values(&hidden), head.shape()[1]);
+        let per_block = BLOCK_VOCABULARY / PANEL;
+        let panels = |block: usize| block * per_block..((block + 1) * per_block).min(head.panels());
+        let activations: Vec<_> = hidden.par_chunks(BLOCK_ROWS * d).map(|x| head.activations(x)).collect();
+        let logits = |block: usize, start: usize, out: &mut Vec<f32>| {
+            head.logits(&activations[start / BLOCK_ROWS], panels(block), out)
+        };
+        let dot = |row: usize, target: usize| head.dot(&activations[row / BLOCK_ROWS], row % BLOCK_ROWS, target);
+        let (logps, _) = reduce(&targets, head.panels().div_ceil(per_block), logits, dot);
+        tensor(logps, [targets.len()])
     }
 
     fn token_logps_backward(
@@ -188,12 +197,13 @@ impl TokenLogps for Flex {
         lse: FlexTensor,
         grad: FlexTensor,
         targets: Arc<[i32]>,
-    ) -> (FlexTensor, FlexTensor) {
+        head_trains: bool,
+    ) -> (FlexTensor, Option<FlexTensor>) {
         let [hidden, head, lse, grad] = [hidden, head, lse, grad].map(|tensor| tensor.to_contiguous());
         let blocks = Blocks::new(&hidden, &head);
         let (lse, grad) = (values(&lse), values(&grad));
         let (rows, d) = (targets.len(), blocks.d);
-        let mut grad_head = vec![0f32; blocks.vocabulary * d];
+        let mut grad_head = vec![0f32; if head_trains { blocks.vocabulary * d } else { 0 }];
         let place = Shared(grad_head.as_mut_ptr());
         // A fixed number of strips, summed in order: the result does not depend on the number of threads.
         let strip = blocks.count().div_ceil(STRIPS);
@@ -230,15 +240,55 @@ impl TokenLogps for Flex {
                     unsafe {
                         let out = grad_hidden.as_mut_ptr().add(start * d);
                         product([count, d, size], out, d, errors, entries, true, 1.0);
-                        product([size, d, count], place.at(first * d), d, transposed, hidden, true, 1.0);
+                        if head_trains {
+                            product([size, d, count], place.at(first * d), d, transposed, hidden, true, 1.0);
+                        }
                     }
                 }
                 grad_hidden
             })
             .collect();
         let grad_hidden = super::sum(strips);
-        (tensor(grad_hidden, [rows, d]), tensor(grad_head, [blocks.vocabulary, d]))
+        (tensor(grad_hidden, [rows, d]), head_trains.then(|| tensor(grad_head, [blocks.vocabulary, d])))
     }
+}
+
+/// Log-probabilities and log-sum-exps of all rows. `logits` computes those of a block of the vocabulary for up to
+/// [`BLOCK_ROWS`] rows and returns the block's size; `logit` is that of one row and token.
+fn reduce(
+    targets: &[i32],
+    blocks: usize,
+    logits: impl Fn(usize, usize, &mut Vec<f32>) -> usize + Sync,
+    logit: impl Fn(usize, usize) -> f32 + Sync,
+) -> (Vec<f32>, Vec<f32>) {
+    let rows = targets.len();
+    let parts: Vec<Vec<[f32; 2]>> = (0..blocks)
+        .into_par_iter()
+        .map_init(Vec::new, |scratch, block| {
+            let mut sums = Vec::with_capacity(rows);
+            for start in (0..rows).step_by(BLOCK_ROWS) {
+                let size = logits(block, start, scratch);
+                for row in scratch.chunks_exact_mut(size) {
+                    sums.push(vectorized(
+                        #[inline(always)]
+                        || {
+                            let highest = max(row);
+                            [highest, exp_shifted(row, highest)]
+                        },
+                    ));
+                }
+            }
+            sums
+        })
+        .collect();
+    let finish = |row: usize| {
+        let highest = parts.iter().map(|sums| sums[row][0]).fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = parts.iter().map(|sums| f64::from(sums[row][1] * (sums[row][0] - highest).exp())).sum();
+        let logit = logit(row, targets[row] as usize);
+        let lse = f64::from(highest) + total.ln();
+        ((f64::from(logit) - lse) as f32, lse as f32)
+    };
+    (0..rows).into_par_iter().map(finish).unzip()
 }
 
 /// Hidden rows against the head, in blocks of the vocabulary.
@@ -300,9 +350,10 @@ impl<B: TokenLogps, C: CheckpointStrategy> TokenLogps for Autodiff<B, C> {
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
                 let ([hidden, head, lse], targets) = ops.state;
-                let (grad_hidden, grad_head) = B::token_logps_backward(hidden, head, lse, grad, targets);
-                for (parent, grad) in ops.parents.into_iter().zip([grad_hidden, grad_head]) {
-                    if let Some(parent) = parent {
+                let head_trains = ops.parents[1].is_some();
+                let (grad_hidden, grad_head) = B::token_logps_backward(hidden, head, lse, grad, targets, head_trains);
+                for (parent, grad) in ops.parents.into_iter().zip([Some(grad_hidden), grad_head]) {
+                    if let (Some(parent), Some(grad)) = (parent, grad) {
                         grads.register::<B>(parent.id, grad);
                     }
                 }

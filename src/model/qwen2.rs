@@ -1,0 +1,76 @@
+//! The Qwen2 architecture (arXiv 2407.10671), Qwen2.5 included: Llama with biases on query, key and value. Reference
+//! implementation: `transformers`, `models/qwen2/modeling_qwen2.py`.
+
+use serde::Deserialize;
+
+use super::decoder;
+
+/// config.json, with its own names.
+#[derive(Debug, Deserialize)]
+pub struct Config {
+    #[serde(flatten)]
+    common: decoder::Common,
+    #[serde(flatten)]
+    windows: Windows,
+}
+
+impl Config {
+    /// The decoder that it describes.
+    pub fn decoder(self) -> Result<decoder::Config, String> {
+        Ok(decoder::Config {
+            qkv_bias: true,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            windows: self.windows.of_layers(self.common.num_hidden_layers)?,
+            common: self.common,
+        })
+    }
+}
+
+/// Which layers of Qwen2 and Qwen3 see a window.
+#[derive(Debug, Deserialize)]
+pub struct Windows {
+    #[serde(default)]
+    use_sliding_window: bool,
+    #[serde(default = "default_window")]
+    sliding_window: Option<usize>,
+    #[serde(default = "default_window_layers")]
+    max_window_layers: usize,
+    layer_types: Option<Vec<String>>,
+}
+
+fn default_window() -> Option<usize> {
+    Some(4096)
+}
+
+fn default_window_layers() -> usize {
+    28
+}
+
+impl Windows {
+    /// The window of each of `layers`. Despite its name, `max_window_layers` counts the first layers that have none.
+    ///
+    /// # Errors
+    /// What is wrong with which option.
+    pub fn of_layers(&self, layers: usize) -> Result<Vec<Option<usize>>, String> {
+        let window = self.sliding_window.filter(|_| self.use_sliding_window);
+        let Some(types) = &self.layer_types else {
+            return Ok((0..layers).map(|layer| window.filter(|_| layer >= self.max_window_layers)).collect());
+        };
+        if types.len() != layers {
+            return Err(format!("layer_types names {} layers, num_hidden_layers {layers}", types.len()));
+        }
+        let of_type = |name: &String| match (name.as_str(), window) {
+            ("full_attention", _) => Ok(None),
+            ("sliding_attention", Some(window)) => Ok(Some(window)),
+            ("sliding_attention", None) => {
+                Err("layer_types asks for sliding_attention without use_sliding_window and sliding_window".to_owned())
+            }
+            (other, _) => {
+                Err(format!("layer_types `{other}` is not supported; supported: full_attention, sliding_attention"))
+            }
+        };
+        types.iter().map(of_type).collect()
+    }
+}
