@@ -7,6 +7,7 @@
 
 pub mod csv;
 pub mod dataset;
+pub mod hub;
 pub mod ipc;
 mod ipc_stream;
 mod json_rows;
