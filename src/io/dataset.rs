@@ -7,14 +7,15 @@ use arrow::array::RecordBatch;
 use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use glob::{MatchOptions, Pattern};
 use serde::{Deserialize, Serialize};
 
+use super::find::{WILD, find};
 use super::store::Location;
 use super::text::COMPRESSED;
 use super::unify::unify;
 use super::{csv, ipc, jsonl, parquet};
 use crate::error::{Error, Place, Result};
+use crate::monitor::{Monitor, Silent};
 
 /// Small row groups are taken together up to this many rows.
 const UNIT_ROWS: u64 = 2048;
@@ -89,8 +90,9 @@ impl File {
     }
 }
 
+/// What a file's name says of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Parquet,
     JsonLines,
     /// One array, or lines under another name.
@@ -103,7 +105,7 @@ const KINDS: &str = "known are .parquet, .jsonl, .ndjson, .json and .csv (these 
                      .feather and .ipc";
 
 impl Kind {
-    fn of(name: &str) -> Option<Self> {
+    pub(super) fn of(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         let text = COMPRESSED.iter().find_map(|ending| name.strip_suffix(ending));
         let kinds: &[(&str, Self)] = &[
@@ -125,11 +127,16 @@ impl Kind {
 
 impl Dataset {
     /// Opens what `patterns` name: files, globs (`*`, `?`, `[…]`, `**`), or folders with everything below them that has
-    /// a known extension and no leading `.` or `_` in its path.
+    /// a known extension and no leading `.` or `_` in its path; on this machine or on the hub (`hf://datasets/…`).
     pub fn open(patterns: &[String]) -> Result<Self> {
+        Self::open_watched(patterns, &Silent)
+    }
+
+    /// As [`Self::open`]; `monitor` watches what is fetched from the hub.
+    pub fn open_watched(patterns: &[String], monitor: &dyn Monitor) -> Result<Self> {
         let mut locations = Vec::new();
         for pattern in patterns {
-            let found = find(pattern)?;
+            let found = find(pattern, monitor)?;
             if found.is_empty() {
                 let what = if pattern.contains(WILD) { "no file matches" } else { "no such file or folder" };
                 return Err(Error::data(Place::file(pattern), what));
@@ -251,45 +258,6 @@ fn common_schema(files: &[(Location, File)]) -> Result<SchemaRef> {
         }
     }
     Ok(Arc::new(Schema::new_with_metadata(fields, file.schema().metadata().clone())))
-}
-
-const WILD: [char; 3] = ['*', '?', '['];
-
-fn find(pattern: &str) -> Result<Vec<Location>> {
-    let whole = Location::parse(pattern)?;
-    let Some(wild) = pattern.find(WILD).filter(|_| whole.open().is_err()) else {
-        if whole.local().is_some_and(|path| path.is_file()) {
-            return Ok(vec![whole]);
-        }
-        let visible = |below: &Location| {
-            let path = below.to_string();
-            let hidden = |part: &str| part.starts_with(['.', '_']);
-            Kind::of(below.name()).is_some() && !path[whole.to_string().len()..].split('/').any(hidden)
-        };
-        return Ok(without_notes(whole.list()?.into_iter().filter(visible).collect()));
-    };
-    let folder = match pattern[..wild].rfind('/') {
-        Some(0) => "/",
-        Some(at) => &pattern[..at],
-        None => ".",
-    };
-    let relative = pattern[..wild].rfind('/').map_or(pattern, |at| &pattern[at + 1..]);
-    let options =
-        MatchOptions { require_literal_separator: true, require_literal_leading_dot: true, case_sensitive: true };
-    let compiled = Pattern::new(relative).map_err(|error| Error::data(Place::file(pattern), error))?;
-    let root = Location::parse(folder)?;
-    let prefix = root.to_string().len() + 1;
-    let matches = |below: &Location| compiled.matches_with(&below.to_string()[prefix..], options);
-    Ok(root.list()?.into_iter().filter(matches).collect())
-}
-
-/// Files of a folder without the `.json` files that tell about the others.
-fn without_notes(mut files: Vec<Location>) -> Vec<Location> {
-    const NOTES: [&str; 4] = ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
-    let is_json = |file: &Location| Kind::of(file.name()) == Some(Kind::Json);
-    let only_json = files.iter().all(is_json);
-    files.retain(|file| !is_json(file) || only_json && !NOTES.contains(&file.name()));
-    files
 }
 
 #[cfg(test)]

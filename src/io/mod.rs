@@ -7,6 +7,7 @@
 
 pub mod csv;
 pub mod dataset;
+mod find;
 pub mod hub;
 pub mod ipc;
 mod ipc_stream;

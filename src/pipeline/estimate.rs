@@ -21,7 +21,7 @@ const PROBES: usize = 4;
 pub struct Estimate {
     /// Rows that come in, that go on, and that are set aside, by reason.
     pub rows: Option<Rows>,
-    /// Bytes of memory that models and one batch take.
+    /// Bytes of memory that models and one batch take; not known of models whose weights are not here yet.
     pub memory: Option<u64>,
 }
 
@@ -120,6 +120,9 @@ fn memory(plan: &Plan, node: &Node) -> Result<Option<u64>> {
             continue;
         }
         let Some(source) = plan.start_of(name) else { continue };
+        if plan.awaits_weights(&source)? {
+            return Ok(None);
+        }
         let copies = if trains { 4 } else { 1 };
         bytes += source.parameters()? * 4 * copies;
         let kept = if trains { source.activations()? } else { source.activations()? / 8 };

@@ -45,7 +45,8 @@ fn default_seed() -> u64 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// A folder with config.json, safetensors and tokenizer.json; or with a LoRA adapter that PEFT saved.
+    /// A folder with config.json, safetensors and tokenizer.json; or with a LoRA adapter that PEFT saved. On this
+    /// machine or on the hub: `hf://org/name[@revision][/folder]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// A folder with a LoRA adapter that PEFT saved, to be put on the model.
@@ -54,7 +55,7 @@ pub struct ModelSpec {
     /// The content of a config.json, to begin with random parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<BTreeMap<String, Value>>,
-    /// A folder with tokenizer.json, where it is not the model's.
+    /// A folder with tokenizer.json, where it is not the model's; may be on the hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
 }

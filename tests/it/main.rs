@@ -9,6 +9,10 @@ mod engines;
 mod files;
 mod formats;
 mod harness;
+#[cfg(unix)]
+mod hub;
+#[cfg(unix)]
+mod hub_server;
 mod lora;
 mod parity;
 mod pipeline;

@@ -71,23 +71,29 @@ impl Client {
     }
 
     /// The hub's description of the repository at a revision.
-    pub(super) fn info(&self, address: &Address) -> Result<Value> {
+    pub(super) fn info(&self, address: &Address, attempts: u32) -> Result<Value> {
         let (kind, revision) = (address.kind, escape(address.revision(), ""));
         // With sizes and digests; datasets may have too many files for that.
         let query = if kind == Kind::Model { "?blobs=true" } else { "" };
         let url = format!("{}/api/{}/{}/revision/{revision}{query}", self.endpoint, kind.plural(), address.repo);
-        self.patiently(address, || self.json(address, &url).map(|(value, _)| value))
+        self.patiently(address, attempts, || self.json(address, &url).map(|(value, _)| value))
     }
 
     /// Everything below `folder` of the repository at `commit`; none where there is no such folder, or the server does
     /// not list folders.
-    pub(super) fn tree(&self, address: &Address, commit: &str, folder: &str) -> Result<Option<Vec<Value>>> {
+    pub(super) fn tree(
+        &self,
+        address: &Address,
+        commit: &str,
+        folder: &str,
+        attempts: u32,
+    ) -> Result<Option<Vec<Value>>> {
         let (kind, repo) = (address.kind.plural(), &address.repo);
         let folder = if folder.is_empty() { String::new() } else { format!("/{}", escape(folder, "/")) };
         let mut next = Some(format!("{}/api/{kind}/{repo}/tree/{commit}{folder}?recursive=true", self.endpoint));
         let mut entries = Vec::new();
         while let Some(url) = next.take() {
-            let page = self.patiently(address, || match self.json(address, &url) {
+            let page = self.patiently(address, attempts, || match self.json(address, &url) {
                 Err(Refusal { cause: Cause::Absent, .. }) => Ok(None),
                 page => page.map(Some),
             })?;
@@ -115,12 +121,17 @@ impl Client {
         Ok((value, answer.response.headers().clone()))
     }
 
-    /// Tries again what may pass, with growing pauses.
-    pub(super) fn patiently<T>(&self, address: &Address, mut act: impl FnMut() -> Result<T, Refusal>) -> Result<T> {
+    /// Tries again what may pass, up to `attempts` times, with growing pauses.
+    pub(super) fn patiently<T>(
+        &self,
+        address: &Address,
+        attempts: u32,
+        mut act: impl FnMut() -> Result<T, Refusal>,
+    ) -> Result<T> {
         let mut attempt = 1;
         loop {
             match act() {
-                Err(refusal) if refusal.passes() && attempt < ATTEMPTS => self.wait(attempt),
+                Err(refusal) if refusal.passes() && attempt < attempts => self.wait(attempt),
                 result => return result.map_err(|refusal| refusal.at(address)),
             }
             attempt += 1;
@@ -230,11 +241,16 @@ impl Refusal {
 }
 
 fn transport(error: &ureq::Error, url: &str) -> Refusal {
-    use ureq::Error::{BadUri, InvalidProxyUrl, Rustls, Tls};
-    let passes = !matches!(error, BadUri(_) | InvalidProxyUrl | Rustls(_) | Tls(_));
-    let hint = "is the network there? HF_HUB_OFFLINE=1 uses what is already downloaded";
-    let message = format!("{} cannot be reached: {error}; {hint}", host(url));
-    Refusal { message, cause: if passes { Cause::Passing } else { Cause::Lasting } }
+    let text = error.to_string();
+    // rustls reports it from inside of an I/O error.
+    let untrusted = text.contains("certificate");
+    let hint = match untrusted {
+        true => "SSL_CERT_FILE names a file with the certificates to trust",
+        false => "is the network there? HF_HUB_OFFLINE=1 uses what is already downloaded",
+    };
+    let lasting = untrusted || matches!(error, ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl);
+    let message = format!("{} cannot be reached: {text}; {hint}", host(url));
+    Refusal { message, cause: if lasting { Cause::Lasting } else { Cause::Passing } }
 }
 
 /// Certificates of `SSL_CERT_FILE` (or `REQUESTS_CA_BUNDLE`, as in Python), where one is set; else Mozilla's.

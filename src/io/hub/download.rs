@@ -58,7 +58,7 @@ impl Download<'_> {
     pub(super) fn content(&self) -> Result<Content> {
         let url = self.client.file_url(self.address, self.commit);
         let ask = || self.client.request(&Method::HEAD, &url, None, self.address);
-        let answer = self.client.patiently(self.address, ask)?;
+        let answer = self.client.patiently(self.address, ATTEMPTS, ask)?;
         Content::of(&answer.hub).ok_or_else(|| self.error("the server names no etag, so that nothing can be checked"))
     }
 

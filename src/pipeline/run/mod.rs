@@ -82,6 +82,8 @@ pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) ->
     let report = Report { pipeline: name.to_owned(), ..Report::default() };
     let mut run = Run { plan, workdir, monitor, report, prints: BTreeMap::new(), share: options.share };
     let needed = needed(plan, options)?;
+    let models = plan.nodes.iter().filter(|node| needed.contains(&node.id)).flat_map(|node| node.stage.models());
+    plan.fetch_weights(models.map(|(_, name)| name), monitor)?;
     for node in plan.nodes.iter().filter(|node| needed.contains(&node.id)) {
         if monitor.stopping() {
             return Err(Error::Interrupted);

@@ -33,7 +33,8 @@ use sql::Filter;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Read {
-    /// A file, glob or folder (Parquet, JSON Lines, JSON, CSV, Arrow IPC), or a list of them.
+    /// A file, glob or folder (Parquet, JSON Lines, JSON, CSV, Arrow IPC), or a list of them; on this machine, or on the
+    /// hub: `hf://datasets/org/name[@revision][/file, folder or glob]`.
     pub from: Paths,
     /// What the columns hold; found from their names and types by default.
     #[serde(default)]
