@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
+from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -30,7 +31,7 @@ stages:
   pairs: {{ read: {{ from: "{input}", limit: {pairs} }} }}
   tokens: {{ tokenize: {{ input: pairs, tokenizer: base, max_length: 512 }} }}
   oracle:
-    train: {{ input: tokens, model: base, objective: {{ dpo: {{}} }}, max_steps: 4, batch_size: 2, learning_rate: 1.0e-5,
+    train: {{ input: tokens, model: base, objective: {{ dpo: {{}} }}, max_steps: 4, batch_size: 2, learning_rate: 1.0e-4,
               decay: constant, warmup: 0, shuffle_window: 0 }}
   scored: {{ score: {{ input: tokens, oracle: oracle, reference: base }} }}
   keyed: {{ select: {{ input: scored }} }}
@@ -60,7 +61,7 @@ stages:
 class Bench:
     def __init__(self, a, folder):
         self.a, self.folder = a, folder
-        self.sepo = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "sepo"
+        self.sepo = a.sepo or Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "sepo"
 
     def run_sepo(self, name, text, **values):
         """Runs a pipeline in a new folder; its report and the peak memory in MiB."""
@@ -80,12 +81,17 @@ class Bench:
 
     def run_peer(self, script, *arguments):
         command = [sys.executable, HERE / script, "--threads", self.a.threads, *arguments]
-        return json.loads(subprocess.run(map(str, command), check=True, stdout=subprocess.PIPE).stdout)
+        done = subprocess.run(map(str, command), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        return json.loads(done.stdout)
 
     def prepare(self):
         self.run_sepo("prepare", PREPARE, input=self.a.input, pairs=self.a.pairs)
         self.tokens = self.folder / "prepare" / "scored"
         self.oracle = self.folder / "prepare" / "models" / "oracle"
+        # As checkpoints are published: in bf16, so that every precision starts from the same numbers.
+        file = self.oracle / "model.safetensors"
+        tensors = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
 
     def score_sepo(self, precision):
         name = f"sepo-{precision}"
@@ -158,6 +164,7 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sepo", help="the program; by default the one that cargo built in release")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(a, Path(folder))

@@ -10,8 +10,8 @@ pub enum Precision {
     /// Weights and activations in f32.
     #[default]
     F32,
-    /// Weights in bf16, activations as the sum of two bf16 numbers: with a checkpoint stored in bf16 nothing but 2^-16 of an
-    /// activation is lost.
+    /// Weights that bf16 holds exactly in bf16, activations as the sum of two bf16 numbers: nothing but 2^-16 of an activation is
+    /// lost. Other weights, of a checkpoint that is stored in f32, stay in f32.
     Bf16x2,
     /// Weights and activations in bf16, sums in f32.
     Bf16,

@@ -92,7 +92,9 @@ impl Parameters {
 
     /// `values` as a parameter, or frozen.
     fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
-        if self.precision == Precision::F32 {
+        // Two parts of an activation keep what a bf16 weight can keep; a weight that bf16 would round stays as it is.
+        let exact = || values.iter().all(|value| value.to_bits() & 0xffff == 0);
+        if self.precision == Precision::F32 || self.precision == Precision::Bf16x2 && !exact() {
             return Weight::Plain(self.param(values, shape));
         }
         let [rows, columns] = shape;

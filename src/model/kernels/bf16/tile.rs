@@ -57,8 +57,8 @@ fn plain(x: &[bf16], panel: &[bf16], sums: &mut Sums) {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m256bh, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_set1_epi32, _mm512_storeu_ps,
+        __m256bh, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps,
+        _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps,
     };
     use std::mem::transmute;
 
@@ -66,33 +66,38 @@ mod avx512 {
 
     use super::{PANEL, Sums, TILE};
 
+    /// No closures here: one that a function without these features calls would be a call for every register.
+    ///
     /// # Safety
     /// `x` holds `TILE * pairs * 2` numbers, `panel` `pairs * PANEL * 2`.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub(super) unsafe fn add_products(pairs: usize, x: *const bf16, panel: *const bf16, out: &mut Sums) {
-        // SAFETY: every load and store stays inside what the caller and the type of `out` promise.
-        unsafe {
-            let mut sums: [_; TILE] = std::array::from_fn(|row| {
-                std::array::from_fn::<_, 3, _>(|third| _mm512_loadu_ps(out[row].as_ptr().add(third * 16)))
-            });
-            let x = x.cast::<i32>();
-            for pair in 0..pairs {
-                let panel = panel.add(pair * 2 * PANEL);
-                let weights: [__m512bh; 3] = std::array::from_fn(|third| {
-                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(third * 32).cast()))
-                });
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let x =
-                        transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x.add(row * pairs + pair).read_unaligned()));
-                    for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = _mm512_dpbf16_ps(*sum, x, weights);
-                    }
-                }
+        let mut sums = [[_mm512_setzero_ps(); 3]; TILE];
+        let x = x.cast::<i32>();
+        for pair in 0..pairs {
+            // SAFETY: the pair lies inside of the panel.
+            let weights = unsafe {
+                let panel = panel.add(pair * 2 * PANEL).cast::<i32>();
+                [
+                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.cast())),
+                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(16).cast())),
+                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(32).cast())),
+                ]
+            };
+            for (row, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: the pair lies inside of the tile's row.
+                let x = unsafe { x.add(row * pairs + pair).read_unaligned() };
+                // SAFETY: both are 64 bytes of plain data.
+                let x = unsafe { transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x)) };
+                sums[0] = _mm512_dpbf16_ps(sums[0], x, weights[0]);
+                sums[1] = _mm512_dpbf16_ps(sums[1], x, weights[1]);
+                sums[2] = _mm512_dpbf16_ps(sums[2], x, weights[2]);
             }
-            for (out, sums) in out.iter_mut().zip(sums) {
-                for (third, sum) in sums.into_iter().enumerate() {
-                    _mm512_storeu_ps(out.as_mut_ptr().add(third * 16), sum);
-                }
+        }
+        for (out, sums) in out.iter_mut().zip(sums) {
+            for (out, sum) in out.as_chunks_mut::<16>().0.iter_mut().zip(sums) {
+                // SAFETY: 16 numbers.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(out.as_ptr()), sum)) };
             }
         }
     }
