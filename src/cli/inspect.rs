@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::progress::Progress;
 use crate::columns::lists::{floats, ids, masks};
 use crate::columns::provenance::Provenance;
 use crate::columns::{PROMPT_IDS, Side};
@@ -60,7 +61,7 @@ impl Numbers {
 
 impl Inspect {
     pub(super) fn text(&self) -> Result<String> {
-        let dataset = Dataset::open(std::slice::from_ref(&self.path))?;
+        let dataset = Dataset::open_watched(std::slice::from_ref(&self.path), &Progress::new())?;
         let schema = dataset.schema().clone();
         let has = |name: &str| schema.field_with_name(name).is_ok();
         let mut found = Map::new();

@@ -1,6 +1,7 @@
 //! The command line. stdout is data, stderr is progress and problems.
 
 mod inspect;
+mod plan;
 mod progress;
 mod summary;
 
@@ -11,9 +12,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::progress::Progress;
 use crate::error::{Error, Result};
+use crate::monitor::Monitor;
+use crate::pipeline::estimate::estimate;
 use crate::pipeline::spec::File;
-use crate::pipeline::{Options, Plan, Spec, run, schema};
+use crate::pipeline::{Options, Plan, Share, Spec, run, schema};
 
 /// Selective preference optimization as a dataflow pipeline over columnar data.
 #[derive(Debug, Parser)]
@@ -39,6 +43,9 @@ enum Command {
         /// Run this stage and what it needs.
         #[arg(long, value_name = "STAGE")]
         only: Option<String>,
+        /// Do the i-th of n shares of the units of work, for job arrays; every share works on the same workdir.
+        #[arg(long = "units", value_name = "I/N")]
+        share: Option<Share>,
         /// Print one JSON object instead of tables.
         #[arg(long)]
         json: bool,
@@ -64,14 +71,14 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 }
 
 impl Pipeline {
-    fn plan(&self) -> Result<Plan> {
+    fn plan(&self, monitor: &dyn Monitor) -> Result<Plan> {
         let name = self.file.display().to_string();
         let text = fs::read_to_string(&self.file).map_err(|error| Error::Store {
             path: name.clone(),
             message: error.to_string(),
             retryable: false,
         })?;
-        Plan::new(&Spec::parse(&text, &name, &self.vars)?)
+        Plan::watched(&Spec::parse(&text, &name, &self.vars)?, monitor)
     }
 }
 
@@ -90,14 +97,17 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Check(pipeline) => {
-            let plan = pipeline.plan()?;
+            let plan = pipeline.plan(&Progress::new())?;
             print(&format!("{}: {} stages, no problems\n", pipeline.file.display(), plan.nodes.len()))
         }
-        Command::Plan(pipeline) => print(&pipeline.plan()?.to_string()),
-        Command::Run { pipeline, fresh, only, json } => {
-            let plan = pipeline.plan()?;
-            let monitor = progress::Progress::new();
-            let report = run(&plan, &pipeline.file.display().to_string(), &Options { fresh, only }, &monitor)?;
+        Command::Plan(pipeline) => {
+            let plan = pipeline.plan(&Progress::new())?;
+            print(&plan::text(&plan, &estimate(&plan)?))
+        }
+        Command::Run { pipeline, fresh, only, share, json } => {
+            let plan = pipeline.plan(&Progress::new())?;
+            let monitor = Progress::stoppable();
+            let report = run(&plan, &pipeline.file.display().to_string(), &Options { fresh, only, share }, &monitor)?;
             match json {
                 true => print(&format!("{}\n", serde_json::to_string(&report).expect("a report is plain data"))),
                 false => print(&summary::summary(&plan, &report)),

@@ -5,11 +5,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use crate::monitor::Monitor;
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// The unit that is shown as MiB or GiB.
+const BYTES: &str = "bytes";
 
 /// Between two plain lines.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -30,10 +33,16 @@ struct Piece {
 }
 
 impl Progress {
+    /// Ctrl-C ends the process at once.
     pub(super) fn new() -> Self {
+        Self { piece: Mutex::new(None) }
+    }
+
+    /// Ctrl-C asks for a clean stop.
+    pub(super) fn stoppable() -> Self {
         // Without a handler the first Ctrl-C ends the process at once: parts still appear whole.
         let _ = ctrlc::set_handler(|| STOPPING.store(true, Ordering::Relaxed));
-        Self { piece: Mutex::new(None) }
+        Self::new()
     }
 
     fn with(&self, act: impl FnOnce(&mut Option<Piece>)) {
@@ -46,7 +55,9 @@ impl Progress {
 impl Piece {
     fn say(&self, note: &str) {
         let Self { label, unit, done, .. } = self;
-        let of = self.total.map(|total| format!("/{total}")).unwrap_or_default();
+        let amount = |n: u64| if *unit == BYTES { HumanBytes(n).to_string() } else { n.to_string() };
+        let of = self.total.map(|total| format!("/{}", amount(total))).unwrap_or_default();
+        let (done, unit) = (amount(*done), if *unit == BYTES { "" } else { unit });
         let seconds = self.start.elapsed().as_secs_f64();
         // A closed stderr must not end the run.
         let _ = writeln!(stderr(), "{label}: {done}{of} {unit} in {seconds:.1} s {note}");
@@ -56,7 +67,11 @@ impl Piece {
 impl Monitor for Progress {
     fn begin(&self, label: &str, total: Option<u64>, unit: &'static str) {
         let bar = stderr().is_terminal().then(|| {
-            let template = format!("{{prefix:20}} {{bar:30}} {{pos}}/{{len}} {unit} {{elapsed}} eta {{eta}} {{msg}}");
+            let amount = match unit {
+                BYTES => "{bytes}/{total_bytes} {bytes_per_sec}".to_owned(),
+                unit => format!("{{pos}}/{{len}} {unit}"),
+            };
+            let template = format!("{{prefix:20}} {{bar:30}} {amount} {{elapsed}} eta {{eta}} {{msg}}");
             let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(total.unwrap_or(0)).with_style(style).with_prefix(label.to_owned())
         });

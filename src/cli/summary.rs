@@ -11,10 +11,10 @@ pub(super) fn summary(plan: &Plan, report: &Report) -> String {
     let mut out = format!("{:<22} {:>9} {:>9} {:>9} {:>9}\n", "stage", "rows in", "rows out", "set aside", "seconds");
     let done = plan.nodes.iter().filter_map(|node| Some((&node.id, report.stages.get(&node.id)?)));
     for (id, stage) in done.clone() {
-        let aside: u64 = stage.tally.set_aside.values().sum();
-        let (rows_in, rows_out, seconds) = (stage.tally.rows_in, stage.tally.rows_out, stage.seconds);
+        let aside: u64 = stage.set_aside.values().sum();
+        let (rows_in, rows_out, seconds) = (stage.rows_in, stage.rows_out, stage.seconds);
         let _ = writeln!(out, "{id:<22} {rows_in:>9} {rows_out:>9} {aside:>9} {seconds:>9.1}");
-        for (reason, count) in &stage.tally.set_aside {
+        for (reason, count) in &stage.set_aside {
             let _ = writeln!(out, "{:<22} {count} {reason}", "");
         }
     }
@@ -32,6 +32,9 @@ pub(super) fn summary(plan: &Plan, report: &Report) -> String {
     }
     for file in &report.outputs {
         let _ = writeln!(out, "\nwrote {file}");
+    }
+    if let Some(why) = &report.waiting {
+        let _ = writeln!(out, "\nnot finished: {why}");
     }
     out
 }

@@ -4,13 +4,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
-use glob::{MatchOptions, Pattern};
+use arrow::compute::{can_cast_types, cast};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
+use super::find::{WILD, find};
 use super::store::Location;
-use super::{ipc, jsonl, parquet};
+use super::text::COMPRESSED;
+use super::unify::unify;
+use super::{csv, ipc, jsonl, parquet};
 use crate::error::{Error, Place, Result};
+use crate::monitor::{Monitor, Silent};
 
 /// Small row groups are taken together up to this many rows.
 const UNIT_ROWS: u64 = 2048;
@@ -29,7 +34,7 @@ pub struct Chunk {
 pub struct Unit {
     /// Index of the file in the dataset.
     pub file: usize,
-    /// Row groups; for JSON Lines the whole file is one.
+    /// Row groups; the whole of a JSON or CSV file is one.
     pub groups: Range<usize>,
     /// Rows of these groups.
     pub rows: u64,
@@ -45,15 +50,17 @@ pub struct Dataset {
 #[derive(Debug, Clone)]
 enum File {
     Parquet(parquet::File),
-    Jsonl(jsonl::File),
+    Json(jsonl::File),
+    Csv(csv::File),
     Ipc(ipc::File),
 }
 
 impl File {
     fn open(location: &Location) -> Result<Self> {
-        match extension(location.name()) {
+        match Kind::of(location.name()) {
             Some(Kind::Parquet) => Ok(Self::Parquet(parquet::File::open(location)?)),
-            Some(Kind::Jsonl) => Ok(Self::Jsonl(jsonl::File::open(location)?)),
+            Some(Kind::JsonLines | Kind::Json) => Ok(Self::Json(jsonl::File::open(location)?)),
+            Some(Kind::Csv) => Ok(Self::Csv(csv::File::open(location)?)),
             Some(Kind::Ipc) => Ok(Self::Ipc(ipc::File::open(location)?)),
             None => Err(Error::data(Place::file(location), format!("unknown kind of file; {KINDS}"))),
         }
@@ -62,48 +69,74 @@ impl File {
     fn schema(&self) -> &SchemaRef {
         match self {
             Self::Parquet(file) => file.schema(),
-            Self::Jsonl(file) => file.schema(),
+            Self::Json(file) => file.schema(),
+            Self::Csv(file) => file.schema(),
             Self::Ipc(file) => file.schema(),
         }
+    }
+
+    /// Whether a row may lack a column, which is then null.
+    fn may_lack_columns(&self) -> bool {
+        matches!(self, Self::Json(_))
     }
 
     fn groups(&self) -> Vec<u64> {
         match self {
             Self::Parquet(file) => file.groups(),
-            Self::Jsonl(file) => vec![file.rows()],
+            Self::Json(file) => vec![file.rows()],
+            Self::Csv(file) => vec![file.rows()],
             Self::Ipc(file) => file.groups().to_vec(),
         }
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
+/// What a file's name says of its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
     Parquet,
-    Jsonl,
+    JsonLines,
+    /// One array, or lines under another name.
+    Json,
+    Csv,
     Ipc,
 }
 
-const KINDS: &str = "known are .parquet, .jsonl, .jsonl.gz, .arrow, .feather, .ipc";
+const KINDS: &str = "known are .parquet, .jsonl, .ndjson, .json and .csv (these also with .gz or .zst), .arrow, \
+                     .feather and .ipc";
 
-fn extension(name: &str) -> Option<Kind> {
-    let name = name.to_ascii_lowercase();
-    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-    if ends(&[".parquet"]) {
-        Some(Kind::Parquet)
-    } else if ends(&[".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"]) {
-        Some(Kind::Jsonl)
-    } else {
-        ends(&[".arrow", ".feather", ".ipc"]).then_some(Kind::Ipc)
+impl Kind {
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let text = COMPRESSED.iter().find_map(|ending| name.strip_suffix(ending));
+        let kinds: &[(&str, Self)] = &[
+            (".jsonl", Self::JsonLines),
+            (".ndjson", Self::JsonLines),
+            (".json", Self::Json),
+            (".csv", Self::Csv),
+            (".parquet", Self::Parquet),
+            (".arrow", Self::Ipc),
+            (".feather", Self::Ipc),
+            (".ipc", Self::Ipc),
+        ];
+        // Only text comes compressed.
+        let kinds = if text.is_some() { &kinds[..4] } else { kinds };
+        let name = text.unwrap_or(&name);
+        kinds.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, kind)| *kind)
     }
 }
 
 impl Dataset {
     /// Opens what `patterns` name: files, globs (`*`, `?`, `[…]`, `**`), or folders with everything below them that has
-    /// a known extension and no leading `.` or `_` in its path.
+    /// a known extension and no leading `.` or `_` in its path; on this machine or on the hub (`hf://datasets/…`).
     pub fn open(patterns: &[String]) -> Result<Self> {
+        Self::open_watched(patterns, &Silent)
+    }
+
+    /// As [`Self::open`]; `monitor` watches what is fetched from the hub.
+    pub fn open_watched(patterns: &[String], monitor: &dyn Monitor) -> Result<Self> {
         let mut locations = Vec::new();
         for pattern in patterns {
-            let found = find(pattern)?;
+            let found = find(pattern, monitor)?;
             if found.is_empty() {
                 let what = if pattern.contains(WILD) { "no file matches" } else { "no such file or folder" };
                 return Err(Error::data(Place::file(pattern), what));
@@ -115,16 +148,7 @@ impl Dataset {
             let file = File::open(&location)?;
             files.push((location, file));
         }
-        let Some((_, first)) = files.first() else {
-            return Err(Error::data(Place::default(), "a dataset needs at least one file"));
-        };
-        let schema = first.schema().clone();
-        for (location, file) in &files[1..] {
-            if let Some(difference) = difference(&schema, file.schema()) {
-                let message = format!("another schema than {}: {difference}", files[0].0);
-                return Err(Error::data(Place::file(location), message));
-            }
-        }
+        let schema = common_schema(&files)?;
         Ok(Self { files, schema })
     }
 
@@ -169,17 +193,21 @@ impl Dataset {
     pub fn read(&self, unit: &Unit, batch_rows: usize) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
         let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match &self.files[unit.file].1 {
             File::Parquet(file) => Box::new(file.read(unit.groups.clone(), batch_rows)),
-            File::Jsonl(file) => Box::new(file.read(batch_rows)?),
+            File::Json(file) => Box::new(file.read(&self.schema, batch_rows)?),
+            File::Csv(file) => Box::new(file.read(batch_rows)?),
             File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows)?),
         };
         let (schema, place) = (self.schema.clone(), Place::file(self.file(unit)));
         Ok(Box::new(chunks.map(move |chunk| {
             let Chunk { batch, first_row } = chunk?;
-            let columns: Option<Vec<_>> =
-                schema.fields().iter().map(|field| batch.column_by_name(field.name()).cloned()).collect();
-            let missing = || Error::data(place.clone(), "columns differ within the file");
-            let batch = RecordBatch::try_new(schema.clone(), columns.ok_or_else(missing)?);
-            Ok(Chunk { batch: batch.map_err(|error| Error::data(place.clone(), error))?, first_row })
+            let wrong = |error: ArrowError| Error::data(place.clone(), error);
+            let columns = schema.fields().iter().map(|field| {
+                let missing = || Error::data(place.clone(), "columns differ within the file");
+                let column = batch.column_by_name(field.name()).ok_or_else(missing)?;
+                cast(column, field.data_type()).map_err(wrong)
+            });
+            let batch = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_>>()?).map_err(wrong)?;
+            Ok(Chunk { batch, first_row })
         })))
     }
 
@@ -195,55 +223,49 @@ impl Dataset {
     }
 }
 
-/// How `other` departs from `schema`, apart from metadata, nullability and the order of columns.
-fn difference(schema: &Arc<Schema>, other: &Arc<Schema>) -> Option<String> {
-    for field in schema.fields() {
-        match other.field_with_name(field.name()) {
-            Err(_) => return Some(format!("column `{}` is missing", field.name())),
-            Ok(found) if !found.data_type().equals_datatype(field.data_type()) => {
-                return Some(format!("column `{}` is {}, not {}", field.name(), found.data_type(), field.data_type()));
+/// The columns that all files have: those of the first, as wide as the others need them. Where rows may lack columns,
+/// also the others' own.
+fn common_schema(files: &[(Location, File)]) -> Result<SchemaRef> {
+    let Some(((first, file), rest)) = files.split_first() else {
+        return Err(Error::data(Place::default(), "a dataset needs at least one file"));
+    };
+    let lacking = files.iter().all(|(_, file)| file.may_lack_columns());
+    let mut fields: Vec<Field> = file.schema().fields().iter().map(|field| Field::clone(field)).collect();
+    for (location, file) in rest {
+        let differs = |how: String| Error::data(Place::file(location), format!("another schema than {first}: {how}"));
+        for field in &mut fields {
+            match file.schema().field_with_name(field.name()) {
+                Err(_) if file.may_lack_columns() => field.set_nullable(true),
+                Err(_) => return Err(differs(format!("column `{}` is missing", field.name()))),
+                Ok(found) => {
+                    let (known, own) = (field.data_type(), found.data_type());
+                    let readable = |common: &DataType| {
+                        file.may_lack_columns() || can_cast_types(own, common) && can_cast_types(known, common)
+                    };
+                    let common = unify(known, own).filter(readable);
+                    let how = || differs(format!("column `{}` is {own}, not {known}", field.name()));
+                    let common = common.ok_or_else(how)?;
+                    *field =
+                        field.clone().with_data_type(common).with_nullable(field.is_nullable() || found.is_nullable());
+                }
             }
-            Ok(_) => {}
+        }
+        if lacking {
+            let known = |name: &str| fields.iter().any(|field| field.name() == name);
+            let own: Vec<Field> = file.schema().fields().iter().map(|field| Field::clone(field)).collect();
+            let new: Vec<Field> = own.into_iter().filter(|field| !known(field.name())).collect();
+            fields.extend(new);
         }
     }
-    None
-}
-
-const WILD: [char; 3] = ['*', '?', '['];
-
-fn find(pattern: &str) -> Result<Vec<Location>> {
-    let whole = Location::parse(pattern)?;
-    let Some(wild) = pattern.find(WILD).filter(|_| whole.open().is_err()) else {
-        if whole.local().is_some_and(|path| path.is_file()) {
-            return Ok(vec![whole]);
-        }
-        let visible = |below: &Location| {
-            let path = below.to_string();
-            let hidden = |part: &str| part.starts_with(['.', '_']);
-            extension(below.name()).is_some() && !path[whole.to_string().len()..].split('/').any(hidden)
-        };
-        return Ok(whole.list()?.into_iter().filter(visible).collect());
-    };
-    let folder = match pattern[..wild].rfind('/') {
-        Some(0) => "/",
-        Some(at) => &pattern[..at],
-        None => ".",
-    };
-    let relative = pattern[..wild].rfind('/').map_or(pattern, |at| &pattern[at + 1..]);
-    let options =
-        MatchOptions { require_literal_separator: true, require_literal_leading_dot: true, case_sensitive: true };
-    let compiled = Pattern::new(relative).map_err(|error| Error::data(Place::file(pattern), error))?;
-    let root = Location::parse(folder)?;
-    let prefix = root.to_string().len() + 1;
-    let matches = |below: &Location| compiled.matches_with(&below.to_string()[prefix..], options);
-    Ok(root.list()?.into_iter().filter(matches).collect())
+    Ok(Arc::new(Schema::new_with_metadata(fields, file.schema().metadata().clone())))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::io::FileFormat;
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
+    use arrow::datatypes::Float64Type;
 
     fn write(path: &std::path::Path, column: ArrayRef) {
         let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
@@ -280,5 +302,31 @@ mod tests {
             error.contains("a-2.parquet: another schema than ") && error.contains("`x` is Utf8, not Int64"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn json_files_are_read_under_the_columns_of_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("a.jsonl", "{\"n\": 1, \"turns\": []}\n");
+        write("b.jsonl", "{\"n\": 0.5, \"turns\": [{\"role\": \"user\", \"content\": \"x\"}], \"late\": \"y\"}\n");
+        write("c.json", "[{\"late\": \"z\", \"turns\": [{\"content\": \"x\", \"name\": \"n\"}]}]");
+        let open = |names: &[&str]| {
+            let paths = names.iter().map(|name| folder.path().join(name).to_str().unwrap().to_owned());
+            Dataset::open(&paths.collect::<Vec<_>>())
+        };
+        let dataset = open(&["a.jsonl", "b.jsonl", "c.json"]).unwrap();
+        let names: Vec<&str> = dataset.schema().fields().iter().map(|field| field.name().as_str()).collect();
+        assert_eq!(names, ["n", "turns", "late"]);
+        let units = dataset.units();
+        let batches = units.iter().flat_map(|unit| dataset.read(unit, 10).unwrap()).map(|chunk| chunk.unwrap().batch);
+        let whole = arrow::compute::concat_batches(dataset.schema(), &batches.collect::<Vec<_>>()).unwrap();
+        let numbers = whole.column(0).as_primitive::<Float64Type>();
+        assert_eq!(numbers.iter().collect::<Vec<_>>(), [Some(1.0), Some(0.5), None]);
+        assert!(whole.column(2).is_null(0) && whole.column(2).is_valid(2));
+
+        // Notes about data are no data.
+        write("dataset_info.json", "{\"features\": {}}");
+        assert_eq!(open(&[""]).unwrap().rows(), 2);
     }
 }

@@ -1,5 +1,8 @@
-//! Arrow IPC files (Feather v2) to record batches and back.
+//! Arrow IPC files (Feather V2) to record batches and back. What lacks an IPC file's mark at its start is read as a
+//! stream.
 
+use std::fmt::Display;
+use std::io::Read;
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
@@ -7,23 +10,44 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
+use super::ipc_stream::Stream;
 use super::store::{Blob, BlobReader, Location, Upload};
 use super::{Chunk, TableWriter};
 use crate::error::{Error, Place, Result};
 
-/// An open Arrow IPC file.
+/// What an IPC file begins with.
+const MARK: &[u8; 6] = b"ARROW1";
+const FEATHER_V1: &[u8] = b"FEA1";
+
+/// An open Arrow IPC file or stream.
 #[derive(Debug, Clone)]
 pub struct File {
-    place: Place,
-    blob: Blob,
+    content: Content,
     schema: SchemaRef,
     groups: Vec<u64>,
 }
 
+#[derive(Debug, Clone)]
+enum Content {
+    File { place: Place, blob: Blob },
+    Stream(Stream),
+}
+
 impl File {
-    /// Reads the footer, and every batch once for its number of rows.
+    /// Reads the footer, and every batch once for its number of rows; of a stream the messages' headers.
     pub fn open(location: &Location) -> Result<Self> {
         let (place, blob) = (Place::file(location), location.open()?);
+        let mut start = [0; MARK.len()];
+        let is_file = blob.reader(0).read_exact(&mut start).is_ok() && start == *MARK;
+        if start.starts_with(FEATHER_V1) {
+            let help = "write it again with `pyarrow.feather.write_feather(table, path)`, which writes V2";
+            return Err(Error::data(place, format!("Feather V1 cannot be read; {help}")));
+        }
+        if !is_file {
+            let stream = Stream::open(location)?;
+            let (schema, groups) = (stream.schema().clone(), stream.groups());
+            return Ok(Self { content: Content::Stream(stream), schema, groups });
+        }
         let reader = reader(&blob, &place)?;
         let schema = reader.schema();
         let rows = reader.enumerate().map(|(group, batch)| match batch {
@@ -31,7 +55,7 @@ impl File {
             Err(error) => Err(Error::data(place.clone().row_group(group), error)),
         });
         let groups = rows.collect::<Result<_>>()?;
-        Ok(Self { place, blob, schema, groups })
+        Ok(Self { content: Content::File { place, blob }, schema, groups })
     }
 
     /// The file's schema.
@@ -50,18 +74,8 @@ impl File {
         groups: Range<usize>,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
-        let mut reader = reader(&self.blob, &self.place)?;
-        let wrong = {
-            let place = self.place.clone();
-            move |group, error: &dyn std::fmt::Display| Error::data(place.clone().row_group(group), error)
-        };
-        reader.set_index(groups.start).map_err(|error| wrong(groups.start, &error))?;
         let mut row = self.groups[..groups.start].iter().sum::<u64>() + 1;
-        let batches = groups.map_while(move |group| {
-            let batch = reader.next()?;
-            Some(batch.map_err(|error| wrong(group, &error)))
-        });
-        Ok(batches.flat_map(move |batch| {
+        Ok(self.batches(groups)?.flat_map(move |batch| {
             let first = row;
             row += batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
             let pieces: Vec<Result<Chunk>> = match batch {
@@ -77,6 +91,25 @@ impl File {
             };
             pieces
         }))
+    }
+
+    fn batches(&self, groups: Range<usize>) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>> + Send>> {
+        match &self.content {
+            Content::Stream(stream) => {
+                let stream = stream.clone();
+                Ok(Box::new(groups.map(move |group| stream.batch(group))))
+            }
+            Content::File { place, blob } => {
+                let mut reader = reader(blob, place)?;
+                let place = place.clone();
+                let wrong = move |group, error: &dyn Display| Error::data(place.clone().row_group(group), error);
+                reader.set_index(groups.start).map_err(|error| wrong(groups.start, &error))?;
+                Ok(Box::new(groups.map_while(move |group| {
+                    let batch = reader.next()?;
+                    Some(batch.map_err(|error| wrong(group, &error)))
+                })))
+            }
+        }
     }
 }
 

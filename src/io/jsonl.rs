@@ -1,21 +1,22 @@
-//! JSON Lines, plain or gzipped, to record batches. The schema is what all lines have in common.
+//! JSON Lines, or one JSON array of objects, plain or compressed, to record batches. The schema is what all rows have
+//! in common.
 
-use std::io::{BufRead, BufReader, Read};
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
-use arrow::json::reader::infer_json_schema_from_iterator;
-use flate2::read::MultiGzDecoder;
 use serde_json::Value;
-use std::sync::Arc;
 
 use super::Chunk;
+use super::json_rows::{Row, rows};
+use super::json_schema::Columns;
 use super::store::Location;
 use crate::error::{Error, Place, Result};
 
-/// An open JSON Lines file.
+/// An open JSON file.
 #[derive(Debug, Clone)]
 pub struct File {
     location: Location,
@@ -27,38 +28,20 @@ impl File {
     /// Reads the file once for its schema and its number of rows.
     ///
     /// # Errors
-    /// A line that is not a JSON object, or a column that has two types, by line.
+    /// A row that is not a JSON object, or a column that has two types, by line or place in the array.
     pub fn open(location: &Location) -> Result<Self> {
-        let mut rows = 0;
-        let mut failed = None;
-        let values = lines(location)?.map_while(|line| {
-            let value = line.and_then(|line| {
-                let place = Place::file(location).row(line.number);
-                let value: Value = serde_json::from_str(&line.text)
-                    .map_err(|error| Error::data(place.clone(), format!("not JSON: {error}")))?;
-                match value.is_object() {
-                    true => Ok((line.number, value)),
-                    false => Err(Error::data(place, "not a JSON object; a row looks like {\"prompt\": …}")),
-                }
-            });
-            match value {
-                Ok((number, value)) => {
-                    rows = number;
-                    Some(Ok::<Value, ArrowError>(value))
-                }
-                Err(error) => {
-                    failed = Some(error);
-                    None
-                }
+        let (mut columns, mut count) = (Columns::default(), 0);
+        for row in rows(location)? {
+            let row = row?;
+            let place = || Place::file(location).row(row.number);
+            match serde_json::from_str(&row.text) {
+                Ok(Value::Object(map)) => columns.add(&map).map_err(|conflict| Error::data(place(), conflict))?,
+                Ok(_) => return Err(Error::data(place(), "not a JSON object; a row looks like {\"prompt\": …}")),
+                Err(error) => return Err(Error::data(place(), format!("not JSON: {error}{}", hint(location)))),
             }
-        });
-        let schema = infer_json_schema_from_iterator(values);
-        if let Some(error) = failed {
-            return Err(error);
+            count += 1;
         }
-        let schema = schema.map_err(|error| Error::data(Place::file(location).row(rows), error))?;
-        let rows = lines(location)?.count() as u64;
-        Ok(Self { location: location.clone(), schema: Arc::new(schema), rows })
+        Ok(Self { location: location.clone(), schema: Arc::new(columns.schema()), rows: count })
     }
 
     /// The columns that occur.
@@ -71,68 +54,53 @@ impl File {
         self.rows
     }
 
-    /// All rows in batches.
-    pub fn read(&self, batch_rows: usize) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
-        let (location, schema) = (self.location.clone(), self.schema.clone());
-        let mut lines = lines(&location)?;
+    /// All rows in batches under `schema`, which is wide enough for them.
+    pub fn read(
+        &self,
+        schema: &SchemaRef,
+        batch_rows: usize,
+    ) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
+        let (location, schema) = (self.location.clone(), schema.clone());
+        let mut rows = rows(&location)?;
         Ok(std::iter::from_fn(move || {
-            let mut block = String::new();
-            let (mut first, mut count) = (0, 0);
-            for line in lines.by_ref().take(batch_rows) {
-                match line {
-                    Err(error) => return Some(Err(error)),
-                    Ok(line) => {
-                        first = if count == 0 { line.number } else { first };
-                        count += 1;
-                        block += &line.text;
-                        block.push('\n');
-                    }
-                }
-            }
-            (count > 0).then(|| {
-                let batch = decode(&schema, &block, count);
-                let batch = batch.map_err(|error| Error::data(Place::file(&location).row(first), error))?;
-                Ok(Chunk { batch, first_row: first })
-            })
+            let block: Result<Vec<Row>> = rows.by_ref().take(batch_rows).collect();
+            let block = match block {
+                Ok(block) => block,
+                Err(error) => return Some(Err(error)),
+            };
+            let first_row = block.first()?.number;
+            let batch = decode(&schema, &block);
+            let batch = batch.map_err(|error| Error::data(Place::file(&location).row(first_row), error));
+            Some(batch.map(|batch| Chunk { batch, first_row }))
         }))
     }
 }
 
-fn decode(schema: &SchemaRef, block: &str, rows: usize) -> Result<RecordBatch, ArrowError> {
-    let mut decoder = ReaderBuilder::new(schema.clone()).with_batch_size(rows).build_decoder()?;
-    decoder.decode(block.as_bytes())?;
+fn decode(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
+    let builder = ReaderBuilder::new(schema.clone()).with_coerce_primitive(true);
+    let mut decoder = builder.with_batch_size(rows.len()).build_decoder()?;
+    for row in rows {
+        decoder.decode(without_surrogates(&row.text).as_bytes())?;
+        decoder.decode(b"\n")?;
+    }
     let batch = decoder.flush()?;
     Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
 }
 
-struct Line {
-    /// From 1, empty lines counted.
-    number: u64,
-    text: String,
+/// The same JSON with characters in place of escaped pairs of surrogates, which arrow-json 59 joins wrongly from
+/// U+20000 on.
+fn without_surrogates(text: &str) -> Cow<'_, str> {
+    let escaped = text.contains("\\ud") || text.contains("\\uD");
+    let value = escaped.then(|| serde_json::from_str::<Value>(text).ok()).flatten();
+    value.map_or(Cow::Borrowed(text), |value| Cow::Owned(value.to_string()))
 }
 
-/// The lines that are not empty.
-fn lines(location: &Location) -> Result<impl Iterator<Item = Result<Line>> + Send + use<>> {
-    let reader = location.open()?.reader(0);
-    let gzipped = location.name().ends_with(".gz");
-    let reader: Box<dyn Read + Send> = if gzipped { Box::new(MultiGzDecoder::new(reader)) } else { Box::new(reader) };
-    let mut reader = BufReader::with_capacity(1 << 20, reader);
-    let (location, mut number) = (location.clone(), 0);
-    Ok(std::iter::from_fn(move || {
-        loop {
-            number += 1;
-            let mut text = String::new();
-            match reader.read_line(&mut text) {
-                Ok(0) => return None,
-                Ok(_) if text.trim().is_empty() => continue,
-                Ok(_) => {
-                    text.truncate(text.trim_end().len());
-                    return Some(Ok(Line { number, text }));
-                }
-                Err(error) => return Some(Err(Error::data(Place::file(&location).row(number), error))),
-            }
-        }
-    }))
+/// What a file named `.json` must be, where its rows do not say so.
+fn hint(location: &Location) -> &'static str {
+    match location.name().contains(".jsonl") || location.name().contains(".ndjson") {
+        true => "",
+        false => " (a .json file holds one array of objects, or one object in every line)",
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +124,7 @@ mod tests {
         let (_folder, location) = file("x.jsonl.gz", &gz.finish().unwrap());
         let file = File::open(&location).unwrap();
         assert_eq!(file.rows(), 3);
-        let chunks: Vec<Chunk> = file.read(2).unwrap().collect::<Result<_>>().unwrap();
+        let chunks: Vec<Chunk> = file.read(file.schema(), 2).unwrap().collect::<Result<_>>().unwrap();
         assert_eq!(chunks.iter().map(|chunk| chunk.first_row).collect::<Vec<_>>(), [1, 4]);
         let texts = chunks[0].batch.column_by_name("a").unwrap().as_string::<i32>();
         assert_eq!((texts.value(0), texts.value(1)), ("x", "y"));
@@ -176,5 +144,53 @@ mod tests {
         let (_folder, location) = file("x.jsonl.gz", b"{\"a\": 1}\n");
         let error = File::open(&location).unwrap_err().to_string();
         assert!(error.contains("x.jsonl.gz, row 1: "), "{error}");
+    }
+
+    fn texts(file: &File) -> Vec<String> {
+        let chunks = file.read(file.schema(), 2).unwrap().map(Result::unwrap);
+        let texts = chunks.map(|chunk| chunk.batch.column_by_name("a").unwrap().as_string::<i32>().clone());
+        texts.flat_map(|texts| texts.iter().map(|text| text.unwrap().to_owned()).collect::<Vec<_>>()).collect()
+    }
+
+    #[test]
+    fn an_array_is_read_like_lines() {
+        let text =
+            "\u{feff}\n[\n  {\"a\": \"x]\\\", {\",\n \"b\": {\"c\": [1, 2.5]}},{\"a\": \"\\\\\"} , {\"a\":7}\n]\n";
+        let zst = zstd::encode_all(text.as_bytes(), 1).unwrap();
+        for (name, bytes) in [("x.json", text.as_bytes()), ("x.json.zst", &zst[..])] {
+            let (_folder, location) = file(name, bytes);
+            let file = File::open(&location).unwrap();
+            assert_eq!(file.rows(), 3);
+            assert_eq!(texts(&file), ["x]\", {", "\\", "7"]);
+        }
+        let (_folder, location) = file("x.json", b" [ ] ");
+        assert_eq!(File::open(&location).unwrap().rows(), 0);
+    }
+
+    #[test]
+    fn a_broken_array_is_named() {
+        let error = |text: &str| {
+            let (_folder, location) = file("x.json", text.as_bytes());
+            File::open(&location).unwrap_err().to_string()
+        };
+        for (text, expected) in [
+            ("[{\"a\": 1}, {\"a\": ", "x.json, row 2: the array has no end"),
+            ("[{\"a\": 1}] {}", "x.json, row 1: text behind the end of the array"),
+            ("[{\"a\": 1}, ]", "x.json, row 2: not JSON: "),
+            ("[{\"a\": 1}, 2]", "x.json, row 2: not a JSON object"),
+            ("{\n\"a\": 1\n}", "x.json, row 1: not JSON: EOF while parsing an object at line 1 column 1 (a .json file"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_plane_of_unicode_survives() {
+        let text = "\u{0}é\u{5d0}\u{5d1}\u{4e2d}\u{1f9d1}\u{200d}\u{1f680}\u{20000}\u{10ffff}";
+        let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+        let plain = serde_json::json!({"a": text}).to_string();
+        let (_folder, location) = file("x.jsonl", format!("{{\"a\": \"{escaped}\"}}\n{plain}").as_bytes());
+        assert_eq!(texts(&File::open(&location).unwrap()), [text, text]);
     }
 }

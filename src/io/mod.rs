@@ -5,11 +5,19 @@
 //! RecordBatch --> TableWriter --finish--> a file that appears whole
 //! ```
 
+pub mod csv;
 pub mod dataset;
+mod find;
+pub mod hub;
 pub mod ipc;
+mod ipc_stream;
+mod json_rows;
+mod json_schema;
 pub mod jsonl;
 pub mod parquet;
 pub mod store;
+mod text;
+mod unify;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -20,6 +28,7 @@ use crate::error::Result;
 
 pub use dataset::{Chunk, Dataset, Unit};
 pub use store::Location;
+pub use unify::list_element;
 
 /// The file format of an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

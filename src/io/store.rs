@@ -29,6 +29,7 @@ pub struct Location {
     path: Path,
     shown: String,
     local: Option<PathBuf>,
+    version: Option<String>,
 }
 
 impl Location {
@@ -45,14 +46,22 @@ impl Location {
         let absolute = std::path::absolute(&local).map_err(|error| failed(text, &error))?;
         let path = Path::from_absolute_path(&absolute).map_err(|error| failed(text, &error))?;
         let store = Arc::new(LocalFileSystem::new());
-        Ok(Self { store, path, shown: text.trim_end_matches('/').to_owned(), local: Some(absolute) })
+        Ok(Self { store, path, shown: text.trim_end_matches('/').to_owned(), local: Some(absolute), version: None })
+    }
+
+    /// The file `local` on this machine, a copy of what is known as `original` under `version`.
+    pub fn copy(local: &FilePath, original: impl fmt::Display, version: Option<String>) -> Result<Self> {
+        let original = original.to_string();
+        let path = Path::from_absolute_path(local).map_err(|error| failed(&original, &error))?;
+        let store = Arc::new(LocalFileSystem::new());
+        Ok(Self { store, path, shown: original, local: Some(local.to_owned()), version })
     }
 
     /// The file or folder `name` (with `/` between folders) below this one.
     pub fn join(&self, name: &str) -> Self {
         let path = name.split('/').fold(self.path.clone(), |path, part| path.join(part));
         let local = self.local.as_ref().map(|local| local.join(name));
-        Self { store: self.store.clone(), path, shown: format!("{}/{name}", self.shown), local }
+        Self { store: self.store.clone(), path, shown: format!("{}/{name}", self.shown), local, version: None }
     }
 
     /// The path on this machine, where it is one.
@@ -139,6 +148,9 @@ impl Location {
 
     /// What changes when the file does: size and time, or the store's tag.
     pub fn version(&self) -> Result<String> {
+        if let Some(version) = &self.version {
+            return Ok(version.clone());
+        }
         let meta = self.meta()?;
         Ok(meta.map(|meta| meta.e_tag.unwrap_or_else(|| format!("{}", meta.size))).unwrap_or_default())
     }

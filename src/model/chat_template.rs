@@ -4,14 +4,17 @@
 //! methods, `raise_exception`, `strftime_now`, a `tojson` that writes JSON as Python does. How a prompt and its answers
 //! are cut apart follows TRL (`maybe_apply_chat_template`): the prompt ends where both answers' texts leave it.
 
+mod json;
+mod methods;
 mod python;
+mod source;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
 
 use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, context, syntax::SyntaxConfig};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig};
 
 use crate::error::{Error, Result};
 
@@ -86,6 +89,10 @@ pub struct ChatTemplate {
     digest: String,
 }
 
+/// What one rendering may use: an instruction or 64 bytes of text each cost one. A conversation of a megabyte uses a
+/// few hundred thousand.
+const FUEL: u64 = 10_000_000;
+
 /// The only template of its environment.
 const NAME: &str = "chat_template";
 
@@ -101,14 +108,14 @@ impl ChatTemplate {
         environment.set_syntax(syntax.map_err(|error| located(&file, &error))?);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_fuel(Some(FUEL));
         python::install(&mut environment);
         for (name, token) in special_tokens {
             environment.add_global(name.clone(), token.as_str());
         }
-        environment
-            .add_template_owned(NAME, without_generation_marks(source))
-            .map_err(|error| located(&file, &error))?;
+        let prepared = source::prepare(source);
+        let prepared = prepared.map_err(|error| Error::model(&file, format!("chat template, {error}")))?;
+        environment.add_template_owned(NAME, prepared).map_err(|error| located(&file, &error))?;
         let digest = blake3::hash(source.as_bytes()).to_hex().to_string();
         Ok(Self { environment, file, digest })
     }
@@ -145,31 +152,43 @@ impl ChatTemplate {
 
     fn render_turns(&self, messages: &[Message<'_>], ending: Ending) -> Result<String> {
         let turn = |m: &Message<'_>| Value::from_pairs([("role", m.role), ("content", m.content)]);
-        let variables = context! {
-            messages => messages.iter().map(turn).collect::<Vec<_>>(),
-            add_generation_prompt => ending == Ending::GenerationPrompt,
-            tools => (),
-            documents => (),
-        };
+        self.render(messages.iter().map(turn).collect(), Value::from(()), Value::from(()), ending)
+    }
+
+    /// `tools` and `documents` are lists or none.
+    fn render(&self, messages: Value, tools: Value, documents: Value, ending: Ending) -> Result<String> {
+        let add_generation_prompt = ending == Ending::GenerationPrompt;
+        let variables = context! { messages, tools, documents, add_generation_prompt };
         let template = self.environment.get_template(NAME).map_err(|error| located(&self.file, &error))?;
         template.render(variables).map_err(|error| located(&self.file, &error))
     }
 
-    /// Cut behind the last message's words, with their trailing white space where the template kept it.
+    /// Cut behind the last message's words, with their trailing white space where the template keeps it.
     fn render_open(&self, messages: &[Message<'_>], last: &str) -> Result<String> {
-        let mut text = self.render_turns(messages, Ending::Turn)?;
-        let at = text.rfind(last.trim()).ok_or_else(|| {
-            Error::model(
-                &self.file,
-                "the prompt ends with an assistant turn, and its words are not in the rendered text",
-            )
-        })?;
-        let kept = last.trim_start();
-        let length = if text[at..].starts_with(kept) { kept.len() } else { last.trim().len() };
-        text.truncate(at + length);
+        let marked = format!("{last}{END_OF_WORDS}");
+        let mut messages = messages.to_vec();
+        if let Some(message) = messages.last_mut() {
+            message.content = &marked;
+        }
+        let mut text = self.render_turns(&messages, Ending::Turn)?;
+        let mark = END_OF_WORDS.trim_end();
+        let at =
+            text.rfind(mark).filter(|_| text.contains(methods::strip(last, None, true, true))).ok_or_else(|| {
+                let message = "the prompt ends with an assistant turn, and its words are not in the rendered text";
+                Error::model(&self.file, message)
+            })?;
+        let kept = text[at..].starts_with(END_OF_WORDS);
+        text.truncate(at);
+        if !kept {
+            text.truncate(methods::strip(&text, None, false, true).len());
+        }
         Ok(text)
     }
 }
+
+/// Put behind the words of a turn that is left open, to find their end in the rendered text. The space shows whether
+/// the template keeps trailing white space. The same words as in `transformers`: templates may look at the length.
+const END_OF_WORDS: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
 /// Length in bytes of the longest common prefix, on a character boundary.
 fn common_prefix(a: &str, b: &str) -> usize {
@@ -182,6 +201,10 @@ fn located(file: &str, error: &minijinja::Error) -> Error {
         Some(line) => format!("chat template, line {line}: "),
         None => "chat template: ".to_owned(),
     };
+    if error.kind() == ErrorKind::OutOfFuel {
+        let why = "does not end, or writes without end: stopped after";
+        return Error::model(file, format!("{message}{why} {FUEL} steps for one conversation"));
+    }
     message += &error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     let mut source = error.source();
     while let Some(inner) = source {
@@ -191,31 +214,8 @@ fn located(file: &str, error: &minijinja::Error) -> Error {
     Error::model(file, message)
 }
 
-/// `{% generation %}` marks an answer's text for trainers that take masks from the template. It writes nothing, and its
-/// body is a scope of its own: an empty `with` block, under the same white-space marks.
-fn without_generation_marks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        out += before;
-        rest = tag;
-        let inner = tag.trim_start_matches(['-', '+']).trim_start();
-        let word = inner.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-        let closing = inner[word.len()..].trim_start().trim_start_matches(['-', '+']);
-        let instead = match word {
-            "generation" => "with",
-            "endgeneration" => "endwith",
-            _ => continue,
-        };
-        if closing.starts_with("%}") {
-            out += &tag[..tag.len() - inner.len()];
-            out += instead;
-            rest = &inner[word.len()..];
-        }
-    }
-    out + rest
-}
+#[cfg(test)]
+mod transformers_tests;
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,12 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(Index::read(folder)?.files())
 }
 
+/// Numbers that the weights of a model folder hold, by their headers.
+pub(super) fn parameters(folder: &Path) -> Result<u64> {
+    let checkpoint = Checkpoint::open(folder)?;
+    Ok(checkpoint.tensors.values().map(|entry| entry.shape.iter().product::<usize>() as u64).sum())
+}
+
 /// Which shard holds which tensor.
 #[derive(Debug)]
 struct Index {

@@ -14,6 +14,7 @@ use super::kernels::swiglu::swiglu;
 use super::layers::{Embedding, Linear, RmsNorm};
 use super::packed::PackedBatch;
 use super::rope::{Angles, Rope, RopeConfig};
+use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
 
@@ -179,8 +180,8 @@ impl Decoder {
     }
 
     /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Tensor<2> {
-        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.weight(), Linear::head)
+    pub fn head(&self) -> Head {
+        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.head(), Linear::head)
     }
 
     /// The final norm, which runs on the rows that the head needs and no others.

@@ -11,6 +11,7 @@ use super::kernels::attention::{Segment, Spans, attention};
 use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
+use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
 
@@ -140,8 +141,8 @@ impl Gpt2 {
     }
 
     /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Tensor<2> {
-        self.lm_head.as_ref().map_or_else(|| self.transformer.wte.weight(), Linear::head)
+    pub fn head(&self) -> Head {
+        self.lm_head.as_ref().map_or_else(|| self.transformer.wte.head(), Linear::head)
     }
 
     /// The final norm, which runs on the rows that the head needs and no others.

@@ -13,6 +13,7 @@ use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
 use super::rope::{Angles, Rope, RopeConfig};
+use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
 
@@ -140,8 +141,8 @@ impl GptNeoX {
     }
 
     /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Tensor<2> {
-        self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.weight(), Linear::head)
+    pub fn head(&self) -> Head {
+        self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.head(), Linear::head)
     }
 
     /// The final norm, which runs on the rows that the head needs and no others.

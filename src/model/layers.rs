@@ -1,18 +1,19 @@
 //! What the architectures truly share: linear layers, norms and embeddings in the checkpoint's layout.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::kernels;
 use super::kernels::linear::Layout;
 use super::lora::Adapter;
+use super::weight::{Head, Weight};
 use super::weights::Parameters;
 use crate::error::Result;
 
 /// A linear layer, adapted where LoRA trains.
 #[derive(Module, Debug)]
 pub struct Linear {
-    weight: Param<Tensor<2>>,
+    weight: Weight,
     bias: Option<Param<Tensor<1>>>,
     adapter: Option<Adapter>,
     #[module(skip)]
@@ -45,7 +46,7 @@ impl Linear {
     /// x `[rows, in]`, result `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let added = self.adapter.as_ref().map(|adapter| adapter.forward(x.clone()));
-        let y = kernels::linear::linear(x, self.weight.val(), self.layout);
+        let y = self.weight.times(x, self.layout);
         let y = match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,
@@ -56,11 +57,11 @@ impl Linear {
         }
     }
 
-    /// The weight `[out, in]` of an output head, its adapter included.
-    pub fn head(&self) -> Tensor<2> {
+    /// The layer as an output head, its adapter included.
+    pub fn head(&self) -> Head {
         match &self.adapter {
-            Some(adapter) => self.weight.val() + adapter.delta(),
-            None => self.weight.val(),
+            Some(adapter) => self.weight.head().plus(adapter.delta()),
+            None => self.weight.head(),
         }
     }
 }
@@ -114,28 +115,27 @@ impl LayerNorm {
 /// A table of token vectors, `[vocabulary, width]`.
 #[derive(Module, Debug)]
 pub struct Embedding {
-    weight: Param<Tensor<2>>,
+    weight: Weight,
 }
 
 impl Embedding {
     /// The table `name` of the checkpoint.
     pub fn new(parameters: &mut Parameters, name: &str, entries: usize, width: usize) -> Result<Self> {
-        Ok(Self { weight: parameters.matrix(&format!("{name}.weight"), [entries, width])? })
+        Ok(Self { weight: parameters.table(&format!("{name}.weight"), [entries, width])? })
     }
 
     /// The vectors of `ids`: `[ids.len(), width]`.
     pub fn forward(&self, ids: &[i32], device: &Device) -> Tensor<2> {
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
-        self.weight.val().select(0, ids)
+        self.weight.select(ids, device)
     }
 
     /// Entries of the table.
     pub fn entries(&self) -> usize {
-        self.weight.dims()[0]
+        self.weight.rows()
     }
 
-    /// The table.
-    pub fn weight(&self) -> Tensor<2> {
-        self.weight.val()
+    /// The table as an output head.
+    pub fn head(&self) -> Head {
+        self.weight.head()
     }
 }

@@ -24,12 +24,14 @@ pub mod lora;
 pub mod mistral;
 mod overlay;
 pub mod packed;
+pub mod precision;
 pub mod qwen2;
 pub mod qwen3;
 pub mod rope;
 pub mod score;
 pub mod source;
 pub mod tokenizer;
+pub mod weight;
 pub mod weights;
 
 use burn::module::Module;
@@ -48,9 +50,11 @@ use gpt2::Gpt2;
 pub use lora::Lora;
 use overlay::{Overlay, Training};
 pub use packed::{Needed, PackedBatch, Response};
+pub use precision::Precision;
 pub use score::Scorer;
 pub use source::{ModelSource, Weights};
 pub use tokenizer::Tokenizer;
+use weight::Head;
 use weights::Parameters;
 
 /// A causal language model of any supported architecture.
@@ -78,8 +82,13 @@ impl CausalLm {
     /// Reads or initialises the model on `device`, with the source's adapter merged into it. Every tensor of the
     /// checkpoint must be used, none may be missing.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        Self::frozen(source, Precision::F32, device)
+    }
+
+    /// As [`Self::load`], with the weights of all products frozen in `precision`.
+    pub fn frozen(source: &ModelSource, precision: Precision, device: &Device) -> Result<Self> {
         let stored = source.adapter_folder().map(Stored::open).transpose()?;
-        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), device)
+        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), precision, device)
     }
 
     /// The frozen model with adapters that train: those of the source, else new ones from `seed`.
@@ -91,12 +100,12 @@ impl CausalLm {
         }
         let start = source.adapter_folder().map(Stored::open).transpose()?;
         let training = Training::new(source.to_string(), lora.clone(), seed, start)?;
-        Self::load_with(source, Overlay::Trained(training), device)
+        Self::load_with(source, Overlay::Trained(training), Precision::F32, device)
     }
 
-    fn load_with(source: &ModelSource, overlay: Overlay, device: &Device) -> Result<Self> {
+    fn load_with(source: &ModelSource, overlay: Overlay, precision: Precision, device: &Device) -> Result<Self> {
         let config = source.config()?;
-        let mut parameters = Parameters::open(source, &config, overlay, device)?;
+        let mut parameters = Parameters::open(source, &config, overlay, precision, device)?;
         let model = Self::new(&config, &mut parameters)?;
         parameters.finish()?;
         Ok(model)
@@ -133,7 +142,7 @@ impl CausalLm {
 
     /// Entries of the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        self.head().dims()[0]
+        self.head().rows()
     }
 
     /// The longest sequence that the model can take; none where positions are computed.
@@ -144,7 +153,7 @@ impl CausalLm {
         }
     }
 
-    fn head(&self) -> Tensor<2> {
+    fn head(&self) -> Head {
         match self {
             Self::Decoder(model) => model.head(),
             Self::GptNeoX(model) => model.head(),
@@ -163,7 +172,7 @@ impl CausalLm {
             Self::GptNeoX(model) => model.norm(model.hidden(batch, device).select(0, rows)),
             Self::Gpt2(model) => model.norm(model.hidden(batch, device).select(0, rows)),
         };
-        kernels::token_logps::token_logps(hidden, self.head(), batch.targets.as_slice().into())
+        self.head().token_logps(hidden, batch.targets.as_slice().into())
     }
 
     /// Calls `visit` with every parameter's checkpoint name and tensor, flattened, in a fixed order.

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::Device;
 
-use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Response};
+use super::kernels::bf16::Packed;
+use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Precision, Response};
 use crate::error::{Error, Result};
 
 /// A prompt and its two responses, as token ids.
@@ -26,9 +27,22 @@ pub struct Scorer {
 
 impl Scorer {
     /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
-    pub fn load(source: &ModelSource, device: DeviceSpec, batch_tokens: usize) -> Result<Self> {
+    pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
+        let precision = match precision {
+            Precision::F32 => precision,
+            wanted if device == DeviceSpec::Cpu && Packed::is_fast() => wanted,
+            _ => {
+                tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
+                Precision::F32
+            }
+        };
         let device = device.open()?;
-        Ok(Self { model: CausalLm::load(source, &device)?, device, name: source.to_string(), batch_tokens })
+        Ok(Self {
+            model: CausalLm::frozen(source, precision, &device)?,
+            device,
+            name: source.to_string(),
+            batch_tokens,
+        })
     }
 
     /// Scores with a model that is loaded already.

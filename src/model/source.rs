@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
-use super::{adapter, checkpoint};
+use super::{CausalLm, DeviceSpec, adapter, checkpoint};
 use crate::error::{Error, Result};
 
 /// A model by its name in the pipeline, before it is loaded.
@@ -96,6 +96,32 @@ impl ModelSource {
         let path = self.base_folder()?.unwrap_or_default().join("config.json");
         let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
+    }
+
+    /// Numbers that the model holds, from the checkpoint's headers.
+    pub fn parameters(&self) -> Result<u64> {
+        match self.base_folder()? {
+            Some(folder) => checkpoint::parameters(&folder),
+            None => {
+                let mut count = 0;
+                let model = CausalLm::load(self, &DeviceSpec::Cpu.open()?)?;
+                model.for_each_parameter(|_, _, shape| count += shape.iter().product::<usize>() as u64);
+                Ok(count)
+            }
+        }
+    }
+
+    /// About how many numbers a backward pass keeps for every token: the inputs of a layer's products, norms and
+    /// activations. Zero where config.json has not the usual names.
+    pub fn activations(&self) -> Result<u64> {
+        let config = self.config()?;
+        let number = |names: [&str; 2]| names.iter().find_map(|name| config.get(*name)?.as_u64()).unwrap_or(0);
+        let width = number(["hidden_size", "n_embd"]);
+        let inner = match number(["intermediate_size", "n_inner"]) {
+            0 => 4 * width,
+            inner => inner,
+        };
+        Ok(number(["num_hidden_layers", "n_layer"]) * (8 * width + 3 * inner))
     }
 
     /// blake3 of configuration and weights: equal digests give equal log-probabilities.

@@ -2,7 +2,10 @@
 //!
 //! Nothing is added to a text that is not in it, no special token at either end: the chat template writes them.
 
-use std::collections::BTreeMap;
+pub mod compare;
+mod special_tokens;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -24,13 +27,9 @@ pub struct Tokenizer {
     template: Option<ChatTemplate>,
 }
 
-/// The special tokens that a chat template may name.
-const SPECIAL_TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
-
 impl Tokenizer {
-    /// Opens `folder`: `tokenizer.json`, and where they exist `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `chat_template.jinja` (which wins over the template in `tokenizer_config.json`).
+    /// Opens `folder`: `tokenizer.json`, and where they exist `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `chat_template.jinja` (which wins over the template in `tokenizer_config.json`) and the model's `config.json`.
     ///
     /// # Errors
     /// A missing `tokenizer.json`, or a file that cannot be used, by name. A folder without a chat template is fine
@@ -50,10 +49,8 @@ impl Tokenizer {
 
         let config = object(&folder.join("tokenizer_config.json"))?;
         let map = object(&folder.join("special_tokens_map.json"))?;
-        let special_tokens: BTreeMap<String, String> = SPECIAL_TOKENS
-            .iter()
-            .filter_map(|name| Some(((*name).to_owned(), token(&config, name).or_else(|| token(&map, name))?)))
-            .collect();
+        let model = object(&folder.join("config.json"))?;
+        let special_tokens = special_tokens::find(&config, &map, &model, |id| inner.id_to_token(id));
         let template = find_template(folder, &config, &special_tokens)?;
         Ok(Self { inner, folder: folder.to_owned(), special_tokens, template })
     }
@@ -96,6 +93,13 @@ impl Tokenizer {
     /// The end-of-text token, where the folder names one.
     pub fn eos_token(&self) -> Option<&str> {
         self.special_tokens.get("eos_token").map(String::as_str)
+    }
+
+    /// The ids of the special tokens: those that the folder names, and those marked as special in `tokenizer.json`.
+    pub fn special_ids(&self) -> BTreeSet<i32> {
+        let marked = self.inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special);
+        let named = self.special_tokens.values().filter_map(|token| self.id(token));
+        marked.map(|(id, _)| id as i32).chain(named).collect()
     }
 
     /// Special tokens by their names in `tokenizer_config.json`, such as `eos_token`.
@@ -178,12 +182,6 @@ fn default_template(named: &[Value]) -> Result<String, String> {
         let names: Vec<String> = named.iter().filter_map(|entry| text(entry, "name")).collect();
         format!("`chat_template` lists {} and none of them is named `default`", names.join(", "))
     })
-}
-
-/// A special token as the configuration files write it: a text, or an object with `content`.
-fn token(config: &Map<String, Value>, name: &str) -> Option<String> {
-    let value = config.get(name)?;
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
 }
 
 /// The file's JSON object; empty where there is no file.

@@ -5,16 +5,20 @@ use std::iter;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 use serde_json::Value;
 
+use super::Precision;
 use super::checkpoint::Checkpoint;
+use super::kernels::bf16::Packed;
 use super::kernels::linear::Layout;
 use super::lora::Adapter;
 use super::overlay::Overlay;
 use super::source::{ModelSource, Weights};
+use super::weight::Weight;
 use crate::error::{Error, Result};
 
 /// The parameters of one model on their way to a device.
@@ -22,6 +26,7 @@ use crate::error::{Error, Result};
 pub struct Parameters {
     source: String,
     origin: Origin,
+    precision: Precision,
     device: Device,
     used: BTreeSet<String>,
     overlay: Overlay,
@@ -41,7 +46,15 @@ enum Origin {
 
 impl Parameters {
     /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
-    pub(super) fn open(source: &ModelSource, config: &Value, overlay: Overlay, device: &Device) -> Result<Self> {
+    ///
+    /// In any `precision` but f32, weights of products come out frozen.
+    pub(super) fn open(
+        source: &ModelSource,
+        config: &Value,
+        overlay: Overlay,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self> {
         let origin = match &source.weights {
             Weights::Folder(folder) => {
                 Origin::Checkpoint(Checkpoint::open(source.base_folder()?.as_ref().unwrap_or(folder))?)
@@ -54,7 +67,7 @@ impl Parameters {
             }
         };
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
+        Ok(Self { source, origin, precision, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
     }
 
     /// Something in config.json that is wrong or not supported.
@@ -71,10 +84,27 @@ impl Parameters {
         }
     }
 
-    /// A matrix `[rows, columns]`; new ones are normally distributed.
-    pub fn matrix(&mut self, name: &str, shape: [usize; 2]) -> Result<Param<Tensor<2>>> {
+    /// A table `[entries, width]`; new ones are normally distributed.
+    pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
         let values = self.values(name, &shape, Normal::sample_iter)?;
-        Ok(self.param(values, shape))
+        Ok(self.weight(values, shape, Layout::OutIn))
+    }
+
+    /// `values` as a parameter, or frozen.
+    fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
+        if self.precision == Precision::F32 {
+            return Weight::Plain(self.param(values, shape));
+        }
+        let [rows, columns] = shape;
+        let packed = match layout {
+            Layout::OutIn => {
+                Packed::new(shape, self.precision, |out, input| bf16::from_f32(values[out * columns + input]))
+            }
+            Layout::InOut => {
+                Packed::new([columns, rows], self.precision, |out, input| bf16::from_f32(values[input * columns + out]))
+            }
+        };
+        packed.into()
     }
 
     /// A vector; new ones are one everywhere.
@@ -100,7 +130,7 @@ impl Parameters {
         name: &str,
         [input, output]: [usize; 2],
         layout: Layout,
-    ) -> Result<(Param<Tensor<2>>, Option<Adapter>)> {
+    ) -> Result<(Weight, Option<Adapter>)> {
         let shape = match layout {
             Layout::OutIn => [output, input],
             Layout::InOut => [input, output],
@@ -116,7 +146,7 @@ impl Parameters {
             }
             Overlay::Trained(training) => training.adapter(name, [input, output], &self.device)?,
         };
-        Ok((self.param(values, shape), adapter))
+        Ok((self.weight(values, shape, layout), adapter))
     }
 
     fn values<I: Iterator<Item = f32>>(

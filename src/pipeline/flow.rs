@@ -1,17 +1,18 @@
 //! Rows on their way: a source, in units, and the transforms that they pass through.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 
+use super::plan::Node;
+use super::report::Reports;
 use crate::columns::{ROW_ID, row_as_json};
 use crate::error::{Error, Place, Result};
-use crate::io::{Dataset, Unit};
-use crate::stages::Transform;
+use crate::io::{Dataset, FileFormat, Location, Unit};
 use crate::stages::read::Reader;
 use crate::stages::select::Select;
-use crate::train::stream::Source;
+use crate::stages::{Stage, Transform};
 
 /// Rows of a batch: what a forward pass sorts by length, what is decoded at a time.
 const BATCH_ROWS: usize = 256;
@@ -31,96 +32,91 @@ pub(super) struct Flow {
     pub(super) selects: Vec<(String, Select)>,
 }
 
-/// What happened to rows, by stage.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Tally {
-    /// Rows that came in.
-    pub rows_in: u64,
-    /// Rows that went on.
-    pub rows_out: u64,
-    /// Rows that stopped here, by reason.
-    pub set_aside: BTreeMap<String, u64>,
-}
-
-impl Tally {
-    /// Adds another tally of the same stage.
-    pub fn add(&mut self, other: &Self) {
-        self.rows_in += other.rows_in;
-        self.rows_out += other.rows_out;
-        for (reason, count) in &other.set_aside {
-            *self.set_aside.entry(reason.clone()).or_default() += count;
-        }
-    }
-}
-
 /// A transform at work, with the id of its stage.
 pub(super) struct Station {
     pub(super) id: String,
     pub(super) work: Box<dyn Transform>,
-    /// Seconds spent in it.
-    pub(super) seconds: f64,
 }
 
 impl Station {
     pub(super) fn new(id: &str, work: Box<dyn Transform>) -> Self {
-        Self { id: id.to_owned(), work, seconds: 0.0 }
+        Self { id: id.to_owned(), work }
     }
 }
 
 /// What a unit's pass leaves beside its rows.
 #[derive(Default)]
 pub(super) struct Passed {
-    pub(super) tallies: BTreeMap<String, Tally>,
+    pub(super) reports: Reports,
     /// Rows set aside: stage, reason, row id, row as JSON.
     pub(super) rejects: Vec<[String; 4]>,
 }
 
 impl Passed {
-    fn count(&mut self, stage: &str, batch: &RecordBatch, rows_out: usize, set_aside: &[(usize, &'static str)]) {
-        let tally = self.tallies.entry(stage.to_owned()).or_default();
-        tally.rows_in += batch.num_rows() as u64;
-        tally.rows_out += rows_out as u64;
+    fn count(
+        &mut self,
+        stage: &str,
+        start: Instant,
+        batch: &RecordBatch,
+        rows_out: usize,
+        set_aside: &[(usize, &'static str)],
+    ) {
+        let report = self.reports.entry(stage.to_owned()).or_default();
+        report.seconds += start.elapsed().as_secs_f64();
+        report.rows_in += batch.num_rows() as u64;
+        report.rows_out += rows_out as u64;
         for (row, reason) in set_aside {
-            *tally.set_aside.entry((*reason).to_owned()).or_default() += 1;
+            *report.set_aside.entry((*reason).to_owned()).or_default() += 1;
             let row = batch.slice(*row, 1);
             let id = crate::columns::row_id(&row).unwrap_or_default();
             self.rejects.push([stage.to_owned(), (*reason).to_owned(), id, row_as_json(&row)]);
         }
     }
 
-    /// The rejects as columns: `row_id`, `stage`, `reason`, `row`.
-    pub(super) fn rejected_rows(&self) -> Result<RecordBatch> {
+    /// Writes the rejects, where there are any, as the columns `row_id`, `stage`, `reason`, `row`.
+    pub(super) fn write_rejects(&self, to: &Location) -> Result<()> {
+        if self.rejects.is_empty() {
+            return Ok(());
+        }
         let column = |index: usize| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(self.rejects.iter().map(|reject| &reject[index])))
         };
         let columns = [(ROW_ID, column(2)), ("stage", column(0)), ("reason", column(1)), ("row", column(3))];
-        RecordBatch::try_from_iter(columns).map_err(|error| Error::data(Place::default(), error))
+        let rows = RecordBatch::try_from_iter(columns).map_err(|error| Error::data(Place::file(to), error))?;
+        let mut writer = FileFormat::Parquet.create(to, &rows.schema())?;
+        writer.write(&rows)?;
+        writer.finish().map(drop)
     }
 }
 
 impl Flow {
-    /// Rows of a source.
-    pub(super) fn source(
-        id: &str,
-        dataset: Dataset,
-        reader: Reader,
-        limit: Option<u64>,
-        filters: bool,
-    ) -> Result<Self> {
-        let mut units: Vec<(Unit, u64)> = dataset.units().into_iter().map(|unit| (unit, u64::MAX)).collect();
-        let mut flow = Self { rows: dataset.rows(), dataset, reader: None, units: Vec::new(), selects: Vec::new() };
-        flow.reader = Some((id.to_owned(), Arc::new(reader)));
-        if let Some(mut left) = limit {
+    /// The rows of a `read` stage.
+    pub(super) fn source(node: &Node) -> Result<Self> {
+        let (Stage::Read(read), Some(dataset)) = (&node.stage, &node.dataset) else {
+            return Err(Error::stage(&node.id, format!("`{}` has no files", node.stage.name())));
+        };
+        let mut flow = Self::whole(dataset.clone());
+        let reader = read.open(dataset.schema())?;
+        let changes_rows = reader.changes_rows();
+        flow.reader = Some((node.id.clone(), Arc::new(reader)));
+        if let Some(mut left) = read.limit {
             flow.rows = flow.rows.min(left);
+            let mut units = std::mem::take(&mut flow.units);
             for (unit, take) in &mut units {
-                let rows = if filters && left > 0 { flow.count(unit)? } else { unit.rows };
+                let rows = if changes_rows && left > 0 { flow.count(unit)? } else { unit.rows };
                 *take = rows.min(left);
                 left -= *take;
             }
             units.retain(|(_, take)| *take > 0);
+            flow.units = units;
         }
-        flow.units = units;
         Ok(flow)
+    }
+
+    /// Rows that are taken as they are.
+    pub(super) fn whole(dataset: Dataset) -> Self {
+        let units = dataset.units().into_iter().map(|unit| (unit, u64::MAX)).collect();
+        Self { rows: dataset.rows(), dataset, reader: None, units, selects: Vec::new() }
     }
 
     /// Rows of `unit` that the reader's filters leave.
@@ -153,38 +149,32 @@ impl Flow {
             let mut batch = match &self.reader {
                 None => chunk.batch,
                 Some((id, reader)) => {
+                    let start = Instant::now();
                     let (seen, outcome) = reader.apply(&file, chunk)?;
                     let taken = left.min(seen.num_rows() as u64) as usize;
                     left -= taken as u64;
                     // The limit counts rows before they are sorted out.
                     let set_aside: Vec<_> = outcome.set_aside.into_iter().filter(|(row, _)| *row < taken).collect();
                     let kept = outcome.kept.slice(0, taken - set_aside.len());
-                    passed.count(id, &seen.slice(0, taken), kept.num_rows(), &set_aside);
+                    passed.count(id, start, &seen.slice(0, taken), kept.num_rows(), &set_aside);
                     kept
                 }
             };
             for station in stations.iter_mut() {
                 let before = batch.clone();
-                let start = std::time::Instant::now();
+                let start = Instant::now();
                 let outcome = station.work.apply(batch).map_err(|error| error.in_stage(&station.id))?;
-                station.seconds += start.elapsed().as_secs_f64();
-                passed.count(&station.id, &before, outcome.kept.num_rows(), &outcome.set_aside);
+                passed.count(&station.id, start, &before, outcome.kept.num_rows(), &outcome.set_aside);
                 batch = outcome.kept;
             }
             if batch.num_rows() > 0 && !take(batch)? || left == 0 {
                 break;
             }
         }
+        for station in stations {
+            let report = passed.reports.entry(station.id.clone()).or_default();
+            report.metrics = station.work.counted();
+        }
         Ok(passed)
-    }
-}
-
-impl Source for Flow {
-    fn units(&self) -> usize {
-        self.units.len()
-    }
-
-    fn read(&self, unit: usize, take: &mut dyn FnMut(RecordBatch) -> bool) -> Result<()> {
-        self.run(unit, &mut self.stations(), &mut |batch| Ok(take(batch))).map(drop)
     }
 }

@@ -6,13 +6,18 @@
 //!
 //! Every mistake is found before a row is read, and all of them are reported in one go, with positions.
 
+pub mod estimate;
 pub mod flow;
+mod hub;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod schema;
 pub mod spec;
 pub mod tree;
+mod vocabulary;
 
 pub use plan::Plan;
-pub use run::{Options, Report, run};
+pub use report::Report;
+pub use run::{Options, Share, run};
 pub use spec::Spec;

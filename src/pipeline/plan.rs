@@ -1,17 +1,19 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
+use super::hub::OnHub;
 use super::schema::suggest;
 use super::spec::{ModelSpec, Spec};
+use super::vocabulary;
 use crate::columns::Side;
-use crate::error::{Problem, Result};
+use crate::error::{Error, Problem, Result};
 use crate::io::Dataset;
-use crate::model::{DeviceSpec, ModelSource, Weights};
+use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
+use crate::monitor::{Monitor, Silent};
 use crate::stages::Stage;
 use crate::stages::score::Score;
 use crate::stages::train::Train;
@@ -28,6 +30,30 @@ pub struct Plan {
     /// Seed of the order of training rows.
     pub seed: u64,
     models: BTreeMap<String, ModelSpec>,
+    hub: OnHub,
+}
+
+/// Why the columns of a stage are not known.
+enum Obstacle {
+    /// The pipeline file is wrong.
+    Problems(Vec<Problem>),
+    /// The same file may do later.
+    Failed(Error),
+}
+
+impl From<Vec<Problem>> for Obstacle {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::Problems(problems)
+    }
+}
+
+impl Obstacle {
+    fn at(field: &str, error: Error) -> Self {
+        match error {
+            Error::Interrupted | Error::Store { retryable: true, .. } => Self::Failed(error),
+            error => Self::Problems(vec![Problem::at(field, error.to_string())]),
+        }
+    }
 }
 
 /// One stage.
@@ -49,6 +75,11 @@ impl Plan {
     /// # Errors
     /// Every problem that can be found without reading rows, each with its position.
     pub fn new(spec: &Spec) -> Result<Self> {
+        Self::watched(spec, &Silent)
+    }
+
+    /// As [`Self::new`]; `monitor` watches what is fetched from the hub.
+    pub fn watched(spec: &Spec, monitor: &dyn Monitor) -> Result<Self> {
         let mut problems = Vec::new();
         let order = sort(spec, &mut problems);
         for (name, model) in &spec.file.models {
@@ -62,8 +93,10 @@ impl Plan {
             let message = format!("this build cannot use the device `{}`", spec.file.device);
             problems.push(Problem::at("device", message).help(format!("build with `--features {feature}`")));
         }
+        let hub = OnHub::describe(&spec.file, &mut problems, monitor)?;
         let mut plan = Self {
             nodes: Vec::new(),
+            hub,
             workdir: spec.file.workdir.clone(),
             device: spec.file.device,
             seed: spec.file.seed,
@@ -76,17 +109,23 @@ impl Plan {
                 // What is wrong with the input is reported there.
                 continue;
             }
-            if let Stage::Train(train) = &mut stage {
-                plan.add_reference_passes(&id, train);
+            match &mut stage {
+                Stage::Train(train) => plan.add_reference_passes(&id, train),
+                Stage::Score(score) => score.precision = score.precision.or(Some(spec.file.precision)),
+                _ => {}
             }
-            match plan.columns(&stage) {
+            match plan.columns(&stage, monitor) {
+                Err(Obstacle::Failed(error)) => return Err(error),
                 Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
-                Err(found) => problems.extend(found.into_iter().map(|mut problem| {
+                Err(Obstacle::Problems(found)) => problems.extend(found.into_iter().map(|mut problem| {
                     let prefix = ["stages".to_owned(), id.clone(), stage.name().to_owned()];
                     problem.path.splice(0..0, prefix);
                     problem
                 })),
             }
+        }
+        if problems.is_empty() {
+            problems = vocabulary::problems(&plan);
         }
         if problems.is_empty() { Ok(plan) } else { Err(spec.report(problems)) }
     }
@@ -104,10 +143,10 @@ impl Plan {
     /// The model `name` before any training: none for the id of a `train` stage.
     pub fn source(&self, name: &str) -> Option<ModelSource> {
         let model = self.models.get(name)?;
-        let tokenizer = model.tokenizer.as_ref().map(PathBuf::from);
+        let tokenizer = model.tokenizer.as_ref().map(|path| self.hub.local(path));
         let source = match (&model.path, &model.init) {
             (Some(path), _) => {
-                let own = ModelSource::folder(name, path);
+                let own = ModelSource::folder(name, self.hub.local(path));
                 ModelSource::new(name, own.weights, tokenizer.or(own.tokenizer))
             }
             (None, init) => {
@@ -116,9 +155,30 @@ impl Plan {
             }
         };
         Some(match &model.adapter {
-            Some(adapter) => source.adapted(adapter),
+            Some(adapter) => source.adapted(self.hub.local(adapter)),
             None => source,
         })
+    }
+
+    /// Fetches the weights of the models `names` that lie on the hub.
+    pub fn fetch_weights<'a>(&self, names: impl Iterator<Item = &'a str>, monitor: &dyn Monitor) -> Result<()> {
+        let models = names.filter_map(|name| self.models.get(name));
+        let paths = models.flat_map(|model| [&model.path, &model.adapter]).filter_map(|path| path.as_deref());
+        self.hub.fetch_weights(paths, monitor)
+    }
+
+    /// Whether `source` lies on the hub and its weights were not fetched yet.
+    pub fn awaits_weights(&self, source: &ModelSource) -> Result<bool> {
+        Ok(source.base_folder()?.is_some_and(|folder| self.hub.awaits_weights(&folder)))
+    }
+
+    /// The model that the training of `name` began with, however many `train` stages lie between.
+    pub fn start_of(&self, name: &str) -> Option<ModelSource> {
+        let mut name = name;
+        while let Some(Node { stage: Stage::Train(train), .. }) = self.node(name) {
+            name = &train.model;
+        }
+        self.source(name)
     }
 
     /// The tokenizer folder that `name` means: a model's, or a folder.
@@ -128,7 +188,7 @@ impl Plan {
                 Weights::Folder(folder) => folder,
                 Weights::Init { .. } => PathBuf::from(name),
             }),
-            None => PathBuf::from(name),
+            None => self.hub.local(name),
         }
     }
 
@@ -143,8 +203,14 @@ impl Plan {
             if node.columns.field_with_name(&Side::Chosen.ref_logps()).is_ok() {
                 return;
             }
-            let (oracle, batch_tokens) = (None, train.batch_tokens);
-            let score = Score { input: input.clone(), oracle, reference: reference.clone(), batch_tokens };
+            let score = Score {
+                input: input.clone(),
+                oracle: None,
+                reference: reference.clone(),
+                batch_tokens: train.batch_tokens,
+                // The policy trains in f32; its reference must not differ from it by rounding.
+                precision: Some(Precision::F32),
+            };
             // Missing id columns are reported for the train stage itself.
             if let Ok(columns) = score.columns(&node.columns) {
                 self.nodes.push(Node { id: name.clone(), stage: Stage::Score(score), columns, dataset: None });
@@ -157,7 +223,7 @@ impl Plan {
         }
     }
 
-    fn columns(&self, stage: &Stage) -> Result<(SchemaRef, Option<Dataset>), Vec<Problem>> {
+    fn columns(&self, stage: &Stage, monitor: &dyn Monitor) -> Result<(SchemaRef, Option<Dataset>), Obstacle> {
         let input = |id: &str| self.node(id).map_or_else(|| Schema::empty().into(), |node| node.columns.clone());
         let checked = |input: SchemaRef, problems: Vec<Problem>| match problems.is_empty() {
             true => Ok(input),
@@ -165,8 +231,8 @@ impl Plan {
         };
         let columns = match stage {
             Stage::Read(read) => {
-                let dataset = Dataset::open(&read.from.list());
-                let dataset = dataset.map_err(|error| vec![Problem::at("from", error.to_string())])?;
+                let dataset = Dataset::open_watched(&read.from.list(), monitor);
+                let dataset = dataset.map_err(|error| Obstacle::at("from", error))?;
                 return Ok((read.columns(dataset.schema())?, Some(dataset)));
             }
             Stage::Tokenize(tokenize) => {
@@ -174,7 +240,7 @@ impl Plan {
                 if !folder.join("tokenizer.json").is_file() {
                     let message = format!("no tokenizer.json in `{}`", folder.display());
                     let help = "a folder, or a model under `models:` that has a tokenizer";
-                    return Err(vec![Problem::at("tokenizer", message).help(help)]);
+                    return Err(vec![Problem::at("tokenizer", message).help(help)].into());
                 }
                 tokenize.columns(&input(&tokenize.input))?
             }
@@ -241,27 +307,4 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
         sorted.push(waiting.remove(next));
     }
     sorted
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "workdir {}, device {}, seed {}", self.workdir, self.device, self.seed)?;
-        for node in &self.nodes {
-            let uses = node.stage.inputs().into_iter().chain(node.stage.models());
-            let uses: Vec<String> = uses.map(|(field, name)| format!("{field} {name}")).collect();
-            writeln!(f, "{:<20} {:<9} {}", node.id, node.stage.name(), uses.join(", "))?;
-            if let Some(dataset) = &node.dataset {
-                let (files, units) = (dataset.files().count(), dataset.units().len());
-                writeln!(f, "{:<20} {} rows in {files} files, {units} units", "", dataset.rows())?;
-            }
-            let input = node.stage.inputs().first().and_then(|(_, input)| self.node(input));
-            let known = |name: &str| input.is_some_and(|input| input.columns.field_with_name(name).is_ok());
-            let added = node.columns.fields().iter().map(|field| field.name().as_str()).filter(|name| !known(name));
-            let added: Vec<&str> = added.collect();
-            if !added.is_empty() {
-                writeln!(f, "{:<20} columns {}", "", added.join(", "))?;
-            }
-        }
-        Ok(())
-    }
 }

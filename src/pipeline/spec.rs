@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::schema::{self, Mistake};
 use super::tree::{Content, Node, expand, lookup};
 use crate::error::{Error, Problem, Result};
-use crate::model::DeviceSpec;
+use crate::model::{DeviceSpec, Precision};
 use crate::stages::Stage;
 
 /// A pipeline file.
@@ -24,6 +24,9 @@ pub struct File {
     /// Where models run.
     #[serde(default)]
     pub device: DeviceSpec,
+    /// Numbers of frozen weights in `score` stages; training keeps f32.
+    #[serde(default)]
+    pub precision: Precision,
     /// Seed of new parameters and of the order of training rows.
     #[serde(default = "default_seed")]
     pub seed: u64,
@@ -42,7 +45,8 @@ fn default_seed() -> u64 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// A folder with config.json, safetensors and tokenizer.json; or with a LoRA adapter that PEFT saved.
+    /// A folder with config.json, safetensors and tokenizer.json; or with a LoRA adapter that PEFT saved. On this
+    /// machine or on the hub: `hf://org/name[@revision][/folder]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// A folder with a LoRA adapter that PEFT saved, to be put on the model.
@@ -51,7 +55,7 @@ pub struct ModelSpec {
     /// The content of a config.json, to begin with random parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<BTreeMap<String, Value>>,
-    /// A folder with tokenizer.json, where it is not the model's.
+    /// A folder with tokenizer.json, where it is not the model's; may be on the hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
 }

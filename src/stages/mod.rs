@@ -35,7 +35,7 @@ pub enum Stage {
     /// Files that any engine reads.
     Write(write::Write),
     /// A model trained on the rows.
-    Train(train::Train),
+    Train(Box<train::Train>),
     /// Models compared on held-out pairs.
     Evaluate(evaluate::Evaluate),
     /// Rewards and masks compared with known answers.
@@ -102,9 +102,14 @@ pub trait Transform: Send {
     /// The rows of `batch` with the stage's columns, and the rows set aside.
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome>;
 
-    /// What it saw so far.
-    fn metrics(&self) -> Metrics {
+    /// What it counted since it was last asked: numbers that add up over units of work.
+    fn counted(&mut self) -> Metrics {
         Metrics::new()
+    }
+
+    /// What the stage reports, given the sums over all its units; an error ends the run.
+    fn conclude(&self, sums: Metrics) -> Result<Metrics> {
+        Ok(sums)
     }
 }
 

@@ -1,13 +1,14 @@
 //! `score` — the log-probability of every response token under an oracle and under its reference; their difference is
 //! the token reward (SePO, arXiv 2408.13518, section 3): `r_i = log pi_oracle(y_i | x, y_<i) - log pi_ref(y_i | x, y_<i)`.
 
+use std::mem::take;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{Lists, from_rows, ids};
@@ -15,7 +16,7 @@ use crate::columns::provenance::Provenance;
 use crate::columns::{PROMPT_IDS, REWARD_MARGIN, Side, list_type, put, with_column};
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::score::PairIds;
-use crate::model::{DeviceSpec, ModelSource, Scorer};
+use crate::model::{DeviceSpec, ModelSource, Precision, Scorer};
 
 /// Adds log-probability and reward columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +32,9 @@ pub struct Score {
     /// Most tokens in one forward pass.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
+    /// Numbers of the weights; by default what the file's `precision` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
 }
 
 /// Tokens of a forward pass without a word about it: fits two thousand positions of a small model in every cache.
@@ -85,11 +89,13 @@ impl Score {
         device: DeviceSpec,
     ) -> Result<Box<dyn Transform>> {
         let load = |source: &ModelSource| -> Result<(Scorer, String)> {
-            Ok((Scorer::load(source, device, self.batch_tokens)?, source.digest()?))
+            let precision = self.precision.unwrap_or_default();
+            Ok((Scorer::load(source, device, precision, self.batch_tokens)?, source.digest()?))
         };
         Ok(Box::new(Work {
             oracle: oracle.map(load).transpose()?,
             reference: load(reference)?,
+            precision: self.precision.unwrap_or_default(),
             tokens: 0,
             accurate: 0,
             rows: 0,
@@ -100,6 +106,7 @@ impl Score {
 struct Work {
     oracle: Option<(Scorer, String)>,
     reference: (Scorer, String),
+    precision: Precision,
     tokens: u64,
     accurate: u64,
     rows: u64,
@@ -155,6 +162,7 @@ impl Transform for Work {
         }
         let mut provenance = Provenance::of(&out.schema());
         provenance.reference = Some(self.reference.1.clone());
+        provenance.precision = serde_json::to_value(self.precision).ok();
         if let Some((_, digest)) = &self.oracle {
             provenance.oracle = Some(digest.clone());
         }
@@ -162,13 +170,22 @@ impl Transform for Work {
         Outcome::sort_out(&out, &reasons)
     }
 
-    fn metrics(&self) -> Metrics {
-        let mut metrics = Metrics::new();
-        metrics.insert("response_tokens".into(), json!(self.tokens));
-        if self.oracle.is_some() && self.rows > 0 {
-            metrics.insert("oracle_pair_accuracy".into(), json!(self.accurate as f64 / self.rows as f64));
+    fn counted(&mut self) -> Metrics {
+        let mut counted = Metrics::new();
+        counted.insert("response_tokens".into(), json!(take(&mut self.tokens)));
+        if self.oracle.is_some() {
+            counted.insert("pairs".into(), json!(take(&mut self.rows)));
+            counted.insert("pairs_ranked_right".into(), json!(take(&mut self.accurate)));
         }
-        metrics
+        counted
+    }
+
+    fn conclude(&self, mut sums: Metrics) -> Result<Metrics> {
+        let [right, pairs] = ["pairs_ranked_right", "pairs"].map(|name| sums.get(name).and_then(Value::as_f64));
+        if let (Some(right), Some(pairs)) = (right, pairs.filter(|pairs| *pairs > 0.0)) {
+            sums.insert("oracle_pair_accuracy".into(), json!(right / pairs));
+        }
+        Ok(sums)
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::mem::take;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{floats, from_masks};
@@ -176,9 +177,17 @@ impl Transform for Work {
         Ok(Outcome::all(provenance.stamp_rows(&out)))
     }
 
-    fn metrics(&self) -> Metrics {
-        let share = self.key as f64 / self.tokens.max(1) as f64;
-        [("key_tokens".to_owned(), json!(self.key)), ("key_share".to_owned(), json!(share))].into_iter().collect()
+    fn counted(&mut self) -> Metrics {
+        let counted = [("key_tokens", take(&mut self.key)), ("response_tokens", take(&mut self.tokens))];
+        counted.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect()
+    }
+
+    fn conclude(&self, mut sums: Metrics) -> Result<Metrics> {
+        let [key, all] = ["key_tokens", "response_tokens"].map(|name| sums.get(name).and_then(Value::as_f64));
+        if let (Some(key), Some(all)) = (key, all) {
+            sums.insert("key_share".into(), json!(key / all.max(1.0)));
+        }
+        Ok(sums)
     }
 }
 

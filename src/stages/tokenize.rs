@@ -1,6 +1,8 @@
 //! `tokenize` — conversations to token ids, as TRL does it: prompt and answers are rendered by the chat template and
 //! tokenized apart, so that both answers share one prompt. Nothing is added to what the template writes.
 
+mod boundary;
+
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -8,14 +10,15 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::provenance::Provenance;
-use crate::columns::{PROMPT, PROMPT_IDS, Side, list_type, messages_type, put, with_column};
+use crate::columns::{PROMPT, PROMPT_IDS, Side, list_type, messages_type, put, row_id, with_column};
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::{Message, Template, Tokenizer};
+pub use boundary::Boundary;
+use boundary::{Boundaries, Faults, Seen};
 
 /// Tokenizes conversations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +34,9 @@ pub struct Tokenize {
     /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
+    /// Shares of rows above which the stage fails, by what is wrong where prompts and answers meet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<Boundary>,
     /// Span columns to turn into token masks: `planted` makes `{side}_planted_mask` from `{side}_planted`
     /// (list<struct<start, end>> in characters of the answer).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -68,6 +74,7 @@ impl Tokenize {
         if self.max_length < 2 {
             problems.push(Problem::at("max_length", "max_length must be at least 2"));
         }
+        problems.extend(self.boundary.iter().flat_map(Boundary::problems));
         for name in [PROMPT, Side::Chosen.name(), Side::Rejected.name()] {
             if input.field_with_name(name).map_or(true, |field| *field.data_type() != messages_type()) {
                 let message = format!("column `{name}` holds no conversations (is the data tokenized already?)");
@@ -100,18 +107,9 @@ impl Tokenize {
             TemplateChoice::Auto => Template::Chat(Box::new(tokenizer.take_template()?)),
             TemplateChoice::None => Template::Plain { end: tokenizer.eos_token().map(str::to_owned) },
         };
-        let stage = self.clone();
-        Ok(Box::new(Work { stage, tokenizer, template, digest, seen: Seen::default() }))
+        let (stage, boundaries) = (self.clone(), Boundaries::new(&tokenizer));
+        Ok(Box::new(Work { stage, tokenizer, template, digest, boundaries, seen: Seen::default() }))
     }
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    rows: u64,
-    truncated: u64,
-    merged: u64,
-    prompt_tokens: u64,
-    response_tokens: u64,
 }
 
 struct Work {
@@ -119,6 +117,8 @@ struct Work {
     tokenizer: Tokenizer,
     template: Template,
     digest: String,
+    boundaries: Boundaries,
+    /// Since it was last asked.
     seen: Seen,
 }
 
@@ -129,7 +129,7 @@ struct Row {
     truncated: [bool; 2],
     /// For every span column, the masks of both answers.
     masks: Vec<[Vec<bool>; 2]>,
-    merged: bool,
+    faults: Faults,
     reason: Option<&'static str>,
 }
 
@@ -143,12 +143,10 @@ impl Transform for Work {
             self.row(&messages, &batch, row)
         });
         let rows: Vec<Row> = rows.collect::<Result<_>>()?;
-        for row in rows.iter().filter(|row| row.reason.is_none()) {
-            self.seen.rows += 1;
-            self.seen.truncated += u64::from(row.truncated.contains(&true));
-            self.seen.merged += u64::from(row.merged);
-            self.seen.prompt_tokens += row.prompt.len() as u64;
-            self.seen.response_tokens += row.answers.iter().map(Vec::len).sum::<usize>() as u64;
+        for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.reason.is_none()) {
+            let id = || row_id(&batch.slice(at, 1)).unwrap_or_default();
+            let tokens = [row.prompt.len(), row.answers.iter().map(Vec::len).sum()];
+            self.seen.add_row(&row.faults, row.truncated, tokens, &id);
         }
         let mut columns: Vec<(String, ArrayRef)> =
             vec![(PROMPT_IDS.to_owned(), from_rows::<Int32Type>(rows.iter().map(|row| &row.prompt)))];
@@ -173,13 +171,13 @@ impl Transform for Work {
         Outcome::sort_out(&out, &rows.iter().map(|row| row.reason).collect::<Vec<_>>())
     }
 
-    fn metrics(&self) -> Metrics {
-        let Seen { rows, truncated, merged, prompt_tokens, response_tokens } = self.seen;
-        let numbers = json!({
-            "rows": rows, "truncated": truncated, "boundary_would_merge": merged,
-            "prompt_tokens": prompt_tokens, "response_tokens": response_tokens,
-        });
-        numbers.as_object().cloned().unwrap_or_default()
+    fn counted(&mut self) -> Metrics {
+        std::mem::take(&mut self.seen).metrics()
+    }
+
+    fn conclude(&self, sums: Metrics) -> Result<Metrics> {
+        self.stage.boundary.clone().unwrap_or_default().check(&sums)?;
+        Ok(sums)
     }
 }
 
@@ -205,7 +203,8 @@ impl Work {
                 out.reason = Some("empty answer");
             }
             let joint = self.tokenizer.encode(&format!("{}{text}", rendered.prompt))?;
-            out.merged |= joint.len() != out.prompt.len() + ids.len() || joint[out.prompt.len()..] != ids[..];
+            let found = self.boundaries.faults(&self.tokenizer, side, [&out.prompt, &ids, &joint], room);
+            out.faults.extend(found);
             out.truncated[index] = ids.len() > room;
             ids.truncate(room);
             for (span, masks) in self.stage.spans.iter().zip(&mut out.masks) {

@@ -8,13 +8,14 @@ use arrow::datatypes::{DataType, Schema};
 use super::score::{default_batch_tokens, needs_ids};
 use crate::columns::{Side, list_type};
 use crate::error::Problem;
+use crate::io::Location;
 use crate::model::Lora;
 use crate::objective::{Objective, Tokens};
-use crate::train::Settings;
 use crate::train::example::Wanted;
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::{Decay, Schedule};
 use crate::train::stream::Shuffle;
+use crate::train::{Checkpoints, Settings};
 
 /// Trains a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,6 +76,9 @@ pub struct Train {
     /// Look at held-out rows during the training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<Eval>,
+    /// When to save what an interrupted training needs to go on.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
     /// Steps between two lines of metrics.
     #[serde(default = "default_log_every")]
     pub log_every: u64,
@@ -88,6 +92,29 @@ pub struct Eval {
     pub input: String,
     /// Steps between two looks; the end of the training is always one.
     pub every: u64,
+}
+
+/// When to save checkpoints. A training that is asked to stop saves one too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    /// Steps between two checkpoints.
+    pub every: u64,
+    /// How many are kept, the newest.
+    pub keep: usize,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Self {
+        Self { every: 200, keep: 2 }
+    }
+}
+
+impl Checkpoint {
+    /// The checkpoints in `folder`.
+    pub fn open(&self, folder: Location) -> Checkpoints {
+        Checkpoints { folder, every: self.every, keep: self.keep }
+    }
 }
 
 fn one() -> u32 {
@@ -133,6 +160,11 @@ impl Train {
         };
         at_least("batch_size", self.batch_size > 0, "above 0");
         at_least("log_every", self.log_every > 0, "above 0");
+        at_least(
+            "checkpoint",
+            self.checkpoint.every > 0 && self.checkpoint.keep > 0,
+            "every 1 step or more, keep 1 or more",
+        );
         at_least("eval", self.eval.as_ref().is_none_or(|eval| eval.every > 0), "every 1 step or more");
         at_least("learning_rate", self.learning_rate > 0.0 && self.learning_rate.is_finite(), "above 0");
         at_least("max_grad_norm", self.max_grad_norm > 0.0, "above 0");

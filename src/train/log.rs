@@ -17,12 +17,22 @@ pub struct Log {
 }
 
 impl Log {
-    /// Begins `metrics.jsonl` and an event file in `folder`.
-    pub fn create(folder: &Path) -> Result<Self> {
+    /// Opens `metrics.jsonl` and an event file in `folder`, for a training that took `step` steps so far. Lines of later
+    /// steps are of a training that was killed there; they are dropped.
+    pub fn open(folder: &Path, step: u64) -> Result<Self> {
         let name = folder.display().to_string();
         let wrong = |error: std::io::Error| failed(&name, &error);
         fs::create_dir_all(folder).map_err(wrong)?;
-        let lines = File::create(folder.join("metrics.jsonl")).map_err(wrong)?;
+        let path = folder.join("metrics.jsonl");
+        let earlier = if step > 0 { fs::read_to_string(&path).unwrap_or_default() } else { String::new() };
+        let is_earlier = |line: &&str| {
+            let at = serde_json::from_str::<Value>(line).ok().and_then(|line| line.get("step")?.as_u64());
+            at.is_some_and(|at| at <= step)
+        };
+        let mut lines = File::create(&path).map_err(wrong)?;
+        for line in earlier.lines().filter(is_earlier) {
+            writeln!(lines, "{line}").map_err(wrong)?;
+        }
         let events = File::create(folder.join(format!("events.out.tfevents.{}.sepo", now() as u64))).map_err(wrong)?;
         let mut log = Self { folder: name.clone(), lines, events };
         // Event.file_version = 3

@@ -4,11 +4,15 @@
 //! log-probabilities of the tokens that the objective reads, the objective their derivatives `c_i`, and
 //! `sum(c_i logp_i)` is back-propagated: the gradient is exact whatever the objective.
 
+pub mod checkpoint;
 pub mod example;
 pub mod log;
 pub mod optimizer;
 pub mod schedule;
 pub mod stream;
+
+use std::path::Path;
+use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -19,6 +23,7 @@ use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Needed, PackedBatch, Response};
 use crate::monitor::Monitor;
 use crate::objective::{self, Objective, Outcome, Pair, Tokens};
+pub use checkpoint::Checkpoints;
 pub use example::Example;
 use log::Log;
 use optimizer::{AdamW, Gradients};
@@ -59,53 +64,88 @@ pub trait Feed {
     fn examples(&self) -> u64;
 }
 
-/// Trains `model`, which was loaded on `device` with autodiff. Returns the trained model, without autodiff, and what
-/// the last steps said.
-pub fn train(
-    model: CausalLm,
-    name: &str,
-    device: &Device,
-    settings: &Settings,
-    feed: &dyn Feed,
-    log: &mut Log,
-    monitor: &dyn Monitor,
-) -> Result<(CausalLm, Map<String, Value>)> {
-    let per_epoch = feed.examples().div_ceil(settings.batch_size as u64);
-    let planned = per_epoch * u64::from(settings.epochs);
-    let steps = settings.max_steps.map_or(planned, |most| most.min(planned));
-    let mut trainer = Trainer { model, name, device, settings, optimizer: optimizer::State::default() };
-    let (mut step, mut last) = (0, Map::new());
-    monitor.begin(name, Some(steps), "steps");
-    for epoch in 0..settings.epochs {
-        let mut examples = feed.epoch(epoch);
-        while step < steps {
-            let pairs: Vec<Example> = examples.by_ref().take(settings.batch_size).collect::<Result<_>>()?;
-            if pairs.is_empty() {
-                break;
+/// One training: what to do, with what, and whom to tell.
+pub struct Job<'a> {
+    /// Name in messages.
+    pub name: &'a str,
+    /// Where the model is, with autodiff.
+    pub device: &'a Device,
+    /// How to train.
+    pub settings: &'a Settings,
+    /// The examples.
+    pub feed: &'a dyn Feed,
+    /// Where an interrupted training goes on.
+    pub checkpoints: &'a Checkpoints,
+    /// Folder of the metrics.
+    pub log: &'a Path,
+    /// Who watches.
+    pub monitor: &'a dyn Monitor,
+}
+
+impl Job<'_> {
+    /// Trains `model`, which was loaded on the job's device, from the newest checkpoint on where there is one. Returns the
+    /// trained model, without autodiff, and what the last steps said.
+    pub fn run(&self, model: CausalLm) -> Result<(CausalLm, Map<String, Value>)> {
+        let Self { name, device, settings, feed, checkpoints, monitor, .. } = *self;
+        let per_epoch = feed.examples().div_ceil(settings.batch_size as u64);
+        let planned = per_epoch * u64::from(settings.epochs);
+        let steps = settings.max_steps.map_or(planned, |most| most.min(planned));
+        let mut optimizer = optimizer::State::default();
+        let inner = device.clone().without_autodiff();
+        let (model, mut at) = checkpoints.restore(model, &mut optimizer, &inner)?;
+        let mut log = Log::open(self.log, at.step)?;
+        let mut trainer = Trainer { model, name, device, settings, optimizer };
+        let (mut last, mut since) = (Map::new(), Instant::now());
+        let (start, before) = (Instant::now(), at.seconds);
+        monitor.begin(name, Some(steps), "steps");
+        monitor.advance(at.step, "");
+        for epoch in at.epoch..settings.epochs {
+            let mut examples = feed.epoch(epoch);
+            if epoch != at.epoch {
+                (at.epoch, at.taken) = (epoch, 0);
             }
-            if monitor.stopping() {
-                return Err(Error::Interrupted);
+            for example in examples.by_ref().take(at.taken as usize) {
+                example?;
             }
-            let rate = settings.schedule.rate(step, steps);
-            let taken = trainer.step(&pairs, rate)?;
-            step += 1;
-            monitor.advance(1, &format!("loss {:.4}", taken.loss));
-            if step % settings.log_every == 0 || step == steps {
-                last = taken.metrics(&settings.objective);
-                last.insert("learning_rate".into(), json!(rate));
-                log.write(step, "train", &last)?;
-            }
-            let looks = settings.eval_every.is_some_and(|every| step % every == 0) || step == steps;
-            if let Some(examples) = looks.then(|| feed.held_out()).flatten() {
-                let held_out = trainer.held_out(examples)?;
-                log.write(step, "eval", &held_out)?;
-                last.extend(held_out.into_iter().map(|(key, value)| (format!("eval_{key}"), value)));
+            while at.step < steps {
+                let pairs: Vec<Example> = examples.by_ref().take(settings.batch_size).collect::<Result<_>>()?;
+                if pairs.is_empty() {
+                    break;
+                }
+                let rate = settings.schedule.rate(at.step, steps);
+                let taken = trainer.step(&pairs, rate)?;
+                at.step += 1;
+                at.taken += pairs.len() as u64;
+                at.seconds = before + start.elapsed().as_secs_f64();
+                monitor.advance(1, &format!("loss {:.4}", taken.loss));
+                if at.step % settings.log_every == 0 || at.step == steps {
+                    last = taken.metrics(&settings.objective);
+                    last.insert("learning_rate".into(), json!(rate));
+                    last.insert("seconds".into(), json!(since.elapsed().as_secs_f64()));
+                    log.write(at.step, "train", &last)?;
+                    since = Instant::now();
+                }
+                let looks = settings.eval_every.is_some_and(|every| at.step % every == 0) || at.step == steps;
+                if let Some(examples) = looks.then(|| feed.held_out()).flatten() {
+                    let held_out = trainer.held_out(examples)?;
+                    log.write(at.step, "eval", &held_out)?;
+                    last.extend(held_out.into_iter().map(|(key, value)| (format!("eval_{key}"), value)));
+                    since = Instant::now();
+                }
+                let stopping = monitor.stopping();
+                if at.step < steps && (stopping || at.step % checkpoints.every == 0) {
+                    checkpoints.save(&trainer.model, &trainer.optimizer, at)?;
+                }
+                if stopping {
+                    return Err(Error::Interrupted);
+                }
             }
         }
+        monitor.end();
+        last.insert("steps".into(), json!(at.step));
+        last.insert("train_seconds".into(), json!(at.seconds));
+        Ok((trainer.model.valid(), last))
     }
-    monitor.end();
-    last.insert("steps".into(), json!(step));
-    Ok((trainer.model.valid(), last))
 }
 
 struct Trainer<'a> {

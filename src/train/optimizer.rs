@@ -51,6 +51,16 @@ pub struct State {
 }
 
 impl State {
+    /// What a checkpoint held.
+    pub fn new(moments: BTreeMap<String, [Tensor<1>; 2]>, steps: u64) -> Self {
+        Self { moments, steps }
+    }
+
+    /// First and second moments by parameter.
+    pub fn moments(&self) -> &BTreeMap<String, [Tensor<1>; 2]> {
+        &self.moments
+    }
+
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -3,11 +3,20 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+mod boundary;
 mod checkpoints;
 mod engines;
+mod files;
+mod formats;
 mod harness;
+#[cfg(unix)]
+mod hub;
+#[cfg(unix)]
+mod hub_server;
 mod lora;
 mod parity;
 mod pipeline;
 mod quickstart_data;
+mod resume;
 mod tidy;
+mod units;

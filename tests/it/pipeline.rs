@@ -43,7 +43,8 @@ fn a_small_pipeline_runs_and_is_not_run_twice() {
     let file = small(&folder);
     let file = file.to_str().unwrap();
     assert!(folder.succeeds(&["check", file]).contains("no problems"));
-    assert!(folder.succeeds(&["plan", file]).contains("oracle.reference"));
+    let plan = folder.succeeds(&["plan", file]);
+    assert!(plan.contains("oracle.reference") && plan.contains("about 48 rows, 0.003 M tokens"), "{plan}");
     let first: Value = serde_json::from_str(&folder.succeeds(&["run", file, "--json"])).unwrap();
     let stages = &first["stages"];
     for stage in ["pairs", "tokens", "scored", "keyed"] {
@@ -150,6 +151,8 @@ fn rows_without_use_are_set_aside_and_the_counts_add_up() {
     assert_eq!(tokens["set_aside"]["prompt too long"], 1);
     let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", "run/rejects", "--json"])).unwrap();
     assert_eq!(shown["rows"], 3);
+    let plan = folder.succeeds(&["plan", file.to_str().unwrap()]);
+    assert!(plan.contains("set aside 25.0 % (empty answer)"), "{plan}");
 }
 
 #[test]
@@ -197,6 +200,28 @@ fn rows_set_aside_on_the_way_to_files_are_kept_too() {
 }
 
 #[test]
+fn rows_set_aside_on_the_way_into_training_are_counted_and_kept() {
+    let folder = Folder::new();
+    let model = repository().join("tests/fixtures/llama-tied");
+    folder.write(
+        "rows.jsonl",
+        "{\"prompt_ids\": [1], \"chosen_ids\": [2], \"rejected_ids\": [2]}\n\
+         {\"prompt_ids\": [1], \"chosen_ids\": [2], \"rejected_ids\": [3]}\n",
+    );
+    let text = format!(
+        "workdir: run\nmodels: {{ base: {{ path: {} }} }}\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+         tuned: {{ train: {{ input: rows, model: base, objective: {{ sft: {{}} }}, epochs: 2 }} }}\n",
+        model.display()
+    );
+    let file = folder.write("p.yaml", &text);
+    let report: Value = serde_json::from_str(&folder.succeeds(&["run", file.to_str().unwrap(), "--json"])).unwrap();
+    let rows = &report["stages"]["rows"];
+    assert_eq!((&rows["rows_in"], &rows["rows_out"]), (&2.into(), &1.into()), "{report}");
+    let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", "run/rejects", "--json"])).unwrap();
+    assert_eq!(shown["rows"], 1);
+}
+
+#[test]
 fn columns_of_another_reference_are_refused() {
     let folder = Folder::new();
     let fixture = |name: &str| repository().join("tests/fixtures").join(name).display().to_string();
@@ -218,6 +243,52 @@ fn columns_of_another_reference_are_refused() {
     let stderr = folder.fails(&["run", &train("b")], 1);
     assert!(stderr.contains("stage `oracle`: the `ref_logps` columns were computed with another model"), "{stderr}");
     folder.succeeds(&["run", &train("a")]);
+}
+
+/// A copy of the quickstart's tokenizer in which two tokens have changed places.
+fn other_tokenizer(folder: &Folder) -> String {
+    let own = repository().join("data/quickstart/tokenizer/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(own).unwrap()).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let at = |id: u64, vocabulary: &serde_json::Map<String, Value>| {
+        vocabulary.iter().find(|(_, value)| value.as_u64() == Some(id)).unwrap().0.clone()
+    };
+    let (one, two) = (at(700, vocabulary), at(701, vocabulary));
+    vocabulary.insert(one, 701.into());
+    vocabulary.insert(two, 700.into());
+    std::fs::create_dir(folder.path("other")).unwrap();
+    folder.write("other/tokenizer.json", &tokenizer.to_string());
+    folder.path("other").display().to_string()
+}
+
+#[test]
+fn models_must_read_the_ids_as_they_were_made() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(small(&folder)).unwrap();
+    let other = other_tokenizer(&folder);
+    let broken = text.replace("tokenizer: base,", &format!("tokenizer: {other}, template: none,"));
+    let stderr = folder.fails(&["check", folder.write("p.yaml", &broken).to_str().unwrap()], 78);
+    assert!(stderr.contains("the vocabularies part at id 700"), "{stderr}");
+
+    let broken = text.replace("vocab_size: 1280", "vocab_size: 1000");
+    let stderr = folder.fails(&["check", folder.write("p.yaml", &broken).to_str().unwrap()], 78);
+    assert!(stderr.contains("tokens have no embedding in the model, whose vocab_size is 1000"), "{stderr}");
+
+    // Ids in a dataset carry the digest of the tokenizer that made them.
+    folder.succeeds(&["run", folder.write("p.yaml", &text).to_str().unwrap(), "--only", "out"]);
+    let reading = |tokenizer: &str| {
+        let lines = text.lines().take_while(|line| *line != "stages:").map(|line| match line {
+            line if line.contains("tokenizer:") => format!("    tokenizer: {tokenizer}"),
+            line => line.to_owned(),
+        });
+        let models: Vec<String> = lines.collect();
+        let stages = "stages:\n  rows: { read: { from: run/scored } }\n  \
+                      tuned: { train: { input: rows, model: base, objective: { sft: {} } } }\n";
+        folder.write("q.yaml", &format!("{}\n{stages}", models.join("\n"))).to_str().unwrap().to_owned()
+    };
+    let stderr = folder.fails(&["check", &reading(&other)], 78);
+    assert!(stderr.contains("the rows were tokenized with another tokenizer than that of `base`"), "{stderr}");
+    folder.succeeds(&["check", &reading(&repository().join("data/quickstart/tokenizer").display().to_string())]);
 }
 
 #[test]

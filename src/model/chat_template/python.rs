@@ -1,31 +1,44 @@
-//! What templates take from Python: how values print, JSON as `json.dumps` writes it, the clock, and errors on purpose.
+//! What templates take from Python and jinja2: how values print, filters and tests where the engine's differ, the
+//! clock, and errors on purpose.
 
 use chrono::format::{Item, StrftimeItems};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, FixedOffset, Local};
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
-use serde_json::Value as Json;
 
-/// Adds `tojson`, `raise_exception`, `strftime_now` and Python's way of printing to `environment`.
+use super::json::{number, tojson};
+use super::methods;
+
+/// Makes `environment` behave as the one that `transformers` renders in.
 ///
-/// The clock is read once, here, so that every row of a run sees the same date; `SOURCE_DATE_EPOCH` (seconds since
-/// 1970) fixes it across runs. Dates are in UTC.
+/// The clock is read once, here, so that every row of a run sees the same date, in local time;
+/// `SOURCE_DATE_EPOCH` (seconds since 1970, then in UTC) fixes it across runs.
 pub(super) fn install(environment: &mut Environment<'static>) {
     let now = now();
     environment.set_formatter(print);
+    environment.set_unknown_method_callback(methods::call);
     environment.add_filter("tojson", tojson);
+    environment.add_filter("trim", trim);
+    environment.add_filter("default", default);
+    environment.add_filter("d", default);
+    environment.add_filter("dictsort", dictsort);
+    environment.add_filter("int", int);
+    environment.add_filter("float", float);
+    environment.add_test("sequence", is_sequence);
+    environment.add_test("iterable", is_iterable);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", move |format: &str| strftime(now, format));
 }
 
-fn now() -> DateTime<Utc> {
+fn now() -> DateTime<FixedOffset> {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok());
-    fixed.and_then(|seconds| DateTime::from_timestamp(seconds, 0)).unwrap_or_else(Utc::now)
+    let fixed = fixed.and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    fixed.map_or_else(|| Local::now().fixed_offset(), |at| at.fixed_offset())
 }
 
-pub(super) fn strftime(at: DateTime<Utc>, format: &str) -> Result<String, Error> {
+pub(super) fn strftime(at: DateTime<FixedOffset>, format: &str) -> Result<String, Error> {
     let items: Vec<Item<'_>> = StrftimeItems::new(format).collect();
     if items.contains(&Item::Error) {
         return Err(Error::new(ErrorKind::InvalidOperation, format!("strftime_now: no such date format: {format}")));
@@ -34,89 +47,70 @@ pub(super) fn strftime(at: DateTime<Utc>, format: &str) -> Result<String, Error>
 }
 
 fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    let text = match value.kind() {
-        ValueKind::None => "None",
-        ValueKind::Bool if value.is_true() => "True",
-        ValueKind::Bool => "False",
-        _ => return minijinja::escape_formatter(out, state, value),
-    };
-    out.write_str(text).map_err(Error::from)
+    if value.kind() == ValueKind::Number && !value.is_integer() {
+        return out.write_str(&number(f64::try_from(value.clone())?)).map_err(Error::from);
+    }
+    minijinja::escape_formatter(out, state, value)
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=indent)`, as `transformers` sets it up: unlike the built-in filter it
-/// leaves `<`, `>`, `&` and `'` alone.
-fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let sort: Option<bool> = options.get("sort_keys")?;
-    let _ascii: Option<bool> = options.get("ensure_ascii")?;
+/// `str(value).strip(chars)`.
+fn trim(value: &Value, chars: Option<&str>) -> Value {
+    match value.as_str() {
+        Some(text) => Value::from(methods::strip(text, chars, true, true)),
+        None => Value::from(methods::strip(&value.to_string(), chars, true, true)),
+    }
+}
+
+fn default(value: &Value, other: Option<Value>, boolean: Option<bool>, options: Kwargs) -> Result<Value, Error> {
+    let other = other.or(options.get("default_value")?).unwrap_or_else(|| Value::from(""));
+    let boolean = boolean.or(options.get("boolean")?).unwrap_or(false);
     options.assert_all_used()?;
-    let mut out = String::new();
-    Dump { indent, sort: sort.unwrap_or(false) }.write(value, 0, &mut out)?;
-    Ok(out)
+    Ok(if value.is_undefined() || (boolean && !value.is_true()) { other } else { value.clone() })
 }
 
-#[derive(Clone, Copy)]
-struct Dump {
-    indent: Option<usize>,
-    sort: bool,
+/// The engine's filter takes its options by name only.
+fn dictsort(
+    value: &Value,
+    case_sensitive: Option<bool>,
+    by: Option<String>,
+    reverse: Option<bool>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let given = [
+        ("case_sensitive", case_sensitive.map(Value::from)),
+        ("by", by.map(Value::from)),
+        ("reverse", reverse.map(Value::from)),
+    ];
+    let mut named = Vec::new();
+    for (name, given) in given {
+        named.extend(given.or(options.get(name)?).map(|value| (name, value)));
+    }
+    options.assert_all_used()?;
+    minijinja::filters::dictsort(value, Kwargs::from_iter(named))
 }
 
-impl Dump {
-    fn write(self, value: &Value, depth: usize, out: &mut String) -> Result<(), Error> {
-        match value.kind() {
-            ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.each(['[', ']'], &items, depth, out, |item, out| self.write(item, depth + 1, out))
-            }
-            ValueKind::Map => {
-                let mut keys: Vec<Value> = value.try_iter()?.collect();
-                if self.sort {
-                    keys.sort();
-                }
-                self.each(['{', '}'], &keys, depth, out, |key, out| {
-                    *out += &Json::from(key.to_string()).to_string();
-                    *out += ": ";
-                    self.write(&value.get_item(key)?, depth + 1, out)
-                })
-            }
-            ValueKind::String => {
-                *out += &Json::from(value.as_str().unwrap_or_default()).to_string();
-                Ok(())
-            }
-            ValueKind::None => {
-                *out += "null";
-                Ok(())
-            }
-            ValueKind::Bool | ValueKind::Number => {
-                *out += &value.to_string();
-                Ok(())
-            }
-            kind => Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {kind} has no JSON form"))),
-        }
-    }
+/// What is no number becomes 0, not an error.
+fn int(
+    state: &State,
+    value: &Value,
+    default: Option<Value>,
+    base: Option<u32>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    let default = default.or(options.get("default")?).unwrap_or_else(|| Value::from(0));
+    minijinja::filters::int(state, value, Some(default), base, options)
+}
 
-    fn each(
-        self,
-        [open, close]: [char; 2],
-        items: &[Value],
-        depth: usize,
-        out: &mut String,
-        write: impl Fn(&Value, &mut String) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let line =
-            |depth: usize| self.indent.map(|width| format!("\n{}", " ".repeat(width * depth))).unwrap_or_default();
-        out.push(open);
-        for (index, item) in items.iter().enumerate() {
-            if index > 0 {
-                *out += if self.indent.is_some() { "," } else { ", " };
-            }
-            *out += &line(depth + 1);
-            write(item, out)?;
-        }
-        if !items.is_empty() {
-            *out += &line(depth);
-        }
-        out.push(close);
-        Ok(())
-    }
+fn float(state: &State, value: &Value, default: Option<Value>, options: Kwargs) -> Result<Value, Error> {
+    let default = default.or(options.get("default")?).unwrap_or_else(|| Value::from(0.0));
+    minijinja::filters::float(state, value, Some(default), options)
+}
+
+/// A sequence for jinja2 is whatever has a length and items: texts and mappings too.
+fn is_sequence(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
+}
+
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }

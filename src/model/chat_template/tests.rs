@@ -103,6 +103,38 @@ fn a_broken_template_is_an_error_with_its_line() {
 }
 
 #[test]
+fn templates_without_end_are_stopped() {
+    let stopped = |source: &str| template(source).render_prompt(&[]).unwrap_err().to_string();
+    let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
+    let doubles =
+        "{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    let replaces = "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}";
+    let pads = "{{ 'a'.ljust(9999999999) }}";
+    for source in [loops, doubles, replaces, pads] {
+        let error = stopped(source);
+        assert!(error.contains("line 1: does not end, or writes without end: stopped after 10000000"), "{error}");
+    }
+    assert!(stopped("{{ '{:>99999}'.format('a') }}").contains("a width above 9999"));
+    assert!(stopped("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").contains("recursion limit"));
+    let deep =
+        "{% set ns = namespace(x=1) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
+    assert!(stopped(deep).contains("nested deeper than 128"));
+    let long = format!("\n{{{{ {}1 }}}}", "-".repeat(100_000));
+    let error = ChatTemplate::parse(&long, "x.jinja", &BTreeMap::new()).unwrap_err().to_string();
+    assert_eq!(error, "x.jinja: chat template, line 2: a tag of more than 4096 bytes");
+}
+
+/// An empty `<think>` is longer than the text behind it, and `e` stands in `</end>`.
+#[test]
+fn the_end_of_the_last_words_is_found_by_place() {
+    let source = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] | trim }}</end>{% endfor %}";
+    let open = |content| template(source).render_prompt(&[say("user", "e"), say("assistant", content)]).unwrap();
+    assert_eq!(open("e"), "<user>e</end><assistant>e");
+    assert_eq!(open("e\n"), "<user>e</end><assistant>e");
+    assert_eq!(open(""), "<user>e</end><assistant>");
+}
+
+#[test]
 fn what_only_the_generation_prompt_writes_does_not_cut_the_answers() {
     let source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}";
     let rendered = template(source)
@@ -132,7 +164,7 @@ fn a_prompt_that_ends_with_an_answer_is_left_open() {
 
 #[test]
 fn dates_come_from_a_clock_that_stands_still() {
-    let at = chrono::DateTime::from_timestamp(1_722_000_000, 0).unwrap();
+    let at = chrono::DateTime::from_timestamp(1_722_000_000, 0).unwrap().fixed_offset();
     assert_eq!(python::strftime(at, "%d %b %Y").unwrap(), "26 Jul 2024");
     assert!(python::strftime(at, "%Q").is_err());
     let year = closed("{{ strftime_now('%Y') }}", &[]);

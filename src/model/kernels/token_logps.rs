@@ -17,6 +17,7 @@ use burn::backend::{
 use burn::tensor::{Slice, Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::bf16::{PANEL, Packed};
 use super::simd::{exp, exp_shifted, max, vectorized};
 use super::{Matrix, Shared, product, tensor, values};
 
@@ -26,6 +27,11 @@ use super::{Matrix, Shared, product, tensor, values};
 pub fn token_logps(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
     let (logps, _) = <Dispatch as TokenLogps>::token_logps(hidden.into_dispatch(), head.into_dispatch(), targets);
     Tensor::from_dispatch(logps)
+}
+
+/// As [`token_logps`], for a head that is frozen in bf16.
+pub fn packed_token_logps(hidden: Tensor<2>, head: Arc<Packed>, targets: Arc<[i32]>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as TokenLogps>::packed_token_logps(hidden.into_dispatch(), head, targets))
 }
 
 /// The kernel; see [`token_logps`].
@@ -43,6 +49,12 @@ pub trait TokenLogps: Backend {
         targets: Arc<[i32]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::<Self>(hidden, head, targets)
+    }
+
+    /// Log-probabilities `[rows]` under a head that is frozen in bf16.
+    fn packed_token_logps(hidden: FloatTensor<Self>, head: Arc<Packed>, targets: Arc<[i32]>) -> FloatTensor<Self> {
+        let device = hidden.device();
+        Self::token_logps(hidden, head.unpack::<Self>(&device), targets).0
     }
 
     /// Gradients with respect to hidden and, if it trains, head: with `e = (onehot - softmax) * grad`, `e @ head` and
@@ -154,37 +166,29 @@ impl TokenLogps for Flex {
         let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
         let blocks = Blocks::new(&hidden, &head);
         let rows = targets.len();
-        let (mut logps, mut lses) = (vec![0f32; rows], vec![0f32; rows]);
-        let parts: Vec<Vec<[f32; 2]>> = (0..blocks.count())
-            .into_par_iter()
-            .map_init(Vec::new, |logits, block| {
-                let mut sums = Vec::with_capacity(rows);
-                for start in (0..rows).step_by(BLOCK_ROWS) {
-                    let size = blocks.logits(block, start, logits);
-                    for row in logits.chunks_exact_mut(size) {
-                        sums.push(vectorized(
-                            #[inline(always)]
-                            || {
-                                let highest = max(row);
-                                [highest, exp_shifted(row, highest)]
-                            },
-                        ));
-                    }
-                }
-                sums
-            })
-            .collect();
-        logps.par_iter_mut().zip(&mut lses).enumerate().for_each(|(row, (logp, lse))| {
-            let highest = parts.iter().map(|sums| sums[row][0]).fold(f32::NEG_INFINITY, f32::max);
-            let total: f64 = parts.iter().map(|sums| f64::from(sums[row][1] * (sums[row][0] - highest).exp())).sum();
-            let logit = vectorized(
+        let dot = |row: usize, target: usize| {
+            vectorized(
                 #[inline(always)]
-                || super::simd::dot(blocks.hidden(row), blocks.entry(targets[row] as usize)),
-            );
-            *lse = (f64::from(highest) + total.ln()) as f32;
-            *logp = (f64::from(logit) - f64::from(highest) - total.ln()) as f32;
-        });
+                || super::simd::dot(blocks.hidden(row), blocks.entry(target)),
+            )
+        };
+        let logits = |block: usize, start: usize, out: &mut Vec<f32>| blocks.logits(block, start, out);
+        let (logps, lses) = reduce(&targets, blocks.count(), logits, dot);
         (tensor(logps, [rows]), tensor(lses, [rows]))
+    }
+
+    fn packed_token_logps(hidden: FlexTensor, head: Arc<Packed>, targets: Arc<[i32]>) -> FlexTensor {
+        let hidden = hidden.to_contiguous();
+        let (hidden, d) = (values(&hidden), head.shape()[1]);
+        let per_block = BLOCK_VOCABULARY / PANEL;
+        let panels = |block: usize| block * per_block..((block + 1) * per_block).min(head.panels());
+        let activations: Vec<_> = hidden.par_chunks(BLOCK_ROWS * d).map(|x| head.activations(x)).collect();
+        let logits = |block: usize, start: usize, out: &mut Vec<f32>| {
+            head.logits(&activations[start / BLOCK_ROWS], panels(block), out)
+        };
+        let dot = |row: usize, target: usize| head.dot(&activations[row / BLOCK_ROWS], row % BLOCK_ROWS, target);
+        let (logps, _) = reduce(&targets, head.panels().div_ceil(per_block), logits, dot);
+        tensor(logps, [targets.len()])
     }
 
     fn token_logps_backward(
@@ -247,6 +251,44 @@ impl TokenLogps for Flex {
         let grad_hidden = super::sum(strips);
         (tensor(grad_hidden, [rows, d]), head_trains.then(|| tensor(grad_head, [blocks.vocabulary, d])))
     }
+}
+
+/// Log-probabilities and log-sum-exps of all rows. `logits` computes those of a block of the vocabulary for up to
+/// [`BLOCK_ROWS`] rows and returns the block's size; `logit` is that of one row and token.
+fn reduce(
+    targets: &[i32],
+    blocks: usize,
+    logits: impl Fn(usize, usize, &mut Vec<f32>) -> usize + Sync,
+    logit: impl Fn(usize, usize) -> f32 + Sync,
+) -> (Vec<f32>, Vec<f32>) {
+    let rows = targets.len();
+    let parts: Vec<Vec<[f32; 2]>> = (0..blocks)
+        .into_par_iter()
+        .map_init(Vec::new, |scratch, block| {
+            let mut sums = Vec::with_capacity(rows);
+            for start in (0..rows).step_by(BLOCK_ROWS) {
+                let size = logits(block, start, scratch);
+                for row in scratch.chunks_exact_mut(size) {
+                    sums.push(vectorized(
+                        #[inline(always)]
+                        || {
+                            let highest = max(row);
+                            [highest, exp_shifted(row, highest)]
+                        },
+                    ));
+                }
+            }
+            sums
+        })
+        .collect();
+    let finish = |row: usize| {
+        let highest = parts.iter().map(|sums| sums[row][0]).fold(f32::NEG_INFINITY, f32::max);
+        let total: f64 = parts.iter().map(|sums| f64::from(sums[row][1] * (sums[row][0] - highest).exp())).sum();
+        let logit = logit(row, targets[row] as usize);
+        let lse = f64::from(highest) + total.ln();
+        ((f64::from(logit) - lse) as f32, lse as f32)
+    };
+    (0..rows).into_par_iter().map(finish).unzip()
 }
 
 /// Hidden rows against the head, in blocks of the vocabulary.

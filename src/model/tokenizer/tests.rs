@@ -80,23 +80,17 @@ fn the_digest_sees_content_and_not_layout() {
 }
 
 #[test]
-fn special_tokens_and_templates_are_found_where_they_are_written() {
-    let json = tokenizer_json(&["<e>"]).to_string();
+fn templates_are_found_where_they_are_written() {
     let config = json!({
         "eos_token": {"content": "<e>", "lstrip": false},
-        "bos_token": null,
+        "pad_token": "<p>",
         "chat_template": [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ eos_token }}{{ pad_token }}"}],
     });
-    let map = json!({"eos_token": "<other>", "pad_token": "<p>"});
-    let mut files = vec![
-        ("tokenizer.json", json),
-        ("tokenizer_config.json", config.to_string()),
-        ("special_tokens_map.json", map.to_string()),
-    ];
+    let mut files =
+        vec![("tokenizer.json", tokenizer_json(&["<e>"]).to_string()), ("tokenizer_config.json", config.to_string())];
     let one = folder(&files);
     let tokenizer = Tokenizer::load(one.path()).unwrap();
     assert_eq!(tokenizer.eos_token(), Some("<e>"));
-    assert_eq!(tokenizer.special_tokens().len(), 2);
     let prompt = [Message { role: "user", content: "a" }];
     assert_eq!(tokenizer.template().unwrap().render_prompt(&prompt).unwrap(), "<e><p>");
 
@@ -105,6 +99,108 @@ fn special_tokens_and_templates_are_found_where_they_are_written() {
     let other = Tokenizer::load(two.path()).unwrap();
     assert_eq!(other.template().unwrap().render_prompt(&prompt).unwrap(), "own");
     assert_ne!(tokenizer.template_digest(), other.template_digest());
+}
+
+/// As `AutoTokenizer.from_pretrained(…).special_tokens_map`.
+#[test]
+fn special_tokens_are_those_of_transformers() {
+    let found = |files: &[(&str, Value)]| {
+        let mut all = vec![("tokenizer.json", tokenizer_json(&["<e>", "<b>"]).to_string())];
+        all.extend(files.iter().map(|(name, json)| (*name, json.to_string())));
+        let tokens = Tokenizer::load(folder(&all).path()).unwrap().special_tokens().clone();
+        tokens.iter().map(|(name, token)| format!("{name} {token}")).collect::<Vec<_>>().join(", ")
+    };
+    let config = json!({
+        "bos_token": null, "eos_token": "<e>", "add_bos_token": true, "image_token": {"content": "<i>"},
+        "extra_special_tokens": {"boi_token": "<x>"},
+    });
+    let map = json!({"eos_token": {"content": "<m>"}, "pad_token": "<p>"});
+    let files = [("tokenizer_config.json", config.clone()), ("special_tokens_map.json", map.clone())];
+    assert_eq!(found(&files), "boi_token <x>, eos_token <m>, image_token <i>, pad_token <p>");
+    let mut listed = config;
+    listed["added_tokens_decoder"] = json!({});
+    let files = [("tokenizer_config.json", listed), ("special_tokens_map.json", map)];
+    assert_eq!(found(&files), "boi_token <x>, eos_token <e>, image_token <i>, pad_token <p>");
+    let model = json!({"bos_token_id": 10, "eos_token_id": [9, 10]});
+    assert_eq!(found(&[("config.json", model.clone())]), "bos_token <b>, eos_token <e>");
+    assert_eq!(
+        found(&[("config.json", model), ("tokenizer_config.json", json!({"bos_token": null}))]),
+        "eos_token <e>"
+    );
+}
+
+#[test]
+fn the_beginning_of_text_is_the_template_s_alone() {
+    let mut json = tokenizer_json(&["<b>"]);
+    // What `AutoTokenizer` would put in front of every text.
+    let single = json!([{"SpecialToken": {"id": "<b>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    json["post_processor"] = json!({
+        "type": "TemplateProcessing", "single": single, "pair": single,
+        "special_tokens": {"<b>": {"id": "<b>", "ids": [9], "tokens": ["<b>"]}},
+    });
+    let ids = |template: &str| {
+        let config = json!({"bos_token": "<b>", "add_bos_token": true, "chat_template": template});
+        let folder = folder(&[("tokenizer.json", json.to_string()), ("tokenizer_config.json", config.to_string())]);
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let text = tokenizer.template().unwrap().render_prompt(&[Message { role: "user", content: "abc" }]).unwrap();
+        tokenizer.encode(&text).unwrap()
+    };
+    assert_eq!(ids("{{ bos_token }}{{ messages[0].content }}"), [9, 7]);
+    assert_eq!(ids("{{ messages[0].content }}"), [7]);
+    assert_eq!(ids("{{ bos_token }}{{ bos_token }}{{ messages[0].content }}"), [9, 9, 7]);
+}
+
+#[test]
+fn tokenizers_that_part_are_told_where() {
+    let load = |json: &Value| Tokenizer::load(folder(&[("tokenizer.json", json.to_string())]).path()).unwrap();
+    let one = tokenizer_json(&["<e>"]);
+    let parts = |change: &dyn Fn(&mut Value)| {
+        let mut other = one.clone();
+        change(&mut other);
+        compare::difference(("oracle", &load(&one)), ("policy", &load(&other))).unwrap()
+    };
+    assert_eq!(parts(&|_| {}), None);
+    assert_eq!(parts(&|json| json["decoder"] = Value::Null), None);
+    let told = |change: &dyn Fn(&mut Value)| parts(change).unwrap();
+    assert_eq!(
+        told(&|json| json["added_tokens"][0]["content"] = json!("<f>")),
+        "the vocabularies part at id 9: `<e>` in `oracle`, `<f>` in `policy`"
+    );
+    assert_eq!(
+        told(&|json| json["added_tokens"].as_array_mut().unwrap().clear()),
+        "the vocabularies part at id 9: `<e>` in `oracle`, nothing in `policy`"
+    );
+    let swapped = told(&|json| {
+        json["model"]["vocab"]["a"] = json!(1);
+        json["model"]["vocab"]["b"] = json!(0);
+    });
+    assert_eq!(swapped, "the vocabularies part at id 0: `a` in `oracle`, `b` in `policy`");
+    let message = told(&|json| json["added_tokens"][0]["lstrip"] = json!(true));
+    assert!(
+        message.starts_with("the added tokens part at id 9: {") && message.contains("\"lstrip\":true"),
+        "{message}"
+    );
+    assert_eq!(
+        told(&|json| json["model"]["merges"].as_array_mut().unwrap().swap(0, 2)),
+        "the merges part at number 0: [\"a\",\"b\"] in `oracle`, [\"Ġ\",\"a\"] in `policy`"
+    );
+    assert_eq!(
+        told(&|json| json["normalizer"] = json!({"type": "NFC"})),
+        "the normalizers differ: null in `oracle`, {\"type\":\"NFC\"} in `policy`"
+    );
+    let message = told(&|json| json["pre_tokenizer"]["add_prefix_space"] = json!(true));
+    assert!(message.starts_with("the pre-tokenizers differ: {"), "{message}");
+    let message = told(&|json| json["model"]["ignore_merges"] = json!(true));
+    assert!(message.starts_with("the models' settings differ: {"), "{message}");
+}
+
+#[test]
+fn ids_beyond_the_embedding_are_refused() {
+    let folder = folder(&[("tokenizer.json", tokenizer_json(&["<e>", "<p>"]).to_string())]);
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    tokenizer.check_fits(11).unwrap();
+    let message = tokenizer.check_fits(9).unwrap_err().to_string();
+    assert!(message.contains("2 tokens have no embedding") && message.contains("`<e>` with id 9"), "{message}");
 }
 
 #[test]

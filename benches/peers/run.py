@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""`sepo` and PyTorch in turn on the same token ids: speed, memory, and how far rewards and masks are from an f64 run.
+
+    python3 benches/peers/run.py --model DIR [--input ROWS] [--pairs 32] [--steps 8] [--rounds 3] [--threads 2]
+
+DIR is a Llama-architecture checkpoint stored in bf16 (its weights are exact in f32, so every program starts from the same numbers).
+Needs torch, transformers, pyarrow and numpy, and `cargo build --release`. Writes benches/RESULTS.md and benches/speed.svg.
+"""
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+SIDES = ("chosen", "rejected")
+
+PREPARE = """
+workdir: {out}
+models: {{ base: {{ path: "{model}" }} }}
+stages:
+  pairs: {{ read: {{ from: "{input}", limit: {pairs} }} }}
+  tokens: {{ tokenize: {{ input: pairs, tokenizer: base, max_length: 512 }} }}
+  oracle:
+    train: {{ input: tokens, model: base, objective: {{ dpo: {{}} }}, max_steps: 4, batch_size: 2, learning_rate: 1.0e-5,
+              decay: constant, warmup: 0, shuffle_window: 0 }}
+  scored: {{ score: {{ input: tokens, oracle: oracle, reference: base }} }}
+  keyed: {{ select: {{ input: scored }} }}
+  out: {{ write: {{ input: keyed, to: "{out}/scored" }} }}
+"""
+SCORE = """
+workdir: {out}
+precision: {precision}
+models: {{ oracle: {{ path: "{oracle}" }}, base: {{ path: "{model}" }} }}
+stages:
+  tokens: {{ read: {{ from: "{tokens}", format: tokens }} }}
+  scored: {{ score: {{ input: tokens, oracle: oracle, reference: base }} }}
+  keyed: {{ select: {{ input: scored }} }}
+  out: {{ write: {{ input: keyed, to: "{out}/scored" }} }}
+"""
+TRAIN = """
+workdir: {out}
+models: {{ base: {{ path: "{model}" }} }}
+stages:
+  tokens: {{ read: {{ from: "{tokens}", format: tokens }} }}
+  policy:
+    train: {{ input: tokens, model: base, objective: {objective}, max_steps: {steps}, batch_size: 2, learning_rate: 1.0e-5,
+              decay: constant, warmup: 0, betas: [0.9, 0.95], shuffle_window: 0, log_every: 1 }}
+"""
+
+
+class Bench:
+    def __init__(self, a, folder):
+        self.a, self.folder = a, folder
+        self.sepo = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "sepo"
+
+    def run_sepo(self, name, text, **values):
+        """Runs a pipeline in a new folder; its report and the peak memory in MiB."""
+        out = self.folder / name
+        file = self.folder / f"{name}.yaml"
+        file.write_text(text.format(out=out, model=self.a.model, **values))
+        env = {**os.environ, "RAYON_NUM_THREADS": str(self.a.threads)}
+        report = self.folder / f"{name}.json"
+        with open(report, "w") as stdout:
+            process = subprocess.Popen([self.sepo, "run", file, "--fresh", "--json"], env=env, stdout=stdout,
+                                       stderr=subprocess.PIPE)
+            stderr = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            sys.exit(stderr.decode())
+        return json.loads(report.read_text())["stages"], usage.ru_maxrss / 1024
+
+    def run_peer(self, script, *arguments):
+        command = [sys.executable, HERE / script, "--threads", self.a.threads, *arguments]
+        return json.loads(subprocess.run(map(str, command), check=True, stdout=subprocess.PIPE).stdout)
+
+    def prepare(self):
+        self.run_sepo("prepare", PREPARE, input=self.a.input, pairs=self.a.pairs)
+        self.tokens = self.folder / "prepare" / "scored"
+        self.oracle = self.folder / "prepare" / "models" / "oracle"
+
+    def score_sepo(self, precision):
+        name = f"sepo-{precision}"
+        stages, peak = self.run_sepo(name, SCORE, precision=precision, oracle=self.oracle, tokens=self.tokens)
+        pairs = stages["scored"]["rows_in"] / stages["scored"]["seconds"]
+        return {"pairs_per_second": pairs, "peak_mib": peak, "rewards": self.folder / name / "scored"}
+
+    def score_peer(self, mode, dtype):
+        out = self.folder / f"{mode}-{dtype}.parquet"
+        arguments = ["--tokens", self.tokens, "--oracle", self.oracle, "--reference", self.a.model, "--mode", mode,
+                     "--dtype", dtype, "--limit", self.a.pairs, "--out", out]
+        return {**self.run_peer("score.py", *arguments), "rewards": out}
+
+    def train_sepo(self, objective):
+        steps, tokens = self.a.steps, self.tokens
+        text = {"sepo": "{ sepo: { gamma: 2.0 } }", "dpo": "{ dpo: { beta: 0.1 } }"}[objective]
+        stages, peak = self.run_sepo(f"train-{objective}", TRAIN, objective=text, steps=steps, tokens=tokens)
+        log = self.folder / f"train-{objective}" / "logs" / "policy" / "metrics.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        seconds = sum(line["seconds"] for line in lines[1:])
+        return {"pairs_per_second": 2 * (steps - 1) / seconds, "peak_mib": peak, "losses": [line["loss"] for line in lines]}
+
+    def train_peer(self, objective):
+        return self.run_peer("train.py", "--tokens", self.tokens, "--model", self.a.model, "--loss", objective, "--steps", self.a.steps)
+
+
+def rewards(path):
+    table = ds.dataset(path).to_table(columns=[f"{side}_token_rewards" for side in SIDES])
+    return {side: [np.array(row) for row in table[f"{side}_token_rewards"].to_pylist()] for side in SIDES}
+
+
+def mask(values, side):
+    keep = max(1, int(0.3 * len(values) + 0.5))
+    order = np.argsort(-values if side == "chosen" else values, kind="stable")
+    out = np.zeros(len(values), bool)
+    out[order[:keep]] = True
+    return out
+
+
+def accuracy(path, exact):
+    """Largest reward difference from the f64 run, and the share of mask positions that agree with it."""
+    worst, same, total = 0.0, 0, 0
+    for side, rows in rewards(path).items():
+        for row, truth in zip(rows, exact[side]):
+            worst = max(worst, float(np.abs(row - truth).max()))
+            agree = mask(row, side) == mask(truth, side)
+            same, total = same + int(agree.sum()), total + len(agree)
+    return worst, same / total
+
+
+def bars(rows):
+    """A bar a program: (label, pairs a second, whether it is ours)."""
+    widest = max(value for _, value, _ in rows)
+    height = 26 * len(rows) + 10
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="640" height="{height}" font-family="sans-serif" font-size="13">']
+    for index, (label, value, ours) in enumerate(rows):
+        y, width = 26 * index + 8, 330 * value / widest
+        color = "#2563eb" if ours else "#9ca3af"
+        out.append(f'<text x="210" y="{y + 14}" text-anchor="end">{label}</text>')
+        out.append(f'<rect x="220" y="{y}" width="{width:.0f}" height="18" fill="{color}"/>')
+        out.append(f'<text x="{226 + width:.0f}" y="{y + 14}">{value:.2f} pairs/s</text>')
+    return "\n".join([*out, "</svg>", ""])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--input", default=ROOT / "data/quickstart/train.parquet")
+    parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    a = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(a, Path(folder))
+        bench.prepare()
+        scoring = {
+            "sepo f32": lambda: bench.score_sepo("f32"),
+            "sepo bf16x2": lambda: bench.score_sepo("bf16x2"),
+            "sepo bf16": lambda: bench.score_sepo("bf16"),
+            "PyTorch, official way, f32": lambda: bench.score_peer("official", "float32"),
+            "PyTorch, batched, f32": lambda: bench.score_peer("batched", "float32"),
+            "PyTorch, batched, bf16": lambda: bench.score_peer("batched", "bfloat16"),
+        }
+        training = {
+            "sepo, SePO": lambda: bench.train_sepo("sepo"),
+            "PyTorch, SePO": lambda: bench.train_peer("sepo"),
+            "sepo, DPO from columns": lambda: bench.train_sepo("dpo"),
+            "PyTorch, DPO": lambda: bench.train_peer("dpo"),
+        }
+        runs = {name: [] for name in [*scoring, *training]}
+        for _ in range(a.rounds):
+            for name, run in [*scoring.items(), *training.items()]:
+                runs[name].append(run())
+                print(f"{name}: {runs[name][-1]['pairs_per_second']:.3f} pairs/s, {runs[name][-1]['peak_mib']:.0f} MiB", file=sys.stderr)
+        exact = rewards(bench.score_peer("batched", "float64")["rewards"])
+        report(a, bench, runs, scoring, training, exact)
+
+
+def report(a, bench, runs, scoring, training, exact):
+    speed = {name: statistics.median(run["pairs_per_second"] for run in rounds) for name, rounds in runs.items()}
+    peak = {name: max(run["peak_mib"] for run in rounds) for name, rounds in runs.items()}
+    out = ["# Side by side with PyTorch", ""]
+    torch = runs["PyTorch, batched, f32"][0]
+    out += [f"{platform.processor() or platform.machine()}, {a.threads} threads, PyTorch {torch['torch']}; {a.pairs} pairs, {torch['tokens']} tokens of",
+            f"prompts and responses as PyTorch reads them; median of {a.rounds} rounds in turn. `benches/peers/run.py` is the program.", ""]
+    out += ["## Scoring: an oracle and its reference", "",
+            "| program | pairs/s | times batched f32 | peak MiB | largest reward difference from f64 | masks as in f64 |", "|---|---|---|---|---|---|"]
+    for name in scoring:
+        worst, same = accuracy(runs[name][-1]["rewards"], exact)
+        ratio = speed[name] / speed["PyTorch, batched, f32"]
+        out.append(f"| {name} | {speed[name]:.2f} | {ratio:.2f} | {peak[name]:.0f} | {worst:.1e} | {100 * same:.2f} % |")
+    out += ["", "![pairs a second](speed.svg)", "", "## Training: steps of two pairs", "",
+            "| program | pairs/s | times PyTorch | peak MiB |", "|---|---|---|---|"]
+    for name in training:
+        ratio = speed[name] / speed["PyTorch, SePO" if "SePO" in name else "PyTorch, DPO"]
+        out.append(f"| {name} | {speed[name]:.2f} | {ratio:.2f} | {peak[name]:.0f} |")
+    for ours, theirs in (("sepo, SePO", "PyTorch, SePO"), ("sepo, DPO from columns", "PyTorch, DPO")):
+        pairs = zip(runs[ours][0]["losses"], runs[theirs][0]["losses"])
+        out += ["", f"Losses of {ours} differ from PyTorch's by at most {max(abs(x - y) / abs(y) for x, y in pairs):.1e} of their value."]
+    (ROOT / "benches" / "RESULTS.md").write_text("\n".join(out) + "\n")
+    bar = [(name, speed[name], name.startswith("sepo")) for name in scoring]
+    (ROOT / "benches" / "speed.svg").write_text(bars(bar))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Preference training steps with PyTorch and transformers, as a yardstick for `sepo`'s `train` stage.
+
+    --loss sepo  the reference-free contrastive loss on key tokens ({side}_key_mask)
+    --loss dpo   sigmoid DPO; the reference's log-probabilities are computed before the clock starts
+
+Chosen and rejected answers are one batch, padded on the right; full fine-tuning with AdamW, one step a batch. Prints one JSON
+line: pairs a second without the first step, and the loss of every step.
+"""
+import argparse
+import json
+import resource
+import time
+
+import pyarrow.dataset as ds
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+
+SIDES = ("chosen", "rejected")
+
+
+def collate(rows):
+    items = [(row["prompt_ids"], row[f"{side}_ids"], row[f"{side}_key_mask"]) for side in SIDES for row in rows]
+    longest = max(len(prompt) + len(response) for prompt, response, _ in items)
+    ids, seen, response_rows, key_rows = (torch.zeros((len(items), longest), dtype=torch.long) for _ in range(4))
+    for row, (prompt, response, key) in enumerate(items):
+        start, end = len(prompt), len(prompt) + len(response)
+        ids[row, :end], seen[row, :end] = torch.tensor(prompt + response), 1
+        response_rows[row, start:end], key_rows[row, start:end] = 1, torch.tensor(key).long()
+    return ids, seen, response_rows[:, 1:].float(), key_rows[:, 1:].float()
+
+
+def logps(model, ids, seen):
+    logits = model(ids, attention_mask=seen).logits[:, :-1].float()
+    return logits.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--loss", choices=["sepo", "dpo"], default="sepo")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=1e-5)
+    parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--gamma", type=float, default=2.0)
+    parser.add_argument("--threads", type=int, default=2)
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+    rows = ds.dataset(a.tokens).head(a.steps * a.batch).to_pylist()
+    batches = [collate(rows[start : start + a.batch]) for start in range(0, len(rows), a.batch)]
+    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=a.rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    references = []
+    if a.loss == "dpo":
+        with torch.no_grad():
+            references = [(logps(model, ids, seen) * responses).sum(1) for ids, seen, responses, _ in batches]
+    losses, seconds = [], []
+    for index, (ids, seen, responses, keys) in enumerate(batches):
+        start = time.perf_counter()
+        values = logps(model, ids, seen)
+        if a.loss == "sepo":
+            score = a.gamma * (values * keys).sum(1) / keys.sum(1)
+        else:
+            score = a.beta * ((values * responses).sum(1) - references[index])
+        chosen, rejected = score.chunk(2)
+        loss = -F.logsigmoid(chosen - rejected).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - start)
+        losses.append(loss.item())
+    timed = seconds[1:] or seconds
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"pairs_per_second": a.batch * len(timed) / sum(timed), "peak_mib": peak, "losses": losses,
+                      "torch": torch.__version__}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+//! A plan as text for people: what every stage uses, adds, and will meet.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use indicatif::HumanBytes;
+
+use crate::pipeline::Plan;
+use crate::pipeline::estimate::{Estimate, Rows};
+
+/// The stages in the order in which they run.
+pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
+    let mut out = format!("workdir {}, device {}, seed {}\n", plan.workdir, plan.device, plan.seed);
+    for node in &plan.nodes {
+        let uses = node.stage.inputs().into_iter().chain(node.stage.models());
+        let uses: Vec<String> = uses.map(|(field, name)| format!("{field} {name}")).collect();
+        let _ = writeln!(out, "{:<20} {:<9} {}", node.id, node.stage.name(), uses.join(", "));
+        let mut more = |text: String| {
+            let _ = writeln!(out, "{:<20} {text}", "");
+        };
+        if let Some(dataset) = &node.dataset {
+            let (files, units) = (dataset.files().count(), dataset.units().len());
+            more(format!("{} rows in {}, {}", dataset.rows(), count(files, "file"), count(units, "unit")));
+        }
+        let input = node.stage.inputs().first().and_then(|(_, input)| plan.node(input));
+        let known = |name: &str| input.is_some_and(|input| input.columns.field_with_name(name).is_ok());
+        let added = node.columns.fields().iter().map(|field| field.name().as_str()).filter(|name| !known(name));
+        let added: Vec<&str> = added.collect();
+        if !added.is_empty() {
+            more(format!("columns {}", added.join(", ")));
+        }
+        let Some(estimate) = estimates.get(&node.id) else { continue };
+        if let Some(rows) = &estimate.rows {
+            more(meets(rows));
+        }
+        if let Some(bytes) = estimate.memory {
+            more(format!("about {} of memory for models and a batch", HumanBytes(bytes)));
+        }
+    }
+    out
+}
+
+fn meets(rows: &Rows) -> String {
+    let mut text = format!("about {:.0} rows", rows.rows_out);
+    if let Some([prompt, chosen, rejected]) = rows.tokens {
+        let mean = |sum: f64| sum / rows.rows_out.max(1.0);
+        let _ = write!(
+            text,
+            ", {:.3} M tokens; a row has {:.0} of prompt, {:.0} chosen, {:.0} rejected",
+            (prompt + chosen + rejected) / 1e6,
+            mean(prompt),
+            mean(chosen),
+            mean(rejected)
+        );
+    }
+    for (reason, count) in &rows.set_aside {
+        let _ = write!(text, "; set aside {:.1} % ({reason})", 100.0 * count / rows.rows_in.max(1.0));
+    }
+    let _ = write!(text, " (from {} rows)", rows.sampled);
+    text
+}
+
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}

@@ -1,0 +1,81 @@
+//! The files that a path, a folder or a pattern means, on this machine and on the hub.
+
+use glob::{MatchOptions, Pattern};
+
+use super::dataset::Kind;
+use super::hub::{Address, Hub};
+use super::store::Location;
+use crate::error::{Error, Place, Result};
+use crate::monitor::Monitor;
+
+/// What makes a path a pattern.
+pub(super) const WILD: [char; 3] = ['*', '?', '['];
+
+/// The files that `pattern` means, in order; those of the hub are on this machine then.
+pub(super) fn find(pattern: &str, monitor: &dyn Monitor) -> Result<Vec<Location>> {
+    if let Some(address) = Address::parse(pattern)? {
+        return on_hub(&address, monitor);
+    }
+    let whole = Location::parse(pattern)?;
+    let Some(wild) = pattern.find(WILD).filter(|_| whole.open().is_err()) else {
+        if whole.local().is_some_and(|path| path.is_file()) {
+            return Ok(vec![whole]);
+        }
+        let prefix = whole.to_string().len();
+        return Ok(data_files(whole.list()?, |below| below.to_string()[prefix..].to_owned()));
+    };
+    let folder = match pattern[..wild].rfind('/') {
+        Some(0) => "/",
+        Some(at) => &pattern[..at],
+        None => ".",
+    };
+    let relative = pattern[..wild].rfind('/').map_or(pattern, |at| &pattern[at + 1..]);
+    let matches = matcher(relative, pattern)?;
+    let root = Location::parse(folder)?;
+    let prefix = root.to_string().len() + 1;
+    Ok(root.list()?.into_iter().filter(|below| matches(&below.to_string()[prefix..])).collect())
+}
+
+fn on_hub(address: &Address, monitor: &dyn Monitor) -> Result<Vec<Location>> {
+    let hub = Hub::from_env();
+    let snapshot = hub.open(address)?;
+    let path = address.path.as_str();
+    let files = || snapshot.files().map(str::to_owned);
+    let wanted: Vec<String> = if snapshot.files().any(|file| file == path) {
+        vec![path.to_owned()]
+    } else if path.contains(WILD) {
+        let matches = matcher(path, &address.to_string())?;
+        files().filter(|file| matches(file)).collect()
+    } else {
+        let folder = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let below = files().filter(|file| file.starts_with(&folder)).collect();
+        data_files(below, |file: &String| file[folder.len()..].to_owned())
+    };
+    hub.fetch(&snapshot, &wanted, monitor)?;
+    let copy = |file: &String| Location::copy(&snapshot.local(file), snapshot.address(file), snapshot.etag(file));
+    wanted.iter().map(copy).collect()
+}
+
+/// Those of a folder's files that are data: of a known kind, not hidden, and no `.json` that tells about the others.
+/// `below` gives a file's path inside the folder.
+fn data_files<T>(files: Vec<T>, below: impl Fn(&T) -> String) -> Vec<T> {
+    const NOTES: [&str; 4] = ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
+    let visible = |file: &T| {
+        let path = below(file);
+        Kind::of(&path).is_some() && !path.split('/').any(|part| part.starts_with(['.', '_']))
+    };
+    let mut files: Vec<T> = files.into_iter().filter(visible).collect();
+    let is_json = |file: &T| Kind::of(&below(file)) == Some(Kind::Json);
+    let only_json = files.iter().all(is_json);
+    let is_note = |file: &T| below(file).rsplit('/').next().is_some_and(|name| NOTES.contains(&name));
+    files.retain(|file| !is_json(file) || only_json && !is_note(file));
+    files
+}
+
+/// Whether a path is one that `relative` means, which stands in `pattern`.
+fn matcher(relative: &str, pattern: &str) -> Result<impl Fn(&str) -> bool + use<>> {
+    let options =
+        MatchOptions { require_literal_separator: true, require_literal_leading_dot: true, case_sensitive: true };
+    let compiled = Pattern::new(relative).map_err(|error| Error::data(Place::file(pattern), error))?;
+    Ok(move |path: &str| compiled.matches_with(path, options))
+}

@@ -1,0 +1,342 @@
+//! Requests to the hub: the token goes to the hub alone, answers that pass are asked for again, and refusals say what to
+//! do.
+
+use std::io::Read;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::{HeaderMap, Method, Response, StatusCode, Uri, header};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body};
+
+use super::Settings;
+use super::address::{Address, Kind};
+use crate::error::{Error, Result};
+
+/// Redirects in a row.
+const HOPS: usize = 10;
+/// Failures in a row, without a byte in between, before giving up.
+pub(super) const ATTEMPTS: u32 = 5;
+/// Longest description of a repository.
+const LONGEST: u64 = 1 << 28;
+
+/// Why a request did not do.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    message: String,
+    cause: Cause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// The same request may do later.
+    Passing,
+    /// The server knows no such thing.
+    Absent,
+    /// It will not do.
+    Lasting,
+}
+
+/// An answer with the headers of the hub's own, which come first when contents lie elsewhere.
+pub(super) struct Answer {
+    pub(super) response: Response<Body>,
+    pub(super) hub: HeaderMap,
+}
+
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+    pause: Duration,
+}
+
+impl Client {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .user_agent(concat!("sepo/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(seconds(10))
+            .timeout_recv_response(seconds(30))
+            .timeout_per_read(seconds(30));
+        if let Some(certificates) = certificates() {
+            let roots = RootCerts::new_with_certs(&certificates);
+            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        let (endpoint, token) = (settings.endpoint.clone(), settings.token.clone());
+        Self { agent: config.build().new_agent(), endpoint, token, pause: settings.pause }
+    }
+
+    /// The hub's description of the repository at a revision.
+    pub(super) fn info(&self, address: &Address, attempts: u32) -> Result<Value> {
+        let (kind, revision) = (address.kind, escape(address.revision(), ""));
+        // With sizes and digests; datasets may have too many files for that.
+        let query = if kind == Kind::Model { "?blobs=true" } else { "" };
+        let url = format!("{}/api/{}/{}/revision/{revision}{query}", self.endpoint, kind.plural(), address.repo);
+        self.patiently(address, attempts, || self.json(address, &url).map(|(value, _)| value))
+    }
+
+    /// Everything below `folder` of the repository at `commit`; none where there is no such folder, or the server does
+    /// not list folders.
+    pub(super) fn tree(
+        &self,
+        address: &Address,
+        commit: &str,
+        folder: &str,
+        attempts: u32,
+    ) -> Result<Option<Vec<Value>>> {
+        let (kind, repo) = (address.kind.plural(), &address.repo);
+        let folder = if folder.is_empty() { String::new() } else { format!("/{}", escape(folder, "/")) };
+        let mut next = Some(format!("{}/api/{kind}/{repo}/tree/{commit}{folder}?recursive=true", self.endpoint));
+        let mut entries = Vec::new();
+        while let Some(url) = next.take() {
+            let page = self.patiently(address, attempts, || match self.json(address, &url) {
+                Err(Refusal { cause: Cause::Absent, .. }) => Ok(None),
+                page => page.map(Some),
+            })?;
+            let Some((Value::Array(page), headers)) = page else { return Ok(None) };
+            entries.extend(page);
+            next =
+                headers.get(header::LINK).and_then(|link| next_page(link.to_str().ok()?)).filter(|next| *next != url);
+        }
+        Ok(Some(entries))
+    }
+
+    /// Where the file of the repository at `commit` is had.
+    pub(super) fn file_url(&self, address: &Address, commit: &str) -> String {
+        let (prefix, repo) = (address.kind.prefix(), &address.repo);
+        format!("{}/{prefix}{repo}/resolve/{commit}/{}", self.endpoint, escape(&address.path, "/"))
+    }
+
+    fn json(&self, address: &Address, url: &str) -> Result<(Value, HeaderMap), Refusal> {
+        let mut answer = self.request(&Method::GET, url, None, address)?;
+        let mut text = Vec::new();
+        let mut reader = answer.response.body_mut().as_reader().take(LONGEST);
+        reader.read_to_end(&mut text).map_err(|error| Refusal::passing(format!("the connection broke: {error}")))?;
+        let value = serde_json::from_slice(&text);
+        let value = value.map_err(|error| Refusal::lasting(format!("{} answers no JSON: {error}", host(url))))?;
+        Ok((value, answer.response.headers().clone()))
+    }
+
+    /// Tries again what may pass, up to `attempts` times, with growing pauses.
+    pub(super) fn patiently<T>(
+        &self,
+        address: &Address,
+        attempts: u32,
+        mut act: impl FnMut() -> Result<T, Refusal>,
+    ) -> Result<T> {
+        let mut attempt = 1;
+        loop {
+            match act() {
+                Err(refusal) if refusal.passes() && attempt < attempts => self.wait(attempt),
+                result => return result.map_err(|refusal| refusal.at(address)),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// The pause after the failure number `attempt`.
+    pub(super) fn wait(&self, attempt: u32) {
+        sleep(self.pause * 2_u32.saturating_pow(attempt - 1));
+    }
+
+    /// Asks for `url`, from byte `from` on, and goes where it is sent.
+    pub(super) fn request(
+        &self,
+        method: &Method,
+        url: &str,
+        from: Option<u64>,
+        address: &Address,
+    ) -> Result<Answer, Refusal> {
+        let mut url = url.to_owned();
+        let mut hub: Option<HeaderMap> = None;
+        for _ in 0..HOPS {
+            let mut request = ureq::http::Request::builder().method(method).uri(&url);
+            if let Some(from) = from {
+                request = request.header(header::RANGE, format!("bytes={from}-"));
+            }
+            if let Some(token) = self.token.as_ref().filter(|_| same_origin(&url, &self.endpoint)) {
+                request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            }
+            let request = request.body(()).map_err(|error| Refusal::lasting(error.to_string()))?;
+            let response = self.agent.run(request).map_err(|error| transport(&error, &url))?;
+            let headers = response.headers().clone();
+            let known = hub.get_or_insert_with(|| headers.clone());
+            let to = headers.get(header::LOCATION).and_then(|to| to.to_str().ok());
+            let status = response.status();
+            if let Some(to) = to.filter(|_| status.is_redirection()) {
+                let elsewhere = resolve(&url, to).filter(|to| !(url.starts_with("https:") && to.starts_with("http:")));
+                let Some(to) = elsewhere else {
+                    return Err(Refusal::lasting(format!("{} sends elsewhere, to no safe address", host(&url))));
+                };
+                if method == Method::HEAD && !same_origin(&to, &self.endpoint) {
+                    return Ok(Answer { hub: known.clone(), response });
+                }
+                if same_origin(&to, &self.endpoint) {
+                    // A repository under a new name: what counts is said there.
+                    hub = None;
+                }
+                url = to;
+                continue;
+            }
+            if status.is_success() {
+                return Ok(Answer { hub: known.clone(), response });
+            }
+            return Err(self.refusal(status, &headers, address, &url));
+        }
+        Err(Refusal::lasting(format!("sent elsewhere {HOPS} times in a row")))
+    }
+
+    fn refusal(&self, status: StatusCode, headers: &HeaderMap, address: &Address, url: &str) -> Refusal {
+        let code = headers.get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
+        let page = format!("{}/{}{}", self.endpoint, address.kind.prefix(), address.repo);
+        let token = "HF_TOKEN, or with `hf auth login`";
+        let cause = match status.as_u16() {
+            408 | 429 | 500.. => Cause::Passing,
+            404 | 405 => Cause::Absent,
+            _ => Cause::Lasting,
+        };
+        let message = match (status.as_u16(), code) {
+            _ if !same_origin(url, &self.endpoint) => format!("{} answers {status}", host(url)),
+            (401 | 403, "GatedRepo") => {
+                format!("access is granted on request: ask for it at {page}, then give your token in {token}")
+            }
+            (401, _) if self.token.is_none() => {
+                format!(
+                    "no such repository, or a private one: look at {page}; for a private one give your token in {token}"
+                )
+            }
+            (401 | 403, _) => {
+                format!("the token in use may not read it: check access at {page} and the token in {token}")
+            }
+            (404, "RevisionNotFound") => format!("no revision `{}`: see {page}/tree/main", address.revision()),
+            (404, "EntryNotFound") => format!("no such file: see {page}/tree/{}", address.revision()),
+            (404, _) => format!("not found: look at {page}; private repositories need a token in {token}"),
+            (429, _) => format!("the hub says too many requests; wait, or give a token in {token}"),
+            _ => format!("{} answers {status}", host(url)),
+        };
+        Refusal { message, cause }
+    }
+}
+
+impl Refusal {
+    pub(super) fn passing(message: String) -> Self {
+        Self { message, cause: Cause::Passing }
+    }
+
+    pub(super) fn lasting(message: String) -> Self {
+        Self { message, cause: Cause::Lasting }
+    }
+
+    pub(super) fn passes(&self) -> bool {
+        self.cause == Cause::Passing
+    }
+
+    pub(super) fn at(self, address: &Address) -> Error {
+        Error::Store { path: address.to_string(), retryable: self.passes(), message: self.message }
+    }
+}
+
+fn transport(error: &ureq::Error, url: &str) -> Refusal {
+    let text = error.to_string();
+    // rustls reports it from inside of an I/O error.
+    let untrusted = text.contains("certificate");
+    let hint = match untrusted {
+        true => "SSL_CERT_FILE names a file with the certificates to trust",
+        false => "is the network there? HF_HUB_OFFLINE=1 uses what is already downloaded",
+    };
+    let lasting = untrusted || matches!(error, ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl);
+    let message = format!("{} cannot be reached: {text}; {hint}", host(url));
+    Refusal { message, cause: if lasting { Cause::Lasting } else { Cause::Passing } }
+}
+
+/// Certificates of `SSL_CERT_FILE` (or `REQUESTS_CA_BUNDLE`, as in Python), where one is set; else Mozilla's.
+fn certificates() -> Option<Vec<Certificate<'static>>> {
+    let file = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"].iter().find_map(std::env::var_os)?;
+    let text = std::fs::read(file).ok()?;
+    let found = parse_pem(&text).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    Some(found.collect::<Vec<_>>()).filter(|found| !found.is_empty())
+}
+
+fn same_origin(a: &str, b: &str) -> bool {
+    let origin = |url: &str| {
+        let uri: Uri = url.parse().ok()?;
+        Some((uri.scheme_str()?.to_owned(), uri.authority()?.to_string()))
+    };
+    origin(a).is_some_and(|a| origin(b) == Some(a))
+}
+
+/// The host of `url`. Paths and queries may hold signatures, which nobody should read in a log.
+fn host(url: &str) -> String {
+    url.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_else(|| "the server".to_owned())
+}
+
+/// `to` as seen from `url`.
+fn resolve(url: &str, to: &str) -> Option<String> {
+    if to.starts_with("http://") || to.starts_with("https://") {
+        return Some(to.to_owned());
+    }
+    let uri: Uri = url.parse().ok()?;
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
+    match (to.strip_prefix("//"), to.starts_with('/')) {
+        (Some(rest), _) => Some(format!("{scheme}://{rest}")),
+        (None, true) => Some(format!("{scheme}://{authority}{to}")),
+        (None, false) => {
+            let folder = &uri.path()[..uri.path().rfind('/')? + 1];
+            Some(format!("{scheme}://{authority}{folder}{to}"))
+        }
+    }
+}
+
+/// The address under `rel="next"` in a `Link` header.
+fn next_page(link: &str) -> Option<String> {
+    let next = link.split(',').find(|link| link.contains("rel=\"next\""))?;
+    Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
+}
+
+/// `text` as part of a URL; characters of `keep` stay.
+fn escape(text: &str, keep: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        let c = char::from(byte);
+        if c.is_ascii_alphanumeric() || "-._~".contains(c) || keep.contains(c) {
+            out.push(c);
+        } else {
+            out += &format!("%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_are_resolved_and_origins_told_apart() {
+        let from = "https://hub.example:8443/a/b?c";
+        assert_eq!(resolve(from, "/x?y").unwrap(), "https://hub.example:8443/x?y");
+        assert_eq!(resolve(from, "//cdn.example/x").unwrap(), "https://cdn.example/x");
+        assert_eq!(resolve(from, "x").unwrap(), "https://hub.example:8443/a/x");
+        assert_eq!(resolve(from, "https://cdn.example/x").unwrap(), "https://cdn.example/x");
+        assert!(same_origin(from, "https://hub.example:8443"));
+        for other in ["http://hub.example:8443", "https://hub.example", "https://hub.example.evil:8443", "nothing"] {
+            assert!(!same_origin(from, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn names_are_escaped_and_pages_followed() {
+        assert_eq!(escape("a b/ü#?.json", "/"), "a%20b/%C3%BC%23%3F.json");
+        assert_eq!(escape("refs/pr/1", ""), "refs%2Fpr%2F1");
+        let link = "<https://h/x?cursor=1>; rel=\"prev\", <https://h/x?cursor=2>; rel=\"next\"";
+        assert_eq!(next_page(link).unwrap(), "https://h/x?cursor=2");
+        assert!(next_page("<https://h>; rel=\"last\"").is_none());
+    }
+}

@@ -1,0 +1,366 @@
+//! The methods of Python's `str`, `dict` and `list` that templates call. Those that change a value in place do not
+//! exist, as in the sandbox of `transformers`.
+
+use minijinja::formatting::{FormatStyle, format};
+use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
+use minijinja::{Error, ErrorKind, State, Value};
+
+/// Bytes that one unit of fuel pays for, as in the engine.
+const BYTES_PER_FUEL: usize = 64;
+
+/// Calls `value.method(args)`.
+pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+    let result = match (value.kind(), value.as_str()) {
+        (_, Some(text)) => text_method(state, text, method, args)?,
+        (ValueKind::Map, _) => map_method(value, method, args)?,
+        (ValueKind::Seq, _) => list_method(value, method, args)?,
+        _ => None,
+    };
+    result.ok_or_else(|| Error::from(ErrorKind::UnknownMethod))
+}
+
+fn map_method(map: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let pairs = || -> Result<Vec<(Value, Value)>, Error> {
+        map.try_iter()?.map(|key| Ok((key.clone(), map.get_item(&key)?))).collect()
+    };
+    Ok(Some(match method {
+        "get" => {
+            let (key, default): (&Value, Option<Value>) = from_args(args)?;
+            let found = map.get_item(key)?;
+            if found.is_undefined() { default.unwrap_or_else(|| Value::from(())) } else { found }
+        }
+        "keys" => {
+            let () = from_args(args)?;
+            map.try_iter()?.collect()
+        }
+        "values" => {
+            let () = from_args(args)?;
+            pairs()?.into_iter().map(|(_, item)| item).collect()
+        }
+        "items" => {
+            let () = from_args(args)?;
+            pairs()?.into_iter().map(|(key, item)| Value::from(Tuple::from([key, item]))).collect()
+        }
+        "copy" => {
+            let () = from_args(args)?;
+            map.clone()
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn list_method(list: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    Ok(Some(match method {
+        "count" => {
+            let (wanted,): (&Value,) = from_args(args)?;
+            Value::from(list.try_iter()?.filter(|item| item == wanted).count())
+        }
+        "index" => {
+            let (wanted,): (&Value,) = from_args(args)?;
+            let at = list.try_iter()?.position(|item| item == *wanted);
+            Value::from(at.ok_or_else(|| invalid(format!("{wanted:?} is not in the list")))?)
+        }
+        "copy" => {
+            let () = from_args(args)?;
+            list.clone()
+        }
+        _ => return Ok(None),
+    }))
+}
+
+fn text_method(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let value = match method {
+        "upper" => nothing(args, || text.to_uppercase())?,
+        "lower" => nothing(args, || text.to_lowercase())?,
+        "capitalize" => nothing(args, || capitalize(text))?,
+        "title" => nothing(args, || title(text))?,
+        "swapcase" => nothing(args, || swap_case(text))?,
+        "isupper" => nothing(args, || any_cased(text) && !text.chars().any(char::is_lowercase))?,
+        "islower" => nothing(args, || any_cased(text) && !text.chars().any(char::is_uppercase))?,
+        "isspace" => nothing(args, || every(text, is_space))?,
+        "isdigit" | "isdecimal" | "isnumeric" => nothing(args, || every(text, char::is_numeric))?,
+        "isalpha" => nothing(args, || every(text, char::is_alphabetic))?,
+        "isalnum" => nothing(args, || every(text, char::is_alphanumeric))?,
+        "isascii" => nothing(args, || text.is_ascii())?,
+        "strip" | "lstrip" | "rstrip" => {
+            let (chars,): (Option<&str>,) = from_args(args)?;
+            Value::from(strip(text, chars, method != "rstrip", method != "lstrip"))
+        }
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_prefix(prefix).unwrap_or(text))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Value::from(text.strip_suffix(suffix).unwrap_or(text))
+        }
+        "startswith" => starts(text, args, |text, affix| text.starts_with(affix))?,
+        "endswith" => starts(text, args, |text, affix| text.ends_with(affix))?,
+        "find" => search(text, args, |text, needle| text.find(needle))?.map_or(Value::from(-1), Value::from),
+        "rfind" => search(text, args, |text, needle| text.rfind(needle))?.map_or(Value::from(-1), Value::from),
+        "index" => Value::from(search(text, args, |text, needle| text.find(needle))?.ok_or_else(absent)?),
+        "rindex" => Value::from(search(text, args, |text, needle| text.rfind(needle))?.ok_or_else(absent)?),
+        "count" => {
+            let (needle, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+            Value::from(window(text, start, end).map_or(0, |(_, part)| part.matches(needle).count()))
+        }
+        "replace" => replace(state, text, args)?,
+        "split" => split(text, args, false)?,
+        "rsplit" => split(text, args, true)?,
+        "splitlines" => {
+            let (keep, options): (Option<bool>, Kwargs) = from_args(args)?;
+            let keep = keep.or(options.get("keepends")?);
+            options.assert_all_used()?;
+            list(lines(text, keep.unwrap_or(false)))
+        }
+        "partition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            let (before, after) = text.split_once(separator).unwrap_or((text, ""));
+            triple(before, if before.len() < text.len() { separator } else { "" }, after)
+        }
+        "rpartition" => {
+            let (separator,): (&str,) = from_args(args)?;
+            let (before, after) = text.rsplit_once(separator).unwrap_or(("", text));
+            triple(before, if after.len() < text.len() { separator } else { "" }, after)
+        }
+        "join" => join(state, text, args)?,
+        "ljust" | "rjust" | "center" => pad(state, text, method, args)?,
+        "zfill" => {
+            let (width,): (usize,) = from_args(args)?;
+            let (sign, digits) = text.split_at(usize::from(text.starts_with(['+', '-'])));
+            let missing = width.saturating_sub(text.chars().count());
+            charge(state, missing)?;
+            Value::from(format!("{sign}{}{digits}", "0".repeat(missing)))
+        }
+        "format" => {
+            // A width is paid for nowhere else.
+            let huge = text.split(|c: char| !c.is_ascii_digit()).any(|number| number.len() > 4);
+            if huge {
+                return Err(invalid("format: a width above 9999"));
+            }
+            Value::from(format(FormatStyle::StrFormat, text, args)?)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(value))
+}
+
+fn invalid(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
+}
+
+fn absent() -> Error {
+    invalid("substring not found")
+}
+
+/// Pays for `bytes` before they are made.
+fn charge(state: &State, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel((bytes / BYTES_PER_FUEL) as u64)
+}
+
+/// The result of a method that takes no argument.
+fn nothing<T: Into<Value>>(args: &[Value], make: impl FnOnce() -> T) -> Result<Value, Error> {
+    let () = from_args(args)?;
+    Ok(make().into())
+}
+
+/// White space as `str.isspace` sees it: that of Unicode, and four control characters.
+pub(super) fn is_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\x1c'..='\x1f')
+}
+
+/// `str.strip` on the sides asked for; without `chars`, white space.
+pub(super) fn strip<'a>(text: &'a str, chars: Option<&str>, start: bool, end: bool) -> &'a str {
+    let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
+    let text = if start { text.trim_start_matches(goes) } else { text };
+    if end { text.trim_end_matches(goes) } else { text }
+}
+
+fn every(text: &str, is: impl Fn(char) -> bool) -> bool {
+    !text.is_empty() && text.chars().all(is)
+}
+
+fn is_cased(c: char) -> bool {
+    c.is_lowercase() || c.is_uppercase()
+}
+
+fn any_cased(text: &str) -> bool {
+    text.chars().any(is_cased)
+}
+
+fn capitalize(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(char::to_uppercase);
+    first.into_iter().flatten().collect::<String>() + &chars.as_str().to_lowercase()
+}
+
+/// Every letter behind one that has no case is upper case, so that `it's` becomes `It'S`.
+fn title(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut inside = false;
+    for c in text.chars() {
+        if inside {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+        inside = is_cased(c);
+    }
+    out
+}
+
+fn swap_case(text: &str) -> String {
+    let swap = |c: char| if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() };
+    text.chars().map(swap).collect()
+}
+
+/// Characters `start .. end` as a Python slice counts them, and how many lie before; none where `start` lies behind
+/// the end.
+fn window(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &str)> {
+    let count = text.chars().count();
+    let place = |index: i64| {
+        let back = usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX);
+        if index < 0 { count.saturating_sub(back) } else { back }
+    };
+    let (start, end) = (start.map_or(0, place), end.map_or(count, place).min(count));
+    if start > end {
+        return None;
+    }
+    let byte = |index: usize| text.char_indices().nth(index).map_or(text.len(), |(at, _)| at);
+    Some((start, &text[byte(start)..byte(end)]))
+}
+
+fn starts(text: &str, args: &[Value], is: impl Fn(&str, &str) -> bool) -> Result<Value, Error> {
+    let (affix, start, end): (&Value, Option<i64>, Option<i64>) = from_args(args)?;
+    let Some((_, part)) = window(text, start, end) else { return Ok(Value::from(false)) };
+    if let Some(affix) = affix.as_str() {
+        return Ok(Value::from(is(part, affix)));
+    }
+    let mut any = false;
+    for affix in affix.try_iter()? {
+        any |= is(part, affix.as_str().ok_or_else(|| invalid("expected a string or several strings"))?);
+    }
+    Ok(Value::from(any))
+}
+
+/// Where the needle lies, in characters from the start of `text`.
+fn search(text: &str, args: &[Value], find: impl Fn(&str, &str) -> Option<usize>) -> Result<Option<usize>, Error> {
+    let (needle, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
+    let found = window(text, start, end).and_then(|(before, part)| {
+        let at = find(part, needle)?;
+        Some(before + part[..at].chars().count())
+    });
+    Ok(found)
+}
+
+fn replace(state: &State, text: &str, args: &[Value]) -> Result<Value, Error> {
+    let (old, new, count, options): (&str, &str, Option<i64>, Kwargs) = from_args(args)?;
+    let count = count.or(options.get("count")?);
+    options.assert_all_used()?;
+    let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
+    let matches = count.min(text.len() / old.len().max(1) + 1);
+    charge(state, matches.saturating_mul(new.len().saturating_sub(old.len())))?;
+    Ok(Value::from(text.replacen(old, new, count)))
+}
+
+fn join(state: &State, separator: &str, args: &[Value]) -> Result<Value, Error> {
+    let (items,): (&Value,) = from_args(args)?;
+    let mut out = String::new();
+    for (index, item) in items.try_iter()?.enumerate() {
+        let item = item.as_str().map(str::to_owned);
+        let item = item.ok_or_else(|| invalid(format!("join: item {index} is no string")))?;
+        charge(state, separator.len() + item.len())?;
+        if index > 0 {
+            out += separator;
+        }
+        out += &item;
+    }
+    Ok(Value::from(out))
+}
+
+fn pad(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
+    let (width, fill): (usize, Option<&str>) = from_args(args)?;
+    let fill = fill.unwrap_or(" ");
+    let length = text.chars().count();
+    let missing = width.saturating_sub(length);
+    charge(state, missing.saturating_mul(fill.len()))?;
+    let left = match method {
+        "ljust" => 0,
+        "rjust" => missing,
+        // Python puts the odd one on the left where the width is odd.
+        _ => missing / 2 + (missing & width & 1),
+    };
+    Ok(Value::from(format!("{}{text}{}", fill.repeat(left), fill.repeat(missing - left))))
+}
+
+fn triple(before: &str, separator: &str, after: &str) -> Value {
+    Value::from(Tuple::from([before, separator, after].map(Value::from)))
+}
+
+fn list(texts: Vec<&str>) -> Value {
+    texts.into_iter().map(Value::from).collect()
+}
+
+/// `split` and, from the right, `rsplit`: separator or white space, and at most so many cuts.
+fn split(text: &str, args: &[Value], right: bool) -> Result<Value, Error> {
+    let (separator, cuts, options): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
+    let named: Option<String> = options.get("sep")?;
+    let separator = separator.or(named.as_deref());
+    let cuts = cuts.or(options.get("maxsplit")?);
+    options.assert_all_used()?;
+    let cuts = cuts.and_then(|cuts| usize::try_from(cuts).ok()).unwrap_or(usize::MAX);
+    let pieces = cuts.saturating_add(1);
+    let mut out: Vec<&str> = match (separator, right) {
+        (Some(""), _) => return Err(invalid("split: the separator is empty")),
+        (Some(separator), false) => return Ok(list(text.splitn(pieces, separator).collect())),
+        (Some(separator), true) => text.rsplitn(pieces, separator).collect(),
+        (None, false) => return Ok(list(words(text, cuts))),
+        (None, true) => words_from_the_right(text, cuts),
+    };
+    out.reverse();
+    Ok(list(out))
+}
+
+fn words(text: &str, cuts: usize) -> Vec<&str> {
+    let mut out = Vec::new();
+    let mut rest = strip(text, None, true, false);
+    while !rest.is_empty() {
+        let end = if out.len() < cuts { rest.find(is_space) } else { None };
+        let (word, behind) = rest.split_at(end.unwrap_or(rest.len()));
+        out.push(word);
+        rest = strip(behind, None, true, false);
+    }
+    out
+}
+
+/// The last word first.
+fn words_from_the_right(text: &str, cuts: usize) -> Vec<&str> {
+    let mut out = Vec::new();
+    let mut rest = strip(text, None, false, true);
+    while !rest.is_empty() {
+        let space = if out.len() < cuts { rest.char_indices().rfind(|(_, c)| is_space(*c)) } else { None };
+        let (before, word) = rest.split_at(space.map_or(0, |(at, c)| at + c.len_utf8()));
+        out.push(word);
+        rest = strip(before, None, false, true);
+    }
+    out
+}
+
+/// `str.splitlines`, which knows more ends of lines than `\n`.
+fn lines(text: &str, keep: bool) -> Vec<&str> {
+    let ends =
+        |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(ends) {
+        let end = rest[at..]
+            .strip_prefix("\r\n")
+            .map_or_else(|| at + rest[at..].chars().next().map_or(0, char::len_utf8), |_| at + 2);
+        out.push(&rest[..if keep { end } else { at }]);
+        rest = &rest[end..];
+    }
+    if !rest.is_empty() {
+        out.push(rest);
+    }
+    out
+}

@@ -1,0 +1,111 @@
+//! A weight matrix: a parameter that trains, or numbers frozen in bf16.
+
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::kernels::bf16::{Packed, packed_linear};
+use super::kernels::linear::{Layout, linear};
+use super::kernels::token_logps::{packed_token_logps, token_logps};
+
+/// A weight matrix.
+#[allow(clippy::large_enum_variant, reason = "one for each layer of a model, and most are the large one")]
+#[derive(Module, Debug)]
+pub enum Weight {
+    /// In f32, as the checkpoint lays it out.
+    Plain(Param<Tensor<2>>),
+    /// In bf16, `[out, in]`.
+    Frozen(Frozen),
+}
+
+/// Numbers that do not train.
+#[derive(Module, Debug)]
+pub struct Frozen {
+    #[module(skip)]
+    packed: Arc<Packed>,
+}
+
+impl From<Packed> for Weight {
+    fn from(packed: Packed) -> Self {
+        Self::Frozen(Frozen { packed: Arc::new(packed) })
+    }
+}
+
+impl Weight {
+    /// Entries of a table: the first dimension.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Plain(weight) => weight.dims()[0],
+            Self::Frozen(frozen) => frozen.packed.shape()[0],
+        }
+    }
+
+    /// The product with rows `[rows, in]`; `layout` is that of a plain weight.
+    pub fn times(&self, x: Tensor<2>, layout: Layout) -> Tensor<2> {
+        match self {
+            Self::Plain(weight) => linear(x, weight.val(), layout),
+            Self::Frozen(frozen) => packed_linear(x, frozen.packed.clone()),
+        }
+    }
+
+    /// The rows of a table for `ids`, `[ids.len(), width]`.
+    pub fn select(&self, ids: &[i32], device: &Device) -> Tensor<2> {
+        match self {
+            Self::Plain(weight) => {
+                let ids = Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
+                weight.val().select(0, ids)
+            }
+            Self::Frozen(frozen) => {
+                let rows: Vec<f32> = ids.iter().flat_map(|id| frozen.packed.row(*id as usize)).collect();
+                Tensor::from_data(TensorData::new(rows, [ids.len(), frozen.packed.shape()[1]]), device)
+            }
+        }
+    }
+
+    /// The weight as an output head, `[vocabulary, width]`.
+    pub fn head(&self) -> Head {
+        match self {
+            Self::Plain(weight) => Head::Plain(weight.val()),
+            Self::Frozen(frozen) => Head::Frozen(frozen.packed.clone()),
+        }
+    }
+}
+
+/// An output head, `[vocabulary, width]`.
+#[expect(clippy::large_enum_variant, reason = "lives for one call")]
+pub enum Head {
+    /// In f32.
+    Plain(Tensor<2>),
+    /// In bf16.
+    Frozen(Arc<Packed>),
+}
+
+impl Head {
+    /// The head with `delta` `[vocabulary, width]` added, in f32.
+    pub fn plus(self, delta: Tensor<2>) -> Self {
+        match self {
+            Self::Plain(weight) => Self::Plain(weight + delta),
+            Self::Frozen(packed) => {
+                let rows: Vec<f32> = (0..packed.shape()[0]).flat_map(|row| packed.row(row)).collect();
+                Self::Plain(Tensor::from_data(TensorData::new(rows, packed.shape()), &delta.device()) + delta)
+            }
+        }
+    }
+
+    /// Entries of the vocabulary.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Plain(weight) => weight.dims()[0],
+            Self::Frozen(packed) => packed.shape()[0],
+        }
+    }
+
+    /// The log-probability of `targets[i]` at every row of `hidden` `[rows, width]`.
+    pub fn token_logps(self, hidden: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
+        match self {
+            Self::Plain(weight) => token_logps(hidden, weight, targets),
+            Self::Frozen(packed) => packed_token_logps(hidden, packed, targets),
+        }
+    }
+}

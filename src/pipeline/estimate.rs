@@ -1,0 +1,132 @@
+//! What a plan will meet, judged from a few hundred rows and from the checkpoints' headers: rows, tokens, rows that will
+//! be set aside, memory. Nothing is written.
+
+use std::collections::BTreeMap;
+
+use crate::columns::lists::ids;
+use crate::columns::{PROMPT_IDS, Side};
+use crate::error::Result;
+use crate::model::Tokenizer;
+use crate::stages::Stage;
+
+use super::flow::{Flow, Station};
+use super::plan::{Node, Plan};
+use super::report::{Reports, add};
+
+/// Units that are looked at, spread over the dataset; of each the first batch.
+const PROBES: usize = 4;
+
+/// What one stage will meet.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Estimate {
+    /// Rows that come in, that go on, and that are set aside, by reason.
+    pub rows: Option<Rows>,
+    /// Bytes of memory that models and one batch take; not known of models whose weights are not here yet.
+    pub memory: Option<u64>,
+}
+
+/// Rows of a stage, scaled up from a sample.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rows {
+    /// Rows in the sample.
+    pub sampled: u64,
+    /// Rows of the source.
+    pub rows_in: f64,
+    /// Rows that go on.
+    pub rows_out: f64,
+    /// Rows set aside by any stage so far, by reason.
+    pub set_aside: BTreeMap<String, f64>,
+    /// Tokens of prompts and of chosen and rejected responses, once there are any.
+    pub tokens: Option<[f64; 3]>,
+}
+
+/// Estimates for the stages of `plan`, by id.
+///
+/// # Errors
+/// Rows or checkpoints that cannot be read.
+pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
+    let mut estimates = BTreeMap::new();
+    for node in &plan.nodes {
+        let rows = match &node.stage {
+            Stage::Read(_) | Stage::Tokenize(_) => sample(plan, node).map_err(|error| error.in_stage(&node.id))?,
+            // What comes after keeps its rows but for the rarest.
+            _ => None,
+        };
+        let estimate = Estimate { rows, memory: memory(plan, node)? };
+        estimates.insert(node.id.clone(), estimate);
+    }
+    Ok(estimates)
+}
+
+/// The source of `node`'s rows and the stations up to and including it.
+fn path(plan: &Plan, node: &Node) -> Result<Option<(Flow, Vec<Station>)>> {
+    let station = match &node.stage {
+        Stage::Read(_) => return Ok(Some((Flow::source(node)?, Vec::new()))),
+        Stage::Tokenize(tokenize) => tokenize.open(Tokenizer::load(&plan.tokenizer(&tokenize.tokenizer))?)?,
+        _ => return Ok(None),
+    };
+    let input = node.stage.inputs().first().and_then(|(_, input)| plan.node(input));
+    let Some((flow, mut stations)) = input.map(|input| path(plan, input)).transpose()?.flatten() else {
+        return Ok(None);
+    };
+    stations.push(Station::new(&node.id, station));
+    Ok(Some((flow, stations)))
+}
+
+fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
+    let Some((flow, mut stations)) = path(plan, node)? else { return Ok(None) };
+    let (mut reports, mut sampled, mut tokens) = (Reports::new(), 0, None);
+    let units = flow.units.len();
+    let probes = PROBES.min(units);
+    for probe in 0..probes {
+        let passed = flow.run(probe * units / probes, &mut stations, &mut |batch| {
+            sampled += batch.num_rows() as u64;
+            if batch.column_by_name(PROMPT_IDS).is_some() {
+                let tokens = tokens.get_or_insert([0.0; 3]);
+                let names = [PROMPT_IDS.to_owned(), Side::Chosen.ids(), Side::Rejected.ids()];
+                for (sum, name) in tokens.iter_mut().zip(names) {
+                    let lists = ids(&batch, &name)?;
+                    *sum += (0..batch.num_rows()).map(|row| lists.row(row).len() as f64).sum::<f64>();
+                }
+            }
+            Ok(false)
+        })?;
+        add(&mut reports, &passed.reports);
+    }
+    let source = flow.reader.as_ref().and_then(|(id, _)| reports.get(id));
+    let seen = source.map_or(sampled, |report| report.rows_in);
+    let scale = flow.rows as f64 / seen.max(1) as f64;
+    let mut set_aside: BTreeMap<String, f64> = BTreeMap::new();
+    for (reason, count) in reports.values().flat_map(|report| &report.set_aside) {
+        *set_aside.entry(reason.clone()).or_default() += *count as f64 * scale;
+    }
+    let tokens = tokens.map(|tokens| tokens.map(|sum: f64| sum * scale));
+    Ok(Some(Rows { sampled: seen, rows_in: flow.rows as f64, rows_out: sampled as f64 * scale, set_aside, tokens }))
+}
+
+/// Weights in f32; for a model that trains its gradients and both moments of AdamW too, and what the backward pass keeps of
+/// a batch.
+fn memory(plan: &Plan, node: &Node) -> Result<Option<u64>> {
+    let (trains, batch_tokens) = match &node.stage {
+        Stage::Score(score) => (false, score.batch_tokens),
+        Stage::Evaluate(evaluate) => (false, evaluate.batch_tokens),
+        Stage::Train(train) => (true, train.batch_tokens),
+        _ => return Ok(None),
+    };
+    let mut bytes = 0;
+    for (field, name) in node.stage.models() {
+        // DPO's reference was turned into columns by a stage of its own.
+        if trains && field == "reference" {
+            continue;
+        }
+        let Some(source) = plan.start_of(name) else { continue };
+        if plan.awaits_weights(&source)? {
+            return Ok(None);
+        }
+        let copies = if trains { 4 } else { 1 };
+        bytes += source.parameters()? * 4 * copies;
+        let kept = if trains { source.activations()? } else { source.activations()? / 8 };
+        bytes += kept * 4 * batch_tokens as u64;
+    }
+    Ok(Some(bytes))
+}

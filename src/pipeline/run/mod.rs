@@ -1,0 +1,192 @@
+//! Runs a plan: every stage whose result is not there yet, in order.
+//!
+//! ```text
+//! workdir/data/<id>-<fingerprint>/part-*.parquet, manifest.json   rows of `tokenize` and `score`
+//! workdir/rejects/<id>-<fingerprint>/part-*.parquet               rows set aside on the way there
+//! workdir/models/<id>/                                            what `train` made, and metrics beside it
+//! workdir/checkpoints/<id>-<fingerprint>/step-*                  where a training that was stopped goes on
+//! workdir/results/<id>.json                                       what any other stage said
+//! ```
+//!
+//! A fingerprint covers a stage's settings and everything before it. A part appears whole, so whoever finds one skips it.
+
+mod record;
+mod rows;
+mod terminal;
+mod train;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::plan::{Node, Plan};
+use super::report::Report;
+use crate::error::{Error, Result};
+use crate::io::Location;
+use crate::model::{ModelSource, Tokenizer};
+use crate::monitor::Monitor;
+use crate::stages::Stage;
+
+/// What a run may be told.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Forget what earlier runs left.
+    pub fresh: bool,
+    /// Run this stage, and what it needs.
+    pub only: Option<String>,
+    /// Do one share of the units of work; others do the rest.
+    pub share: Option<Share>,
+}
+
+/// Every unit of work whose index leaves this remainder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    index: usize,
+    of: usize,
+}
+
+impl Share {
+    fn holds(share: Option<Self>, unit: usize) -> bool {
+        share.is_none_or(|share| unit % share.of == share.index)
+    }
+}
+
+impl std::str::FromStr for Share {
+    type Err = &'static str;
+
+    /// `i/n`, from 1.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((index @ 1.., of)) if index <= of => Ok(Self { index: index - 1, of }),
+            _ => Err("give i/n with 1 <= i <= n, for example 2/8"),
+        }
+    }
+}
+
+/// Whether what comes after a stage can run.
+#[derive(Debug, PartialEq, Eq)]
+enum Progress {
+    Done,
+    /// Other shares of the stage's units are not there yet.
+    Waiting(String),
+}
+
+/// Runs `plan`.
+pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Report> {
+    let workdir = Location::parse(&plan.workdir)?;
+    if options.fresh {
+        for kept in ["data", "rejects", "checkpoints", "models", "results"] {
+            workdir.join(kept).delete_all()?;
+        }
+    }
+    let report = Report { pipeline: name.to_owned(), ..Report::default() };
+    let mut run = Run { plan, workdir, monitor, report, prints: BTreeMap::new(), share: options.share };
+    let needed = needed(plan, options)?;
+    let models = plan.nodes.iter().filter(|node| needed.contains(&node.id)).flat_map(|node| node.stage.models());
+    plan.fetch_weights(models.map(|(_, name)| name), monitor)?;
+    for node in plan.nodes.iter().filter(|node| needed.contains(&node.id)) {
+        if monitor.stopping() {
+            return Err(Error::Interrupted);
+        }
+        let print = run.fingerprint(node)?;
+        run.prints.insert(node.id.clone(), print);
+        if let Progress::Waiting(why) = run.stage(node).map_err(|error| error.in_stage(&node.id))? {
+            run.report.waiting = Some(why);
+            break;
+        }
+    }
+    Ok(run.report)
+}
+
+fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
+    let Some(only) = &options.only else { return Ok(plan.nodes.iter().map(|node| node.id.clone()).collect()) };
+    if plan.node(only).is_none() {
+        let ids: Vec<&str> = plan.nodes.iter().map(|node| node.id.as_str()).collect();
+        return Err(Error::stage(only, format!("no such stage; there are {}", ids.join(", "))));
+    }
+    let mut needed = vec![only.clone()];
+    let mut at = 0;
+    while let Some(node) = needed.get(at).and_then(|id| plan.node(id)) {
+        let uses = node.stage.inputs().into_iter().chain(node.stage.models()).map(|(_, name)| name.to_owned());
+        let more: Vec<String> = uses.filter(|name| plan.node(name).is_some() && !needed.contains(name)).collect();
+        needed.extend(more);
+        at += 1;
+    }
+    Ok(needed)
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    workdir: Location,
+    monitor: &'a dyn Monitor,
+    report: Report,
+    prints: BTreeMap<String, String>,
+    share: Option<Share>,
+}
+
+impl Run<'_> {
+    /// Digest of the stage's settings and of everything that it uses.
+    fn fingerprint(&self, node: &Node) -> Result<String> {
+        let mut hasher = blake3::Hasher::new();
+        let settings = serde_json::to_string(&node.stage).expect("settings are plain data");
+        hasher.update(env!("CARGO_PKG_VERSION").as_bytes()).update(settings.as_bytes());
+        hasher.update(&self.plan.seed.to_le_bytes());
+        if let Some(dataset) = &node.dataset {
+            hasher.update(dataset.fingerprint()?.as_bytes());
+        }
+        if let Stage::Tokenize(tokenize) = &node.stage {
+            let tokenizer = Tokenizer::load(&self.plan.tokenizer(&tokenize.tokenizer))?;
+            hasher.update(tokenizer.digest()?.as_bytes());
+            hasher.update(tokenizer.template_digest().unwrap_or_default().as_bytes());
+        }
+        for (_, name) in node.stage.inputs().into_iter().chain(node.stage.models()) {
+            let print = match (self.prints.get(name), self.plan.source(name)) {
+                (Some(print), _) => print.clone(),
+                (None, Some(source)) => source.digest()?,
+                (None, None) => String::new(),
+            };
+            hasher.update(print.as_bytes());
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    fn stage(&mut self, node: &Node) -> Result<Progress> {
+        match &node.stage {
+            Stage::Read(_) | Stage::Select(_) => return Ok(Progress::Done),
+            Stage::Tokenize(_) if self.joins_its_consumer(&node.id) => return Ok(Progress::Done),
+            Stage::Tokenize(_) | Stage::Score(_) => return self.materialise(node),
+            Stage::Train(train) => self.train(node, train)?,
+            Stage::Write(write) => self.write(node, write)?,
+            Stage::Evaluate(evaluate) => self.evaluate(node, evaluate)?,
+            Stage::Audit(audit) => self.audit(node, audit)?,
+        }
+        Ok(Progress::Done)
+    }
+
+    /// A `tokenize` stage whose rows go into one `score` stage and nowhere else runs in the same pass.
+    fn joins_its_consumer(&self, id: &str) -> bool {
+        let mut consumers = self.plan.consumers(id);
+        let joins = consumers.next().is_some_and(|node| matches!(node.stage, Stage::Score(_)));
+        joins && consumers.next().is_none()
+    }
+
+    /// Where the parts of `node` are, or its rejects.
+    fn folder(&self, kind: &str, node: &Node) -> Location {
+        let print = &self.prints[&node.id][..16];
+        self.workdir.join(&format!("{kind}/{}-{print}", node.id))
+    }
+
+    /// The model `name`: one of the file's, or what a `train` stage made.
+    fn model(&self, name: &str) -> Result<ModelSource> {
+        match self.plan.source(name) {
+            Some(source) => Ok(source),
+            None => Ok(ModelSource::folder(name, self.model_folder(name)?)),
+        }
+    }
+
+    fn model_folder(&self, id: &str) -> Result<PathBuf> {
+        let folder = self.workdir.join(&format!("models/{id}"));
+        let local = folder.local().map(PathBuf::from);
+        local.ok_or_else(|| Error::model(&folder, "models are kept in local folders; set `workdir` to one"))
+    }
+}

@@ -1,0 +1,65 @@
+//! What the workdir remembers of a finished stage.
+
+use serde::{Deserialize, Serialize};
+
+use super::Run;
+use crate::error::Result;
+use crate::io::Location;
+use crate::pipeline::report::{Reports, StageReport};
+
+/// A finished stage. Found under another fingerprint, it is of other settings and counts as absent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) fingerprint: String,
+    /// What the stage did, and the stages that ran in its pass.
+    pub(super) reports: Reports,
+    /// Files that it made under their final names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) outputs: Vec<String>,
+    /// Parts of a materialised stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) parts: Vec<String>,
+}
+
+impl Record {
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("a record is plain data")
+    }
+}
+
+impl Run<'_> {
+    /// What the workdir remembers at `at`, if it is of the stage as it is now.
+    pub(super) fn finished(&self, at: &Location, id: &str) -> Result<Option<Record>> {
+        let Some(bytes) = at.read()? else { return Ok(None) };
+        let record: Option<Record> = serde_json::from_slice(&bytes).ok();
+        Ok(record.filter(|record| record.fingerprint == self.prints[id]))
+    }
+
+    /// Where the record of a stage without rows is.
+    pub(super) fn record_of(&self, id: &str) -> Location {
+        self.workdir.join(&format!("results/{id}.json"))
+    }
+
+    /// Takes what is remembered of a stage into the run's report.
+    pub(super) fn remember(&mut self, record: Record) {
+        self.report.outputs.extend(record.outputs);
+        for (stage, report) in record.reports {
+            self.report.stages.entry(stage).or_insert(report);
+        }
+    }
+
+    /// Records a stage without rows as finished; `reports` are those of the stages in its pass.
+    pub(super) fn finish(
+        &mut self,
+        id: &str,
+        report: StageReport,
+        mut reports: Reports,
+        outputs: Vec<String>,
+    ) -> Result<()> {
+        reports.insert(id.to_owned(), report);
+        let record = Record { fingerprint: self.prints[id].clone(), reports, outputs, parts: Vec::new() };
+        self.record_of(id).write(record.to_json())?;
+        self.remember(record);
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Runs a `train` stage: its model, a stream of its rows, and the counts of what the rows met on their way.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use serde_json::json;
+
+use super::Run;
+use super::rows::conclude;
+use crate::columns::provenance::Provenance;
+use crate::error::{Error, Result};
+use crate::io::Location;
+use crate::model::folder::{self, Card};
+use crate::model::{CausalLm, adapter};
+use crate::pipeline::flow::Flow;
+use crate::pipeline::plan::Node;
+use crate::pipeline::report::{Reports, StageReport, add};
+use crate::stages::train::Train;
+use crate::train::example::Wanted;
+use crate::train::stream::Source;
+use crate::train::{Example, Feed, Job, stream};
+
+impl Run<'_> {
+    pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
+        let folder = self.model_folder(&node.id)?;
+        let found = self.finished(&self.record_of(&node.id), &node.id)?;
+        if let Some(record) = found.filter(|_| folder::exists(&folder)) {
+            self.remember(record);
+            return Ok(());
+        }
+        if self.share.is_some() {
+            let first = format!("training is not shared out; run it once with `--only {}`, then the shares", node.id);
+            return Err(Error::stage(&node.id, first));
+        }
+        let start = Instant::now();
+        let source = self.model(&train.model)?;
+        let device = self.plan.device.open()?.autodiff();
+        let model = match &train.lora {
+            Some(lora) => CausalLm::load_adapted(&source, lora, self.plan.seed, &device)?,
+            None => CausalLm::load(&source, &device)?,
+        };
+        let load_seconds = start.elapsed().as_secs_f64();
+        let input = self.flow(&train.input)?.0;
+        if train.objective.needs_reference() {
+            self.refuse_another_reference(node, &input, train.reference.as_ref().unwrap_or(&train.model))?;
+        }
+        let held_out = match &train.eval {
+            None => None,
+            Some(eval) => {
+                let columns = &self.plan.node(&eval.input).expect("the plan resolved the name").columns;
+                let flow = Counted::new(self.flow(&eval.input)?.0, self.folder("rejects", node).join("eval"));
+                Some((Arc::new(flow), train.wanted(columns)))
+            }
+        };
+        let input = Arc::new(Counted::new(input, self.folder("rejects", node)));
+        let wanted = train.wanted(&node.columns);
+        let feed = Rows { input: input.clone(), wanted, held_out, train, seed: self.plan.seed };
+        let log = self.workdir.join(&format!("logs/{}", node.id));
+        let checkpoints = train.checkpoint.open(self.folder("checkpoints", node));
+        let job = Job {
+            name: &node.id,
+            device: &device,
+            settings: &train.settings(),
+            feed: &feed,
+            checkpoints: &checkpoints,
+            log: log.local().unwrap_or(&folder),
+            monitor: self.monitor,
+        };
+        let (model, mut metrics) = job.run(model)?;
+        let seconds = metrics.remove("train_seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
+        let rows_in = input.flow.rows;
+        let card = Card {
+            objective: json!(train.objective),
+            data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
+        };
+        match &train.lora {
+            Some(lora) => adapter::save(model, &source, lora, &card, &folder)?,
+            None => folder::save(&model, &source, Some(&card), &folder)?,
+        }
+        let passed = input.reports()?;
+        let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
+        self.finish(&node.id, report, passed, Vec::new())?;
+        checkpoints.clear()
+    }
+
+    /// The reference's log-probabilities in the rows must be those of the reference that the stage names.
+    fn refuse_another_reference(&self, node: &Node, input: &Flow, reference: &str) -> Result<()> {
+        let own = self.model(reference)?.digest()?;
+        match Provenance::of(input.dataset.schema()).reference {
+            Some(found) if found != own => {
+                let short = |digest: &str| digest.chars().take(12).collect::<String>();
+                let (found, own) = (short(&found), short(&own));
+                let message = format!(
+                    "the `ref_logps` columns were computed with another model ({found}…) than `{reference}` ({own}…); \
+                     name that one as `reference`, or score the rows again"
+                );
+                Err(Error::stage(&node.id, message))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The rows of a `train` stage.
+struct Rows<'a> {
+    input: Arc<Counted>,
+    wanted: Wanted,
+    held_out: Option<(Arc<Counted>, Wanted)>,
+    train: &'a Train,
+    seed: u64,
+}
+
+impl Feed for Rows<'_> {
+    fn epoch(&self, epoch: u32) -> Box<dyn Iterator<Item = Result<Example>>> {
+        let shuffle = self.train.shuffle(self.seed);
+        Box::new(stream::examples(self.input.clone(), self.wanted.clone(), shuffle, epoch))
+    }
+
+    fn held_out(&self) -> Option<Box<dyn Iterator<Item = Result<Example>>>> {
+        let (flow, wanted) = self.held_out.as_ref()?;
+        Some(Box::new(stream::examples(flow.clone(), wanted.clone(), None, 0)))
+    }
+
+    fn examples(&self) -> u64 {
+        self.input.flow.rows
+    }
+}
+
+/// A flow that is read epoch after epoch, and counted the first time that a unit was read to its end.
+struct Counted {
+    flow: Flow,
+    rejects: Location,
+    units: Mutex<BTreeMap<usize, Reports>>,
+}
+
+impl Counted {
+    fn new(flow: Flow, rejects: Location) -> Self {
+        Self { flow, rejects, units: Mutex::default() }
+    }
+
+    /// What the stages on the way did, over the units that were read.
+    fn reports(&self) -> Result<Reports> {
+        let mut reports = Reports::new();
+        let units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
+        units.values().for_each(|unit| add(&mut reports, unit));
+        conclude(&mut reports, &self.flow.stations())?;
+        Ok(reports)
+    }
+}
+
+impl Source for Counted {
+    fn units(&self) -> usize {
+        self.flow.units.len()
+    }
+
+    fn read(&self, unit: usize, take: &mut dyn FnMut(RecordBatch) -> bool) -> Result<()> {
+        let mut whole = true;
+        let passed = self.flow.run(unit, &mut self.flow.stations(), &mut |batch| {
+            whole = take(batch);
+            Ok(whole)
+        })?;
+        let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
+        if whole && !units.contains_key(&unit) {
+            passed.write_rejects(&self.rejects.join(&format!("part-{unit:05}.parquet")))?;
+            units.insert(unit, passed.reports);
+        }
+        Ok(())
+    }
+}

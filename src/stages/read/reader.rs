@@ -1,0 +1,168 @@
+//! A source's rows on their way into the pipeline: filtered, sampled, brought into canonical form, split.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt32Array};
+use arrow::compute::{cast, filter_record_batch, take_record_batch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
+
+use super::conversation::{self, Pair};
+use super::form::{Form, Reason, Rows, Table};
+use super::sql::Filter;
+use super::{ColumnNames, Keep, PairRule, Read, tokens};
+use crate::columns::{PROMPT, PROMPT_IDS, ROW_ID, Side, row_as_json, with_column};
+use crate::error::{Error, Place, Result};
+use crate::io::Chunk;
+use crate::stages::Outcome;
+
+/// Reads the rows of a source.
+pub struct Reader {
+    pub(super) read: Read,
+    pub(super) filter: Option<Filter>,
+    /// None for data that is tokenized already.
+    pub(super) form: Option<&'static Form>,
+    pub(super) schema: SchemaRef,
+}
+
+/// Whether the source's own row ids are kept as they are.
+pub(super) fn keeps_row_id(schema: &Schema) -> bool {
+    let row_id = schema.field_with_name(ROW_ID);
+    row_id.is_ok_and(|field| matches!(field.data_type(), DataType::Utf8 | DataType::Int64))
+}
+
+impl Reader {
+    /// Whether other rows may come out than the source has: fewer of them, or several pairs of one row.
+    pub fn changes_rows(&self) -> bool {
+        let read = &self.read;
+        read.filter.is_some() || read.sample.is_some() || read.split.is_some() || self.makes_several()
+    }
+
+    fn makes_several(&self) -> bool {
+        let ranked = self.form.is_some_and(|form| matches!(form.rows, Rows::Ranked(_)));
+        ranked && self.read.pair_rule == Some(PairRule::All)
+    }
+
+    /// The rows of `chunk`, which lies in `file`, that `where`, `sample` and `split` leave, one a pair, and those set
+    /// aside, by their place among the rows left.
+    pub fn apply(&self, file: &str, chunk: Chunk) -> Result<(RecordBatch, Outcome)> {
+        let wrong = |error: ArrowError| Error::data(Place::file(file).row(chunk.first_row), error);
+        let mut batch = chunk.batch;
+        if !keeps_row_id(&batch.schema()) {
+            let ids = (0..batch.num_rows()).map(|row| format!("{file}:{}", chunk.first_row + row as u64));
+            batch = with_column(&batch, ROW_ID, Arc::new(StringArray::from_iter_values(ids))).map_err(wrong)?;
+        }
+        if let Some(filter) = &self.filter {
+            batch = filter_record_batch(&batch, &filter.keep(&batch)?).map_err(wrong)?;
+        }
+        if let Some(share) = self.read.sample {
+            let keep = (0..batch.num_rows()).map(|row| Some(uniform("sample", &content(&batch, row)) < share));
+            batch = filter_record_batch(&batch, &keep.collect::<BooleanArray>()).map_err(wrong)?;
+        }
+        match self.form {
+            None => self.tokens(&batch),
+            Some(form) => self.pairs(form, &batch),
+        }
+    }
+
+    fn tokens(&self, batch: &RecordBatch) -> Result<(RecordBatch, Outcome)> {
+        let ids = batch.schema().index_of(PROMPT_IDS).expect("the schema was checked");
+        let prompts = batch.project(&[ids]).map_err(failed)?;
+        let batch = self.side(batch, |row| row_as_json(&prompts.slice(row, 1)))?.0;
+        let (out, reasons) = tokens::rows(&batch)?;
+        Ok((batch, Outcome::sort_out(&self.in_order(&out)?, &reasons)?))
+    }
+
+    fn pairs(&self, form: &Form, batch: &RecordBatch) -> Result<(RecordBatch, Outcome)> {
+        let names = self.read.columns.clone().unwrap_or_default();
+        let (batch, pairs) = self.one_a_row(form, batch, &names)?;
+        let prompt = |row: usize| match &pairs[row] {
+            Ok(pair) => serde_json::to_string(&pair.prompt).expect("turns are plain data"),
+            Err(_) => content(&batch, row),
+        };
+        let (batch, keep) = self.side(&batch, prompt)?;
+        let pairs: Vec<Result<Pair, Reason>> =
+            pairs.into_iter().zip(keep).filter_map(|(pair, keep)| keep.then_some(pair)).collect();
+        let reasons: Vec<Option<Reason>> = pairs.iter().map(|pair| pair.as_ref().err().copied()).collect();
+        let rows: Vec<Pair> = pairs.into_iter().map(Result::unwrap_or_default).collect();
+        let mut out = batch.clone();
+        for (name, column) in [
+            (PROMPT, conversation::column(rows.iter().map(|pair| &pair.prompt[..]))),
+            (Side::Chosen.name(), conversation::column(rows.iter().map(|pair| &pair.answers[0][..]))),
+            (Side::Rejected.name(), conversation::column(rows.iter().map(|pair| &pair.answers[1][..]))),
+        ] {
+            out = with_column(&out, name, column).map_err(failed)?;
+        }
+        Ok((batch, Outcome::sort_out(&self.in_order(&out)?, &reasons)?))
+    }
+
+    /// The pairs of all rows, and the batch with a row for each. Where a row may give several, their ids end with the
+    /// places of the chosen and the rejected answer.
+    fn one_a_row(
+        &self,
+        form: &Form,
+        batch: &RecordBatch,
+        names: &ColumnNames,
+    ) -> Result<(RecordBatch, Vec<Result<Pair, Reason>>)> {
+        let table = Table::new(batch, form, names)?;
+        let rows = (0..batch.num_rows()).map(|row| table.row(row));
+        let read = match form.rows {
+            Rows::Pair(read) => return Ok((batch.clone(), rows.map(|row| read(&row)).collect())),
+            Rows::Ranked(read) => read,
+        };
+        let rule = self.read.pair_rule.unwrap_or_default();
+        let pairs: Vec<Vec<Result<Pair, Reason>>> = rows.map(|row| read(&row, rule)).collect();
+        if !self.makes_several() {
+            return Ok((batch.clone(), pairs.into_iter().flatten().collect()));
+        }
+        let from = pairs.iter().enumerate().flat_map(|(row, pairs)| vec![row as u32; pairs.len()]);
+        let batch = take_record_batch(batch, &from.collect::<UInt32Array>()).map_err(failed)?;
+        let pairs: Vec<Result<Pair, Reason>> = pairs.into_iter().flatten().collect();
+        let ids = batch.column_by_name(ROW_ID).expect("every row has an id");
+        let ids = cast(ids, &DataType::Utf8).map_err(failed)?;
+        let ids = ids.as_string::<i32>().iter().zip(&pairs).map(|(id, pair)| {
+            let id = id.unwrap_or_default();
+            match pair.as_ref().ok().and_then(|pair| pair.places) {
+                Some([chosen, rejected]) => format!("{id}#{chosen}-{rejected}"),
+                None => id.to_owned(),
+            }
+        });
+        let ids: StringArray = ids.map(Some).collect();
+        Ok((with_column(&batch, ROW_ID, Arc::new(ids)).map_err(failed)?, pairs))
+    }
+
+    /// The rows on the side of the split that is asked for, and which they were.
+    fn side(&self, batch: &RecordBatch, prompt: impl Fn(usize) -> String) -> Result<(RecordBatch, Vec<bool>)> {
+        let Some(split) = self.read.split else { return Ok((batch.clone(), vec![true; batch.num_rows()])) };
+        let held_out = |row| uniform("split", &prompt(row)) < split.held_out;
+        let keep: Vec<bool> = (0..batch.num_rows()).map(|row| held_out(row) == (split.keep == Keep::HeldOut)).collect();
+        Ok((filter_record_batch(batch, &BooleanArray::from(keep.clone())).map_err(failed)?, keep))
+    }
+
+    /// The batch's columns in the order of the stage's schema.
+    fn in_order(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let columns = self.schema.fields().iter().map(|field| batch.column_by_name(field.name()).cloned());
+        let columns: Vec<ArrayRef> = columns.collect::<Option<_>>().expect("the schema was made from these columns");
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(failed)
+    }
+}
+
+fn failed(error: ArrowError) -> Error {
+    Error::data(Place::default(), error)
+}
+
+/// A number in [0, 1) that the text decides.
+fn uniform(salt: &str, text: &str) -> f64 {
+    let hash = blake3::hash(format!("{salt}\0{text}").as_bytes());
+    let bytes: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
+    u64::from_le_bytes(bytes) as f64 / 2f64.powi(64)
+}
+
+/// Row `row` as text, wherever it was read from.
+fn content(batch: &RecordBatch, row: usize) -> String {
+    let mut row = batch.slice(row, 1);
+    if let Ok(id) = row.schema().index_of(ROW_ID) {
+        row.remove_column(id);
+    }
+    row_as_json(&row)
+}

@@ -1,0 +1,73 @@
+//! Data that is tokenized already: `prompt_ids`, `chosen_ids`, `rejected_ids`.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+
+use super::form::{Reason, listed};
+use crate::columns::lists::from_rows;
+use crate::columns::{PROMPT_IDS, Side, list_type, with_column};
+use crate::error::{Error, Place, Problem, Result};
+use crate::io::list_element;
+
+/// The columns with token ids.
+pub(super) fn names() -> [String; 3] {
+    [PROMPT_IDS.to_owned(), Side::Chosen.ids(), Side::Rejected.ids()]
+}
+
+/// What is wrong with the columns of `schema`.
+pub(super) fn problems(schema: &Schema) -> Vec<Problem> {
+    let problem = |name: String| match schema.field_with_name(&name) {
+        Ok(field) if list_element(field.data_type()).is_some_and(DataType::is_integer) => None,
+        Ok(field) => {
+            let message = format!("column `{name}` is {}, not a list of integers", field.data_type());
+            Some(Problem::at("from", message))
+        }
+        Err(_) => Some(Problem::at("from", format!("no column `{name}`; there are {}", listed(schema)))),
+    };
+    names().into_iter().filter_map(problem).collect()
+}
+
+/// The fields of the columns with token ids.
+pub(super) fn fields() -> [Field; 3] {
+    names().map(|name| Field::new(name, list_type(DataType::Int32), false))
+}
+
+/// The batch with plain id columns, and what is wrong with its rows.
+pub(super) fn rows(batch: &RecordBatch) -> Result<(RecordBatch, Vec<Option<Reason>>)> {
+    let mut batch = batch.clone();
+    let mut reasons: Vec<Option<Reason>> = vec![None; batch.num_rows()];
+    let mut lists = Vec::new();
+    for name in names() {
+        let wrong = |error: arrow::error::ArrowError| Error::data(Place::column(&name), error);
+        let column = batch.column_by_name(&name).expect("the schema was checked").clone();
+        let nullable = DataType::List(Arc::new(Field::new("element", DataType::Int32, true)));
+        let column = cast(&column, &nullable).map_err(wrong)?;
+        let list = column.as_list::<i32>().clone();
+        let rows: Vec<Vec<i32>> = (0..list.len())
+            .map(|row| {
+                let values = list.value(row);
+                let values = values.as_primitive::<Int32Type>();
+                if values.null_count() > 0 || values.values().iter().any(|id| *id < 0) {
+                    reasons[row].get_or_insert("token id is null or negative");
+                }
+                values.values().to_vec()
+            })
+            .collect();
+        for (ids, reason) in rows.iter().zip(&mut reasons) {
+            if ids.is_empty() {
+                reason.get_or_insert(if name == PROMPT_IDS { "empty prompt" } else { "empty answer" });
+            }
+        }
+        batch = with_column(&batch, &name, from_rows::<Int32Type>(&rows)).map_err(wrong)?;
+        lists.push(rows);
+    }
+    for (row, reason) in reasons.iter_mut().enumerate() {
+        if lists[1][row] == lists[2][row] {
+            reason.get_or_insert("identical answers");
+        }
+    }
+    Ok((batch, reasons))
+}

@@ -1,0 +1,239 @@
+//! Where prompts and answers meet: what training reads there and another program would not, counted, with an example of
+//! each, and a limit on how many rows may have it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::columns::Side;
+use crate::error::{Error, Place, Problem, Result};
+use crate::model::Tokenizer;
+use crate::stages::Metrics;
+
+/// Tokens that an example shows on each side of the boundary.
+const SHOWN: usize = 3;
+
+/// Shares of rows, 0 to 1, above which the stage fails. What has no share is only counted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Boundary {
+    /// Rows whose tokens would be others if prompt and answer were tokenized as one text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged: Option<f64>,
+    /// Rows with an answer that no special token ends: the model is not taught to stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_eos: Option<f64>,
+    /// Rows whose prompt begins with two BOS tokens, or an answer with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub double_bos: Option<f64>,
+    /// Rows with an answer that is cut at `max_length`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncated: Option<f64>,
+}
+
+/// What may be wrong with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fault {
+    Merged,
+    MissingEos,
+    DoubleBos,
+    Truncated,
+}
+
+impl Fault {
+    const ALL: [Self; 4] = [Self::Merged, Self::MissingEos, Self::DoubleBos, Self::Truncated];
+
+    /// Its name among the metrics.
+    fn metric(self) -> &'static str {
+        match self {
+            Self::Merged => "boundary_would_merge",
+            Self::MissingEos => "missing_eos",
+            Self::DoubleBos => "double_bos",
+            Self::Truncated => "truncated",
+        }
+    }
+
+    /// The name of its first row among the metrics.
+    fn example(self) -> String {
+        format!("{}_example", self.metric())
+    }
+
+    /// The field of [`Boundary`], what is wrong, and the way out.
+    fn explain(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Merged => (
+                "merged",
+                "would have other tokens if prompt and answer were tokenized as one text",
+                "end prompts with white space or a special token of the template",
+            ),
+            Self::MissingEos => (
+                "missing_eos",
+                "have an answer that no special token ends",
+                "use a chat template that closes the turn, or name an eos_token in tokenizer_config.json",
+            ),
+            Self::DoubleBos => {
+                ("double_bos", "have a BOS token too many", "take it out of the texts or out of the chat template")
+            }
+            Self::Truncated => ("truncated", "have an answer that is cut", "set a larger `max_length`"),
+        }
+    }
+}
+
+impl Boundary {
+    fn share(&self, fault: Fault) -> Option<f64> {
+        match fault {
+            Fault::Merged => self.merged,
+            Fault::MissingEos => self.missing_eos,
+            Fault::DoubleBos => self.double_bos,
+            Fault::Truncated => self.truncated,
+        }
+    }
+
+    /// Shares that are none.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let problem = |fault: Fault| {
+            let (field, ..) = fault.explain();
+            let share = self.share(fault).filter(|share| !(0.0..=1.0).contains(share))?;
+            let path = vec!["boundary".to_owned(), field.to_owned()];
+            Some(Problem { path, ..Problem::at("", format!("{field} is {share}; it must be in [0, 1]")) })
+        };
+        Fault::ALL.into_iter().filter_map(problem).collect()
+    }
+
+    /// Objects where more rows have a fault than may have it.
+    pub(super) fn check(&self, metrics: &Metrics) -> Result<()> {
+        let count = |name: &str| metrics.get(name).and_then(Value::as_u64).unwrap_or(0);
+        let all = count("rows");
+        let complaint = |fault: Fault| {
+            let (field, wrong, help) = fault.explain();
+            let (limit, rows) = (self.share(fault)?, count(fault.metric()));
+            let share = rows as f64 / all.max(1) as f64;
+            (share > limit).then(|| {
+                let example = metrics.get(&fault.example()).and_then(Value::as_str).unwrap_or_default();
+                let percent = 100.0 * share;
+                format!(
+                    "{rows} of {all} rows ({percent:.2} %) {wrong}, more than `boundary.{field}: {limit}` allows; for \
+                     example {example}; {help}, or allow more"
+                )
+            })
+        };
+        let complaints: Vec<String> = Fault::ALL.into_iter().filter_map(complaint).collect();
+        match complaints.is_empty() {
+            true => Ok(()),
+            false => Err(Error::data(Place::default(), complaints.join("\n"))),
+        }
+    }
+}
+
+/// The faults of a row, each with an example.
+pub(super) type Faults = BTreeMap<Fault, String>;
+
+/// What is looked for at boundaries.
+pub(super) struct Boundaries {
+    bos: Option<i32>,
+    eos: Option<i32>,
+    special: BTreeSet<i32>,
+}
+
+impl Boundaries {
+    pub(super) fn new(tokenizer: &Tokenizer) -> Self {
+        let id = |name: &str| tokenizer.special_tokens().get(name).and_then(|token| tokenizer.id(token));
+        Self { bos: id("bos_token"), eos: id("eos_token"), special: tokenizer.special_ids() }
+    }
+
+    /// The faults of one answer. `joint` is the prompt and the answer tokenized as one text; `room` tokens of the
+    /// answer stay.
+    pub(super) fn faults(
+        &self,
+        tokenizer: &Tokenizer,
+        side: Side,
+        [prompt, answer, joint]: [&[i32]; 3],
+        room: usize,
+    ) -> Faults {
+        let mut faults = Faults::new();
+        let mut add = |fault, example: String| drop(faults.insert(fault, format!("{}: {example}", side.name())));
+        let text = |ids: &[i32]| {
+            let texts: Vec<String> = ids.iter().map(|id| format!("{:?}", tokenizer.token_text(*id))).collect();
+            texts.join(" ")
+        };
+        let first = |ids: &[i32]| text(&ids[..ids.len().min(SHOWN)]);
+        let last = |ids: &[i32]| text(&ids[ids.len().saturating_sub(SHOWN)..]);
+        let apart = prompt.iter().chain(answer);
+        if !apart.clone().eq(joint) {
+            let same = apart.zip(joint).take_while(|(a, b)| a == b).count();
+            let (end, start, joined) = (last(prompt), first(answer), first(&joint[same.min(joint.len())..]));
+            add(Fault::Merged, format!("prompt ends {end}, answer begins {start}, as one text {joined}"));
+        }
+        let words = answer.iter().rev().find(|id| !tokenizer.token_text(**id).trim().is_empty());
+        if words.is_some_and(|id| !self.special.contains(id)) {
+            add(Fault::MissingEos, format!("answer ends {}", last(answer)));
+        }
+        if let Some(bos) = self.bos {
+            // Where one token begins and ends texts, an answer may end at once.
+            let answers_begin = self.eos != Some(bos) && answer.first() == Some(&bos);
+            if prompt.starts_with(&[bos, bos]) || answers_begin {
+                add(Fault::DoubleBos, format!("prompt begins {}, answer begins {}", first(prompt), first(answer)));
+            }
+        }
+        if answer.len() > room {
+            add(Fault::Truncated, format!("{} tokens, {room} stay", answer.len()));
+        }
+        faults
+    }
+}
+
+/// What a stage saw of its rows.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    rows: u64,
+    prompt_tokens: u64,
+    response_tokens: u64,
+    /// Answers that are cut, by side.
+    cut: [u64; 2],
+    faults: BTreeMap<Fault, Found>,
+}
+
+/// Rows with a fault, and the first of them.
+#[derive(Debug)]
+struct Found {
+    rows: u64,
+    example: String,
+}
+
+impl Seen {
+    /// Counts a row; its `tokens` are those of the prompt and of both answers.
+    pub(super) fn add_row(&mut self, faults: &Faults, cut: [bool; 2], tokens: [usize; 2], id: &dyn Fn() -> String) {
+        self.rows += 1;
+        self.prompt_tokens += tokens[0] as u64;
+        self.response_tokens += tokens[1] as u64;
+        for (sum, cut) in self.cut.iter_mut().zip(cut) {
+            *sum += u64::from(cut);
+        }
+        for (fault, example) in faults {
+            let first = || Found { rows: 0, example: format!("row {}, {example}", id()) };
+            self.faults.entry(*fault).or_insert_with(first).rows += 1;
+        }
+    }
+
+    /// Numbers that add up over units, and the first row with each fault.
+    pub(super) fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics::new();
+        let mut put = |name: &str, value| drop(metrics.insert(name.to_owned(), value));
+        put("rows", json!(self.rows));
+        put("prompt_tokens", json!(self.prompt_tokens));
+        put("response_tokens", json!(self.response_tokens));
+        for (side, cut) in Side::BOTH.into_iter().zip(self.cut) {
+            put(&side.truncated(), json!(cut));
+        }
+        for fault in Fault::ALL {
+            let found = self.faults.get(&fault);
+            put(fault.metric(), json!(found.map_or(0, |found| found.rows)));
+            if let Some(found) = found {
+                put(&fault.example(), json!(found.example));
+            }
+        }
+        metrics
+    }
+}

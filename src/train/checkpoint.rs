@@ -1,0 +1,135 @@
+//! What a training needs to go on after it was stopped: parameters, AdamW's moments, and how far it came.
+//!
+//! A checkpoint is one safetensors file, `step-00000100.safetensors`, that appears whole. Its tensors are `parameter.<name>`,
+//! `first.<name>` and `second.<name>`, flat and in f32; its metadata holds the [`Cursor`].
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::optimizer::State;
+use crate::error::{Error, Result};
+use crate::io::Location;
+use crate::model::CausalLm;
+
+/// Where a training stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// The epoch, from 0.
+    pub epoch: u32,
+    /// Examples taken of this epoch.
+    pub taken: u64,
+    /// Seconds that it took so far.
+    pub seconds: f64,
+}
+
+/// The checkpoints of one training.
+#[derive(Debug)]
+pub struct Checkpoints {
+    /// The folder.
+    pub folder: Location,
+    /// Steps between two of them.
+    pub every: u64,
+    /// How many are kept, the newest.
+    pub keep: usize,
+}
+
+const EXTENSION: &str = ".safetensors";
+
+impl Checkpoints {
+    /// The step files, oldest first.
+    fn files(&self) -> Result<Vec<Location>> {
+        let mut files = self.folder.list()?;
+        files.retain(|file| file.name().starts_with("step-") && file.name().ends_with(EXTENSION));
+        files.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok(files)
+    }
+
+    /// Brings `model` and `state` to where the newest checkpoint left them. Without one, they stay as they are.
+    pub fn restore(&self, model: CausalLm, state: &mut State, device: &Device) -> Result<(CausalLm, Cursor)> {
+        let Some(file) = self.files()?.pop() else { return Ok((model, Cursor::default())) };
+        let wrong = |message: String| {
+            let help = "delete it to go on from the one before";
+            Error::model(&file, format!("not a checkpoint of this training ({message}); {help}"))
+        };
+        let bytes = file.read()?.unwrap_or_default();
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let cursor = header.metadata().as_ref().and_then(|metadata| metadata.get("cursor"));
+        let cursor: Cursor = cursor
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(|| wrong("it does not say how far it came".into()))?;
+        let read = |name: &str| -> Option<Tensor<1>> {
+            let view = tensors.tensor(name).ok()?;
+            let values: Vec<f32> = view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            let shape = [values.len()];
+            Some(Tensor::from_data(TensorData::new(values, shape), device))
+        };
+        let mut missing = None;
+        let model = model.map_parameters(|name, parameter| match read(&format!("parameter.{name}")) {
+            Some(found) if found.dims() == parameter.dims() => found,
+            _ => {
+                missing = Some(name.to_owned());
+                parameter
+            }
+        });
+        if let Some(name) = missing {
+            return Err(wrong(format!("tensor `{name}` is missing or of another size")));
+        }
+        let names = tensors.names().into_iter().filter_map(|name| name.strip_prefix("first."));
+        let moments =
+            |name: &str| Some((name.to_owned(), [read(&format!("first.{name}"))?, read(&format!("second.{name}"))?]));
+        *state = State::new(names.filter_map(moments).collect(), cursor.step);
+        Ok((model, cursor))
+    }
+
+    /// Writes a checkpoint, then deletes those that are too many.
+    pub fn save(&self, model: &CausalLm, state: &State, cursor: Cursor) -> Result<()> {
+        let mut tensors: BTreeMap<String, Tensor<1>> = BTreeMap::new();
+        model.for_each_parameter(|name, values, _| drop(tensors.insert(format!("parameter.{name}"), values.inner())));
+        for (name, [first, second]) in state.moments() {
+            tensors.insert(format!("first.{name}"), first.clone());
+            tensors.insert(format!("second.{name}"), second.clone());
+        }
+        let file = self.folder.join(&format!("step-{:08}{EXTENSION}", cursor.step));
+        let mut upload = file.upload()?;
+        let cursor = serde_json::to_string(&cursor).expect("a cursor is plain data");
+        let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ "cursor": cursor }))]);
+        let mut end = 0;
+        for (name, tensor) in &tensors {
+            let [size] = tensor.dims();
+            let start = end;
+            end += size * size_of::<f32>();
+            header.insert(name.clone(), json!({ "dtype": "F32", "shape": [size], "data_offsets": [start, end] }));
+        }
+        let mut header = Value::Object(header).to_string();
+        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+        let mut write = |bytes: &[u8]| {
+            let written = upload.write_all(bytes);
+            written.map_err(|error| Error::Store {
+                path: file.to_string(),
+                message: error.to_string(),
+                retryable: false,
+            })
+        };
+        write(&(header.len() as u64).to_le_bytes())?;
+        write(header.as_bytes())?;
+        for tensor in tensors.into_values() {
+            write(tensor.into_data().convert::<f32>().as_bytes())?;
+        }
+        upload.finish()?;
+        let files = self.files()?;
+        files[..files.len().saturating_sub(self.keep)].iter().try_for_each(Location::delete)
+    }
+
+    /// Deletes all checkpoints: the training ended.
+    pub fn clear(&self) -> Result<()> {
+        self.folder.delete_all()
+    }
+}

@@ -1,0 +1,99 @@
+//! Where prompts and answers meet in `tokenize`: what is counted, what an example shows, what is refused.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Folder, repository};
+
+const TURNS: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
+                     {% if add_generation_prompt %}<|assistant|>{% endif %}";
+const NO_END: &str = "{{ bos_token }}{{ bos_token }}{% for m in messages %}{{ m.content }}\n{% endfor %}";
+
+/// A folder with rows, a tokenizer, and a pipeline that tokenizes them under `options`.
+fn folder(template: &str, options: &str, rows: &[[&str; 3]]) -> Folder {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("tokenizer")).unwrap();
+    let tokenizer = repository().join("data/quickstart/tokenizer/tokenizer.json");
+    std::fs::copy(tokenizer, folder.path("tokenizer/tokenizer.json")).unwrap();
+    let config = json!({"bos_token": "<|system|>", "eos_token": "<|end|>", "chat_template": template});
+    folder.write("tokenizer/tokenizer_config.json", &config.to_string());
+    let row = |[prompt, chosen, rejected]: &[&str; 3]| {
+        json!({"prompt": prompt, "chosen": chosen, "rejected": rejected}).to_string() + "\n"
+    };
+    folder.write("rows.jsonl", &rows.iter().map(row).collect::<String>());
+    folder.write("p.yaml", &pipeline(options));
+    folder
+}
+
+fn pipeline(options: &str) -> String {
+    format!(
+        "workdir: run\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+         tokens: {{ tokenize: {{ input: rows, tokenizer: tokenizer{options} }} }}\n  \
+         out: {{ write: {{ input: tokens, to: run/out }} }}\n"
+    )
+}
+
+fn metrics(folder: &Folder) -> Value {
+    let report: Value = serde_json::from_str(&folder.succeeds(&["run", "p.yaml", "--json"])).unwrap();
+    report["stages"]["tokens"]["metrics"].clone()
+}
+
+#[test]
+fn a_template_that_closes_its_turns_has_no_faults() {
+    let found = metrics(&folder(TURNS, "", &[["What is two plus two?", "Four.", "Five."]]));
+    for name in
+        ["boundary_would_merge", "missing_eos", "double_bos", "truncated", "chosen_truncated", "rejected_truncated"]
+    {
+        assert_eq!(found[name], 0, "{found}");
+        assert!(found.get(format!("{name}_example")).is_none(), "{found}");
+    }
+}
+
+#[test]
+fn faults_are_counted_with_an_example() {
+    // The first prompt and its chosen answer make one word.
+    let rows = [["What is tw", "o plus", "x"], ["What is two?\n\n", "Four.", "Five."]];
+    let found = metrics(&folder(NO_END, ", template: none", &rows));
+    assert_eq!((&found["boundary_would_merge"], &found["missing_eos"]), (&1.into(), &0.into()), "{found}");
+    let example = found["boundary_would_merge_example"].as_str().unwrap();
+    assert!(example.starts_with("row rows.jsonl:1, chosen: prompt ends "), "{example}");
+    assert!(example.contains(", answer begins \"o\" \" plus\" \"<|end|>\", as one text \" two\""), "{example}");
+
+    let found = metrics(&folder(
+        NO_END,
+        ", max_length: 14",
+        &[["What is two plus two?", "Four.", "Five, or six, or seven, or eight."]],
+    ));
+    assert_eq!((&found["missing_eos"], &found["double_bos"]), (&1.into(), &1.into()), "{found}");
+    assert_eq!(found["double_bos_example"].as_str().unwrap().matches("<|system|>").count(), 2, "{found}");
+    assert_eq!((&found["chosen_truncated"], &found["rejected_truncated"]), (&0.into(), &1.into()), "{found}");
+    assert!(found["truncated_example"].as_str().unwrap().starts_with("row rows.jsonl:1, rejected: "), "{found}");
+}
+
+#[test]
+fn too_large_a_share_is_an_error_however_often_it_is_run() {
+    let rows = [["What is two?", "Four.", "Five."], ["What is one?", "One.", "Five."]];
+    let folder = folder(NO_END, ", boundary: { merged: 1, missing_eos: 0.5, double_bos: 0.25 }", &rows);
+    for _ in 0..2 {
+        let stderr = folder.fails(&["run", "p.yaml"], 1);
+        for expected in [
+            "stage `tokens`: ",
+            "2 of 2 rows (100.00 %) have an answer that no special token ends, more than `boundary.missing_eos: 0.5` \
+             allows; \
+             for example row rows.jsonl:1, rejected: answer ends ",
+            "2 of 2 rows (100.00 %) have a BOS token too many, more than `boundary.double_bos: 0.25` allows",
+        ] {
+            assert!(stderr.contains(expected), "{expected}\n---\n{stderr}");
+        }
+        assert!(!stderr.contains("boundary.merged"), "{stderr}");
+    }
+    folder.write("p.yaml", &pipeline(", boundary: { missing_eos: 1 }"));
+    let first = metrics(&folder);
+    assert_eq!(first["missing_eos"], 2);
+    // What is there already is counted again, where a run goes on.
+    let data = std::fs::read_dir(folder.path("run/data")).unwrap().map(|entry| entry.unwrap().path());
+    data.for_each(|data| drop(std::fs::remove_file(data.join("manifest.json"))));
+    assert_eq!(metrics(&folder), first);
+    folder.write("p.yaml", &pipeline(", boundary: { missing_eos: 2 }"));
+    let stderr = folder.fails(&["check", "p.yaml"], 78);
+    assert!(stderr.contains("missing_eos is 2; it must be in [0, 1]"), "{stderr}");
+}

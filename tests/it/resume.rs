@@ -1,0 +1,115 @@
+//! A training that is stopped goes on where it was, to the same weights.
+
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use sepo::error::Error;
+use sepo::monitor::Monitor;
+use sepo::pipeline::{Options, Plan, Spec, run};
+
+use crate::harness::{Folder, repository};
+
+/// A training of 12 steps in 3 epochs, with a checkpoint after every other step.
+fn training(folder: &Folder, out: &str) -> String {
+    let data = repository().join("data/quickstart");
+    let data = data.display();
+    let text = format!(
+        "\
+workdir: {}
+models:
+  base:
+    tokenizer: {data}/tokenizer
+    init:
+      {{ model_type: llama, vocab_size: 1280, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1,
+        num_attention_heads: 2, max_position_embeddings: 256, rms_norm_eps: 1.0e-5, tie_word_embeddings: true }}
+stages:
+  pairs: {{ read: {{ from: {data}/train.parquet, limit: 30 }} }}
+  tokens: {{ tokenize: {{ input: pairs, tokenizer: base }} }}
+  tuned:
+    train: {{ input: tokens, model: base, objective: {{ sft: {{}} }}, epochs: 3, batch_size: 8, learning_rate: 0.01,
+              checkpoint: {{ every: 2, keep: 1 }}, log_every: 1 }}
+",
+        folder.path(out).display()
+    );
+    folder.write(&format!("{out}.yaml"), &text).to_str().unwrap().to_owned()
+}
+
+fn weights(folder: &Folder, out: &str) -> Vec<u8> {
+    std::fs::read(folder.path(out).join("models/tuned/model.safetensors")).unwrap()
+}
+
+/// Asks to stop after a number of steps.
+struct StopAfter(AtomicU64);
+
+impl Monitor for StopAfter {
+    fn begin(&self, _: &str, _: Option<u64>, _: &'static str) {}
+    fn advance(&self, _: u64, note: &str) {
+        if note.starts_with("loss") {
+            self.0.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    fn end(&self) {}
+    fn stopping(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+#[test]
+fn a_stopped_training_goes_on_with_the_next_step() {
+    let folder = Folder::new();
+    folder.succeeds(&["run", &training(&folder, "whole")]);
+    let file = training(&folder, "stopped");
+    let plan = Plan::new(&Spec::parse(&std::fs::read_to_string(&file).unwrap(), &file, &[]).unwrap()).unwrap();
+    // Within an epoch, at the end of one, and right behind the last stop.
+    for steps in [3, 1, 1, 4] {
+        let stopped = run(&plan, &file, &Options::default(), &StopAfter(steps.into()));
+        assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    }
+    folder.succeeds(&["run", &file]);
+    assert_eq!(weights(&folder, "stopped"), weights(&folder, "whole"));
+    let log = |out: &str| {
+        let text = std::fs::read_to_string(folder.path(out).join("logs/tuned/metrics.jsonl")).unwrap();
+        let step = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            (line["step"].clone(), line["loss"].clone())
+        };
+        text.lines().map(step).collect::<Vec<_>>()
+    };
+    assert_eq!(log("stopped"), log("whole"));
+    assert!(!folder.path("stopped").join("checkpoints").join("step-00000008.safetensors").exists());
+}
+
+#[test]
+fn a_killed_training_ends_with_the_same_weights() {
+    let folder = Folder::new();
+    folder.succeeds(&["run", &training(&folder, "whole")]);
+    let file = training(&folder, "killed");
+    for milliseconds in [60, 90, 120, 150, 180] {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_sepo"))
+            .args(["run", &file])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        sleep(Duration::from_millis(milliseconds));
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    folder.succeeds(&["run", &file]);
+    assert_eq!(weights(&folder, "killed"), weights(&folder, "whole"));
+}
+
+#[test]
+fn a_broken_checkpoint_is_an_error_that_names_it() {
+    let folder = Folder::new();
+    let file = training(&folder, "out");
+    let plan = Plan::new(&Spec::parse(&std::fs::read_to_string(&file).unwrap(), &file, &[]).unwrap()).unwrap();
+    let stopped = run(&plan, &file, &Options::default(), &StopAfter(3.into()));
+    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    let checkpoints = std::fs::read_dir(folder.path("out/checkpoints")).unwrap().next().unwrap().unwrap().path();
+    std::fs::write(checkpoints.join("step-00000003.safetensors"), b"cut").unwrap();
+    let stderr = folder.fails(&["run", &file], 1);
+    assert!(stderr.contains("step-00000003.safetensors: not a checkpoint of this training"), "{stderr}");
+}
