@@ -203,14 +203,18 @@ pub fn save(model: CausalLm, source: &ModelSource, lora: &Lora, card: &Card, fol
     let adapters = folder.with_file_name(format!(".{name}.adapters"));
     folder::appear(&adapters, |draft| write(&model, source, lora, card, draft))?;
     drop(model);
+    let result = save_merged(source, &adapters, card, folder);
+    let removed = fs::remove_dir_all(&adapters).map_err(|error| Error::model(adapters.display(), error));
+    result.and(removed)
+}
+
+fn save_merged(source: &ModelSource, adapters: &Path, card: &Card, folder: &Path) -> Result<()> {
     let weights = match source.base_folder()? {
         Some(base) => Weights::Folder(base),
         None => source.weights.clone(),
     };
-    let adapted = ModelSource::new(&source.name, weights, source.tokenizer.clone()).adapted(&adapters);
-    let merged = CausalLm::load(&adapted, &Device::flex())?;
-    folder::save(&merged, source, Some(card), folder)?;
-    fs::remove_dir_all(&adapters).map_err(|error| Error::model(adapters.display(), error))
+    let adapted = ModelSource::new(&source.name, weights, source.tokenizer.clone()).adapted(adapters);
+    folder::save(&CausalLm::load(&adapted, &Device::flex())?, source, Some(card), folder)
 }
 
 fn write(model: &CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folder: &Path) -> Result<()> {

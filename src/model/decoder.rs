@@ -29,6 +29,7 @@ pub struct Common {
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     vocab_size: usize,
+    #[serde(default = "default_positions")]
     max_position_embeddings: usize,
     #[serde(default = "default_eps")]
     rms_norm_eps: f64,
@@ -39,6 +40,9 @@ pub struct Common {
     rope: RopeConfig,
 }
 
+fn default_positions() -> usize {
+    2048
+}
 fn default_eps() -> f64 {
     1e-6
 }

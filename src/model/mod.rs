@@ -5,8 +5,9 @@
 //! ModelSource --load--> CausalLm --token_logps(PackedBatch)--> one log-probability per needed token
 //! ```
 //!
-//! One file an architecture, fields spelt as in the checkpoint. What burn does slowly is in [`kernels`]. Nothing here
-//! knows about columns or files of data.
+//! An adapter on the source is merged into the weights ([`CausalLm::load`]) or trains above them
+//! ([`CausalLm::load_adapted`]). One file an architecture, fields spelt as in the checkpoint. What burn does slowly is
+//! in [`kernels`]. Nothing here knows about columns or files of data.
 
 pub mod adapter;
 pub mod chat_template;

@@ -12,7 +12,7 @@ use super::lora::{Adapter, Lora, scale};
 use super::weights::random;
 use crate::error::{Error, Result};
 
-/// See the module.
+/// Nothing, a stored adapter to merge, or adapters to train.
 #[derive(Debug)]
 pub(super) enum Overlay {
     Nothing,

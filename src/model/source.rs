@@ -147,8 +147,12 @@ impl ModelSource {
 impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.weights {
-            Weights::Folder(folder) => write!(f, "{}", folder.display()),
-            Weights::Init { .. } => write!(f, "model `{}`", self.name),
+            Weights::Folder(folder) => write!(f, "{}", folder.display())?,
+            Weights::Init { .. } => write!(f, "model `{}`", self.name)?,
+        }
+        match &self.adapter {
+            Some(adapter) => write!(f, " with {}", adapter.display()),
+            None => Ok(()),
         }
     }
 }
