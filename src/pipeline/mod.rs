@@ -15,6 +15,7 @@ pub mod run;
 pub mod schema;
 pub mod spec;
 pub mod tree;
+mod vocabulary;
 
 pub use plan::Plan;
 pub use report::Report;

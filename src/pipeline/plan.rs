@@ -8,6 +8,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use super::hub::OnHub;
 use super::schema::suggest;
 use super::spec::{ModelSpec, Spec};
+use super::vocabulary;
 use crate::columns::Side;
 use crate::error::{Error, Problem, Result};
 use crate::io::Dataset;
@@ -122,6 +123,9 @@ impl Plan {
                     problem
                 })),
             }
+        }
+        if problems.is_empty() {
+            problems = vocabulary::problems(&plan);
         }
         if problems.is_empty() { Ok(plan) } else { Err(spec.report(problems)) }
     }

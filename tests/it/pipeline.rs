@@ -245,6 +245,52 @@ fn columns_of_another_reference_are_refused() {
     folder.succeeds(&["run", &train("a")]);
 }
 
+/// A copy of the quickstart's tokenizer in which two tokens have changed places.
+fn other_tokenizer(folder: &Folder) -> String {
+    let own = repository().join("data/quickstart/tokenizer/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(own).unwrap()).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let at = |id: u64, vocabulary: &serde_json::Map<String, Value>| {
+        vocabulary.iter().find(|(_, value)| value.as_u64() == Some(id)).unwrap().0.clone()
+    };
+    let (one, two) = (at(700, vocabulary), at(701, vocabulary));
+    vocabulary.insert(one, 701.into());
+    vocabulary.insert(two, 700.into());
+    std::fs::create_dir(folder.path("other")).unwrap();
+    folder.write("other/tokenizer.json", &tokenizer.to_string());
+    folder.path("other").display().to_string()
+}
+
+#[test]
+fn models_must_read_the_ids_as_they_were_made() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(small(&folder)).unwrap();
+    let other = other_tokenizer(&folder);
+    let broken = text.replace("tokenizer: base,", &format!("tokenizer: {other}, template: none,"));
+    let stderr = folder.fails(&["check", folder.write("p.yaml", &broken).to_str().unwrap()], 78);
+    assert!(stderr.contains("the vocabularies part at id 700"), "{stderr}");
+
+    let broken = text.replace("vocab_size: 1280", "vocab_size: 1000");
+    let stderr = folder.fails(&["check", folder.write("p.yaml", &broken).to_str().unwrap()], 78);
+    assert!(stderr.contains("tokens have no embedding in the model, whose vocab_size is 1000"), "{stderr}");
+
+    // Ids in a dataset carry the digest of the tokenizer that made them.
+    folder.succeeds(&["run", folder.write("p.yaml", &text).to_str().unwrap(), "--only", "out"]);
+    let reading = |tokenizer: &str| {
+        let lines = text.lines().take_while(|line| *line != "stages:").map(|line| match line {
+            line if line.contains("tokenizer:") => format!("    tokenizer: {tokenizer}"),
+            line => line.to_owned(),
+        });
+        let models: Vec<String> = lines.collect();
+        let stages = "stages:\n  rows: { read: { from: run/scored } }\n  \
+                      tuned: { train: { input: rows, model: base, objective: { sft: {} } } }\n";
+        folder.write("q.yaml", &format!("{}\n{stages}", models.join("\n"))).to_str().unwrap().to_owned()
+    };
+    let stderr = folder.fails(&["check", &reading(&other)], 78);
+    assert!(stderr.contains("the rows were tokenized with another tokenizer than that of `base`"), "{stderr}");
+    folder.succeeds(&["check", &reading(&repository().join("data/quickstart/tokenizer").display().to_string())]);
+}
+
 #[test]
 fn broken_inputs_are_errors_with_names() {
     let folder = Folder::new();

@@ -1,0 +1,91 @@
+//! Whether the ids of a stage's rows mean the same to all of its models. Log-probabilities of ids that another tokenizer
+//! made are numbers without a meaning, and nothing later would notice.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::plan::{Node, Plan};
+use crate::columns::provenance::Provenance;
+use crate::error::{Problem, Result};
+use crate::model::Tokenizer;
+use crate::model::tokenizer::compare::difference;
+use crate::stages::Stage;
+
+/// Tokenizers by folder: a pipeline names the same few again and again.
+#[derive(Default)]
+struct Tokenizers(BTreeMap<PathBuf, Tokenizer>);
+
+impl Tokenizers {
+    fn load(&mut self, folder: &Path) -> Result<()> {
+        if !self.0.contains_key(folder) {
+            self.0.insert(folder.to_owned(), Tokenizer::load(folder)?);
+        }
+        Ok(())
+    }
+}
+
+/// Where ids and models of a stage do not fit together.
+pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
+    let mut tokenizers = Tokenizers::default();
+    let mut problems = Vec::new();
+    for node in &plan.nodes {
+        // Passes that the planner added have the models of the stage that they serve.
+        for (field, name) in node.stage.models().into_iter().filter(|_| !node.id.contains('.')) {
+            let message = match mismatch(plan, node, name, &mut tokenizers) {
+                Ok(None) => continue,
+                Ok(Some(message)) => message,
+                Err(error) => error.to_string(),
+            };
+            let path = ["stages", &node.id, node.stage.name(), field].map(str::to_owned).to_vec();
+            let help = "tokenize the rows with the models' own tokenizer, and use models that share it";
+            problems.push(Problem { path, ..Problem::at("", message).help(help) });
+        }
+    }
+    problems
+}
+
+/// What keeps the model `name` from reading the ids of the rows of `node`.
+fn mismatch(plan: &Plan, node: &Node, name: &str, tokenizers: &mut Tokenizers) -> Result<Option<String>> {
+    let Some(source) = plan.start_of(name) else { return Ok(None) };
+    let Some(own) = source.tokenizer.clone() else { return Ok(None) };
+    tokenizers.load(&own)?;
+    if let Some(vocabulary) = source.config()?.get("vocab_size").and_then(serde_json::Value::as_u64) {
+        tokenizers.0[&own].check_fits(vocabulary as usize)?;
+    }
+    match ids_of(plan, node) {
+        Ids::Tokenized { stage, folder } => {
+            tokenizers.load(&folder)?;
+            difference((stage, &tokenizers.0[&folder]), (name, &tokenizers.0[&own]))
+        }
+        Ids::Stamped(digest) if digest != tokenizers.0[&own].digest()? => {
+            Ok(Some(format!("the rows were tokenized with another tokenizer than that of `{name}`")))
+        }
+        Ids::Stamped(_) | Ids::Unknown => Ok(None),
+    }
+}
+
+/// Where the ids of a stage's rows come from.
+enum Ids<'a> {
+    /// A stage of the pipeline, with the tokenizer in `folder`.
+    Tokenized {
+        stage: &'a str,
+        folder: PathBuf,
+    },
+    /// A dataset that names its tokenizer's digest.
+    Stamped(String),
+    Unknown,
+}
+
+fn ids_of<'a>(plan: &'a Plan, node: &'a Node) -> Ids<'a> {
+    let mut at = node;
+    loop {
+        if let Stage::Tokenize(tokenize) = &at.stage {
+            return Ids::Tokenized { stage: &at.id, folder: plan.tokenizer(&tokenize.tokenizer) };
+        }
+        let inputs = at.stage.inputs();
+        match inputs.first().and_then(|(_, input)| plan.node(input)) {
+            Some(input) => at = input,
+            None => return Provenance::of(&at.columns).tokenizer.map_or(Ids::Unknown, Ids::Stamped),
+        }
+    }
+}
