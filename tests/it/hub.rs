@@ -26,7 +26,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let server = HubServer::start();
-        let weights: Vec<u8> = (0..300_000_u32).map(|i| (i * i >> 7) as u8).collect();
+        let weights: Vec<u8> = (0..300_000_u32).map(|i| (i.wrapping_mul(i) >> 7) as u8).collect();
         let files: [(&str, &[u8]); 7] = [
             ("README.md", b"# A model"),
             ("config.json", CONFIG),
@@ -252,8 +252,8 @@ fn a_content_that_is_not_the_hub_s_is_never_used() {
     let place = Place::new();
     place.server.fail(&[Fault::Whole, Fault::Whole, Fault::Damaged]);
     let error = place.error("hf://org/model");
-    let expected = format!("hf://org/model/model.safetensors: the content's digest is ");
-    assert!(error.starts_with(&expected) && error.contains(&format!(", not {}", etag(&place.weights))), "{error}");
+    let expected = "hf://org/model/model.safetensors: the content's digest is ";
+    assert!(error.starts_with(expected) && error.contains(&format!(", not {}", etag(&place.weights))), "{error}");
     assert!(!place.cached("snapshots").join("a".repeat(40)).join("model.safetensors").exists());
     assert_eq!(fs::read_dir(place.cached("blobs")).unwrap().count(), 2);
     // A damaged start from an earlier run is fetched anew.
