@@ -1,9 +1,9 @@
 //! What a training needs to go on after it was stopped: parameters, AdamW's moments, and how far it came.
 //!
-//! A checkpoint is one safetensors file, `step-00000100.safetensors`, that appears whole. Its tensors are `parameter.<name>`,
-//! `first.<name>` and `second.<name>`, flat and in f32; its metadata holds the [`Cursor`].
+//! A checkpoint is one safetensors file, `step-00000100.safetensors`, that appears whole. Its tensors are `parameter.<name>` of
+//! what trains, `first.<name>` and `second.<name>`, flat and in f32; its metadata holds the [`Cursor`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -71,9 +71,14 @@ impl Checkpoints {
             let shape = [values.len()];
             Some(Tensor::from_data(TensorData::new(values, shape), device))
         };
+        let mut trained = BTreeSet::new();
+        trained_parameters(&model, |name, _| {
+            trained.insert(name.to_owned());
+        });
         let mut missing = None;
         let model = model.map_parameters(|name, parameter| match read(&format!("parameter.{name}")) {
             Some(found) if found.dims() == parameter.dims() => found,
+            None if !trained.contains(name) => parameter,
             _ => {
                 missing = Some(name.to_owned());
                 parameter
@@ -92,7 +97,7 @@ impl Checkpoints {
     /// Writes a checkpoint, then deletes those that are too many.
     pub fn save(&self, model: &CausalLm, state: &State, cursor: Cursor) -> Result<()> {
         let mut tensors: BTreeMap<String, Tensor<1>> = BTreeMap::new();
-        model.for_each_parameter(|name, values, _| drop(tensors.insert(format!("parameter.{name}"), values.inner())));
+        trained_parameters(model, |name, values| drop(tensors.insert(format!("parameter.{name}"), values.inner())));
         for (name, [first, second]) in state.moments() {
             tensors.insert(format!("first.{name}"), first.clone());
             tensors.insert(format!("second.{name}"), second.clone());
@@ -132,4 +137,13 @@ impl Checkpoints {
     pub fn clear(&self) -> Result<()> {
         self.folder.delete_all()
     }
+}
+
+/// Frozen parameters, below adapters, are where the model came from.
+fn trained_parameters(model: &CausalLm, mut visit: impl FnMut(&str, Tensor<1>)) {
+    model.for_each_parameter(|name, values, _| {
+        if values.is_autodiff() {
+            visit(name, values);
+        }
+    });
 }

@@ -11,8 +11,8 @@ use sepo::pipeline::{Options, Plan, Spec, run};
 
 use crate::harness::{Folder, repository};
 
-/// A training of 12 steps in 3 epochs, with a checkpoint after every other step.
-fn training(folder: &Folder, out: &str) -> String {
+/// A training of 12 steps in 3 epochs, with a checkpoint after every other step; `more` are settings of its own.
+fn training(folder: &Folder, out: &str, more: &str) -> String {
     let data = repository().join("data/quickstart");
     let data = data.display();
     let text = format!(
@@ -29,7 +29,7 @@ stages:
   tokens: {{ tokenize: {{ input: pairs, tokenizer: base }} }}
   tuned:
     train: {{ input: tokens, model: base, objective: {{ sft: {{}} }}, epochs: 3, batch_size: 8, learning_rate: 0.01,
-              checkpoint: {{ every: 2, keep: 1 }}, log_every: 1 }}
+              checkpoint: {{ every: 2, keep: 1 }}, log_every: 1{more} }}
 ",
         folder.path(out).display()
     );
@@ -59,8 +59,8 @@ impl Monitor for StopAfter {
 #[test]
 fn a_stopped_training_goes_on_with_the_next_step() {
     let folder = Folder::new();
-    folder.succeeds(&["run", &training(&folder, "whole")]);
-    let file = training(&folder, "stopped");
+    folder.succeeds(&["run", &training(&folder, "whole", "")]);
+    let file = training(&folder, "stopped", "");
     let plan = Plan::new(&Spec::parse(&std::fs::read_to_string(&file).unwrap(), &file, &[]).unwrap()).unwrap();
     // Within an epoch, at the end of one, and right behind the last stop.
     for steps in [3, 1, 1, 4] {
@@ -82,10 +82,28 @@ fn a_stopped_training_goes_on_with_the_next_step() {
 }
 
 #[test]
+fn a_stopped_training_of_adapters_goes_on_too_and_keeps_the_adapters_alone() {
+    let folder = Folder::new();
+    let lora = ", lora: { r: 2, alpha: 4, merge: true }";
+    folder.succeeds(&["run", &training(&folder, "whole", lora)]);
+    let file = training(&folder, "stopped", lora);
+    let plan = Plan::new(&Spec::parse(&std::fs::read_to_string(&file).unwrap(), &file, &[]).unwrap()).unwrap();
+    let stopped = run(&plan, &file, &Options::default(), &StopAfter(3.into()));
+    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    let checkpoint = std::fs::read_dir(folder.path("stopped/checkpoints")).unwrap().next().unwrap().unwrap().path();
+    let checkpoint = std::fs::read(checkpoint.join("step-00000003.safetensors")).unwrap();
+    let names: Vec<_> =
+        safetensors::SafeTensors::deserialize(&checkpoint).unwrap().names().into_iter().map(str::to_owned).collect();
+    assert!(names.iter().all(|name| name.contains("lora_")), "{names:?}");
+    folder.succeeds(&["run", &file]);
+    assert_eq!(weights(&folder, "stopped"), weights(&folder, "whole"));
+}
+
+#[test]
 fn a_killed_training_ends_with_the_same_weights() {
     let folder = Folder::new();
-    folder.succeeds(&["run", &training(&folder, "whole")]);
-    let file = training(&folder, "killed");
+    folder.succeeds(&["run", &training(&folder, "whole", "")]);
+    let file = training(&folder, "killed", "");
     for milliseconds in [60, 90, 120, 150, 180] {
         let mut process = Command::new(env!("CARGO_BIN_EXE_sepo"))
             .args(["run", &file])
@@ -104,7 +122,7 @@ fn a_killed_training_ends_with_the_same_weights() {
 #[test]
 fn a_broken_checkpoint_is_an_error_that_names_it() {
     let folder = Folder::new();
-    let file = training(&folder, "out");
+    let file = training(&folder, "out", "");
     let plan = Plan::new(&Spec::parse(&std::fs::read_to_string(&file).unwrap(), &file, &[]).unwrap()).unwrap();
     let stopped = run(&plan, &file, &Options::default(), &StopAfter(3.into()));
     assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
