@@ -13,6 +13,7 @@ mod json_rows;
 mod json_schema;
 pub mod jsonl;
 pub mod parquet;
+pub mod storage;
 pub mod store;
 mod text;
 mod unify;
@@ -25,7 +26,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 
 pub use dataset::{Chunk, Dataset, Unit};
-pub use store::Location;
+pub use storage::Storage;
+pub use store::{Location, Stores};
 pub use unify::list_element;
 
 /// The file format of an output.
