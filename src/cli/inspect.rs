@@ -12,7 +12,7 @@ use crate::columns::lists::{floats, ids, masks};
 use crate::columns::provenance::Provenance;
 use crate::columns::{PROMPT_IDS, Side};
 use crate::error::{Error, Result};
-use crate::io::Dataset;
+use crate::io::{Dataset, Stores};
 use crate::model::Tokenizer;
 
 #[derive(Debug, Args)]
@@ -60,7 +60,7 @@ impl Numbers {
 
 impl Inspect {
     pub(super) fn text(&self) -> Result<String> {
-        let dataset = Dataset::open(std::slice::from_ref(&self.path))?;
+        let dataset = Dataset::open(std::slice::from_ref(&self.path), &Stores::default())?;
         let schema = dataset.schema().clone();
         let has = |name: &str| schema.field_with_name(name).is_ok();
         let mut found = Map::new();

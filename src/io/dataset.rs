@@ -1,7 +1,8 @@
 //! A dataset: files of one schema, and the units of work that they fall into.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::compute::{can_cast_types, cast};
@@ -10,7 +11,7 @@ use arrow::error::ArrowError;
 use glob::{MatchOptions, Pattern};
 use serde::{Deserialize, Serialize};
 
-use super::store::Location;
+use super::store::{Location, Stores, shown};
 use super::text::COMPRESSED;
 use super::unify::unify;
 use super::{csv, ipc, jsonl, parquet};
@@ -39,10 +40,14 @@ pub struct Unit {
     pub rows: u64,
 }
 
+/// Files that are opened at the same time where every one of them costs several answers of a store.
+const OPENED_AT_ONCE: usize = 16;
+
 /// Files of one schema.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     files: Vec<(Location, File)>,
+    versions: Vec<String>,
     schema: SchemaRef,
 }
 
@@ -56,13 +61,14 @@ enum File {
 
 impl File {
     fn open(location: &Location) -> Result<Self> {
-        match Kind::of(location.name()) {
-            Some(Kind::Parquet) => Ok(Self::Parquet(parquet::File::open(location)?)),
-            Some(Kind::JsonLines | Kind::Json) => Ok(Self::Json(jsonl::File::open(location)?)),
-            Some(Kind::Csv) => Ok(Self::Csv(csv::File::open(location)?)),
-            Some(Kind::Ipc) => Ok(Self::Ipc(ipc::File::open(location)?)),
+        let file = match Kind::of(location.name()) {
+            Some(Kind::Parquet) => parquet::File::open(location).map(Self::Parquet),
+            Some(Kind::JsonLines | Kind::Json) => jsonl::File::open(location).map(Self::Json),
+            Some(Kind::Csv) => csv::File::open(location).map(Self::Csv),
+            Some(Kind::Ipc) => ipc::File::open(location).map(Self::Ipc),
             None => Err(Error::data(Place::file(location), format!("unknown kind of file; {KINDS}"))),
-        }
+        };
+        file.map_err(|error| location.cause(error))
     }
 
     fn schema(&self) -> &SchemaRef {
@@ -126,23 +132,26 @@ impl Kind {
 impl Dataset {
     /// Opens what `patterns` name: files, globs (`*`, `?`, `[…]`, `**`), or folders with everything below them that has
     /// a known extension and no leading `.` or `_` in its path.
-    pub fn open(patterns: &[String]) -> Result<Self> {
+    pub fn open(patterns: &[String], stores: &Stores) -> Result<Self> {
         let mut locations = Vec::new();
         for pattern in patterns {
-            let found = find(pattern)?;
+            let found = find(pattern, stores)?;
             if found.is_empty() {
                 let what = if pattern.contains(WILD) { "no file matches" } else { "no such file or folder" };
-                return Err(Error::data(Place::file(pattern), what));
+                return Err(Error::data(Place::file(shown(pattern)), what));
             }
             locations.extend(found);
         }
-        let mut files: Vec<(Location, File)> = Vec::with_capacity(locations.len());
-        for location in locations {
-            let file = File::open(&location)?;
-            files.push((location, file));
-        }
+        Self::of(locations)
+    }
+
+    /// Opens files.
+    pub fn of(locations: Vec<Location>) -> Result<Self> {
+        let opened = open_all(&locations)?;
+        let (files, versions): (Vec<_>, _) = opened.into_iter().unzip();
+        let files: Vec<(Location, File)> = locations.into_iter().zip(files).collect();
         let schema = common_schema(&files)?;
-        Ok(Self { files, schema })
+        Ok(Self { files, versions, schema })
     }
 
     /// The columns.
@@ -190,9 +199,10 @@ impl Dataset {
             File::Csv(file) => Box::new(file.read(batch_rows)?),
             File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows)?),
         };
-        let (schema, place) = (self.schema.clone(), Place::file(self.file(unit)));
+        let (schema, location) = (self.schema.clone(), self.file(unit).clone());
+        let place = Place::file(&location);
         Ok(Box::new(chunks.map(move |chunk| {
-            let Chunk { batch, first_row } = chunk?;
+            let Chunk { batch, first_row } = chunk.map_err(|error| location.cause(error))?;
             let wrong = |error: ArrowError| Error::data(place.clone(), error);
             let columns = schema.fields().iter().map(|field| {
                 let missing = || Error::data(place.clone(), "columns differ within the file");
@@ -205,15 +215,37 @@ impl Dataset {
     }
 
     /// What changes when a file is added, removed, replaced or renamed.
-    pub fn fingerprint(&self) -> Result<String> {
+    pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        for (location, _) in &self.files {
-            for part in [location.to_string(), location.version()?] {
+        for ((location, _), version) in self.files.iter().zip(&self.versions) {
+            for part in [&location.to_string(), version] {
                 hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
             }
         }
-        Ok(hasher.finalize().to_hex().to_string())
+        hasher.finalize().to_hex().to_string()
     }
+}
+
+/// The files at `locations` with their versions, several at a time unless they are local.
+fn open_all(locations: &[Location]) -> Result<Vec<(File, String)>> {
+    let open = |location: &Location| Ok((File::open(location)?, location.version()?));
+    if locations.iter().all(|location| location.local().is_some()) {
+        return locations.iter().map(open).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let opened: Vec<OnceLock<Result<(File, String)>>> = locations.iter().map(|_| OnceLock::new()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..OPENED_AT_ONCE.min(locations.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(location) = locations.get(index) else { break };
+                    opened[index].get_or_init(|| open(location));
+                }
+            });
+        }
+    });
+    opened.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 /// The columns that all files have: those of the first, as wide as the others need them. Where rows may lack columns,
@@ -255,12 +287,13 @@ fn common_schema(files: &[(Location, File)]) -> Result<SchemaRef> {
 
 const WILD: [char; 3] = ['*', '?', '['];
 
-fn find(pattern: &str) -> Result<Vec<Location>> {
-    let whole = Location::parse(pattern)?;
-    let Some(wild) = pattern.find(WILD).filter(|_| whole.open().is_err()) else {
-        if whole.local().is_some_and(|path| path.is_file()) {
-            return Ok(vec![whole]);
-        }
+fn find(pattern: &str, stores: &Stores) -> Result<Vec<Location>> {
+    let whole = stores.locate(pattern)?;
+    if whole.is_file()? {
+        return Ok(vec![whole]);
+    }
+    // Web servers have no listings, and a `?` there begins a query.
+    let Some(wild) = pattern.find(WILD).filter(|_| !pattern.starts_with("http")) else {
         let visible = |below: &Location| {
             let path = below.to_string();
             let hidden = |part: &str| part.starts_with(['.', '_']);
@@ -277,7 +310,7 @@ fn find(pattern: &str) -> Result<Vec<Location>> {
     let options =
         MatchOptions { require_literal_separator: true, require_literal_leading_dot: true, case_sensitive: true };
     let compiled = Pattern::new(relative).map_err(|error| Error::data(Place::file(pattern), error))?;
-    let root = Location::parse(folder)?;
+    let root = stores.locate(folder)?;
     let prefix = root.to_string().len() + 1;
     let matches = |below: &Location| compiled.matches_with(&below.to_string()[prefix..], options);
     Ok(root.list()?.into_iter().filter(matches).collect())
@@ -315,7 +348,7 @@ mod tests {
         {
             write(&at(name), Arc::new(Int64Array::from_iter_values(0..rows)));
         }
-        let open = |pattern: &str| Dataset::open(&[at(pattern).to_str().unwrap().to_owned()]);
+        let open = |pattern: &str| Dataset::open(&[at(pattern).to_str().unwrap().to_owned()], &Stores::default());
         assert_eq!(open("a-0.parquet").unwrap().rows(), 5000);
         assert_eq!(open("a-*.parquet").unwrap().rows(), 5003);
         assert_eq!(open("**/*.parquet").unwrap().rows(), 5014);
@@ -345,7 +378,7 @@ mod tests {
         write("c.json", "[{\"late\": \"z\", \"turns\": [{\"content\": \"x\", \"name\": \"n\"}]}]");
         let open = |names: &[&str]| {
             let paths = names.iter().map(|name| folder.path().join(name).to_str().unwrap().to_owned());
-            Dataset::open(&paths.collect::<Vec<_>>())
+            Dataset::open(&paths.collect::<Vec<_>>(), &Stores::default())
         };
         let dataset = open(&["a.jsonl", "b.jsonl", "c.json"]).unwrap();
         let names: Vec<&str> = dataset.schema().fields().iter().map(|field| field.name().as_str()).collect();

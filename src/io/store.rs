@@ -20,8 +20,8 @@ use object_store::{
 use crate::error::{Error, Result};
 use attempts::persist;
 pub use blob::{Blob, BlobReader};
-pub use client::{Stores, shown};
 use client::{Client, Kind};
+pub use client::{Stores, shown};
 pub use upload::Upload;
 use wrong::Hope;
 
@@ -244,6 +244,7 @@ fn failed(path: &str, error: &dyn fmt::Display) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read, Write};
 
     #[test]
     fn files_appear_whole() {

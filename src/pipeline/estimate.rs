@@ -45,6 +45,7 @@ pub struct Rows {
 /// # Errors
 /// Rows or checkpoints that cannot be read.
 pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
+    plan.fetch()?;
     let mut estimates = BTreeMap::new();
     for node in &plan.nodes {
         let rows = match &node.stage {

@@ -9,7 +9,7 @@ use super::plan::Node;
 use super::report::Reports;
 use crate::columns::{ROW_ID, row_as_json};
 use crate::error::{Error, Place, Result};
-use crate::io::{Dataset, FileFormat, Location, Unit};
+use crate::io::{Dataset, FileFormat, Location, Unit, ahead};
 use crate::stages::read::Reader;
 use crate::stages::select::Select;
 use crate::stages::{Stage, Transform};
@@ -144,7 +144,7 @@ impl Flow {
         let (unit, mut left) = self.units[index].clone();
         let file = self.dataset.file(&unit).to_string();
         let mut passed = Passed::default();
-        for chunk in self.dataset.read(&unit, BATCH_ROWS)? {
+        for chunk in ahead(self.dataset.read(&unit, BATCH_ROWS)?) {
             let chunk = chunk?;
             let mut batch = match &self.reader {
                 None => chunk.batch,

@@ -8,6 +8,7 @@
 
 pub mod estimate;
 pub mod flow;
+mod models;
 pub mod plan;
 pub mod report;
 pub mod run;

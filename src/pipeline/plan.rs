@@ -1,15 +1,15 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
+use super::models::Models;
 use super::schema::suggest;
-use super::spec::{ModelSpec, Spec};
+use super::spec::Spec;
 use crate::columns::Side;
 use crate::error::{Problem, Result};
-use crate::io::Dataset;
+use crate::io::{Dataset, Stores};
 use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::stages::Stage;
 use crate::stages::score::Score;
@@ -22,11 +22,13 @@ pub struct Plan {
     pub nodes: Vec<Node>,
     /// Folder for everything that the run keeps.
     pub workdir: String,
+    /// The stores that paths and URLs lie in.
+    pub stores: Stores,
     /// Where models run.
     pub device: DeviceSpec,
     /// Seed of the order of training rows.
     pub seed: u64,
-    models: BTreeMap<String, ModelSpec>,
+    models: Models,
 }
 
 /// One stage.
@@ -50,13 +52,9 @@ impl Plan {
     pub fn new(spec: &Spec) -> Result<Self> {
         let mut problems = Vec::new();
         let order = sort(spec, &mut problems);
-        for (name, model) in &spec.file.models {
-            if model.path.is_some() == model.init.is_some() {
-                let mut problem = Problem::at("", "a model has either `path` or `init`");
-                problem.path = vec!["models".into(), name.clone()];
-                problems.push(problem);
-            }
-        }
+        let stores = Stores::new(spec.file.storage.clone());
+        problems.extend(spec.file.storage.problem().map(|message| Problem::at("storage", message)));
+        let models = Models::new(spec, &stores, &mut problems);
         if let Some(feature) = spec.file.device.missing_feature() {
             let message = format!("this build cannot use the device `{}`", spec.file.device);
             problems.push(Problem::at("device", message).help(format!("build with `--features {feature}`")));
@@ -64,9 +62,10 @@ impl Plan {
         let mut plan = Self {
             nodes: Vec::new(),
             workdir: spec.file.workdir.clone(),
+            stores,
             device: spec.file.device,
             seed: spec.file.seed,
-            models: spec.file.models.clone(),
+            models,
         };
         for id in order {
             let mut stage = spec.file.stages[&id].clone();
@@ -104,22 +103,16 @@ impl Plan {
 
     /// The model `name` before any training: none for the id of a `train` stage.
     pub fn source(&self, name: &str) -> Option<ModelSource> {
-        let model = self.models.get(name)?;
-        let tokenizer = model.tokenizer.as_ref().map(PathBuf::from);
-        let source = match (&model.path, &model.init) {
-            (Some(path), _) => {
-                let own = ModelSource::folder(name, path);
-                ModelSource::new(name, own.weights, tokenizer.or(own.tokenizer))
-            }
-            (None, init) => {
-                let config = init.clone().unwrap_or_default().into_iter().collect();
-                ModelSource::new(name, Weights::Init { config, seed: self.seed }, tokenizer)
-            }
-        };
-        Some(match &model.adapter {
-            Some(adapter) => source.adapted(adapter),
-            None => source,
-        })
+        self.models.source(name, self.seed)
+    }
+
+    /// Brings what the stages need of models in stores to this machine.
+    ///
+    /// # Errors
+    /// A store or a disk that fails.
+    pub fn fetch(&self) -> Result<()> {
+        let used = |name: &str| self.nodes.iter().any(|node| node.stage.models().iter().any(|(_, used)| *used == name));
+        self.models.fetch(used)
     }
 
     /// The model that the training of `name` began with, however many `train` stages lie between.
@@ -181,7 +174,7 @@ impl Plan {
         };
         let columns = match stage {
             Stage::Read(read) => {
-                let dataset = Dataset::open(&read.from.list());
+                let dataset = Dataset::open(&read.from.list(), &self.stores);
                 let dataset = dataset.map_err(|error| vec![Problem::at("from", error.to_string())])?;
                 return Ok((read.columns(dataset.schema())?, Some(dataset)));
             }

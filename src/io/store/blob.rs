@@ -94,8 +94,13 @@ impl Seek for BlobReader {
             SeekFrom::End(by) => self.blob.size.checked_add_signed(by),
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
         };
-        self.at = at.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "before the start of the file"))?;
-        self.block = Bytes::new();
+        let at = at.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "before the start of the file"))?;
+        let ahead = at.checked_sub(self.at).map(|ahead| ahead as usize);
+        match ahead.filter(|ahead| *ahead <= self.block.len()) {
+            Some(ahead) => drop(self.block.split_to(ahead)),
+            None => self.block = Bytes::new(),
+        }
+        self.at = at;
         Ok(self.at)
     }
 }

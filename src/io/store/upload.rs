@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::mem::take;
 
 use object_store::multipart::PartId;
-use object_store::{Error as StoreError, MultipartId, MultipartUpload, ObjectStoreExt, PutPayload, Result as StoreResult};
+use object_store::{
+    Error as StoreError, MultipartId, MultipartUpload, ObjectStoreExt, PutPayload, Result as StoreResult,
+};
 use tokio::task::JoinHandle;
 
 use super::attempts::{attempt, block_on, persist, spawn};
