@@ -8,7 +8,7 @@ use super::models::Models;
 use super::schema::suggest;
 use super::spec::Spec;
 use crate::columns::Side;
-use crate::error::{Problem, Result};
+use crate::error::{Error, Problem, Result};
 use crate::io::{Dataset, Stores};
 use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::stages::Stage;
@@ -81,7 +81,8 @@ impl Plan {
             }
             match plan.columns(&stage) {
                 Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
-                Err(found) => problems.extend(found.into_iter().map(|mut problem| {
+                Err(Refused::Store(error)) => return Err(error.in_stage(&id)),
+                Err(Refused::Problems(found)) => problems.extend(found.into_iter().map(|mut problem| {
                     let prefix = ["stages".to_owned(), id.clone(), stage.name().to_owned()];
                     problem.path.splice(0..0, prefix);
                     problem
@@ -166,7 +167,7 @@ impl Plan {
         }
     }
 
-    fn columns(&self, stage: &Stage) -> Result<(SchemaRef, Option<Dataset>), Vec<Problem>> {
+    fn columns(&self, stage: &Stage) -> Result<(SchemaRef, Option<Dataset>), Refused> {
         let input = |id: &str| self.node(id).map_or_else(|| Schema::empty().into(), |node| node.columns.clone());
         let checked = |input: SchemaRef, problems: Vec<Problem>| match problems.is_empty() {
             true => Ok(input),
@@ -175,7 +176,10 @@ impl Plan {
         let columns = match stage {
             Stage::Read(read) => {
                 let dataset = Dataset::open(&read.from.list(), &self.stores);
-                let dataset = dataset.map_err(|error| vec![Problem::at("from", error.to_string())])?;
+                let dataset = dataset.map_err(|error| match error {
+                    Error::Store { .. } => Refused::Store(error),
+                    error => vec![Problem::at("from", error.to_string())].into(),
+                })?;
                 return Ok((read.columns(dataset.schema())?, Some(dataset)));
             }
             Stage::Tokenize(tokenize) => {
@@ -183,7 +187,7 @@ impl Plan {
                 if !folder.join("tokenizer.json").is_file() {
                     let message = format!("no tokenizer.json in `{}`", folder.display());
                     let help = "a folder, or a model under `models:` that has a tokenizer";
-                    return Err(vec![Problem::at("tokenizer", message).help(help)]);
+                    return Err(vec![Problem::at("tokenizer", message).help(help)].into());
                 }
                 tokenize.columns(&input(&tokenize.input))?
             }
@@ -195,6 +199,20 @@ impl Plan {
             Stage::Audit(audit) => checked(input(&audit.input), audit.problems(&input(&audit.input)))?,
         };
         Ok((columns, None))
+    }
+}
+
+/// Why a stage has no columns.
+enum Refused {
+    /// The pipeline file is wrong.
+    Problems(Vec<Problem>),
+    /// The file may be right, but the store with the data said no.
+    Store(Error),
+}
+
+impl From<Vec<Problem>> for Refused {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::Problems(problems)
     }
 }
 

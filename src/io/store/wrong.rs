@@ -35,12 +35,14 @@ pub(super) fn hope(error: &StoreError) -> Hope {
     if !matches!(error, StoreError::Generic { .. }) {
         return Hope::None;
     }
+    if says(error, &["169.254.", "metadata.google.internal"]) {
+        return Hope::Identity;
+    }
     match status(error) {
         Some(501) => Hope::None,
         Some(408 | 429 | 500..) => Hope::Later,
         Some(_) => Hope::None,
         None if says(error, &["scheme is not allowed", "builder error"]) => Hope::None,
-        None if says(error, &["169.254.", "metadata.google.internal", "Instance"]) => Hope::Identity,
         // The connection broke, or what came over it was no whole answer.
         None => match chain(error).any(|error| error.is::<HttpError>()) || says(error, &["error response"]) {
             true => Hope::Later,
