@@ -103,8 +103,9 @@ fn dispatch(command: Command) -> Result<()> {
             print(&plan::text(&plan, &estimate(&plan)?))
         }
         Command::Run { pipeline, fresh, only, share, json } => {
-            let plan = pipeline.plan()?;
+            // A stop may be asked for while stores are asked for their files.
             let monitor = progress::Progress::new();
+            let plan = pipeline.plan()?;
             let report = run(&plan, &pipeline.file.display().to_string(), &Options { fresh, only, share }, &monitor)?;
             match json {
                 true => print(&format!("{}\n", serde_json::to_string(&report).expect("a report is plain data"))),

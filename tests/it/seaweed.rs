@@ -25,13 +25,14 @@ pub(crate) struct Server {
 
 /// The server, if there is one: `SEPO_WEED` names its program. With `SEPO_REQUIRE_SERVERS` a missing one is an error.
 pub(crate) fn server() -> Option<&'static Server> {
-    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
+    static SERVER: OnceLock<Option<Result<Server, String>>> = OnceLock::new();
     let server = SERVER.get_or_init(|| std::env::var("SEPO_WEED").ok().map(|weed| start(&weed)));
+    let server = server.as_ref().map(|server| server.as_ref().unwrap_or_else(|log| panic!("no SeaweedFS:\n{log}")));
     if server.is_none() {
         assert!(std::env::var_os("SEPO_REQUIRE_SERVERS").is_none(), "SEPO_WEED does not name SeaweedFS's program");
         println!("SKIPPED: no S3 server; set SEPO_WEED to what tests/servers/seaweedfs.sh prints");
     }
-    server.as_ref()
+    server
 }
 
 /// A port that is free, as is the one 10,000 above, which SeaweedFS takes too.
@@ -46,32 +47,34 @@ fn port() -> u16 {
     }
 }
 
-fn start(weed: &str) -> Server {
+fn start(weed: &str) -> Result<Server, String> {
     let folder = tempfile::tempdir().unwrap().keep();
     std::fs::write(folder.join("s3.json"), IDENTITIES).unwrap();
     let [master, volume, filer, s3] = std::array::from_fn(|_| port());
     let mut guard = Command::new("sh")
         .args(["-c", GUARD, weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"])
         .args(["-filer", "-s3", "-volume.max=50", "-master.volumeSizeLimitMB=64"])
+        // Further services, which would take fixed ports.
+        .args(["-s3.port.iceberg=0", "-s3.port.lance=0"])
         .args([format!("-dir={}", folder.display()), format!("-s3.config={}/s3.json", folder.display())])
         .args([format!("-master.port={master}"), format!("-volume.port={volume}")])
         .args([format!("-filer.port={filer}"), format!("-s3.port={s3}")])
         .env("FOLDER", &folder)
+        .env("TMPDIR", &folder)
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
     let server = Server { s3, filer, _guard: guard.stdin.take().unwrap() };
     let start = Instant::now();
-    while !server.request(s3, "GET", "/", b"").is_some_and(|answer| answer.starts_with(b"HTTP/1.1 403")) {
-        assert!(start.elapsed() < Duration::from_secs(90), "SeaweedFS does not come up");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    let up = || server.request(s3, "GET", "/", b"").is_some_and(|answer| answer.starts_with(b"HTTP/1.1 403"));
     // The first writes wait for the first volume.
-    while !server.put("warm/up", b"x") {
-        assert!(start.elapsed() < Duration::from_secs(90), "SeaweedFS takes no files");
+    while !(up() && server.put("warm/up", b"x")) {
+        if start.elapsed() > Duration::from_secs(60) {
+            return Err(std::fs::read_to_string(folder.join("log")).unwrap_or_default());
+        }
         std::thread::sleep(Duration::from_millis(200));
     }
-    server
+    Ok(server)
 }
 
 impl Server {
