@@ -1,5 +1,6 @@
 //! A dataset: files of one schema, and the units of work that they fall into.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -11,6 +12,7 @@ use arrow::error::ArrowError;
 use glob::{MatchOptions, Pattern};
 use serde::{Deserialize, Serialize};
 
+use super::bounds::Bound;
 use super::store::{Location, Stores, shown};
 use super::text::COMPRESSED;
 use super::unify::unify;
@@ -49,6 +51,8 @@ pub struct Dataset {
     files: Vec<(Location, File)>,
     versions: Vec<String>,
     schema: SchemaRef,
+    /// Row groups, by file and group, that are not read.
+    pruned: BTreeSet<(usize, usize)>,
 }
 
 #[derive(Debug, Clone)]
@@ -151,7 +155,7 @@ impl Dataset {
         let (files, versions): (Vec<_>, _) = opened.into_iter().unzip();
         let files: Vec<(Location, File)> = locations.into_iter().zip(files).collect();
         let schema = common_schema(&files)?;
-        Ok(Self { files, versions, schema })
+        Ok(Self { files, versions, schema, pruned: BTreeSet::new() })
     }
 
     /// The columns.
@@ -169,18 +173,35 @@ impl Dataset {
         &self.files[unit.file].0
     }
 
-    /// Rows in all files.
-    pub fn rows(&self) -> u64 {
-        self.files.iter().flat_map(|(_, file)| file.groups()).sum()
+    /// Leaves out row groups of which no row can fulfil all of `bounds`.
+    pub fn prune(&mut self, bounds: &[Bound]) {
+        for (index, (_, file)) in self.files.iter().enumerate() {
+            // A column that is read as another type may compare in another way.
+            let same = |bound: &&Bound| {
+                self.schema.field_with_name(&bound.column).is_ok_and(|field| bound.fits(field.data_type()))
+            };
+            if let File::Parquet(file) = file {
+                let bounds: Vec<Bound> = bounds.iter().filter(same).cloned().collect();
+                self.pruned.extend(file.without(&bounds).into_iter().map(|group| (index, group)));
+            }
+        }
     }
 
-    /// The units in order; together they hold every row once.
+    /// Rows in all units.
+    pub fn rows(&self) -> u64 {
+        self.units().iter().map(|unit| unit.rows).sum()
+    }
+
+    /// The units in order; together they hold every row once, but for those of groups that were pruned.
     pub fn units(&self) -> Vec<Unit> {
         let mut units: Vec<Unit> = Vec::new();
         for (file, (_, content)) in self.files.iter().enumerate() {
             for (group, rows) in content.groups().into_iter().enumerate() {
+                if self.pruned.contains(&(file, group)) {
+                    continue;
+                }
                 match units.last_mut() {
-                    Some(unit) if unit.file == file && unit.rows + rows <= UNIT_ROWS => {
+                    Some(unit) if unit.file == file && unit.groups.end == group && unit.rows + rows <= UNIT_ROWS => {
                         unit.groups.end = group + 1;
                         unit.rows += rows;
                     }
@@ -393,5 +414,32 @@ mod tests {
         // Notes about data are no data.
         write("dataset_info.json", "{\"features\": {}}");
         assert_eq!(open(&[""]).unwrap().rows(), 2);
+    }
+
+    #[test]
+    fn groups_that_cannot_pass_are_not_read() {
+        use crate::io::bounds::{Compare, Value};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        write(&path, Arc::new(Int64Array::from_iter_values(0..10_000)));
+        let open = || Dataset::open(&[path.to_str().unwrap().to_owned()], &Stores::default()).unwrap();
+        let rows = |compare, value| {
+            let mut dataset = open();
+            dataset.prune(&[Bound { column: "x".into(), compare, value }]);
+            let units = dataset.units();
+            let firsts = units.iter().map(|unit| {
+                let chunk = dataset.read(unit, 10).unwrap().next().unwrap().unwrap();
+                (chunk.first_row, unit.rows)
+            });
+            firsts.collect::<Vec<_>>()
+        };
+        let all = [(1, 4096), (4097, 4096), (8193, 1808)];
+        assert_eq!(rows(Compare::Less, Value::Integer(4096)), all[..1]);
+        assert_eq!(rows(Compare::LessOrEqual, Value::Integer(4096)), all[..2]);
+        assert_eq!(rows(Compare::Equal, Value::Integer(5000)), all[1..2]);
+        assert_eq!(rows(Compare::GreaterOrEqual, Value::Integer(8191)), all[1..]);
+        assert_eq!(rows(Compare::Greater, Value::Integer(8191)), all[2..]);
+        assert_eq!(rows(Compare::Greater, Value::Integer(9999)), []);
+        assert_eq!(rows(Compare::Equal, Value::Text("x".into())), all);
     }
 }

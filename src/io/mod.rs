@@ -6,6 +6,7 @@
 //! ```
 
 pub mod ahead;
+pub mod bounds;
 pub mod csv;
 pub mod dataset;
 pub mod ipc;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 
 pub use ahead::ahead;
+pub use bounds::Bound;
 pub use dataset::{Chunk, Dataset, Unit};
 pub use mirror::Mirror;
 pub use storage::Storage;

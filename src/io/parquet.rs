@@ -17,6 +17,7 @@ use parquet::file::properties::{CdcOptions, WriterProperties};
 use parquet::file::reader::Length;
 use parquet::schema::types::ColumnPath;
 
+use super::bounds::Bound;
 use super::store::{Blob, Location, Upload};
 use super::windows::Windows;
 use super::{Chunk, TableWriter};
@@ -58,6 +59,16 @@ impl File {
     /// Rows of every row group.
     pub fn groups(&self) -> Vec<u64> {
         self.footer.metadata().row_groups().iter().map(|group| group.num_rows() as u64).collect()
+    }
+
+    /// Row groups of which no row can fulfil all of `bounds`.
+    pub fn without(&self, bounds: &[Bound]) -> Vec<usize> {
+        let kind = |bound: &Bound| self.schema().field_with_name(&bound.column).map(|field| field.data_type()).ok();
+        let bounds: Vec<&Bound> =
+            bounds.iter().filter(|bound| kind(bound).is_some_and(|kind| bound.fits(kind))).collect();
+        let groups = self.footer.metadata().row_groups().iter().enumerate();
+        let excluded = groups.filter(|(_, group)| bounds.iter().any(|bound| !bound.may_hold(group)));
+        excluded.map(|(index, _)| index).collect()
     }
 
     /// The rows of `groups` in batches.

@@ -83,6 +83,7 @@ impl Location {
 
     /// Writes a whole file in one go, in place of one that may be there.
     pub fn write(&self, bytes: impl Into<Bytes>) -> Result<()> {
+        self.refuse_web()?;
         let payload = PutPayload::from_bytes(bytes.into());
         let put = |_| self.client.objects.put(&self.path, payload.clone());
         persist(&self.client.retry, put).map(drop).map_err(|error| self.error(&error))
@@ -90,6 +91,7 @@ impl Location {
 
     /// Writes a whole file unless there is one; false where there was.
     pub fn create(&self, bytes: impl Into<Bytes>) -> Result<bool> {
+        self.refuse_web()?;
         let bytes = bytes.into();
         let payload = PutPayload::from_bytes(bytes.clone());
         let mut tries = 0;
@@ -172,6 +174,13 @@ impl Location {
     /// A file to be written bit by bit, which appears when it is finished.
     pub fn upload(&self) -> Result<Upload> {
         Ok(Upload::new(self.clone()))
+    }
+
+    fn refuse_web(&self) -> Result<()> {
+        match self.client.kind {
+            Kind::Web => Err(failed(&self.shown, &"http:// and https:// can only be read")),
+            Kind::Local | Kind::Bucket => Ok(()),
+        }
     }
 
     /// What the store itself said, where that is what lies behind `error`: readers of file formats wrap it in words of

@@ -95,8 +95,10 @@ impl Flow {
         let (Stage::Read(read), Some(dataset)) = (&node.stage, &node.dataset) else {
             return Err(Error::stage(&node.id, format!("`{}` has no files", node.stage.name())));
         };
-        let mut flow = Self::whole(dataset.clone());
         let reader = read.open(dataset.schema())?;
+        let mut dataset = dataset.clone();
+        dataset.prune(&reader.bounds());
+        let mut flow = Self::whole(dataset);
         let changes_rows = reader.changes_rows();
         flow.reader = Some((node.id.clone(), Arc::new(reader)));
         if let Some(mut left) = read.limit {

@@ -66,9 +66,6 @@ pub(super) fn message(error: &StoreError) -> String {
             let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
             format!("permission denied{said}; check the credentials in the environment and what they may do here")
         }
-        StoreError::NotImplemented { .. } | StoreError::NotSupported { .. } => {
-            "this kind of store cannot do that (http:// and https:// can only be read)".to_owned()
-        }
         _ if says(error, &["scheme is not allowed"]) => {
             "the endpoint has no TLS; permit that with `storage: { allow_http: true }`".to_owned()
         }
