@@ -13,7 +13,7 @@ use crate::columns::lists::{floats, ids, masks};
 use crate::columns::provenance::Provenance;
 use crate::columns::{PROMPT_IDS, Side};
 use crate::error::{Error, Result};
-use crate::io::Dataset;
+use crate::io::{Dataset, Stores};
 use crate::model::Tokenizer;
 
 #[derive(Debug, Args)]
@@ -61,7 +61,7 @@ impl Numbers {
 
 impl Inspect {
     pub(super) fn text(&self) -> Result<String> {
-        let dataset = Dataset::open_watched(std::slice::from_ref(&self.path), &Progress::new())?;
+        let dataset = Dataset::open_watched(std::slice::from_ref(&self.path), &Stores::default(), &Progress::new())?;
         let schema = dataset.schema().clone();
         let has = |name: &str| schema.field_with_name(name).is_ok();
         let mut found = Map::new();

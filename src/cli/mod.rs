@@ -105,8 +105,9 @@ fn dispatch(command: Command) -> Result<()> {
             print(&plan::text(&plan, &estimate(&plan)?))
         }
         Command::Run { pipeline, fresh, only, share, json } => {
-            let plan = pipeline.plan(&Progress::new())?;
+            // A stop may be asked for while stores are asked for their files.
             let monitor = Progress::stoppable();
+            let plan = pipeline.plan(&monitor)?;
             let report = run(&plan, &pipeline.file.display().to_string(), &Options { fresh, only, share }, &monitor)?;
             match json {
                 true => print(&format!("{}\n", serde_json::to_string(&report).expect("a report is plain data"))),

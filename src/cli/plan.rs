@@ -5,12 +5,13 @@ use std::fmt::Write;
 
 use indicatif::HumanBytes;
 
+use crate::io::store::shown;
 use crate::pipeline::Plan;
 use crate::pipeline::estimate::{Estimate, Rows};
 
 /// The stages in the order in which they run.
 pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
-    let mut out = format!("workdir {}, device {}, seed {}\n", plan.workdir, plan.device, plan.seed);
+    let mut out = format!("workdir {}, device {}, seed {}\n", shown(&plan.workdir), plan.device, plan.seed);
     for node in &plan.nodes {
         let uses = node.stage.inputs().into_iter().chain(node.stage.models());
         let uses: Vec<String> = uses.map(|(field, name)| format!("{field} {name}")).collect();

@@ -1,8 +1,10 @@
 //! Progress on stderr: bars on a terminal, plain lines elsewhere; and the wish to stop, from SIGINT or SIGTERM.
 
 use std::io::{IsTerminal, Write, stderr};
+use std::process;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
@@ -13,6 +15,10 @@ static STOPPING: AtomicBool = AtomicBool::new(false);
 
 /// The unit that is shown as MiB or GiB.
 const BYTES: &str = "bytes";
+
+/// How long work that was asked to stop may take to come to its next good end: a store may be out of reach, a step of a
+/// training may be long. What is cut off then is done again, as after any crash.
+const PATIENCE: Duration = Duration::from_secs(9);
 
 /// Between two plain lines.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -41,7 +47,16 @@ impl Progress {
     /// Ctrl-C asks for a clean stop.
     pub(super) fn stoppable() -> Self {
         // Without a handler the first Ctrl-C ends the process at once: parts still appear whole.
-        let _ = ctrlc::set_handler(|| STOPPING.store(true, Ordering::Relaxed));
+        let _ = ctrlc::set_handler(|| {
+            if STOPPING.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            thread::spawn(|| {
+                thread::sleep(PATIENCE);
+                let _ = writeln!(stderr(), "stopped in mid-work; run the same command again to go on");
+                process::exit(130);
+            });
+        });
         Self::new()
     }
 

@@ -1,7 +1,9 @@
 //! A dataset: files of one schema, and the units of work that they fall into.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::compute::{can_cast_types, cast};
@@ -9,8 +11,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
+use super::bounds::Bound;
 use super::find::{WILD, find};
-use super::store::Location;
+use super::store::{Location, Stores, shown};
 use super::text::COMPRESSED;
 use super::unify::unify;
 use super::{csv, ipc, jsonl, parquet};
@@ -40,11 +43,17 @@ pub struct Unit {
     pub rows: u64,
 }
 
+/// Files that are opened at the same time where every one of them costs several answers of a store.
+const OPENED_AT_ONCE: usize = 16;
+
 /// Files of one schema.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     files: Vec<(Location, File)>,
+    versions: Vec<String>,
     schema: SchemaRef,
+    /// Row groups, by file and group, that are not read.
+    pruned: BTreeSet<(usize, usize)>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,13 +66,14 @@ enum File {
 
 impl File {
     fn open(location: &Location) -> Result<Self> {
-        match Kind::of(location.name()) {
-            Some(Kind::Parquet) => Ok(Self::Parquet(parquet::File::open(location)?)),
-            Some(Kind::JsonLines | Kind::Json) => Ok(Self::Json(jsonl::File::open(location)?)),
-            Some(Kind::Csv) => Ok(Self::Csv(csv::File::open(location)?)),
-            Some(Kind::Ipc) => Ok(Self::Ipc(ipc::File::open(location)?)),
+        let file = match Kind::of(location.name()) {
+            Some(Kind::Parquet) => parquet::File::open(location).map(Self::Parquet),
+            Some(Kind::JsonLines | Kind::Json) => jsonl::File::open(location).map(Self::Json),
+            Some(Kind::Csv) => csv::File::open(location).map(Self::Csv),
+            Some(Kind::Ipc) => ipc::File::open(location).map(Self::Ipc),
             None => Err(Error::data(Place::file(location), format!("unknown kind of file; {KINDS}"))),
-        }
+        };
+        file.map_err(|error| location.cause(error))
     }
 
     fn schema(&self) -> &SchemaRef {
@@ -127,29 +137,33 @@ impl Kind {
 
 impl Dataset {
     /// Opens what `patterns` name: files, globs (`*`, `?`, `[…]`, `**`), or folders with everything below them that has
-    /// a known extension and no leading `.` or `_` in its path; on this machine or on the hub (`hf://datasets/…`).
-    pub fn open(patterns: &[String]) -> Result<Self> {
-        Self::open_watched(patterns, &Silent)
+    /// a known extension and no leading `.` or `_` in its path; on this machine, in a store, or on the hub
+    /// (`hf://datasets/…`).
+    pub fn open(patterns: &[String], stores: &Stores) -> Result<Self> {
+        Self::open_watched(patterns, stores, &Silent)
     }
 
     /// As [`Self::open`]; `monitor` watches what is fetched from the hub.
-    pub fn open_watched(patterns: &[String], monitor: &dyn Monitor) -> Result<Self> {
+    pub fn open_watched(patterns: &[String], stores: &Stores, monitor: &dyn Monitor) -> Result<Self> {
         let mut locations = Vec::new();
         for pattern in patterns {
-            let found = find(pattern, monitor)?;
+            let found = find(pattern, stores, monitor)?;
             if found.is_empty() {
                 let what = if pattern.contains(WILD) { "no file matches" } else { "no such file or folder" };
-                return Err(Error::data(Place::file(pattern), what));
+                return Err(Error::data(Place::file(shown(pattern)), what));
             }
             locations.extend(found);
         }
-        let mut files: Vec<(Location, File)> = Vec::with_capacity(locations.len());
-        for location in locations {
-            let file = File::open(&location)?;
-            files.push((location, file));
-        }
+        Self::of(locations)
+    }
+
+    /// Opens files.
+    pub fn of(locations: Vec<Location>) -> Result<Self> {
+        let opened = open_all(&locations)?;
+        let (files, versions): (Vec<_>, _) = opened.into_iter().unzip();
+        let files: Vec<(Location, File)> = locations.into_iter().zip(files).collect();
         let schema = common_schema(&files)?;
-        Ok(Self { files, schema })
+        Ok(Self { files, versions, schema, pruned: BTreeSet::new() })
     }
 
     /// The columns.
@@ -167,18 +181,35 @@ impl Dataset {
         &self.files[unit.file].0
     }
 
-    /// Rows in all files.
-    pub fn rows(&self) -> u64 {
-        self.files.iter().flat_map(|(_, file)| file.groups()).sum()
+    /// Leaves out row groups of which no row can fulfil all of `bounds`.
+    pub fn prune(&mut self, bounds: &[Bound]) {
+        for (index, (_, file)) in self.files.iter().enumerate() {
+            // A column that is read as another type may compare in another way.
+            let same = |bound: &&Bound| {
+                self.schema.field_with_name(&bound.column).is_ok_and(|field| bound.fits(field.data_type()))
+            };
+            if let File::Parquet(file) = file {
+                let bounds: Vec<Bound> = bounds.iter().filter(same).cloned().collect();
+                self.pruned.extend(file.without(&bounds).into_iter().map(|group| (index, group)));
+            }
+        }
     }
 
-    /// The units in order; together they hold every row once.
+    /// Rows in all units.
+    pub fn rows(&self) -> u64 {
+        self.units().iter().map(|unit| unit.rows).sum()
+    }
+
+    /// The units in order; together they hold every row once, but for those of groups that were pruned.
     pub fn units(&self) -> Vec<Unit> {
         let mut units: Vec<Unit> = Vec::new();
         for (file, (_, content)) in self.files.iter().enumerate() {
             for (group, rows) in content.groups().into_iter().enumerate() {
+                if self.pruned.contains(&(file, group)) {
+                    continue;
+                }
                 match units.last_mut() {
-                    Some(unit) if unit.file == file && unit.rows + rows <= UNIT_ROWS => {
+                    Some(unit) if unit.file == file && unit.groups.end == group && unit.rows + rows <= UNIT_ROWS => {
                         unit.groups.end = group + 1;
                         unit.rows += rows;
                     }
@@ -197,9 +228,10 @@ impl Dataset {
             File::Csv(file) => Box::new(file.read(batch_rows)?),
             File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows)?),
         };
-        let (schema, place) = (self.schema.clone(), Place::file(self.file(unit)));
+        let (schema, location) = (self.schema.clone(), self.file(unit).clone());
+        let place = Place::file(&location);
         Ok(Box::new(chunks.map(move |chunk| {
-            let Chunk { batch, first_row } = chunk?;
+            let Chunk { batch, first_row } = chunk.map_err(|error| location.cause(error))?;
             let wrong = |error: ArrowError| Error::data(place.clone(), error);
             let columns = schema.fields().iter().map(|field| {
                 let missing = || Error::data(place.clone(), "columns differ within the file");
@@ -212,15 +244,37 @@ impl Dataset {
     }
 
     /// What changes when a file is added, removed, replaced or renamed.
-    pub fn fingerprint(&self) -> Result<String> {
+    pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        for (location, _) in &self.files {
-            for part in [location.to_string(), location.version()?] {
+        for ((location, _), version) in self.files.iter().zip(&self.versions) {
+            for part in [&location.to_string(), version] {
                 hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
             }
         }
-        Ok(hasher.finalize().to_hex().to_string())
+        hasher.finalize().to_hex().to_string()
     }
+}
+
+/// The files at `locations` with their versions, several at a time unless they are local.
+fn open_all(locations: &[Location]) -> Result<Vec<(File, String)>> {
+    let open = |location: &Location| Ok((File::open(location)?, location.version()?));
+    if locations.iter().all(|location| location.local().is_some()) {
+        return locations.iter().map(open).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let opened: Vec<OnceLock<Result<(File, String)>>> = locations.iter().map(|_| OnceLock::new()).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..OPENED_AT_ONCE.min(locations.len()) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(location) = locations.get(index) else { break };
+                    opened[index].get_or_init(|| open(location));
+                }
+            });
+        }
+    });
+    opened.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 /// The columns that all files have: those of the first, as wide as the others need them. Where rows may lack columns,
@@ -283,7 +337,7 @@ mod tests {
         {
             write(&at(name), Arc::new(Int64Array::from_iter_values(0..rows)));
         }
-        let open = |pattern: &str| Dataset::open(&[at(pattern).to_str().unwrap().to_owned()]);
+        let open = |pattern: &str| Dataset::open(&[at(pattern).to_str().unwrap().to_owned()], &Stores::default());
         assert_eq!(open("a-0.parquet").unwrap().rows(), 5000);
         assert_eq!(open("a-*.parquet").unwrap().rows(), 5003);
         assert_eq!(open("**/*.parquet").unwrap().rows(), 5014);
@@ -313,7 +367,7 @@ mod tests {
         write("c.json", "[{\"late\": \"z\", \"turns\": [{\"content\": \"x\", \"name\": \"n\"}]}]");
         let open = |names: &[&str]| {
             let paths = names.iter().map(|name| folder.path().join(name).to_str().unwrap().to_owned());
-            Dataset::open(&paths.collect::<Vec<_>>())
+            Dataset::open(&paths.collect::<Vec<_>>(), &Stores::default())
         };
         let dataset = open(&["a.jsonl", "b.jsonl", "c.json"]).unwrap();
         let names: Vec<&str> = dataset.schema().fields().iter().map(|field| field.name().as_str()).collect();
@@ -328,5 +382,32 @@ mod tests {
         // Notes about data are no data.
         write("dataset_info.json", "{\"features\": {}}");
         assert_eq!(open(&[""]).unwrap().rows(), 2);
+    }
+
+    #[test]
+    fn groups_that_cannot_pass_are_not_read() {
+        use crate::io::bounds::{Compare, Value};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        write(&path, Arc::new(Int64Array::from_iter_values(0..10_000)));
+        let open = || Dataset::open(&[path.to_str().unwrap().to_owned()], &Stores::default()).unwrap();
+        let rows = |compare, value| {
+            let mut dataset = open();
+            dataset.prune(&[Bound { column: "x".into(), compare, value }]);
+            let units = dataset.units();
+            let firsts = units.iter().map(|unit| {
+                let chunk = dataset.read(unit, 10).unwrap().next().unwrap().unwrap();
+                (chunk.first_row, unit.rows)
+            });
+            firsts.collect::<Vec<_>>()
+        };
+        let all = [(1, 4096), (4097, 4096), (8193, 1808)];
+        assert_eq!(rows(Compare::Less, Value::Integer(4096)), all[..1]);
+        assert_eq!(rows(Compare::LessOrEqual, Value::Integer(4096)), all[..2]);
+        assert_eq!(rows(Compare::Equal, Value::Integer(5000)), all[1..2]);
+        assert_eq!(rows(Compare::GreaterOrEqual, Value::Integer(8191)), all[1..]);
+        assert_eq!(rows(Compare::Greater, Value::Integer(8191)), all[2..]);
+        assert_eq!(rows(Compare::Greater, Value::Integer(9999)), []);
+        assert_eq!(rows(Compare::Equal, Value::Text("x".into())), all);
     }
 }

@@ -4,7 +4,7 @@ use glob::{MatchOptions, Pattern};
 
 use super::dataset::Kind;
 use super::hub::{Address, Hub};
-use super::store::Location;
+use super::store::{Location, Stores};
 use crate::error::{Error, Place, Result};
 use crate::monitor::Monitor;
 
@@ -12,15 +12,16 @@ use crate::monitor::Monitor;
 pub(super) const WILD: [char; 3] = ['*', '?', '['];
 
 /// The files that `pattern` means, in order; those of the hub are on this machine then.
-pub(super) fn find(pattern: &str, monitor: &dyn Monitor) -> Result<Vec<Location>> {
+pub(super) fn find(pattern: &str, stores: &Stores, monitor: &dyn Monitor) -> Result<Vec<Location>> {
     if let Some(address) = Address::parse(pattern)? {
         return on_hub(&address, monitor);
     }
-    let whole = Location::parse(pattern)?;
-    let Some(wild) = pattern.find(WILD).filter(|_| whole.open().is_err()) else {
-        if whole.local().is_some_and(|path| path.is_file()) {
-            return Ok(vec![whole]);
-        }
+    let whole = stores.locate(pattern)?;
+    if whole.is_file()? {
+        return Ok(vec![whole]);
+    }
+    // Web servers have no listings, and a `?` there begins a query.
+    let Some(wild) = pattern.find(WILD).filter(|_| !pattern.starts_with("http")) else {
         let prefix = whole.to_string().len();
         return Ok(data_files(whole.list()?, |below| below.to_string()[prefix..].to_owned()));
     };
@@ -31,7 +32,7 @@ pub(super) fn find(pattern: &str, monitor: &dyn Monitor) -> Result<Vec<Location>
     };
     let relative = pattern[..wild].rfind('/').map_or(pattern, |at| &pattern[at + 1..]);
     let matches = matcher(relative, pattern)?;
-    let root = Location::parse(folder)?;
+    let root = stores.locate(folder)?;
     let prefix = root.to_string().len() + 1;
     Ok(root.list()?.into_iter().filter(|below| matches(&below.to_string()[prefix..])).collect())
 }

@@ -120,7 +120,7 @@ fn reader(blob: &Blob, place: &Place) -> Result<FileReader<BlobReader>> {
 
 /// Writes one Arrow IPC file.
 pub struct Writer {
-    place: Place,
+    location: Location,
     writer: FileWriter<Upload>,
     bytes: u64,
 }
@@ -131,14 +131,15 @@ impl Writer {
         let place = Place::file(location);
         let writer = FileWriter::try_new(location.upload()?, schema);
         let writer = writer.map_err(|error| Error::data(place.clone(), error))?;
-        Ok(Self { place, writer, bytes: 0 })
+        Ok(Self { location: location.clone(), writer, bytes: 0 })
     }
 }
 
 impl TableWriter for Writer {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.bytes += batch.get_array_memory_size() as u64;
-        self.writer.write(batch).map_err(|error| Error::data(self.place.clone(), error))
+        let written = self.writer.write(batch);
+        written.map_err(|error| self.location.cause(Error::data(Place::file(&self.location), error)))
     }
 
     fn bytes(&self) -> u64 {
@@ -146,7 +147,8 @@ impl TableWriter for Writer {
     }
 
     fn finish(mut self: Box<Self>) -> Result<u64> {
-        let wrong = |error| Error::data(self.place.clone(), error);
+        let location = self.location;
+        let wrong = |error| location.cause(Error::data(Place::file(&location), error));
         self.writer.finish().map_err(wrong)?;
         self.writer.into_inner().map_err(wrong)?.finish()
     }

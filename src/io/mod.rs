@@ -1,10 +1,12 @@
 //! Record batches in and out of files. Everything that is exposed here blocks; nothing here knows a column by name.
 //!
 //! ```text
-//! Location --open--> Dataset --units--> Unit --read--> Chunk { batch, place }
+//! Stores --locate--> Location --open--> Dataset --units--> Unit --read--> Chunk { batch, place }
 //! RecordBatch --> TableWriter --finish--> a file that appears whole
 //! ```
 
+pub mod ahead;
+pub mod bounds;
 pub mod csv;
 pub mod dataset;
 mod find;
@@ -14,10 +16,13 @@ mod ipc_stream;
 mod json_rows;
 mod json_schema;
 pub mod jsonl;
+pub mod mirror;
 pub mod parquet;
+pub mod storage;
 pub mod store;
 mod text;
 mod unify;
+mod windows;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -26,8 +31,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
+pub use ahead::ahead;
+pub use bounds::Bound;
 pub use dataset::{Chunk, Dataset, Unit};
-pub use store::Location;
+pub use mirror::Mirror;
+pub use storage::Storage;
+pub use store::{Location, Stores};
 pub use unify::list_element;
 
 /// The file format of an output.

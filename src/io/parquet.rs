@@ -14,15 +14,21 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{CdcOptions, WriterProperties};
+use parquet::file::reader::Length;
 use parquet::schema::types::ColumnPath;
 
+use super::bounds::Bound;
 use super::store::{Blob, Location, Upload};
+use super::windows::Windows;
 use super::{Chunk, TableWriter};
 use crate::error::{Error, Place, Result};
 
 /// Caps of a written row group: it is the unit of resuming, of sharing work, and of what a viewer scans.
 const GROUP_ROWS: usize = 4096;
 const GROUP_BYTES: usize = 32 << 20;
+
+/// The end of a file that is read at once: mostly all of its footer.
+const TAIL: u64 = 64 << 10;
 
 /// An open Parquet file: its footer, and where its rows are.
 #[derive(Debug, Clone)]
@@ -37,7 +43,8 @@ impl File {
     pub fn open(location: &Location) -> Result<Self> {
         let place = Place::file(location);
         let blob = location.open()?;
-        let footer = ArrowReaderMetadata::load(&blob, ArrowReaderOptions::new()).map_err(|error| {
+        let tail = Windows::new(blob.clone(), [blob.len().saturating_sub(TAIL)..blob.len()]);
+        let footer = ArrowReaderMetadata::load(&tail, ArrowReaderOptions::new()).map_err(|error| {
             let hint = "not a whole Parquet file (cut short while it was written or copied?)";
             Error::data(place.clone(), format!("{hint}: {error}"))
         })?;
@@ -54,13 +61,26 @@ impl File {
         self.footer.metadata().row_groups().iter().map(|group| group.num_rows() as u64).collect()
     }
 
+    /// Row groups of which no row can fulfil all of `bounds`.
+    pub fn without(&self, bounds: &[Bound]) -> Vec<usize> {
+        let kind = |bound: &Bound| self.schema().field_with_name(&bound.column).map(|field| field.data_type()).ok();
+        let bounds: Vec<&Bound> =
+            bounds.iter().filter(|bound| kind(bound).is_some_and(|kind| bound.fits(kind))).collect();
+        let groups = self.footer.metadata().row_groups().iter().enumerate();
+        let excluded = groups.filter(|(_, group)| bounds.iter().any(|bound| !bound.may_hold(group)));
+        excluded.map(|(index, _)| index).collect()
+    }
+
     /// The rows of `groups` in batches.
     pub fn read(&self, groups: Range<usize>, batch_rows: usize) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
         let file = self.clone();
         groups.flat_map(move |group| {
             let place = file.place.clone().row_group(group);
             let mut row: u64 = file.groups()[..group].iter().sum();
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file.blob.clone(), file.footer.clone());
+            let columns = file.footer.metadata().row_group(group).columns().iter().map(|column| column.byte_range());
+            let spans = columns.map(|(start, length)| start..start.saturating_add(length));
+            let windows = Windows::new(file.blob.clone(), spans);
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows, file.footer.clone());
             let reader = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).build();
             let wrong = move |error: &dyn std::fmt::Display| Error::data(place.clone(), error);
             let (reader, failed) = match reader {
@@ -79,7 +99,7 @@ impl File {
 
 /// Writes one Parquet file.
 pub struct Writer {
-    place: Place,
+    location: Location,
     writer: ArrowWriter<Upload>,
 }
 
@@ -90,13 +110,18 @@ impl Writer {
         let wrong = |error: ParquetError| Error::data(place.clone(), error);
         let properties = properties(schema).map_err(wrong)?;
         let writer = ArrowWriter::try_new(location.upload()?, schema.clone(), Some(properties)).map_err(wrong)?;
-        Ok(Self { place, writer })
+        Ok(Self { location: location.clone(), writer })
+    }
+
+    fn failed(&self, error: ParquetError) -> Error {
+        self.location.cause(Error::data(Place::file(&self.location), error))
     }
 }
 
 impl TableWriter for Writer {
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.writer.write(batch).map_err(|error| Error::data(self.place.clone(), error))
+        let written = self.writer.write(batch);
+        written.map_err(|error| self.failed(error))
     }
 
     fn bytes(&self) -> u64 {
@@ -104,7 +129,9 @@ impl TableWriter for Writer {
     }
 
     fn finish(self: Box<Self>) -> Result<u64> {
-        self.writer.into_inner().map_err(|error| Error::data(self.place.clone(), error))?.finish()
+        let Self { location, writer } = *self;
+        let failed = |error| location.cause(Error::data(Place::file(&location), error));
+        writer.into_inner().map_err(failed)?.finish()
     }
 }
 

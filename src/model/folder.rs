@@ -30,6 +30,9 @@ const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
+/// Files of which a folder with a whole model, or an adapter, has one.
+pub const WHOLE: [&str; 2] = ["config.json", "adapter_config.json"];
+
 /// The size that a file of weights has at most, unless one tensor alone is larger.
 const SHARD_BYTES: usize = 5_000_000_000;
 
@@ -80,11 +83,6 @@ pub fn save_sharded(
         }
         copy_tokenizer(source, folder)
     })
-}
-
-/// Whether a whole model, or an adapter, was saved in `folder`.
-pub fn exists(folder: &Path) -> bool {
-    ["config.json", "adapter_config.json"].iter().any(|name| folder.join(name).is_file())
 }
 
 /// Lets `write` fill a folder under a temporary name, which then replaces what was at `folder`.

@@ -21,6 +21,8 @@ pub struct ModelSource {
     pub adapter: Option<PathBuf>,
     /// Folder with tokenizer.json; for a folder of weights usually the same folder.
     pub tokenizer: Option<PathBuf>,
+    /// What people call it, where that is not its folder.
+    origin: Option<String>,
     digest: Arc<OnceLock<String>>,
 }
 
@@ -41,7 +43,7 @@ pub enum Weights {
 impl ModelSource {
     /// A model called `name`.
     pub fn new(name: impl Into<String>, weights: Weights, tokenizer: Option<PathBuf>) -> Self {
-        Self { name: name.into(), weights, adapter: None, tokenizer, digest: Arc::default() }
+        Self { name: name.into(), weights, adapter: None, tokenizer, origin: None, digest: Arc::default() }
     }
 
     /// The folder `path` with weights and tokenizer; an adapter may leave the tokenizer to its base.
@@ -51,6 +53,12 @@ impl ModelSource {
         let folders = [source.adapter_folder().map(Path::to_owned), source.base_folder().ok().flatten()];
         source.tokenizer = folders.into_iter().flatten().find(|folder| folder.join("tokenizer.json").is_file());
         source
+    }
+
+    /// The same model, whose folder is a copy of `origin`.
+    pub fn called(mut self, origin: impl fmt::Display) -> Self {
+        self.origin = Some(origin.to_string());
+        self
     }
 
     /// The same model with the adapter in `folder` on it.
@@ -147,6 +155,7 @@ impl ModelSource {
 impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.weights {
+            _ if self.origin.is_some() => f.write_str(self.origin.as_deref().unwrap_or_default())?,
             Weights::Folder(folder) => write!(f, "{}", folder.display())?,
             Weights::Init { .. } => write!(f, "model `{}`", self.name)?,
         }

@@ -9,7 +9,7 @@ use super::plan::Node;
 use super::report::Reports;
 use crate::columns::{ROW_ID, row_as_json};
 use crate::error::{Error, Place, Result};
-use crate::io::{Dataset, FileFormat, Location, Unit};
+use crate::io::{Dataset, FileFormat, Location, Unit, ahead};
 use crate::stages::read::Reader;
 use crate::stages::select::Select;
 use crate::stages::{Stage, Transform};
@@ -95,8 +95,10 @@ impl Flow {
         let (Stage::Read(read), Some(dataset)) = (&node.stage, &node.dataset) else {
             return Err(Error::stage(&node.id, format!("`{}` has no files", node.stage.name())));
         };
-        let mut flow = Self::whole(dataset.clone());
         let reader = read.open(dataset.schema())?;
+        let mut dataset = dataset.clone();
+        dataset.prune(&reader.bounds());
+        let mut flow = Self::whole(dataset);
         let changes_rows = reader.changes_rows();
         flow.reader = Some((node.id.clone(), Arc::new(reader)));
         if let Some(mut left) = read.limit {
@@ -144,7 +146,7 @@ impl Flow {
         let (unit, mut left) = self.units[index].clone();
         let file = self.dataset.file(&unit).to_string();
         let mut passed = Passed::default();
-        for chunk in self.dataset.read(&unit, BATCH_ROWS)? {
+        for chunk in ahead(self.dataset.read(&unit, BATCH_ROWS)?) {
             let chunk = chunk?;
             let mut batch = match &self.reader {
                 None => chunk.batch,

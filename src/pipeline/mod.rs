@@ -9,6 +9,7 @@
 pub mod estimate;
 pub mod flow;
 mod hub;
+mod models;
 pub mod plan;
 pub mod report;
 pub mod run;

@@ -1,17 +1,16 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::hub::OnHub;
+use super::models::Models;
 use super::schema::suggest;
-use super::spec::{ModelSpec, Spec};
+use super::spec::Spec;
 use super::vocabulary;
 use crate::columns::Side;
 use crate::error::{Error, Problem, Result};
-use crate::io::Dataset;
+use crate::io::{Dataset, Stores};
 use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::monitor::{Monitor, Silent};
 use crate::stages::Stage;
@@ -25,12 +24,13 @@ pub struct Plan {
     pub nodes: Vec<Node>,
     /// Folder for everything that the run keeps.
     pub workdir: String,
+    /// The stores that paths and URLs lie in.
+    pub stores: Stores,
     /// Where models run.
     pub device: DeviceSpec,
     /// Seed of the order of training rows.
     pub seed: u64,
-    models: BTreeMap<String, ModelSpec>,
-    hub: OnHub,
+    models: Models,
 }
 
 /// Why the columns of a stage are not known.
@@ -82,25 +82,20 @@ impl Plan {
     pub fn watched(spec: &Spec, monitor: &dyn Monitor) -> Result<Self> {
         let mut problems = Vec::new();
         let order = sort(spec, &mut problems);
-        for (name, model) in &spec.file.models {
-            if model.path.is_some() == model.init.is_some() {
-                let mut problem = Problem::at("", "a model has either `path` or `init`");
-                problem.path = vec!["models".into(), name.clone()];
-                problems.push(problem);
-            }
-        }
+        let stores = Stores::new(spec.file.storage.clone());
+        problems.extend(spec.file.storage.problem().map(|message| Problem::at("storage", message)));
+        let models = Models::new(spec, &stores, &mut problems, monitor)?;
         if let Some(feature) = spec.file.device.missing_feature() {
             let message = format!("this build cannot use the device `{}`", spec.file.device);
             problems.push(Problem::at("device", message).help(format!("build with `--features {feature}`")));
         }
-        let hub = OnHub::describe(&spec.file, &mut problems, monitor)?;
         let mut plan = Self {
             nodes: Vec::new(),
-            hub,
             workdir: spec.file.workdir.clone(),
+            stores,
             device: spec.file.device,
             seed: spec.file.seed,
-            models: spec.file.models.clone(),
+            models,
         };
         for id in order {
             let mut stage = spec.file.stages[&id].clone();
@@ -115,7 +110,7 @@ impl Plan {
                 _ => {}
             }
             match plan.columns(&stage, monitor) {
-                Err(Obstacle::Failed(error)) => return Err(error),
+                Err(Obstacle::Failed(error)) => return Err(error.in_stage(&id)),
                 Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
                 Err(Obstacle::Problems(found)) => problems.extend(found.into_iter().map(|mut problem| {
                     let prefix = ["stages".to_owned(), id.clone(), stage.name().to_owned()];
@@ -142,34 +137,20 @@ impl Plan {
 
     /// The model `name` before any training: none for the id of a `train` stage.
     pub fn source(&self, name: &str) -> Option<ModelSource> {
-        let model = self.models.get(name)?;
-        let tokenizer = model.tokenizer.as_ref().map(|path| self.hub.local(path));
-        let source = match (&model.path, &model.init) {
-            (Some(path), _) => {
-                let own = ModelSource::folder(name, self.hub.local(path));
-                ModelSource::new(name, own.weights, tokenizer.or(own.tokenizer))
-            }
-            (None, init) => {
-                let config = init.clone().unwrap_or_default().into_iter().collect();
-                ModelSource::new(name, Weights::Init { config, seed: self.seed }, tokenizer)
-            }
-        };
-        Some(match &model.adapter {
-            Some(adapter) => source.adapted(self.hub.local(adapter)),
-            None => source,
-        })
+        self.models.source(name, self.seed)
     }
 
-    /// Fetches the weights of the models `names` that lie on the hub.
+    /// Brings the weights of the models `names` that lie in stores or on the hub to this machine.
+    ///
+    /// # Errors
+    /// A store or a disk that fails.
     pub fn fetch_weights<'a>(&self, names: impl Iterator<Item = &'a str>, monitor: &dyn Monitor) -> Result<()> {
-        let models = names.filter_map(|name| self.models.get(name));
-        let paths = models.flat_map(|model| [&model.path, &model.adapter]).filter_map(|path| path.as_deref());
-        self.hub.fetch_weights(paths, monitor)
+        self.models.fetch_weights(names, monitor)
     }
 
-    /// Whether `source` lies on the hub and its weights were not fetched yet.
+    /// Whether `source` lies elsewhere and its weights were not fetched yet.
     pub fn awaits_weights(&self, source: &ModelSource) -> Result<bool> {
-        Ok(source.base_folder()?.is_some_and(|folder| self.hub.awaits_weights(&folder)))
+        Ok(source.base_folder()?.is_some_and(|folder| self.models.awaits_weights(&folder)))
     }
 
     /// The model that the training of `name` began with, however many `train` stages lie between.
@@ -188,7 +169,7 @@ impl Plan {
                 Weights::Folder(folder) => folder,
                 Weights::Init { .. } => PathBuf::from(name),
             }),
-            None => self.hub.local(name),
+            None => self.models.local(name),
         }
     }
 
@@ -231,7 +212,7 @@ impl Plan {
         };
         let columns = match stage {
             Stage::Read(read) => {
-                let dataset = Dataset::open_watched(&read.from.list(), monitor);
+                let dataset = Dataset::open_watched(&read.from.list(), &self.stores, monitor);
                 let dataset = dataset.map_err(|error| Obstacle::at("from", error))?;
                 return Ok((read.columns(dataset.schema())?, Some(dataset)));
             }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::schema::{self, Mistake};
 use super::tree::{Content, Node, expand, lookup};
 use crate::error::{Error, Problem, Result};
+use crate::io::Storage;
 use crate::model::{DeviceSpec, Precision};
 use crate::stages::Stage;
 
@@ -19,7 +20,7 @@ pub struct File {
     /// Variables with their defaults; `--var name=value` overrides, `${name}` uses them.
     #[serde(default)]
     pub vars: BTreeMap<String, Value>,
-    /// Folder for everything that the run keeps: materialised data, models, metrics, rows set aside.
+    /// Folder for everything that the run keeps: materialised data, models, metrics, rows set aside. A path or a URL.
     pub workdir: String,
     /// Where models run.
     #[serde(default)]
@@ -30,6 +31,9 @@ pub struct File {
     /// Seed of new parameters and of the order of training rows.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// How object stores are reached.
+    #[serde(default)]
+    pub storage: Storage,
     /// Models by name.
     #[serde(default)]
     pub models: BTreeMap<String, ModelSpec>,
@@ -46,7 +50,7 @@ fn default_seed() -> u64 {
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
     /// A folder with config.json, safetensors and tokenizer.json; or with a LoRA adapter that PEFT saved. On this
-    /// machine or on the hub: `hf://org/name[@revision][/folder]`.
+    /// machine, in a store (`s3://…`), or on the hub: `hf://org/name[@revision][/folder]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// A folder with a LoRA adapter that PEFT saved, to be put on the model.

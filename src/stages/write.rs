@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Place, Result};
 use crate::io::{FileFormat, Location, TableWriter};
@@ -42,6 +43,8 @@ fn default_shard_mib() -> u64 {
 pub struct Shards {
     stage: Write,
     folder: Location,
+    /// The first part of the names that unfinished files have.
+    draft: String,
     schema: Option<SchemaRef>,
     open: Option<(Location, Box<dyn TableWriter>)>,
     closed: Vec<Location>,
@@ -49,17 +52,19 @@ pub struct Shards {
 }
 
 impl Shards {
-    /// Begins writing.
-    pub fn create(stage: &Write) -> Result<Self> {
-        let folder = Location::parse(&stage.to)?;
-        Ok(Self { stage: stage.clone(), folder, schema: None, open: None, closed: Vec::new(), bytes: 0 })
+    /// Begins writing into `folder`, which is the one that `stage` names.
+    pub fn create(stage: &Write, folder: Location) -> Self {
+        // Another worker on the same rows may write the same files; nobody's drafts get in anybody's way.
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let draft = format!(".{}-{:x}-{}", stage.split, started.as_nanos(), std::process::id());
+        Self { stage: stage.clone(), folder, draft, schema: None, open: None, closed: Vec::new(), bytes: 0 }
     }
 
     /// Appends rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let schema = self.schema.get_or_insert_with(|| with_features(&batch.schema())).clone();
         if self.open.is_none() {
-            let name = format!(".{}-{:05}.draft", self.stage.split, self.closed.len());
+            let name = format!("{}-{:05}.draft", self.draft, self.closed.len());
             let location = self.folder.join(&name);
             let writer = self.stage.format.create(&location, &schema)?;
             self.open = Some((location, writer));
@@ -87,12 +92,15 @@ impl Shards {
         }
         self.close()?;
         let Write { split, format, .. } = &self.stage;
+        let count = self.closed.len();
+        let own = format!("-of-{count:05}.{}", format.extension());
         for old in self.folder.list()? {
-            if old.name().starts_with(&format!("{split}-")) && old.name().contains("-of-") {
+            let name = old.name();
+            // Files of the new names are replaced, so that no reader finds them missing.
+            if name.starts_with(&format!("{split}-")) && name.contains("-of-") && !name.ends_with(&own) {
                 old.delete()?;
             }
         }
-        let count = self.closed.len();
         let mut names = Vec::with_capacity(count);
         for (index, draft) in self.closed.iter().enumerate() {
             let to = self.folder.join(&format!("{split}-{index:05}-of-{count:05}.{}", format.extension()));

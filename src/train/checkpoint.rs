@@ -117,10 +117,9 @@ impl Checkpoints {
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
         let mut write = |bytes: &[u8]| {
             let written = upload.write_all(bytes);
-            written.map_err(|error| Error::Store {
-                path: file.to_string(),
-                message: error.to_string(),
-                retryable: false,
+            written.map_err(|error| {
+                let message = error.to_string();
+                file.cause(Error::Store { path: file.to_string(), message, retryable: false })
             })
         };
         write(&(header.len() as u64).to_le_bytes())?;

@@ -2,29 +2,38 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::io::{Location, mirror};
 
 /// An open log.
 pub struct Log {
     folder: String,
     lines: File,
     events: File,
+    /// The files on this machine and, where the folder lies in a store, their places there.
+    copies: Vec<(PathBuf, Location)>,
 }
+
+const METRICS: &str = "metrics.jsonl";
 
 impl Log {
     /// Opens `metrics.jsonl` and an event file in `folder`, for a training that took `step` steps so far. Lines of later
     /// steps are of a training that was killed there; they are dropped.
-    pub fn open(folder: &Path, step: u64) -> Result<Self> {
-        let name = folder.display().to_string();
+    pub fn open(at: &Location, step: u64) -> Result<Self> {
+        let name = at.to_string();
         let wrong = |error: std::io::Error| failed(&name, &error);
-        fs::create_dir_all(folder).map_err(wrong)?;
-        let path = folder.join("metrics.jsonl");
-        let earlier = if step > 0 { fs::read_to_string(&path).unwrap_or_default() } else { String::new() };
+        let here = || mirror::cache().join("logs").join(&blake3::hash(name.as_bytes()).to_hex()[..16]);
+        let folder = at.local().map_or_else(here, PathBuf::from);
+        fs::create_dir_all(&folder).map_err(wrong)?;
+        let path = folder.join(METRICS);
+        let earlier = if step > 0 { at.join(METRICS).read()?.unwrap_or_default() } else { Bytes::new() };
+        let earlier = String::from_utf8_lossy(&earlier);
         let is_earlier = |line: &&str| {
             let at = serde_json::from_str::<Value>(line).ok().and_then(|line| line.get("step")?.as_u64());
             at.is_some_and(|at| at <= step)
@@ -33,8 +42,11 @@ impl Log {
         for line in earlier.lines().filter(is_earlier) {
             writeln!(lines, "{line}").map_err(wrong)?;
         }
-        let events = File::create(folder.join(format!("events.out.tfevents.{}.sepo", now() as u64))).map_err(wrong)?;
-        let mut log = Self { folder: name.clone(), lines, events };
+        let event_file = format!("events.out.tfevents.{}.sepo", now() as u64);
+        let events = File::create(folder.join(&event_file)).map_err(wrong)?;
+        let in_store = [METRICS, &event_file].map(|file| (folder.join(file), at.join(file)));
+        let copies = if at.local().is_some() { Vec::new() } else { in_store.into() };
+        let mut log = Self { folder: name.clone(), lines, events, copies };
         // Event.file_version = 3
         let version = message(&[(1, Field::Double(now())), (3, Field::Bytes(b"brain.Event:2"))]);
         log.events.write_all(&record(&version)).map_err(wrong)?;
@@ -58,6 +70,11 @@ impl Log {
         let event = message(&[(1, Field::Double(now())), (2, Field::Varint(step)), (5, Field::Bytes(&summary))]);
         let events = self.events.write_all(&record(&event));
         lines.and(events).map_err(|error| failed(&self.folder, &error))
+    }
+
+    /// Brings what was written to the store that the folder lies in, if it does.
+    pub fn publish(&self) -> Result<()> {
+        self.copies.iter().try_for_each(|(file, to)| mirror::copy(file, to))
     }
 }
 

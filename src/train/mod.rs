@@ -11,7 +11,6 @@ pub mod optimizer;
 pub mod schedule;
 pub mod stream;
 
-use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
@@ -19,6 +18,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::io::Location;
 use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Needed, PackedBatch, Response};
 use crate::monitor::Monitor;
@@ -77,7 +77,7 @@ pub struct Job<'a> {
     /// Where an interrupted training goes on.
     pub checkpoints: &'a Checkpoints,
     /// Folder of the metrics.
-    pub log: &'a Path,
+    pub log: &'a Location,
     /// Who watches.
     pub monitor: &'a dyn Monitor,
 }
@@ -134,6 +134,7 @@ impl Job<'_> {
                 }
                 let stopping = monitor.stopping();
                 if at.step < steps && (stopping || at.step % checkpoints.every == 0) {
+                    log.publish()?;
                     checkpoints.save(&trainer.model, &trainer.optimizer, at)?;
                 }
                 if stopping {
@@ -142,6 +143,7 @@ impl Job<'_> {
             }
         }
         monitor.end();
+        log.publish()?;
         last.insert("steps".into(), json!(at.step));
         last.insert("train_seconds".into(), json!(at.seconds));
         Ok((trainer.model.valid(), last))

@@ -2,7 +2,7 @@
 //! be used, and what is refused.
 
 use sepo::columns::row_as_json;
-use sepo::io::Dataset;
+use sepo::io::{Dataset, Stores};
 use serde_json::{Value, json};
 
 use crate::harness::Folder;
@@ -51,7 +51,7 @@ fn pipeline(folder: &Folder, options: &str) -> String {
 pub(crate) fn read_in(folder: &Folder, options: &str) -> Read {
     let report: Value =
         serde_json::from_str(&folder.succeeds(&["run", &pipeline(folder, options), "--json", "--fresh"])).unwrap();
-    let dataset = Dataset::open(&[folder.path("run/out").to_str().unwrap().to_owned()]).unwrap();
+    let dataset = Dataset::open(&[folder.path("run/out").to_str().unwrap().to_owned()], &Stores::default()).unwrap();
     let batches = dataset.units().into_iter().flat_map(|unit| dataset.read(&unit, 100).unwrap());
     let text: Vec<String> = batches.map(|chunk| row_as_json(&chunk.unwrap().batch)).collect();
     let rows = text.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();

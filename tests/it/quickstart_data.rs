@@ -5,7 +5,7 @@
 mod content;
 
 use arrow::array::AsArray;
-use sepo::io::{Chunk, Dataset};
+use sepo::io::{Chunk, Dataset, Stores};
 
 use crate::harness::repository;
 
@@ -15,7 +15,7 @@ fn rows_and_tokenizer_come_out_again() {
     let (train, test) = content::rows::rows();
     for (name, rows) in [("train", &train), ("test", &test)] {
         let file = folder.join(format!("{name}.parquet")).display().to_string();
-        let dataset = Dataset::open(&[file]).unwrap();
+        let dataset = Dataset::open(&[file], &Stores::default()).unwrap();
         let mut row = 0;
         for unit in dataset.units() {
             for chunk in dataset.read(&unit, 1024).unwrap() {

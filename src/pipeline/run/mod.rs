@@ -14,9 +14,9 @@ mod record;
 mod rows;
 mod terminal;
 mod train;
+mod trained;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use super::plan::{Node, Plan};
 use super::report::Report;
@@ -73,7 +73,7 @@ enum Progress {
 
 /// Runs `plan`.
 pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Report> {
-    let workdir = Location::parse(&plan.workdir)?;
+    let workdir = plan.stores.locate(&plan.workdir)?;
     if options.fresh {
         for kept in ["data", "rejects", "checkpoints", "models", "results"] {
             workdir.join(kept).delete_all()?;
@@ -132,7 +132,7 @@ impl Run<'_> {
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes()).update(settings.as_bytes());
         hasher.update(&self.plan.seed.to_le_bytes());
         if let Some(dataset) = &node.dataset {
-            hasher.update(dataset.fingerprint()?.as_bytes());
+            hasher.update(dataset.fingerprint().as_bytes());
         }
         if let Stage::Tokenize(tokenize) = &node.stage {
             let tokenizer = Tokenizer::load(&self.plan.tokenizer(&tokenize.tokenizer))?;
@@ -180,13 +180,7 @@ impl Run<'_> {
     fn model(&self, name: &str) -> Result<ModelSource> {
         match self.plan.source(name) {
             Some(source) => Ok(source),
-            None => Ok(ModelSource::folder(name, self.model_folder(name)?)),
+            None => self.trained(name),
         }
-    }
-
-    fn model_folder(&self, id: &str) -> Result<PathBuf> {
-        let folder = self.workdir.join(&format!("models/{id}"));
-        let local = folder.local().map(PathBuf::from);
-        local.ok_or_else(|| Error::model(&folder, "models are kept in local folders; set `workdir` to one"))
     }
 }

@@ -51,8 +51,7 @@ impl Run<'_> {
         let folder = self.folder("data", node);
         let gone = || Error::stage(&node.id, "its rows are gone; run the pipeline again");
         let record = self.finished(&folder.join("manifest.json"), &node.id)?.ok_or_else(gone)?;
-        let parts: Vec<String> = record.parts.iter().map(|part| folder.join(part).to_string()).collect();
-        Ok(Flow::whole(Dataset::open(&parts)?))
+        Ok(Flow::whole(Dataset::of(record.parts.iter().map(|part| folder.join(part)).collect())?))
     }
 
     /// Runs the rows of `node` into parts, one for each unit that is not there yet.
@@ -79,7 +78,9 @@ impl Run<'_> {
                 return Err(Error::Interrupted);
             }
             let (part, note) = (data.join(&format!("{name}.parquet")), data.join(&format!("{name}.json")));
-            let counted = match note.read()?.filter(|_| part.exists().unwrap_or(false)) {
+            // A note is written after its part; only somebody else could have taken the part away.
+            let there = note.read()?.map(|note| Ok(part.is_file()?.then_some(note))).transpose()?.flatten();
+            let counted = match there {
                 Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::model(&note, error))?,
                 None if !Share::holds(self.share, index) => {
                     waiting += 1;

@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::Run;
 use crate::error::Result;
-use crate::io::Location;
 use crate::model::{Precision, Scorer};
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::StageReport;
@@ -17,14 +16,14 @@ use crate::stages::write::{Shards, Write};
 impl Run<'_> {
     pub(super) fn write(&mut self, node: &Node, write: &Write) -> Result<()> {
         if let Some(found) = self.finished(&self.record_of(&node.id), &node.id)? {
-            let there = |file: &String| Location::parse(file).and_then(|file| file.exists()).unwrap_or(false);
+            let there = |file: &String| self.plan.stores.locate(file).and_then(|file| file.is_file()).unwrap_or(false);
             if found.outputs.iter().all(there) {
                 self.remember(found);
                 return Ok(());
             }
         }
         let start = Instant::now();
-        let mut shards = Shards::create(write)?;
+        let mut shards = Shards::create(write, self.plan.stores.locate(&write.to)?);
         let (rows, passed) = self.each(&write.input, node, &mut |batch| shards.write(batch))?;
         let (outputs, bytes) = shards.finish(&node.columns)?;
         let seconds = start.elapsed().as_secs_f64();

@@ -24,9 +24,9 @@ use crate::train::{Example, Feed, Job, stream};
 
 impl Run<'_> {
     pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
-        let folder = self.model_folder(&node.id)?;
-        let found = self.finished(&self.record_of(&node.id), &node.id)?;
-        if let Some(record) = found.filter(|_| folder::exists(&folder)) {
+        if let Some(record) = self.finished(&self.record_of(&node.id), &node.id)?
+            && self.is_trained(&node.id)?
+        {
             self.remember(record);
             return Ok(());
         }
@@ -65,7 +65,7 @@ impl Run<'_> {
             settings: &train.settings(),
             feed: &feed,
             checkpoints: &checkpoints,
-            log: log.local().unwrap_or(&folder),
+            log: &log,
             monitor: self.monitor,
         };
         let (model, mut metrics) = job.run(model)?;
@@ -75,10 +75,10 @@ impl Run<'_> {
             objective: json!(train.objective),
             data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
         };
-        match &train.lora {
-            Some(lora) => adapter::save(model, &source, lora, &card, &folder)?,
-            None => folder::save(&model, &source, Some(&card), &folder)?,
-        }
+        self.keep(&node.id, |folder| match &train.lora {
+            Some(lora) => adapter::save(model, &source, lora, &card, folder),
+            None => folder::save(&model, &source, Some(&card), folder),
+        })?;
         let passed = input.reports()?;
         let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
         self.finish(&node.id, report, passed, Vec::new())?;

@@ -13,7 +13,7 @@ use super::sql::Filter;
 use super::{ColumnNames, Keep, PairRule, Read, tokens};
 use crate::columns::{PROMPT, PROMPT_IDS, ROW_ID, Side, row_as_json, with_column};
 use crate::error::{Error, Place, Result};
-use crate::io::Chunk;
+use crate::io::{Bound, Chunk};
 use crate::stages::Outcome;
 
 /// Reads the rows of a source.
@@ -36,6 +36,11 @@ impl Reader {
     pub fn changes_rows(&self) -> bool {
         let read = &self.read;
         read.filter.is_some() || read.sample.is_some() || read.split.is_some() || self.makes_several()
+    }
+
+    /// What every row that `where` leaves fulfils, as far as it can be told from the expression.
+    pub fn bounds(&self) -> Vec<Bound> {
+        self.filter.as_ref().map(Filter::bounds).unwrap_or_default()
     }
 
     fn makes_several(&self) -> bool {

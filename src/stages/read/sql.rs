@@ -4,11 +4,13 @@
 use arrow::array::{Array, BooleanArray, RecordBatch};
 use arrow::datatypes::Field;
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
-use polars::prelude::{Column, DataFrame, Series};
-use polars_lazy::dsl::Expr;
+use polars::prelude::{AnyValue, Column, DataFrame, Series};
+use polars_lazy::dsl::{Expr, Operator};
 use polars_lazy::frame::IntoLazy;
 
 use crate::error::{Error, Place, Result};
+use crate::io::Bound;
+use crate::io::bounds::{Compare, Value};
 
 /// A parsed expression.
 pub(super) struct Filter {
@@ -21,6 +23,13 @@ impl Filter {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let expression = polars::sql::sql_expr(text).map_err(|error| error.to_string())?;
         Ok(Self { text: text.to_owned(), expression })
+    }
+
+    /// Comparisons of a column with a constant that the expression joins by AND.
+    pub(super) fn bounds(&self) -> Vec<Bound> {
+        let mut found = Vec::new();
+        bounds(&self.expression, &mut found);
+        found
     }
 
     /// True where the expression is; null counts as false.
@@ -42,6 +51,39 @@ impl Filter {
     }
 }
 
+fn bounds(expression: &Expr, found: &mut Vec<Bound>) {
+    let Expr::BinaryExpr { left, op, right } = expression else { return };
+    if matches!(op, Operator::And | Operator::LogicalAnd) {
+        bounds(left, found);
+        bounds(right, found);
+        return;
+    }
+    // `5 > x` is `x < 5`.
+    let (column, value, turned) = match (&**left, &**right) {
+        (Expr::Column(column), Expr::Literal(value)) => (column, value, false),
+        (Expr::Literal(value), Expr::Column(column)) => (column, value, true),
+        _ => return,
+    };
+    let compare = match (op, turned) {
+        (Operator::Eq, _) => Compare::Equal,
+        (Operator::Lt, false) | (Operator::Gt, true) => Compare::Less,
+        (Operator::LtEq, false) | (Operator::GtEq, true) => Compare::LessOrEqual,
+        (Operator::GtEq, false) | (Operator::LtEq, true) => Compare::GreaterOrEqual,
+        (Operator::Gt, false) | (Operator::Lt, true) => Compare::Greater,
+        _ => return,
+    };
+    let value = match value.to_any_value() {
+        Some(AnyValue::String(text)) => Value::Text(text.to_owned()),
+        Some(AnyValue::StringOwned(text)) => Value::Text(text.to_string()),
+        Some(number) if number.is_integer() => match number.extract() {
+            Some(number) => Value::Integer(number),
+            None => return,
+        },
+        _ => return,
+    };
+    found.push(Bound { column: column.to_string(), compare, value });
+}
+
 fn series(field: &Field, array: &dyn Array) -> Option<Column> {
     let schema = FFI_ArrowSchema::try_from(field).ok()?;
     let array = FFI_ArrowArray::new(&array.to_data());
@@ -61,6 +103,23 @@ mod tests {
     use super::*;
     use arrow::array::{ArrayRef, Float64Array, StringArray};
     use std::sync::Arc;
+
+    #[test]
+    fn comparisons_with_constants_are_found() {
+        let bounds = |text: &str| {
+            let found = Filter::parse(text).unwrap().bounds();
+            found.into_iter().map(|bound| (bound.column, bound.compare, bound.value)).collect::<Vec<_>>()
+        };
+        let five = ("n".to_owned(), Compare::Less, Value::Integer(5));
+        assert_eq!(bounds("n < 5"), [five.clone()]);
+        assert_eq!(
+            bounds("5 > n AND (kind = 'list' AND length(kind) > 2)"),
+            [five, ("kind".into(), Compare::Equal, Value::Text("list".into()))]
+        );
+        for nothing in ["n < 5 OR kind = 'list'", "NOT n < 5", "n < 5.5", "n < m", "n <> 5", "n + 1 < 5"] {
+            assert_eq!(bounds(nothing), [], "{nothing}");
+        }
+    }
 
     #[test]
     fn rows_are_kept_by_sql() {

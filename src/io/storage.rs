@@ -1,0 +1,86 @@
+//! `storage:` of a pipeline file: how object stores are reached. Keys are no part of it; they come from the environment or
+//! from the machine's own identity, so that no pipeline file and no manifest ever holds one.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How object stores are reached. What is left out comes from the usual environment variables (`AWS_*`, `GOOGLE_*`,
+/// `AZURE_*`), keys always do, and without them from the machine's own identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// The URL of a store that is not its vendor's own, for example `http://127.0.0.1:8333`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The region of `s3://` buckets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// `s3://` requests name the bucket in the path (true), or in the host's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_style: Option<bool>,
+    /// Permit an endpoint without TLS.
+    pub allow_http: bool,
+    /// What happens when a request fails.
+    pub retry: Retry,
+    /// How long a request may take.
+    pub timeouts: Timeouts,
+}
+
+/// What happens when a request fails that may work later: it is tried again after a pause that doubles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Tries after the first one.
+    pub max_retries: u32,
+    /// Seconds after which no further try begins; the run then stops with exit code 75.
+    pub timeout: u64,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { max_retries: 10, timeout: 180 }
+    }
+}
+
+/// How long one try of a request may take, in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// Until the connection stands.
+    pub connect: u64,
+    /// Until the whole answer is there; a block of 8 MiB is the most that a request moves.
+    pub request: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: 5, request: 60 }
+    }
+}
+
+impl Storage {
+    /// What is wrong with the settings.
+    pub fn problem(&self) -> Option<&'static str> {
+        let endpoint = self.endpoint.as_deref().unwrap_or_default();
+        let host = endpoint.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+        let says = [
+            (!endpoint.is_empty() && host.is_empty(), "endpoint must be a URL, such as http://127.0.0.1:8333"),
+            (host.contains('@') || endpoint.contains('?'), "endpoint must not hold credentials; the environment does"),
+            (self.timeouts.connect == 0 || self.timeouts.request == 0, "timeouts must be 1 second or more"),
+        ];
+        says.into_iter().find_map(|(wrong, message)| wrong.then_some(message))
+    }
+}
+
+impl Retry {
+    /// The pause before try `tries` (from 1), half of it random so that many workers do not come back at once.
+    pub(super) fn pause(&self, tries: u32) -> Duration {
+        const FIRST: Duration = Duration::from_millis(100);
+        const LONGEST: Duration = Duration::from_secs(10);
+        let whole = FIRST.saturating_mul(1 << (tries - 1).min(10)).min(LONGEST);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        whole / 2 + whole.mul_f64(f64::from(now.subsec_nanos() % 1000) / 2000.0)
+    }
+}
