@@ -15,7 +15,7 @@ const IDENTITIES: &str = r#"{"identities": [
   {"name": "ro", "credentials": [{"accessKey": "rokey", "secretKey": "rosecret"}], "actions": ["Read", "List"]}]}"#;
 
 /// Ends the server and removes its files when its stdin closes, which happens however the tests end.
-const GUARD: &str = r#""$0" "$@" >"$FOLDER/log" 2>&1 & pid=$!; read -r _; kill -9 $pid; rm -rf "$FOLDER""#;
+const GUARD: &str = r#""$0" "$@" >"$FOLDER/log" 2>&1 & pid=$!; read -r _; kill -9 $pid; rm -rf "$FOLDER" $SOCKETS"#;
 
 pub(crate) struct Server {
     pub(crate) s3: u16,
@@ -51,16 +51,20 @@ fn start(weed: &str) -> Result<Server, String> {
     let folder = tempfile::tempdir().unwrap().keep();
     std::fs::write(folder.join("s3.json"), IDENTITIES).unwrap();
     let [master, volume, filer, s3] = std::array::from_fn(|_| port());
+    let sockets = [master, volume, filer, s3].map(|port| {
+        let grpc = port + 10_000;
+        format!("/tmp/seaweedfs-*-{port}.sock /tmp/seaweedfs-*-{grpc}.sock")
+    });
     let mut guard = Command::new("sh")
         .args(["-c", GUARD, weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"])
-        .args(["-filer", "-s3", "-volume.max=50", "-master.volumeSizeLimitMB=64"])
+        .args(["-filer", "-s3", "-volume.max=500", "-master.volumeSizeLimitMB=64"])
         // Further services, which would take fixed ports.
         .args(["-s3.port.iceberg=0", "-s3.port.lance=0"])
         .args([format!("-dir={}", folder.display()), format!("-s3.config={}/s3.json", folder.display())])
         .args([format!("-master.port={master}"), format!("-volume.port={volume}")])
         .args([format!("-filer.port={filer}"), format!("-s3.port={s3}")])
         .env("FOLDER", &folder)
-        .env("TMPDIR", &folder)
+        .env("SOCKETS", sockets.join(" "))
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
@@ -93,8 +97,12 @@ impl Server {
 
     /// Puts a file under `path`, the first part of which is its bucket.
     pub(crate) fn put(&self, path: &str, bytes: &[u8]) -> bool {
-        let answer = self.request(self.filer, "PUT", &format!("/buckets/{path}"), bytes);
-        answer.is_some_and(|answer| answer.starts_with(b"HTTP/1.1 201"))
+        // While a bucket's first volume grows, a write may be refused.
+        (0..5).any(|tries| {
+            std::thread::sleep(Duration::from_millis(tries * 300));
+            let answer = self.request(self.filer, "PUT", &format!("/buckets/{path}"), bytes);
+            answer.is_some_and(|answer| answer.starts_with(b"HTTP/1.1 201"))
+        })
     }
 
     /// A URL under which the file `path` can be read without credentials.
