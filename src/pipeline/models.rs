@@ -78,7 +78,7 @@ impl Models {
             (Some(path), _) => {
                 let own = ModelSource::folder(name, self.local(path));
                 let source = ModelSource::new(name, own.weights, tokenizer.or(own.tokenizer));
-                match self.mirrors.iter().find(|(_, mirror)| mirror.folder() == PathBuf::from(path)) {
+                match self.mirrors.iter().find(|(_, mirror)| mirror.folder() == Path::new(path)) {
                     Some((_, mirror)) => source.called(mirror.remote()),
                     None => source,
                 }

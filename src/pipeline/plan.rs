@@ -37,7 +37,7 @@ pub struct Plan {
 enum Obstacle {
     /// The pipeline file is wrong.
     Problems(Vec<Problem>),
-    /// The same file may do later.
+    /// The file may be right, but a store with its data said no.
     Failed(Error),
 }
 
@@ -50,7 +50,7 @@ impl From<Vec<Problem>> for Obstacle {
 impl Obstacle {
     fn at(field: &str, error: Error) -> Self {
         match error {
-            Error::Interrupted | Error::Store { retryable: true, .. } => Self::Failed(error),
+            Error::Interrupted | Error::Store { .. } => Self::Failed(error),
             error => Self::Problems(vec![Problem::at(field, error.to_string())]),
         }
     }
