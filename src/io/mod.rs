@@ -9,6 +9,7 @@ pub mod ahead;
 pub mod bounds;
 pub mod csv;
 pub mod dataset;
+mod find;
 pub mod ipc;
 mod ipc_stream;
 mod json_rows;

@@ -43,7 +43,7 @@ impl File {
     pub fn open(location: &Location) -> Result<Self> {
         let place = Place::file(location);
         let blob = location.open()?;
-        let tail = Windows::new(blob.clone(), [blob.len().saturating_sub(TAIL)..blob.len()]);
+        let tail = Windows::new(blob.clone(), std::iter::once(blob.len().saturating_sub(TAIL)..blob.len()));
         let footer = ArrowReaderMetadata::load(&tail, ArrowReaderOptions::new()).map_err(|error| {
             let hint = "not a whole Parquet file (cut short while it was written or copied?)";
             Error::data(place.clone(), format!("{hint}: {error}"))

@@ -2,7 +2,7 @@
 //! the plan is made; weights before a run.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::spec::{ModelSpec, Spec};
 use crate::error::{Problem, Result};
@@ -58,7 +58,7 @@ impl Models {
             (Some(path), _) => {
                 let own = ModelSource::folder(name, path);
                 let source = ModelSource::new(name, own.weights, tokenizer.or(own.tokenizer));
-                match self.mirrors.iter().find(|(_, mirror)| mirror.folder() == PathBuf::from(path)) {
+                match self.mirrors.iter().find(|(_, mirror)| mirror.folder() == Path::new(path)) {
                     Some((_, mirror)) => source.called(mirror.remote()),
                     None => source,
                 }

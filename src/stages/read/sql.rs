@@ -111,7 +111,7 @@ mod tests {
             found.into_iter().map(|bound| (bound.column, bound.compare, bound.value)).collect::<Vec<_>>()
         };
         let five = ("n".to_owned(), Compare::Less, Value::Integer(5));
-        assert_eq!(bounds("n < 5"), [five.clone()]);
+        assert_eq!(bounds("n < 5"), std::slice::from_ref(&five));
         assert_eq!(
             bounds("5 > n AND (kind = 'list' AND length(kind) > 2)"),
             [five, ("kind".into(), Compare::Equal, Value::Text("list".into()))]
