@@ -31,7 +31,9 @@ pub(crate) fn server() -> Option<&'static Server> {
     let server = server.as_ref().map(|server| server.as_ref().unwrap_or_else(|log| panic!("no SeaweedFS:\n{log}")));
     if server.is_none() {
         assert!(std::env::var_os("SEPO_REQUIRE_SERVERS").is_none(), "SEPO_WEED does not name SeaweedFS's program");
-        println!("SKIPPED: no S3 server; set SEPO_WEED to what tests/servers/seaweedfs.sh prints");
+        // Written directly, since what a passing test prints is not shown.
+        let skipped = "SKIPPED: no S3 server; set SEPO_WEED to what tests/servers/seaweedfs.sh prints";
+        let _ = writeln!(std::io::stderr(), "{skipped}");
     }
     server
 }
