@@ -12,9 +12,8 @@ use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bound;
-use super::find::{WILD, find};
+use super::find::{KINDS, Kind, WILD, find};
 use super::store::{Location, Stores, shown};
-use super::text::COMPRESSED;
 use super::unify::unify;
 use super::{csv, ipc, jsonl, parquet};
 use crate::error::{Error, Place, Result};
@@ -97,41 +96,6 @@ impl File {
             Self::Csv(file) => vec![file.rows()],
             Self::Ipc(file) => file.groups().to_vec(),
         }
-    }
-}
-
-/// What a file's name says of its content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Parquet,
-    JsonLines,
-    /// One array, or lines under another name.
-    Json,
-    Csv,
-    Ipc,
-}
-
-const KINDS: &str = "known are .parquet, .jsonl, .ndjson, .json and .csv (these also with .gz or .zst), .arrow, \
-                     .feather and .ipc";
-
-impl Kind {
-    pub(super) fn of(name: &str) -> Option<Self> {
-        let name = name.to_ascii_lowercase();
-        let text = COMPRESSED.iter().find_map(|ending| name.strip_suffix(ending));
-        let kinds: &[(&str, Self)] = &[
-            (".jsonl", Self::JsonLines),
-            (".ndjson", Self::JsonLines),
-            (".json", Self::Json),
-            (".csv", Self::Csv),
-            (".parquet", Self::Parquet),
-            (".arrow", Self::Ipc),
-            (".feather", Self::Ipc),
-            (".ipc", Self::Ipc),
-        ];
-        // Only text comes compressed.
-        let kinds = if text.is_some() { &kinds[..4] } else { kinds };
-        let name = text.unwrap_or(&name);
-        kinds.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, kind)| *kind)
     }
 }
 

@@ -1,12 +1,48 @@
-//! The files that a path, a folder or a pattern means, on this machine and on the hub.
+//! The files that a path, a folder or a pattern means, on this machine, in stores and on the hub, and what kind each of them is.
 
 use glob::{MatchOptions, Pattern};
 
-use super::dataset::Kind;
 use super::hub::{Address, Hub};
 use super::store::{Location, Stores};
+use super::text::COMPRESSED;
 use crate::error::{Error, Place, Result};
 use crate::monitor::Monitor;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Parquet,
+    JsonLines,
+    /// One array, or lines under another name.
+    Json,
+    Csv,
+    Ipc,
+}
+
+pub(super) const KINDS: &str = "known are .parquet, .jsonl, .ndjson, .json and .csv (these also with .gz or .zst), .arrow, \
+                     .feather and .ipc";
+
+impl Kind {
+    /// The kind of the file `name`, by its ending.
+    pub(super) fn of(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        let text = COMPRESSED.iter().find_map(|ending| name.strip_suffix(ending));
+        let kinds: &[(&str, Self)] = &[
+            (".jsonl", Self::JsonLines),
+            (".ndjson", Self::JsonLines),
+            (".json", Self::Json),
+            (".csv", Self::Csv),
+            (".parquet", Self::Parquet),
+            (".arrow", Self::Ipc),
+            (".feather", Self::Ipc),
+            (".ipc", Self::Ipc),
+        ];
+        // Only text comes compressed.
+        let kinds = if text.is_some() { &kinds[..4] } else { kinds };
+        let name = text.unwrap_or(&name);
+        kinds.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, kind)| *kind)
+    }
+}
 
 /// What makes a path a pattern.
 pub(super) const WILD: [char; 3] = ['*', '?', '['];

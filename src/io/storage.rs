@@ -84,3 +84,25 @@ impl Retry {
         whole / 2 + whole.mul_f64(f64::from(now.subsec_nanos() % 1000) / 2000.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_url_without_credentials() {
+        let problem = |endpoint: &str| Storage { endpoint: Some(endpoint.into()), ..Storage::default() }.problem();
+        assert_eq!(problem("http://127.0.0.1:8333"), None);
+        assert!(problem("127.0.0.1:8333").unwrap().contains("must be a URL"));
+        assert!(problem("https://key:secret@host").unwrap().contains("must not hold credentials"));
+        assert!(problem("https://host/?sig=x").unwrap().contains("must not hold credentials"));
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit() {
+        let pause = |tries| Retry::default().pause(tries).as_millis();
+        assert!((50..=100).contains(&pause(1)));
+        assert!((200..=400).contains(&pause(3)));
+        assert!((5000..=10_000).contains(&pause(40)));
+    }
+}

@@ -73,11 +73,6 @@ impl Location {
         self.path.filename().unwrap_or_default()
     }
 
-    /// Whether it is a file, or the start of the path of one.
-    pub fn exists(&self) -> Result<bool> {
-        Ok(self.meta()?.is_some() || !self.list()?.is_empty())
-    }
-
     /// Whether it is a file.
     pub fn is_file(&self) -> Result<bool> {
         Ok(self.meta()?.is_some())
@@ -274,10 +269,10 @@ mod tests {
         let mut upload = file.upload().unwrap();
         upload.write_all(&[7; 100]).unwrap();
         drop(upload);
-        assert!(!file.exists().unwrap() && root.list().unwrap().is_empty());
+        assert!(!file.is_file().unwrap() && root.list().unwrap().is_empty());
         let mut upload = file.upload().unwrap();
         upload.write_all(&vec![7; BLOCK + 5]).unwrap();
-        assert!(!file.exists().unwrap());
+        assert!(!file.is_file().unwrap());
         assert_eq!(upload.finish().unwrap(), BLOCK as u64 + 5);
         let mut back = Vec::new();
         file.open().unwrap().reader(0).read_to_end(&mut back).unwrap();

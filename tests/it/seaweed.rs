@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ const GUARD: &str = r#""$0" "$@" >"$FOLDER/log" 2>&1 & pid=$!; read -r _; kill -
 pub(crate) struct Server {
     pub(crate) s3: u16,
     filer: u16,
-    _guard: ChildStdin,
+    /// Holds the pipe that keeps the server running.
+    _guard: Child,
 }
 
 /// The server, if there is one: `SEPO_WEED` names its program. With `SEPO_REQUIRE_SERVERS` a missing one is an error.
@@ -30,7 +31,9 @@ pub(crate) fn server() -> Option<&'static Server> {
     let server = server.as_ref().map(|server| server.as_ref().unwrap_or_else(|log| panic!("no SeaweedFS:\n{log}")));
     if server.is_none() {
         assert!(std::env::var_os("SEPO_REQUIRE_SERVERS").is_none(), "SEPO_WEED does not name SeaweedFS's program");
-        println!("SKIPPED: no S3 server; set SEPO_WEED to what tests/servers/seaweedfs.sh prints");
+        // Written directly, since what a passing test prints is not shown.
+        let skipped = "SKIPPED: no S3 server; set SEPO_WEED to what tests/servers/seaweedfs.sh prints";
+        let _ = writeln!(std::io::stderr(), "{skipped}");
     }
     server
 }
@@ -56,7 +59,7 @@ fn start(weed: &str) -> Result<Server, String> {
         let grpc = port + 10_000;
         format!("/tmp/seaweedfs-*-{port}.sock /tmp/seaweedfs-*-{grpc}.sock")
     });
-    let mut guard = Command::new("sh")
+    let guard = Command::new("sh")
         .args(["-c", GUARD, weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"])
         .args(["-filer", "-s3", "-volume.max=500", "-master.volumeSizeLimitMB=64"])
         // Further services, which would take fixed ports.
@@ -69,7 +72,7 @@ fn start(weed: &str) -> Result<Server, String> {
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    let server = Server { s3, filer, _guard: guard.stdin.take().unwrap() };
+    let server = Server { s3, filer, _guard: guard };
     let start = Instant::now();
     let up = || server.request(s3, "GET", "/", b"").is_some_and(|answer| answer.starts_with(b"HTTP/1.1 403"));
     // The first writes wait for the first volume.

@@ -12,7 +12,7 @@ use ureq::{Agent, Body};
 
 use super::Settings;
 use super::address::{Address, Kind};
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// Redirects in a row.
 const HOPS: usize = 10;
@@ -235,7 +235,11 @@ impl Refusal {
         self.cause == Cause::Passing
     }
 
+    /// What is not there is a wrong address; everything else is the hub's own affair.
     pub(super) fn at(self, address: &Address) -> Error {
+        if self.cause == Cause::Absent {
+            return Error::data(Place::file(address), self.message);
+        }
         Error::Store { path: address.to_string(), retryable: self.passes(), message: self.message }
     }
 }

@@ -40,7 +40,9 @@ impl Reader {
 
     /// What every row that `where` leaves fulfils, as far as it can be told from the expression.
     pub fn bounds(&self) -> Vec<Bound> {
-        self.filter.as_ref().map(Filter::bounds).unwrap_or_default()
+        let bounds = self.filter.as_ref().map(Filter::bounds).unwrap_or_default();
+        // The ids that the filter sees may have been made here.
+        bounds.into_iter().filter(|bound| bound.column != ROW_ID).collect()
     }
 
     fn makes_several(&self) -> bool {
