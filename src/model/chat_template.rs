@@ -16,7 +16,7 @@ use std::fmt;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Place, Result};
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,9 @@ pub enum Template {
 
 impl Template {
     /// Renders a prompt and its answers. Errors name the template's file and line.
+    ///
+    /// # Errors
+    /// A conversation that the template refuses (`raise_exception`) is [`Error::Data`]; everything else is the template's fault.
     pub fn render(&self, prompt: &[Message<'_>], answers: &[&[Message<'_>]]) -> Result<Rendered> {
         match self {
             Self::Chat(template) => template.render_answers(prompt, answers),
@@ -208,6 +211,9 @@ fn located(file: &str, error: &minijinja::Error) -> Error {
     message += &error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
     let mut source = error.source();
     while let Some(inner) = source {
+        if inner.is::<python::Raised>() {
+            return Error::data(Place::file(file), message);
+        }
         message += &format!(": {inner}");
         source = inner.source();
     }

@@ -183,7 +183,12 @@ impl Transform for Work {
 
 impl Work {
     fn row(&self, [prompt, chosen, rejected]: &[Vec<Message>; 3], batch: &RecordBatch, row: usize) -> Result<Row> {
-        let rendered = self.template.render(prompt, &[chosen, rejected])?;
+        let rendered = match self.template.render(prompt, &[chosen, rejected]) {
+            Err(Error::Data { .. }) => {
+                return Ok(Row { reason: Some("refused by the chat template"), ..Row::default() });
+            }
+            rendered => rendered?,
+        };
         let mut out = Row { prompt: self.tokenizer.encode(&rendered.prompt)?, ..Row::default() };
         if out.prompt.is_empty() {
             return Ok(Row { reason: Some("empty prompt"), ..Row::default() });

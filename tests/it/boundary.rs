@@ -97,3 +97,15 @@ fn too_large_a_share_is_an_error_however_often_it_is_run() {
     let stderr = folder.fails(&["check", "p.yaml"], 78);
     assert!(stderr.contains("missing_eos is 2; it must be in [0, 1]"), "{stderr}");
 }
+
+#[test]
+fn rows_that_the_template_refuses_are_set_aside() {
+    let refuses =
+        "{% for m in messages %}{% if 'five' in m.content %}{{ raise_exception('no fives') }}{% endif %}{% endfor %}";
+    let rows = [["What is two plus two?", "Four.", "Six."], ["What is two plus five?", "Seven.", "Six."]];
+    let folder = folder(&format!("{refuses}{TURNS}"), "", &rows);
+    let report: Value = serde_json::from_str(&folder.succeeds(&["run", "p.yaml", "--json"])).unwrap();
+    let tokens = &report["stages"]["tokens"];
+    assert_eq!((&tokens["rows_in"], &tokens["rows_out"]), (&2.into(), &1.into()), "{report}");
+    assert_eq!(tokens["set_aside"]["refused by the chat template"], 1, "{report}");
+}

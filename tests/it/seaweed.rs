@@ -50,7 +50,6 @@ fn port() -> u16 {
     }
 }
 
-#[expect(clippy::zombie_processes, reason = "the guard ends with the tests, when its stdin closes")]
 fn start(weed: &str) -> Result<Server, String> {
     let folder = tempfile::tempdir().unwrap().keep();
     std::fs::write(folder.join("s3.json"), IDENTITIES).unwrap();

@@ -27,10 +27,15 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_test("sequence", is_sequence);
     environment.add_test("iterable", is_iterable);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message))
+        Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
     });
     environment.add_function("strftime_now", move |format: &str| strftime(now, format));
 }
+
+/// Marks what a template itself objects to.
+#[derive(Debug, thiserror::Error)]
+#[error("raised by the template")]
+pub(super) struct Raised;
 
 fn now() -> DateTime<FixedOffset> {
     let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.trim().parse().ok());
