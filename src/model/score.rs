@@ -21,6 +21,7 @@ pub struct PairIds<'a> {
 pub struct Scorer {
     model: CausalLm,
     device: Device,
+    precision: Precision,
     name: String,
     batch_tokens: usize,
 }
@@ -40,14 +41,20 @@ impl Scorer {
         Ok(Self {
             model: CausalLm::frozen(source, precision, &device)?,
             device,
+            precision,
             name: source.to_string(),
             batch_tokens,
         })
     }
 
+    /// The numbers that it computes in, which are f32 where the processor has no others.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Scores with a model that is loaded already.
     pub fn new(model: CausalLm, device: Device, name: String, batch_tokens: usize) -> Self {
-        Self { model, device, name, batch_tokens }
+        Self { model, device, precision: Precision::F32, name, batch_tokens }
     }
 
     /// The log-probability of every response token, `[chosen, rejected]` for every pair.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::columns::lists::ids;
 use crate::columns::{PROMPT_IDS, Side};
 use crate::error::Result;
-use crate::model::Tokenizer;
+use crate::model::{Precision, Tokenizer};
 use crate::stages::Stage;
 
 use super::flow::{Flow, Station};
@@ -104,29 +104,31 @@ fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
     Ok(Some(Rows { sampled: seen, rows_in: flow.rows as f64, rows_out: sampled as f64 * scale, set_aside, tokens }))
 }
 
-/// Weights in f32; for a model that trains its gradients and both moments of AdamW too, and what the backward pass keeps of
-/// a batch.
+/// Weights, and what a pass keeps of a batch. What trains has a gradient and both moments of AdamW beside it; the rest of a
+/// model below adapters has not.
 fn memory(plan: &Plan, node: &Node) -> Result<Option<u64>> {
-    let (trains, batch_tokens) = match &node.stage {
-        Stage::Score(score) => (false, score.batch_tokens),
-        Stage::Evaluate(evaluate) => (false, evaluate.batch_tokens),
-        Stage::Train(train) => (true, train.batch_tokens),
+    let (bytes_a_weight, share_kept, batch_tokens) = match &node.stage {
+        Stage::Score(score) => match score.precision {
+            Some(Precision::Bf16 | Precision::Bf16x2) => (2, 8, score.batch_tokens),
+            Some(Precision::F32) | None => (4, 8, score.batch_tokens),
+        },
+        Stage::Evaluate(evaluate) => (4, 8, evaluate.batch_tokens),
+        Stage::Train(train) if train.lora.is_some() => (4, 1, train.batch_tokens),
+        Stage::Train(train) => (16, 1, train.batch_tokens),
         _ => return Ok(None),
     };
     let mut bytes = 0;
     for (field, name) in node.stage.models() {
         // DPO's reference was turned into columns by a stage of its own.
-        if trains && field == "reference" {
+        if matches!(node.stage, Stage::Train(_)) && field == "reference" {
             continue;
         }
         let Some(source) = plan.start_of(name) else { continue };
         if plan.awaits_weights(&source)? {
             return Ok(None);
         }
-        let copies = if trains { 4 } else { 1 };
-        bytes += source.parameters()? * 4 * copies;
-        let kept = if trains { source.activations()? } else { source.activations()? / 8 };
-        bytes += kept * 4 * batch_tokens as u64;
+        bytes += source.parameters()? * bytes_a_weight;
+        bytes += source.activations()? / share_kept * size_of::<f32>() as u64 * batch_tokens as u64;
     }
     Ok(Some(bytes))
 }

@@ -95,7 +95,6 @@ impl Score {
         Ok(Box::new(Work {
             oracle: oracle.map(load).transpose()?,
             reference: load(reference)?,
-            precision: self.precision.unwrap_or_default(),
             tokens: 0,
             accurate: 0,
             rows: 0,
@@ -106,7 +105,6 @@ impl Score {
 struct Work {
     oracle: Option<(Scorer, String)>,
     reference: (Scorer, String),
-    precision: Precision,
     tokens: u64,
     accurate: u64,
     rows: u64,
@@ -162,7 +160,7 @@ impl Transform for Work {
         }
         let mut provenance = Provenance::of(&out.schema());
         provenance.reference = Some(self.reference.1.clone());
-        provenance.precision = serde_json::to_value(self.precision).ok();
+        provenance.precision = serde_json::to_value(self.reference.0.precision()).ok();
         if let Some((_, digest)) = &self.oracle {
             provenance.oracle = Some(digest.clone());
         }

@@ -77,10 +77,11 @@ pub struct Train {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<Eval>,
     /// When to save what an interrupted training needs to go on.
-    #[serde(default)]
+    // Not serialised, as `log_every`: fingerprints are of serialised settings, and neither changes what comes out.
+    #[serde(default, skip_serializing)]
     pub checkpoint: Checkpoint,
     /// Steps between two lines of metrics.
-    #[serde(default = "default_log_every")]
+    #[serde(default = "default_log_every", skip_serializing)]
     pub log_every: u64,
 }
 

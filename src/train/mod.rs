@@ -132,8 +132,11 @@ impl Job<'_> {
                     last.extend(held_out.into_iter().map(|(key, value)| (format!("eval_{key}"), value)));
                     since = Instant::now();
                 }
+                if at.step == steps {
+                    break;
+                }
                 let stopping = monitor.stopping();
-                if at.step < steps && (stopping || at.step % checkpoints.every == 0) {
+                if stopping || at.step % checkpoints.every == 0 {
                     log.publish()?;
                     checkpoints.save(&trainer.model, &trainer.optimizer, at)?;
                 }

@@ -10,6 +10,20 @@ pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// The `models:` of a pipeline: `base`, which trains in a moment and reads the quickstart's tokens.
+pub(crate) fn small_model() -> String {
+    format!(
+        "models:
+  base:
+    tokenizer: {}/data/quickstart/tokenizer
+    init:
+      {{ model_type: llama, vocab_size: 1280, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1,
+        num_attention_heads: 2, max_position_embeddings: 256, rms_norm_eps: 1.0e-5, tie_word_embeddings: true }}
+",
+        repository().display()
+    )
+}
+
 /// A temporary folder.
 pub(crate) struct Folder(TempDir);
 

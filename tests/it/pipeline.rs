@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Folder, repository};
+use crate::harness::{Folder, repository, small_model};
 
 /// A pipeline on the quickstart data with a model that trains in a moment.
 fn small(folder: &Folder) -> std::path::PathBuf {
@@ -14,13 +14,7 @@ fn small(folder: &Folder) -> std::path::PathBuf {
             "\
 vars: {{ limit: 48, out: run }}
 workdir: ${{out}}
-models:
-  base:
-    tokenizer: {data}/tokenizer
-    init:
-      {{ model_type: llama, vocab_size: 1280, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1,
-        num_attention_heads: 2, max_position_embeddings: 256, rms_norm_eps: 1.0e-5, tie_word_embeddings: true }}
-stages:
+{}stages:
   pairs: {{ read: {{ from: {data}/train.parquet, limit: \"${{limit}}\" }} }}
   tokens: {{ tokenize: {{ input: pairs, tokenizer: base, spans: [planted] }} }}
   ref: {{ train: {{ input: tokens, model: base, objective: {{ sft: {{}} }}, batch_size: 8, learning_rate: 0.01 }} }}
@@ -32,7 +26,8 @@ stages:
   policy: {{ train: {{ input: keyed, model: ref, objective: {{ sepo: {{ gamma: 2.0 }} }}, batch_size: 8 }} }}
   report: {{ evaluate: {{ input: tokens, start: ref, models: {{ policy: policy }} }} }}
   planted: {{ audit: {{ input: keyed, spans: planted }} }}
-"
+",
+            small_model()
         ),
     )
 }

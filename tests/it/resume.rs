@@ -9,7 +9,7 @@ use sepo::error::Error;
 use sepo::monitor::Monitor;
 use sepo::pipeline::{Options, Plan, Spec, run};
 
-use crate::harness::{Folder, repository};
+use crate::harness::{Folder, repository, small_model};
 
 /// A training of 12 steps in 3 epochs, with a checkpoint after every other step; `more` are settings of its own.
 fn training(folder: &Folder, out: &str, more: &str) -> String {
@@ -18,20 +18,15 @@ fn training(folder: &Folder, out: &str, more: &str) -> String {
     let text = format!(
         "\
 workdir: {}
-models:
-  base:
-    tokenizer: {data}/tokenizer
-    init:
-      {{ model_type: llama, vocab_size: 1280, hidden_size: 16, intermediate_size: 32, num_hidden_layers: 1,
-        num_attention_heads: 2, max_position_embeddings: 256, rms_norm_eps: 1.0e-5, tie_word_embeddings: true }}
-stages:
+{}stages:
   pairs: {{ read: {{ from: {data}/train.parquet, limit: 30 }} }}
   tokens: {{ tokenize: {{ input: pairs, tokenizer: base }} }}
   tuned:
     train: {{ input: tokens, model: base, objective: {{ sft: {{}} }}, epochs: 3, batch_size: 8, learning_rate: 0.01,
               checkpoint: {{ every: 2, keep: 1 }}, log_every: 1{more} }}
 ",
-        folder.path(out).display()
+        folder.path(out).display(),
+        small_model()
     );
     folder.write(&format!("{out}.yaml"), &text).to_str().unwrap().to_owned()
 }
@@ -67,7 +62,12 @@ fn a_stopped_training_goes_on_with_the_next_step() {
         let stopped = run(&plan, &file, &Options::default(), &StopAfter(steps.into()));
         assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
     }
-    folder.succeeds(&["run", &file]);
+    // How often checkpoints are saved changes nothing that comes out, so it throws none away.
+    let text = std::fs::read_to_string(&file).unwrap().replace("every: 2", "every: 5");
+    let plan = Plan::new(&Spec::parse(&text, &file, &[]).unwrap()).unwrap();
+    // Asked to stop behind its last step, it has ended.
+    let report = run(&plan, &file, &Options::default(), &StopAfter(3.into())).unwrap();
+    assert_eq!(report.stages["tuned"].metrics["steps"], 12);
     assert_eq!(weights(&folder, "stopped"), weights(&folder, "whole"));
     let log = |out: &str| {
         let text = std::fs::read_to_string(folder.path(out).join("logs/tuned/metrics.jsonl")).unwrap();
@@ -78,7 +78,8 @@ fn a_stopped_training_goes_on_with_the_next_step() {
         text.lines().map(step).collect::<Vec<_>>()
     };
     assert_eq!(log("stopped"), log("whole"));
-    assert!(!folder.path("stopped").join("checkpoints").join("step-00000008.safetensors").exists());
+    let left = std::fs::read_dir(folder.path("stopped/checkpoints")).unwrap();
+    assert_eq!(left.count(), 0, "checkpoints of a training that ended");
 }
 
 #[test]

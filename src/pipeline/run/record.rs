@@ -40,6 +40,12 @@ impl Run<'_> {
         self.workdir.join(&format!("results/{id}.json"))
     }
 
+    /// Whether the stage without rows `id` is finished; what is remembered of it goes into the run's report.
+    pub(super) fn recall(&mut self, id: &str) -> Result<bool> {
+        let found = self.finished(&self.record_of(id), id)?;
+        Ok(found.map(|record| self.remember(record)).is_some())
+    }
+
     /// Takes what is remembered of a stage into the run's report.
     pub(super) fn remember(&mut self, record: Record) {
         self.report.outputs.extend(record.outputs);

@@ -32,8 +32,7 @@ impl Run<'_> {
     }
 
     pub(super) fn evaluate(&mut self, node: &Node, evaluate: &Evaluate) -> Result<()> {
-        if let Some(found) = self.finished(&self.record_of(&node.id), &node.id)? {
-            self.remember(found);
+        if self.recall(&node.id)? {
             return Ok(());
         }
         let start = Instant::now();
@@ -56,8 +55,7 @@ impl Run<'_> {
     }
 
     pub(super) fn audit(&mut self, node: &Node, audit: &Audit) -> Result<()> {
-        if let Some(found) = self.finished(&self.record_of(&node.id), &node.id)? {
-            self.remember(found);
+        if self.recall(&node.id)? {
             return Ok(());
         }
         let start = Instant::now();

@@ -24,10 +24,7 @@ use crate::train::{Example, Feed, Job, stream};
 
 impl Run<'_> {
     pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
-        if let Some(record) = self.finished(&self.record_of(&node.id), &node.id)?
-            && self.is_trained(&node.id)?
-        {
-            self.remember(record);
+        if self.is_trained(&node.id)? && self.recall(&node.id)? {
             return Ok(());
         }
         if self.share.is_some() {
