@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use half::bf16;
 use sepo::model::kernels::attention::{Segment, Spans, attention};
-use sepo::model::kernels::bf16::{Packed, packed_linear};
 use sepo::model::kernels::linear::{Layout, linear};
+use sepo::model::kernels::packed::{Packed, packed_linear};
 use sepo::model::kernels::token_logps::{packed_token_logps, token_logps};
 use sepo::model::{Needed, PackedBatch, Precision, Response};
 
@@ -23,7 +22,7 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 }
 
 fn packed(shape: [usize; 2], precision: Precision) -> Arc<Packed> {
-    let value = |output: usize, input: usize| bf16::from_f32((output * 31 + input * 7) as f32 % 13.0 / 13.0 - 0.5);
+    let value = |output: usize, input: usize| (output * 31 + input * 7) as f32 % 16.0 / 16.0 - 0.5;
     Arc::new(Packed::new(shape, precision, value))
 }
 
@@ -35,7 +34,8 @@ fn products(c: &mut Criterion) {
         let weight = random([outputs, inputs]);
         let id = |name: &str| BenchmarkId::new(name, format!("{ROWS}x{inputs}x{outputs}"));
         group.bench_function(id("f32"), |b| b.iter(|| linear(x.clone(), weight.clone(), Layout::OutIn)));
-        for (name, precision) in [("bf16x2", Precision::Bf16x2), ("bf16", Precision::Bf16)] {
+        let packings = [("f32 packed", Precision::F32), ("bf16x2", Precision::Bf16x2), ("bf16", Precision::Bf16)];
+        for (name, precision) in packings {
             let weight = packed([outputs, inputs], precision);
             group.bench_function(id(name), |b| b.iter(|| packed_linear(x.clone(), weight.clone())));
         }
@@ -52,8 +52,10 @@ fn head(c: &mut Criterion) {
     let targets: Arc<[i32]> = (0..rows as i32).map(|row| row * 191).collect();
     let weight = random([vocabulary, WIDTH]);
     group.bench_function("f32", |b| b.iter(|| token_logps(hidden.clone(), weight.clone(), targets.clone())));
-    let weight = packed([vocabulary, WIDTH], Precision::Bf16);
-    group.bench_function("bf16", |b| b.iter(|| packed_token_logps(hidden.clone(), weight.clone(), targets.clone())));
+    for (name, precision) in [("f32 packed", Precision::F32), ("bf16", Precision::Bf16)] {
+        let weight = packed([vocabulary, WIDTH], precision);
+        group.bench_function(name, |b| b.iter(|| packed_token_logps(hidden.clone(), weight.clone(), targets.clone())));
+    }
     group.finish();
 }
 

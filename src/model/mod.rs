@@ -82,13 +82,17 @@ impl CausalLm {
     /// Reads or initialises the model on `device`, with the source's adapter merged into it. Every tensor of the
     /// checkpoint must be used, none may be missing.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        Self::frozen(source, Precision::F32, device)
+        Self::merged(source, None, device)
     }
 
-    /// As [`Self::load`], with the weights of all products frozen in `precision`.
+    /// As [`Self::load`], with the weights of all products frozen in `precision` and packed.
     pub fn frozen(source: &ModelSource, precision: Precision, device: &Device) -> Result<Self> {
+        Self::merged(source, Some(precision), device)
+    }
+
+    fn merged(source: &ModelSource, frozen: Option<Precision>, device: &Device) -> Result<Self> {
         let stored = source.adapter_folder().map(Stored::open).transpose()?;
-        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), precision, device)
+        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), frozen, device)
     }
 
     /// The frozen model with adapters that train: those of the source, else new ones from `seed`.
@@ -100,12 +104,12 @@ impl CausalLm {
         }
         let start = source.adapter_folder().map(Stored::open).transpose()?;
         let training = Training::new(source.to_string(), lora.clone(), seed, start)?;
-        Self::load_with(source, Overlay::Trained(training), Precision::F32, device)
+        Self::load_with(source, Overlay::Trained(training), None, device)
     }
 
-    fn load_with(source: &ModelSource, overlay: Overlay, precision: Precision, device: &Device) -> Result<Self> {
+    fn load_with(source: &ModelSource, overlay: Overlay, frozen: Option<Precision>, device: &Device) -> Result<Self> {
         let config = source.config()?;
-        let mut parameters = Parameters::open(source, &config, overlay, precision, device)?;
+        let mut parameters = Parameters::open(source, &config, overlay, frozen, device)?;
         let model = Self::new(&config, &mut parameters)?;
         parameters.finish()?;
         Ok(model)

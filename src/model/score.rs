@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::Device;
 
-use super::kernels::bf16::Packed;
+use super::kernels::packed::Packed;
 use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Precision, Response};
 use crate::error::{Error, Result};
 
@@ -29,22 +29,21 @@ pub struct Scorer {
 impl Scorer {
     /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
-        let precision = match precision {
-            Precision::F32 => precision,
-            wanted if device == DeviceSpec::Cpu && Packed::is_fast() => wanted,
-            _ => {
+        let fast = |precision| device == DeviceSpec::Cpu && Packed::is_fast(precision);
+        let (frozen, precision) = match precision {
+            wanted if fast(wanted) => (Some(wanted), wanted),
+            Precision::F32 => (None, precision),
+            Precision::Bf16 | Precision::Bf16x2 => {
                 tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
-                Precision::F32
+                (fast(Precision::F32).then_some(Precision::F32), Precision::F32)
             }
         };
         let device = device.open()?;
-        Ok(Self {
-            model: CausalLm::frozen(source, precision, &device)?,
-            device,
-            precision,
-            name: source.to_string(),
-            batch_tokens,
-        })
+        let model = match frozen {
+            Some(precision) => CausalLm::frozen(source, precision, &device)?,
+            None => CausalLm::load(source, &device)?,
+        };
+        Ok(Self { model, device, precision, name: source.to_string(), batch_tokens })
     }
 
     /// The numbers that it computes in, which are f32 where the processor has no others.

@@ -1,12 +1,12 @@
-//! A weight matrix: a parameter that trains, or numbers frozen in bf16.
+//! A weight matrix: a parameter that trains, or numbers frozen and packed.
 
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::kernels::bf16::{Packed, packed_linear};
 use super::kernels::linear::{Layout, linear};
+use super::kernels::packed::{Packed, packed_linear};
 use super::kernels::token_logps::{packed_token_logps, token_logps};
 
 /// A weight matrix.
@@ -15,7 +15,7 @@ use super::kernels::token_logps::{packed_token_logps, token_logps};
 pub enum Weight {
     /// In f32, as the checkpoint lays it out.
     Plain(Param<Tensor<2>>),
-    /// In bf16, `[out, in]`.
+    /// Packed for fast products, `[out, in]`.
     Frozen(Frozen),
 }
 
@@ -57,7 +57,7 @@ impl Weight {
                 weight.val().select(0, ids)
             }
             Self::Frozen(frozen) => {
-                let rows: Vec<f32> = ids.iter().flat_map(|id| frozen.packed.row(*id as usize)).collect();
+                let rows = frozen.packed.rows(ids.iter().map(|id| *id as usize));
                 Tensor::from_data(TensorData::new(rows, [ids.len(), frozen.packed.shape()[1]]), device)
             }
         }
@@ -77,7 +77,7 @@ impl Weight {
 pub enum Head {
     /// In f32.
     Plain(Tensor<2>),
-    /// In bf16.
+    /// Packed for fast products.
     Frozen(Arc<Packed>),
 }
 
@@ -87,7 +87,7 @@ impl Head {
         match self {
             Self::Plain(weight) => Self::Plain(weight + delta),
             Self::Frozen(packed) => {
-                let rows: Vec<f32> = (0..packed.shape()[0]).flat_map(|row| packed.row(row)).collect();
+                let rows = packed.rows(0..packed.shape()[0]);
                 Self::Plain(Tensor::from_data(TensorData::new(rows, packed.shape()), &delta.device()) + delta)
             }
         }

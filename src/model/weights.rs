@@ -5,7 +5,6 @@ use std::iter;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
@@ -13,8 +12,8 @@ use serde_json::Value;
 
 use super::Precision;
 use super::checkpoint::Checkpoint;
-use super::kernels::bf16::Packed;
 use super::kernels::linear::Layout;
+use super::kernels::packed::Packed;
 use super::lora::Adapter;
 use super::overlay::Overlay;
 use super::source::{ModelSource, Weights};
@@ -26,7 +25,7 @@ use crate::error::{Error, Result};
 pub struct Parameters {
     source: String,
     origin: Origin,
-    precision: Precision,
+    frozen: Option<Precision>,
     device: Device,
     used: BTreeSet<String>,
     overlay: Overlay,
@@ -47,12 +46,12 @@ enum Origin {
 impl Parameters {
     /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
     ///
-    /// In any `precision` but f32, weights of products come out frozen.
+    /// Weights of products come out packed where they are `frozen` in some precision.
     pub(super) fn open(
         source: &ModelSource,
         config: &Value,
         overlay: Overlay,
-        precision: Precision,
+        frozen: Option<Precision>,
         device: &Device,
     ) -> Result<Self> {
         let origin = match &source.weights {
@@ -67,7 +66,7 @@ impl Parameters {
             }
         };
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, precision, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
+        Ok(Self { source, origin, frozen, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
     }
 
     /// Something in config.json that is wrong or not supported.
@@ -90,21 +89,19 @@ impl Parameters {
         Ok(self.weight(values, shape, Layout::OutIn))
     }
 
-    /// `values` as a parameter, or frozen.
+    /// `values` as a parameter, or packed.
     fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
-        // Two parts of an activation keep what a bf16 weight can keep; a weight that bf16 would round stays as it is.
+        // Two parts of an activation keep what a bf16 weight can keep; a weight that bf16 would round stays in f32.
         let exact = || values.iter().all(|value| value.to_bits() & 0xffff == 0);
-        if self.precision == Precision::F32 || self.precision == Precision::Bf16x2 && !exact() {
-            return Weight::Plain(self.param(values, shape));
-        }
+        let precision = match self.frozen {
+            None => return Weight::Plain(self.param(values, shape)),
+            Some(Precision::Bf16x2) if !exact() => Precision::F32,
+            Some(precision) => precision,
+        };
         let [rows, columns] = shape;
         let packed = match layout {
-            Layout::OutIn => {
-                Packed::new(shape, self.precision, |out, input| bf16::from_f32(values[out * columns + input]))
-            }
-            Layout::InOut => {
-                Packed::new([columns, rows], self.precision, |out, input| bf16::from_f32(values[input * columns + out]))
-            }
+            Layout::OutIn => Packed::new(shape, precision, |out, input| values[out * columns + input]),
+            Layout::InOut => Packed::new([columns, rows], precision, |out, input| values[input * columns + out]),
         };
         packed.into()
     }

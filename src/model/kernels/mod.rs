@@ -5,10 +5,10 @@
 
 pub mod adamw;
 pub mod attention;
-pub mod bf16;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod packed;
 pub mod rms_norm;
 pub mod rotary;
 mod simd;

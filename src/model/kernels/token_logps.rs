@@ -17,7 +17,7 @@ use burn::backend::{
 use burn::tensor::{Slice, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::bf16::{PANEL, Packed};
+use super::packed::{Number, Numbers, PANEL, Packed, Panels};
 use super::simd::{exp, exp_shifted, max, vectorized};
 use super::{Matrix, Shared, product, tensor, values};
 
@@ -29,7 +29,7 @@ pub fn token_logps(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<[i32]>) -> T
     Tensor::from_dispatch(logps)
 }
 
-/// As [`token_logps`], for a head that is frozen in bf16.
+/// As [`token_logps`], for a frozen head.
 pub fn packed_token_logps(hidden: Tensor<2>, head: Arc<Packed>, targets: Arc<[i32]>) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as TokenLogps>::packed_token_logps(hidden.into_dispatch(), head, targets))
 }
@@ -51,7 +51,7 @@ pub trait TokenLogps: Backend {
         portable::<Self>(hidden, head, targets)
     }
 
-    /// Log-probabilities `[rows]` under a head that is frozen in bf16.
+    /// Log-probabilities `[rows]` under a frozen head.
     fn packed_token_logps(hidden: FloatTensor<Self>, head: Arc<Packed>, targets: Arc<[i32]>) -> FloatTensor<Self> {
         let device = hidden.device();
         Self::token_logps(hidden, head.unpack::<Self>(&device), targets).0
@@ -178,17 +178,10 @@ impl TokenLogps for Flex {
     }
 
     fn packed_token_logps(hidden: FlexTensor, head: Arc<Packed>, targets: Arc<[i32]>) -> FlexTensor {
-        let hidden = hidden.to_contiguous();
-        let (hidden, d) = (values(&hidden), head.shape()[1]);
-        let per_block = BLOCK_VOCABULARY / PANEL;
-        let panels = |block: usize| block * per_block..((block + 1) * per_block).min(head.panels());
-        let activations: Vec<_> = hidden.par_chunks(BLOCK_ROWS * d).map(|x| head.activations(x)).collect();
-        let logits = |block: usize, start: usize, out: &mut Vec<f32>| {
-            head.logits(&activations[start / BLOCK_ROWS], panels(block), out)
-        };
-        let dot = |row: usize, target: usize| head.dot(&activations[row / BLOCK_ROWS], row % BLOCK_ROWS, target);
-        let (logps, _) = reduce(&targets, head.panels().div_ceil(per_block), logits, dot);
-        tensor(logps, [targets.len()])
+        match &head.numbers {
+            Numbers::F32(panels) => packed(hidden, panels, &targets),
+            Numbers::Bf16(panels) => packed(hidden, panels, &targets),
+        }
     }
 
     fn token_logps_backward(
@@ -251,6 +244,20 @@ impl TokenLogps for Flex {
         let grad_hidden = super::sum(strips);
         (tensor(grad_hidden, [rows, d]), head_trains.then(|| tensor(grad_head, [blocks.vocabulary, d])))
     }
+}
+
+fn packed<N: Number>(hidden: FlexTensor, head: &Panels<N>, targets: &[i32]) -> FlexTensor {
+    let hidden = hidden.to_contiguous();
+    let (hidden, d) = (values(&hidden), head.shape()[1]);
+    let per_block = BLOCK_VOCABULARY / PANEL;
+    let panels = |block: usize| block * per_block..((block + 1) * per_block).min(head.count());
+    let activations: Vec<_> = hidden.par_chunks(BLOCK_ROWS * d).map(|x| head.activations(x)).collect();
+    let logits = |block: usize, start: usize, out: &mut Vec<f32>| {
+        head.logits(&activations[start / BLOCK_ROWS], panels(block), out)
+    };
+    let dot = |row: usize, target: usize| head.dot(&activations[row / BLOCK_ROWS], row % BLOCK_ROWS, target);
+    let (logps, _) = reduce(targets, head.count().div_ceil(per_block), logits, dot);
+    tensor(logps, [targets.len()])
 }
 
 /// Log-probabilities and log-sum-exps of all rows. `logits` computes those of a block of the vocabulary for up to

@@ -1,0 +1,156 @@
+//! How a packed weight lies in memory, and its product with rows.
+//!
+//! ```text
+//! weight [out, in]  ->  panels of 48 outputs, each [in / group][48][group]: a group of inputs meets 48 outputs at a time
+//! ```
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::tile::{Number, PANEL, TILE};
+
+/// A weight `[outputs, inputs]` in panels.
+#[derive(Debug)]
+pub(in crate::model::kernels) struct Panels<N> {
+    /// `[panels][groups of inputs][PANEL][N::GROUP]`, zero beyond the weight's edge.
+    values: Vec<N>,
+    outputs: usize,
+    inputs: usize,
+    /// Numbers that an activation is split into.
+    parts: usize,
+}
+
+/// Activations `[rows up to a whole tile][inputs up to a whole group]`, in as many parts as their weight asks for; their
+/// sum is the activation.
+pub(in crate::model::kernels) struct Activations<N> {
+    parts: Vec<Vec<N>>,
+    count: usize,
+}
+
+impl<N: Number> Panels<N> {
+    /// Packs `[outputs, inputs]`; `value` gives output `o` and input `i`.
+    pub(in crate::model::kernels) fn new(
+        [outputs, inputs]: [usize; 2],
+        parts: usize,
+        value: impl Fn(usize, usize) -> f32 + Sync,
+    ) -> Self {
+        let groups = inputs.div_ceil(N::GROUP);
+        let size = groups * N::GROUP * PANEL;
+        let mut values = vec![N::ZERO; outputs.div_ceil(PANEL) * size];
+        values.par_chunks_exact_mut(size.max(1)).enumerate().for_each(|(panel, values)| {
+            for (group, values) in values.chunks_exact_mut(N::GROUP * PANEL).enumerate() {
+                for output in 0..PANEL.min(outputs - panel * PANEL) {
+                    for input in 0..N::GROUP.min(inputs - N::GROUP * group) {
+                        let value = value(panel * PANEL + output, N::GROUP * group + input);
+                        values[N::GROUP * output + input] = N::from_f32(value);
+                    }
+                }
+            }
+        });
+        Self { values, outputs, inputs, parts }
+    }
+
+    /// `[outputs, inputs]`.
+    pub(in crate::model::kernels) fn shape(&self) -> [usize; 2] {
+        [self.outputs, self.inputs]
+    }
+
+    /// Panels of outputs.
+    pub(in crate::model::kernels) fn count(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    /// Row `output` in f32, as an embedding table is read.
+    pub(in crate::model::kernels) fn row(&self, output: usize) -> impl Iterator<Item = f32> + '_ {
+        let groups = self.panel(output / PANEL).chunks_exact(N::GROUP * PANEL);
+        let values = groups.flat_map(move |group| &group[output % PANEL * N::GROUP..][..N::GROUP]);
+        values.take(self.inputs).map(|value| value.to_f32())
+    }
+
+    fn panel(&self, panel: usize) -> &[N] {
+        let size = self.width() * PANEL;
+        &self.values[panel * size..][..size]
+    }
+
+    /// Inputs up to a whole group.
+    fn width(&self) -> usize {
+        self.inputs.next_multiple_of(N::GROUP)
+    }
+
+    /// `x [rows, inputs]` for products with this weight.
+    pub(in crate::model::kernels) fn activations(&self, x: &[f32]) -> Activations<N> {
+        let (count, width) = (x.len() / self.inputs, self.width());
+        let mut parts = vec![vec![N::ZERO; count.next_multiple_of(TILE) * width]; self.parts];
+        let mut left = vec![0f32; self.inputs];
+        for (row, x) in x.chunks_exact(self.inputs).enumerate() {
+            left.copy_from_slice(x);
+            for part in &mut parts {
+                let part = &mut part[row * width..][..self.inputs];
+                N::round(&left, part);
+                if self.parts > 1 {
+                    left.iter_mut().zip(part).for_each(|(left, part)| *left -= part.to_f32());
+                }
+            }
+        }
+        Activations { parts, count }
+    }
+
+    /// `out [rows, outputs of panels] = x W^T`, with `stride` numbers from one row of `out` to the next.
+    ///
+    /// # Safety
+    /// `out` is valid for these writes and nobody else's meanwhile.
+    pub(in crate::model::kernels) unsafe fn times(
+        &self,
+        x: &Activations<N>,
+        panels: Range<usize>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        let size = self.width() * TILE;
+        for panel in panels.clone() {
+            let weight = self.panel(panel);
+            let columns = PANEL.min(self.outputs - panel * PANEL);
+            for row in (0..x.count).step_by(TILE) {
+                let mut sums = [[0f32; PANEL]; TILE];
+                for part in &x.parts {
+                    N::add_products(&part[row / TILE * size..][..size], weight, &mut sums);
+                }
+                for (offset, sums) in sums.iter().enumerate().take(x.count - row) {
+                    // SAFETY: the caller's contract; `columns` numbers of row `row + offset`.
+                    unsafe {
+                        let out = out.add((row + offset) * stride + (panel - panels.start) * PANEL);
+                        match columns {
+                            PANEL => out.cast::<[f32; PANEL]>().write_unaligned(*sums),
+                            _ => out.copy_from_nonoverlapping(sums.as_ptr(), columns),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Logits for the outputs of `panels`, `[rows, outputs]`; returns the number of outputs.
+    pub(in crate::model::kernels) fn logits(
+        &self,
+        x: &Activations<N>,
+        panels: Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> usize {
+        let stride = (panels.end * PANEL).min(self.outputs) - panels.start * PANEL;
+        out.clear();
+        out.resize(x.count * stride, 0.0);
+        // SAFETY: `out` holds `rows * stride` numbers and is ours.
+        unsafe { self.times(x, panels, out.as_mut_ptr(), stride) };
+        stride
+    }
+
+    /// The product of one row and one output.
+    pub(in crate::model::kernels) fn dot(&self, x: &Activations<N>, row: usize, output: usize) -> f32 {
+        let part = |part: &Vec<N>| {
+            let x = &part[row * self.width()..][..self.inputs];
+            x.iter().zip(self.row(output)).map(|(x, w)| f64::from(x.to_f32()) * f64::from(w)).sum::<f64>()
+        };
+        x.parts.iter().map(part).sum::<f64>() as f32
+    }
+}
