@@ -7,6 +7,8 @@ use std::path::{Component, Path, PathBuf};
 
 use half::{bf16, f16};
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -168,12 +170,17 @@ impl Checkpoint {
             return Err(wrong(format!("has shape {:?}; config.json asks for {shape:?}", entry.shape)));
         }
         let bytes = &map[entry.bytes.clone()];
-        match entry.dtype {
-            Dtype::F32 => Ok(convert(bytes, f32::from_le_bytes)),
-            Dtype::F16 => Ok(convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32())),
-            Dtype::BF16 => Ok(convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32())),
-            other => Err(wrong(format!("has type {other:?}; supported are F32, F16, BF16"))),
-        }
+        let values = match entry.dtype {
+            Dtype::F32 => convert(bytes, f32::from_le_bytes),
+            Dtype::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Dtype::BF16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            other => return Err(wrong(format!("has type {other:?}; supported are F32, F16, BF16"))),
+        };
+        // What was read need not stay in memory beside what was made of it.
+        #[cfg(unix)]
+        // SAFETY: the pages of a read-only map of a file come back when they are read again.
+        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.bytes.start, entry.bytes.len()) };
+        Ok(values)
     }
 }
 
