@@ -20,7 +20,7 @@ use parquet::schema::types::ColumnPath;
 use super::bounds::Bound;
 use super::store::{Blob, Location, Upload};
 use super::windows::Windows;
-use super::{Chunk, TableWriter};
+use super::{Chunk, TableWriter, Written};
 use crate::error::{Error, Place, Result};
 
 /// Caps of a written row group: it is the unit of resuming, of sharing work, and of what a viewer scans.
@@ -128,7 +128,7 @@ impl TableWriter for Writer {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
     }
 
-    fn finish(self: Box<Self>) -> Result<u64> {
+    fn finish(self: Box<Self>) -> Result<Written> {
         let Self { location, writer } = *self;
         let failed = |error| location.cause(Error::data(Place::file(&location), error));
         writer.into_inner().map_err(failed)?.finish()

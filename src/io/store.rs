@@ -3,12 +3,14 @@
 mod attempts;
 mod blob;
 mod client;
+mod staged;
 mod upload;
 mod wrong;
 
 use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -17,11 +19,13 @@ use object_store::{
     Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStoreExt, PutMode, PutPayload, Result as StoreResult,
 };
 
+use super::Written;
 use crate::error::{Error, Result};
 use attempts::persist;
 pub use blob::{Blob, BlobReader};
 use client::{Client, Kind};
 pub use client::{Stores, shown};
+pub use staged::Staged;
 pub use upload::Upload;
 use wrong::Hope;
 
@@ -38,6 +42,19 @@ pub struct Location {
     /// Of a copy of what lies elsewhere.
     version: Option<String>,
     failure: Arc<Mutex<Option<Error>>>,
+}
+
+/// A file below a folder.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The file.
+    pub file: Location,
+    /// What changes when the file does.
+    pub version: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written last.
+    pub changed: SystemTime,
 }
 
 impl Location {
@@ -84,6 +101,16 @@ impl Location {
         self.if_present(persist(&self.client.retry, read))
     }
 
+    /// The file's size and digest, and none where there is no such file. Reads all of it.
+    pub fn digest(&self) -> Result<Option<Written>> {
+        let Some(meta) = self.meta()? else { return Ok(None) };
+        let mut hasher = blake3::Hasher::new();
+        let mut reader = Blob::new(self.clone(), meta.size).reader(0);
+        let read = hasher.update_reader(&mut reader);
+        read.map_err(|error| self.cause(failed(&self.shown, &error)))?;
+        Ok(Some(Written { bytes: meta.size, blake3: hasher.finalize().to_hex().to_string() }))
+    }
+
     /// Writes a whole file in one go, in place of one that may be there.
     pub fn write(&self, bytes: impl Into<Bytes>) -> Result<()> {
         self.refuse_web()?;
@@ -112,11 +139,11 @@ impl Location {
 
     /// All files below, in the order of their paths.
     pub fn list(&self) -> Result<Vec<Self>> {
-        Ok(self.list_versions()?.into_iter().map(|(file, _)| file).collect())
+        Ok(self.list_all()?.into_iter().map(|listed| listed.file).collect())
     }
 
-    /// All files below with their versions, in the order of their paths.
-    pub fn list_versions(&self) -> Result<Vec<(Self, String)>> {
+    /// All files below and what the store tells about them, in the order of their paths.
+    pub fn list_all(&self) -> Result<Vec<Listed>> {
         if self.client.kind == Kind::Web {
             return Ok(Vec::new());
         }
@@ -126,10 +153,17 @@ impl Location {
         let below = |meta: ObjectMeta| {
             let parts: Vec<_> = meta.location.prefix_match(&self.path)?.collect();
             let names: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
-            let below = Self { path: meta.location.clone(), ..self.join(&names.join("/")) };
-            (!parts.is_empty()).then(|| (below, version(&meta)))
+            let file = Self { path: meta.location.clone(), ..self.join(&names.join("/")) };
+            let (version, bytes, changed) = (version(&meta), meta.size, meta.last_modified.into());
+            (!parts.is_empty()).then_some(Listed { file, version, bytes, changed })
         };
         Ok(listed.into_iter().filter_map(below).collect())
+    }
+
+    /// Files below that uploads on this machine left unfinished; what a store has of them it does not tell.
+    pub fn staged(&self) -> Result<Vec<Staged>> {
+        let Some(local) = &self.local else { return Ok(Vec::new()) };
+        staged::below(local).map_err(|error| failed(&self.shown, &error))
     }
 
     /// Removes the file.
@@ -273,7 +307,10 @@ mod tests {
         let mut upload = file.upload().unwrap();
         upload.write_all(&vec![7; BLOCK + 5]).unwrap();
         assert!(!file.is_file().unwrap());
-        assert_eq!(upload.finish().unwrap(), BLOCK as u64 + 5);
+        let written = upload.finish().unwrap();
+        assert_eq!(written.bytes, BLOCK as u64 + 5);
+        assert_eq!(file.digest().unwrap(), Some(written));
+        assert_eq!(root.join("missing").digest().unwrap(), None);
         let mut back = Vec::new();
         file.open().unwrap().reader(0).read_to_end(&mut back).unwrap();
         assert_eq!(back, vec![7; BLOCK + 5]);

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::attempts::{attempt, block_on, persist, spawn};
 use super::{BLOCK, Location};
 use crate::error::Result;
+use crate::io::Written;
 
 /// Stores take 10,000 parts; after every so many of them, parts are twice as large.
 const EQUAL_PARTS: usize = 2000;
@@ -26,6 +27,7 @@ pub struct Upload {
     parts: Parts,
     buffer: Vec<u8>,
     sent: u64,
+    digest: blake3::Hasher,
 }
 
 /// What is there of a file beside its last block.
@@ -38,19 +40,20 @@ enum Parts {
 
 impl Upload {
     pub(super) fn new(location: Location) -> Self {
-        Self { location, parts: Parts::None, buffer: Vec::new(), sent: 0 }
+        Self { location, parts: Parts::None, buffer: Vec::new(), sent: 0, digest: blake3::Hasher::new() }
     }
 
-    /// Publishes the file; returns its size.
-    pub fn finish(mut self) -> Result<u64> {
+    /// Publishes the file.
+    pub fn finish(mut self) -> Result<Written> {
+        let blake3 = self.digest.finalize().to_hex().to_string();
         if matches!(self.parts, Parts::None) {
-            let bytes = take(&mut self.buffer);
-            let size = bytes.len() as u64;
-            return self.location.write(bytes).map(|()| size);
+            let content = take(&mut self.buffer);
+            let bytes = content.len() as u64;
+            return self.location.write(content).map(|()| Written { bytes, blake3 });
         }
         let finished = self.send().and_then(|()| self.land()).and_then(|()| self.complete());
         finished.map_err(|error| self.location.error(&error))?;
-        Ok(self.sent)
+        Ok(Written { bytes: self.sent, blake3 })
     }
 
     fn part_bytes(&self) -> usize {
@@ -125,6 +128,7 @@ impl Upload {
 
 impl Write for Upload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.digest.update(bytes);
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= self.part_bytes() {
             self.send().map_err(|error| io::Error::other(self.location.note(&error)))?;
