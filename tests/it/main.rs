@@ -18,6 +18,7 @@ mod parity;
 mod pipeline;
 mod proxy;
 mod quickstart_data;
+mod rejects;
 mod resume;
 mod s3;
 mod seaweed;
