@@ -93,7 +93,10 @@ impl Flow {
         };
         let reader = read.open(dataset.schema())?;
         let mut dataset = dataset.clone();
-        dataset.prune(&reader.bounds());
+        dataset.prune(&reader.bounds())?;
+        if let Some(wanted) = reader.wanted(dataset.schema()) {
+            dataset.project(&wanted);
+        }
         let mut flow = Self::whole(dataset);
         let changes_rows = reader.changes_rows();
         flow.reader = Some((node.id.clone(), Arc::new(reader)));

@@ -32,6 +32,19 @@ impl Filter {
         found
     }
 
+    /// The columns that it names; none where it may mean any.
+    pub(super) fn columns(&self) -> Option<Vec<String>> {
+        let mut found = Vec::new();
+        for part in &self.expression {
+            match part {
+                Expr::Column(name) => found.push(name.to_string()),
+                Expr::Selector(_) => return None,
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+
     /// True where the expression is; null counts as false.
     pub(super) fn keep(&self, batch: &RecordBatch) -> Result<BooleanArray> {
         let wrong =
@@ -119,6 +132,16 @@ mod tests {
         for nothing in ["n < 5 OR kind = 'list'", "NOT n < 5", "n < 5.5", "n < m", "n <> 5", "n + 1 < 5"] {
             assert_eq!(bounds(nothing), [], "{nothing}");
         }
+    }
+
+    #[test]
+    fn the_columns_of_an_expression_are_known() {
+        let columns = |text: &str| Filter::parse(text).unwrap().columns();
+        let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let mut found = columns("a < 5 OR NOT (length(b) > 2 AND c IS NULL)").unwrap();
+        found.sort_unstable();
+        assert_eq!(Some(found), names(&["a", "b", "c"]));
+        assert_eq!(columns("1 = 1"), names(&[]));
     }
 
     #[test]
