@@ -1,5 +1,6 @@
 //! Files and folders by path or URL, over `object_store`. What is exposed here blocks.
 
+mod asked;
 mod attempts;
 mod blob;
 mod client;
@@ -98,7 +99,7 @@ impl Location {
     /// The file's content, and none where there is no such file.
     pub fn read(&self) -> Result<Option<Bytes>> {
         let read = |_| async { self.client.objects.get(&self.path).await?.bytes().await };
-        self.if_present(persist(&self.client.retry, read))
+        self.if_present(persist(&self.client.patience, read))
     }
 
     /// The file's size and digest, and none where there is no such file. Reads all of it.
@@ -116,7 +117,7 @@ impl Location {
         self.refuse_web()?;
         let payload = PutPayload::from_bytes(bytes.into());
         let put = |_| self.client.objects.put(&self.path, payload.clone());
-        persist(&self.client.retry, put).map(drop).map_err(|error| self.error(&error))
+        persist(&self.client.patience, put).map(drop).map_err(|error| self.error(&error))
     }
 
     /// Writes a whole file unless there is one; false where there was.
@@ -129,7 +130,7 @@ impl Location {
             tries = before;
             self.client.objects.put_opts(&self.path, payload.clone(), PutMode::Create.into())
         };
-        match persist(&self.client.retry, put) {
+        match persist(&self.client.patience, put) {
             Ok(_) => Ok(true),
             // A try whose answer was lost may have made it.
             Err(StoreError::AlreadyExists { .. }) => Ok(tries > 0 && self.read()? == Some(bytes)),
@@ -148,7 +149,7 @@ impl Location {
             return Ok(Vec::new());
         }
         let list = |_| self.client.objects.list(Some(&self.path)).try_collect::<Vec<ObjectMeta>>();
-        let mut listed = persist(&self.client.retry, list).map_err(|error| self.error(&error))?;
+        let mut listed = persist(&self.client.patience, list).map_err(|error| self.error(&error))?;
         listed.sort_by(|a, b| a.location.cmp(&b.location));
         let below = |meta: ObjectMeta| {
             let parts: Vec<_> = meta.location.prefix_match(&self.path)?.collect();
@@ -168,7 +169,7 @@ impl Location {
 
     /// Removes the file.
     pub fn delete(&self) -> Result<()> {
-        match persist(&self.client.retry, |_| self.client.objects.delete(&self.path)) {
+        match persist(&self.client.patience, |_| self.client.objects.delete(&self.path)) {
             // An earlier try, or somebody else, was faster.
             Err(StoreError::NotFound { .. }) if self.local.is_none() => Ok(()),
             deleted => deleted.map_err(|error| self.error(&error)),
@@ -187,11 +188,11 @@ impl Location {
     /// Moves the file to `to` in the same store, in place of one that may be there.
     pub fn rename(&self, to: &Self) -> Result<()> {
         if self.local.is_some() {
-            return persist(&self.client.retry, |_| self.client.objects.rename(&self.path, &to.path))
+            return persist(&self.client.patience, |_| self.client.objects.rename(&self.path, &to.path))
                 .map_err(|error| self.error(&error));
         }
         let copy = |_| self.client.objects.copy(&self.path, &to.path);
-        persist(&self.client.retry, copy).map_err(|error| self.error(&error))?;
+        persist(&self.client.patience, copy).map_err(|error| self.error(&error))?;
         self.delete()
     }
 
@@ -230,13 +231,13 @@ impl Location {
     }
 
     fn meta(&self) -> Result<Option<ObjectMeta>> {
-        let head = persist(&self.client.retry, |_| self.client.objects.head(&self.path));
+        let head = persist(&self.client.patience, |_| self.client.objects.head(&self.path));
         match head {
             // A signed URL holds for GET alone.
             Err(error) if self.client.kind == Kind::Web && !matches!(error, StoreError::NotFound { .. }) => {
                 let first = || GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
                 let get = |_| self.client.objects.get_opts(&self.path, first());
-                self.if_present(persist(&self.client.retry, get).map(|found| found.meta))
+                self.if_present(persist(&self.client.patience, get).map(|found| found.meta))
             }
             head => self.if_present(head),
         }

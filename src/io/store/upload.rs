@@ -67,9 +67,9 @@ impl Upload {
         let (client, path) = (self.location.client.clone(), self.location.path.clone());
         if let Parts::None = self.parts {
             self.parts = match &client.parts {
-                None => Parts::Local(persist(&client.retry, |_| client.objects.put_multipart(&path))?),
+                None => Parts::Local(persist(&client.patience, |_| client.objects.put_multipart(&path))?),
                 Some(store) => {
-                    let id = persist(&client.retry, |_| store.create_multipart(&path))?;
+                    let id = persist(&client.patience, |_| store.create_multipart(&path))?;
                     Parts::Remote { id, sent: Vec::new(), flying: None }
                 }
             };
@@ -86,7 +86,7 @@ impl Upload {
                 let (id, index) = (id.clone(), sent.len());
                 let store = client.parts.clone().expect("parts were begun in such a store");
                 *flying = Some(spawn(async move {
-                    attempt(&client.retry, |_| store.put_part(&path, &id, index, payload.clone())).await
+                    attempt(&client.patience, |_| store.put_part(&path, &id, index, payload.clone())).await
                 }));
                 Ok(())
             }
@@ -112,13 +112,13 @@ impl Upload {
             Parts::Remote { id, sent, .. } => {
                 let store = client.parts.as_ref().expect("parts were begun in such a store");
                 let complete = |_| store.complete_multipart(path, &id, sent.clone());
-                persist(&client.retry, complete)
+                persist(&client.patience, complete)
             }
         };
         match completed {
             // A try whose answer was lost may have done it; the upload is then gone, and the file is there.
             Err(error @ StoreError::NotFound { .. }) => {
-                let meta = persist(&client.retry, |_| client.objects.head(path));
+                let meta = persist(&client.patience, |_| client.objects.head(path));
                 if meta.is_ok_and(|meta| meta.size == self.sent) { Ok(()) } else { Err(error) }
             }
             completed => completed.map(drop),

@@ -116,8 +116,9 @@ impl<'a> Run<'a> {
         let mut reports = Reports::new();
         notes.iter().flatten().for_each(|note| add(&mut reports, &note.reports));
         let parts: Vec<Part> = notes.into_iter().flatten().map(|note| note.part).collect();
+        let way = flow.way(flow.selects.iter().map(|(id, _)| id).chain(nodes.iter().map(|node| &node.id)).cloned());
+        met(&mut reports, &way);
         if missing.is_empty() {
-            let way = flow.way(flow.selects.iter().map(|(id, _)| id).chain(nodes.iter().map(|node| &node.id)).cloned());
             let came = flow.reader.is_none().then_some(flow.rows);
             balanced(&reports, &way, came, Some(parts.iter().map(|part| part.rows).sum()))?;
         }
@@ -227,9 +228,17 @@ impl<'a> Run<'a> {
         }
         self.monitor.end();
         let way = flow.way(stations.into_iter().map(|station| station.id));
+        met(&mut reports, &way);
         balanced(&reports, &way, flow.reader.is_none().then_some(flow.rows), Some(rows))?;
         conclude(&mut reports, self.plan)?;
         Ok((rows, reports))
+    }
+}
+
+/// Every stage of `way` has a report, also where no row came by.
+fn met(reports: &mut Reports, way: &[String]) {
+    for id in way {
+        reports.entry(id.clone()).or_default();
     }
 }
 

@@ -249,7 +249,10 @@ impl Read {
         let kept = schema.fields().iter().filter(|field| kept(field.name()));
         let mut out: Vec<Field> = kept.map(|field| Field::clone(field)).collect();
         match form {
-            None => tokens::fields().into_iter().for_each(|field| put(&mut out, field)),
+            None => {
+                let scored = tokens::scored(&Schema::new(out.clone()));
+                tokens::fields().into_iter().chain(scored).for_each(|field| put(&mut out, field));
+            }
             Some(_) => [PROMPT, Side::Chosen.name(), Side::Rejected.name()]
                 .into_iter()
                 .for_each(|name| put(&mut out, Field::new(name, messages_type(), false))),
