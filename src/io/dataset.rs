@@ -375,7 +375,7 @@ mod tests {
         let open = || Dataset::open(&[path.to_str().unwrap().to_owned()], &Stores::default()).unwrap();
         let rows = |compare, value| {
             let mut dataset = open();
-            dataset.prune(&[Bound { column: "x".into(), compare, value }]);
+            dataset.prune(&[Bound { column: "x".into(), compare, value }]).unwrap();
             let units = dataset.units();
             let firsts = units.iter().map(|unit| {
                 let chunk = dataset.read(unit, 10).unwrap().next().unwrap().unwrap();

@@ -16,7 +16,7 @@ use crate::seaweed::{Server, server};
 const UNITS: usize = 44;
 
 /// The files of a scoring run: every one is a unit.
-fn sources() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn sources() -> impl Iterator<Item = (String, String)> {
     (0..UNITS).map(|file| {
         let row = |row: usize| {
             let (chosen, rejected) = (file + row + 6, (file * row) % 50 + 6);
@@ -31,7 +31,7 @@ fn sources() -> impl Iterator<Item = (String, String)> {
 }
 
 /// A pipeline that scores the rows in `from` into `out`, where an endpoint is given on its store.
-fn pipeline(folder: &Folder, name: &str, from: &str, out: &str, port: Option<u16>) -> String {
+pub(crate) fn pipeline(folder: &Folder, name: &str, from: &str, out: &str, port: Option<u16>) -> String {
     let fixture = |name: &str| repository().join("tests/fixtures").join(name).display().to_string();
     let storage = port.map_or(String::new(), |port| {
         format!(
@@ -79,14 +79,14 @@ fn written(server: &Server, bucket: &str) -> RecordBatch {
     rows(server.open_url(&format!("{bucket}/run/scored/train-00000-of-00001.parquet")))
 }
 
-fn assert_same(found: &RecordBatch, expected: &RecordBatch) {
+pub(crate) fn assert_same(found: &RecordBatch, expected: &RecordBatch) {
     assert_eq!(found.num_rows(), expected.num_rows());
     for (field, column) in expected.schema().fields().iter().zip(expected.columns()) {
         assert_eq!(found.column_by_name(field.name()).unwrap(), column, "{}", field.name());
     }
 }
 
-fn finish(child: Child, code: i32) -> String {
+pub(crate) fn finish(child: Child, code: i32) -> String {
     let Output { status, stderr, .. } = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
     assert_eq!(status.code(), Some(code), "{stderr}");

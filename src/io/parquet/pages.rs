@@ -79,6 +79,6 @@ mod tests {
     fn what_all_bounds_leave_is_read() {
         let left = [0..10, 20..30];
         assert_eq!(common(&left, [0..5, 5..25, 28..40].into_iter()), [0..10, 20..25, 28..30]);
-        assert_eq!(common(&left, std::iter::once(10..20)), []);
+        assert!(common(&left, std::iter::once(10..20)).is_empty());
     }
 }
