@@ -204,13 +204,14 @@ impl Dataset {
 
     /// The rows of `unit` in batches of at most `batch_rows`, under the dataset's schema.
     pub fn read(&self, unit: &Unit, batch_rows: usize) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
+        let (schema, location) = (self.schema.clone(), self.file(unit).clone());
+        let cause = |error| location.cause(error);
         let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match &self.files[unit.file].1 {
             File::Parquet(file) => Box::new(file.read(unit.groups.clone(), &self.schema, batch_rows)),
-            File::Json(file) => Box::new(file.read(&self.schema, batch_rows)?),
-            File::Csv(file) => Box::new(file.read(batch_rows)?),
-            File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows)?),
+            File::Json(file) => Box::new(file.read(&self.schema, batch_rows).map_err(cause)?),
+            File::Csv(file) => Box::new(file.read(batch_rows).map_err(cause)?),
+            File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows).map_err(cause)?),
         };
-        let (schema, location) = (self.schema.clone(), self.file(unit).clone());
         let place = Place::file(&location);
         Ok(Box::new(chunks.map(move |chunk| {
             let Chunk { batch, first_row } = chunk.map_err(|error| location.cause(error))?;

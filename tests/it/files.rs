@@ -131,7 +131,7 @@ fn columns_that_are_not_selected_are_left_out() {
     let folder = Folder::new();
     folder.write(
         "rows.jsonl",
-        "{\"prompt\": \"q\", \"chosen\": \"a\", \"rejected\": \"b\", \"kind\": \"sum\", \"n\": 3, \"more\": [1]}\n",
+        "{\"prompt\": \"q\", \"chosen\": \"a\", \"rejected\": \"b\", \"kind\": \"sum\", \"score\": 3, \"more\": [1]}\n",
     );
     let names = |options: &str| {
         let read = read_in(&folder, &format!("from: rows.jsonl{options}"));
@@ -139,11 +139,14 @@ fn columns_that_are_not_selected_are_left_out() {
         names.sort_unstable();
         names
     };
-    assert_eq!(names(", select: [n], where: \"kind = 'sum'\""), ["chosen", "n", "prompt", "rejected", "row_id"]);
+    assert_eq!(
+        names(", select: [score], where: \"kind = 'sum'\""),
+        ["chosen", "prompt", "rejected", "row_id", "score"]
+    );
     assert_eq!(names(", select: []"), ["chosen", "prompt", "rejected", "row_id"]);
     let file = folder.write("p.yaml", "workdir: run\nstages: { rows: { read: { from: rows.jsonl, select: [m] } } }\n");
     let stderr = folder.fails(&["check", file.to_str().unwrap()], 78);
-    assert!(stderr.contains("no column `m`; there are prompt, chosen, rejected, kind, n, more"), "{stderr}");
+    assert!(stderr.contains("no column `m`; there are prompt, chosen, rejected, kind, score, more"), "{stderr}");
 }
 
 #[test]

@@ -174,7 +174,11 @@ fn a_store_that_is_gone_ends_the_run_with_75_and_it_goes_on_when_the_store_is_ba
     let folder = Folder::new();
     let expected = prepare(server, &folder, "gone");
     let proxy = Proxy::before(server.s3);
-    proxy.plan(|request| if request.number < 300 { Fault::None } else { Fault::Reset });
+    let mut gone = false;
+    proxy.plan(move |request| {
+        gone |= request.number >= 300 && request.path.contains("/run/");
+        if gone { Fault::Reset } else { Fault::None }
+    });
     let file = pipeline(&folder, "p", "s3://gone/rows", "s3://gone/run", Some(proxy.port));
     let start = Instant::now();
     let stderr = finish(server.sepo(&folder, &file).spawn().unwrap(), 75);

@@ -167,7 +167,7 @@ fn paged(folder: &Folder) {
     let random = |seed: usize| blake3::hash(&seed.to_le_bytes()).to_hex().repeat(8);
     let ids = || from_rows::<Int32Type>((0..ROWS).map(|row| [row as i32 % 90 + 1]));
     let columns: [(&str, ArrayRef); 5] = [
-        ("n", Arc::new(Int64Array::from_iter_values(0..ROWS as i64))),
+        ("number", Arc::new(Int64Array::from_iter_values(0..ROWS as i64))),
         ("text", Arc::new(StringArray::from_iter_values((0..ROWS).map(random)))),
         ("prompt_ids", ids()),
         ("chosen_ids", ids()),
@@ -200,20 +200,20 @@ fn only_the_pages_and_columns_that_are_wanted_are_fetched() {
     };
     let (all, sent) = read("");
     assert_eq!((all.num_rows(), sent > whole), (40_000, true));
-    let (selected, sent) = read(", select: [n]");
-    assert_eq!(selected.column_by_name("n"), all.column_by_name("n"));
+    let (selected, sent) = read(", select: [number]");
+    assert_eq!(selected.column_by_name("number"), all.column_by_name("number"));
     assert!(selected.column_by_name("text").is_none() && sent < whole / 20, "{sent} of {whole}");
 
-    let (pages, sent) = read(", where: \"n >= 12345 AND n < 14321\"");
+    let (pages, sent) = read(", where: \"number >= 12345 AND number < 14321\"");
     let expected = all.slice(12345, 14321 - 12345);
-    for name in ["n", "text", "chosen_ids"] {
+    for name in ["number", "text", "chosen_ids"] {
         assert_eq!(pages.column_by_name(name).unwrap(), expected.column_by_name(name).unwrap(), "{name}");
     }
     assert!(sent < whole / 5, "{sent} of {whole}");
     // A row keeps its number in the file.
     let id = |rows: &RecordBatch| rows.column_by_name("row_id").unwrap().as_string::<i32>().value(0).to_owned();
     assert!(id(&pages).ends_with("paged.parquet:12346"), "{}", id(&pages));
-    let (none, _) = read(", where: \"n < 0\"");
+    let (none, _) = read(", where: \"number < 0\"");
     assert_eq!(none.num_rows(), 0);
 }
 
