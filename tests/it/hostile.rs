@@ -54,6 +54,7 @@ fn a_dataset_gives_no_orders_to_a_terminal() {
     assert!(broken.contains("rows\\u{202e}/x.jsonl, row 1: not JSON"), "{broken}");
     std::fs::create_dir(folder.path(ORDERS[0])).unwrap();
     let text = std::fs::read_to_string(&file).unwrap().replace("rows*", "*");
+    std::fs::write(folder.path(ORDERS[0]).join("x.jsonl"), "").unwrap();
     let refused = said(&folder, &["run", folder.write("p.yaml", &text).to_str().unwrap()]);
     assert_harmless(&refused);
     assert!(refused.contains("\\u{1b}[2J"), "{refused}");
