@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::progress::Progress;
+use super::terminal::{plain, plain_json};
 use crate::columns::lists::{floats, ids, masks};
 use crate::columns::provenance::Provenance;
 use crate::columns::{PROMPT_IDS, Side};
@@ -102,7 +103,7 @@ impl Inspect {
             }
         }
         if self.json {
-            return Ok(format!("{}\n", Value::Object(found)));
+            return Ok(plain_json(&format!("{}\n", Value::Object(found))));
         }
         let mut out = String::new();
         for (name, value) in &found {
@@ -110,11 +111,11 @@ impl Inspect {
                 Value::Object(entries) => {
                     let _ = writeln!(out, "{name}");
                     for (key, value) in entries {
-                        let _ = writeln!(out, "  {} {value}", plain(key));
+                        let _ = writeln!(out, "  {} {}", token(key), plain_json(&value.to_string()));
                     }
                 }
                 value => {
-                    let _ = writeln!(out, "{name} {value}");
+                    let _ = writeln!(out, "{name} {}", plain_json(&value.to_string()));
                 }
             }
         }
@@ -131,7 +132,7 @@ impl Inspect {
     fn tokens(&self, batch: &RecordBatch) -> Result<String> {
         let tokenizer = self.tokenizer.as_deref().map(Tokenizer::load).transpose()?;
         let text = |id: i32| match &tokenizer {
-            Some(tokenizer) => plain(&tokenizer.token_text(id)),
+            Some(tokenizer) => token(&tokenizer.token_text(id)),
             None => format!("{id} "),
         };
         let mut out = String::new();
@@ -156,17 +157,7 @@ impl Inspect {
     }
 }
 
-/// Text from a dataset without anything that a terminal would obey.
-fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c == '\n' {
-                '⏎'
-            } else if c.is_control() {
-                '·'
-            } else {
-                c
-            }
-        })
-        .collect()
+/// A token on one line.
+fn token(text: &str) -> String {
+    plain(text).replace('\n', "⏎")
 }

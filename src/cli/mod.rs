@@ -3,7 +3,9 @@
 mod inspect;
 mod plan;
 mod progress;
+mod runs;
 mod summary;
+mod terminal;
 
 use std::fs;
 use std::io::{self, Write};
@@ -15,11 +17,12 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use self::progress::Progress;
+use self::terminal::{plain, plain_json};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
 use crate::pipeline::spec::File;
-use crate::pipeline::{Options, Plan, Share, Spec, run, schema};
+use crate::pipeline::{Options, Plan, Share, Spec, Work, run, schema};
 
 /// Selective preference optimization as a dataflow pipeline over columnar data.
 #[derive(Debug, Parser)]
@@ -52,6 +55,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Commit what the shares of a job array did, and write its result; no unit is computed.
+    Merge {
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// Merge this stage and what it needs.
+        #[arg(long, value_name = "STAGE")]
+        only: Option<String>,
+        /// Print one JSON object instead of tables.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what a workdir keeps, or remove what no run will use.
+    Runs(runs::Runs),
     /// Print what a dataset holds: schema, provenance, rewards, masks.
     Inspect(inspect::Inspect),
     /// Print the JSON Schema of pipeline files, for editors.
@@ -82,6 +98,19 @@ impl Pipeline {
         })?;
         Plan::watched(&Spec::parse(&text, &name, &self.vars)?, monitor)
     }
+
+    fn run(&self, options: &Options, json: bool) -> Result<()> {
+        // A stop may be asked for while stores are asked for their files.
+        let monitor = Progress::stoppable();
+        let plan = self.plan(&monitor)?;
+        let report = run(&plan, &self.file.display().to_string(), options, &monitor)?;
+        match json {
+            true => {
+                print(&plain_json(&format!("{}\n", serde_json::to_string(&report).expect("a report is plain data"))))
+            }
+            false => print(&plain(&summary::summary(&plan, &report))),
+        }
+    }
 }
 
 /// Runs the program with the process's arguments.
@@ -93,7 +122,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Without a stderr there is nobody to tell; the exit code remains.
-            let _ = writeln!(io::stderr(), "error: {error}");
+            let _ = writeln!(io::stderr(), "error: {}", plain(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -107,18 +136,16 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Plan(pipeline) => {
             let plan = pipeline.plan(&Progress::new())?;
-            print(&plan::text(&plan, &estimate(&plan)?))
+            print(&plain(&plan::text(&plan, &estimate(&plan)?)))
         }
         Command::Run { pipeline, fresh, only, share, json } => {
-            // A stop may be asked for while stores are asked for their files.
-            let monitor = Progress::stoppable();
-            let plan = pipeline.plan(&monitor)?;
-            let report = run(&plan, &pipeline.file.display().to_string(), &Options { fresh, only, share }, &monitor)?;
-            match json {
-                true => print(&format!("{}\n", serde_json::to_string(&report).expect("a report is plain data"))),
-                false => print(&summary::summary(&plan, &report)),
-            }
+            let work = share.map_or(Work::All, Work::Share);
+            pipeline.run(&Options { fresh, only, work }, json)
         }
+        Command::Merge { pipeline, only, json } => {
+            pipeline.run(&Options { fresh: false, only, work: Work::Merge }, json)
+        }
+        Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),
         Command::Schema => print(&format!("{:#}\n", schema::of::<File>())),
     }

@@ -111,13 +111,18 @@ pub fn row_id(batch: &RecordBatch) -> Option<String> {
     }
 }
 
-/// The rows of `batch` as JSON, one object a line; empty where a type has no JSON form.
+/// The rows of `batch` as JSON, one object a line, without columns whose type has no JSON form.
 pub fn row_as_json(batch: &RecordBatch) -> String {
-    let mut writer = LineDelimitedWriter::new(Vec::new());
-    match writer.write(batch).and_then(|()| writer.finish()) {
-        Ok(()) => String::from_utf8_lossy(&writer.into_inner()).trim_end().to_owned(),
-        Err(_) => String::new(),
-    }
+    let write = |batch: &RecordBatch| {
+        let mut writer = LineDelimitedWriter::new(Vec::new());
+        writer.write(batch).and_then(|()| writer.finish()).map(|()| writer.into_inner())
+    };
+    let text = write(batch).or_else(|_| {
+        let has_form = |column: &usize| batch.project(&[*column]).and_then(|alone| write(&alone)).is_ok();
+        let columns: Vec<usize> = (0..batch.num_columns()).filter(has_form).collect();
+        batch.project(&columns).and_then(|rest| write(&rest))
+    });
+    String::from_utf8_lossy(&text.unwrap_or_default()).trim_end().to_owned()
 }
 
 /// Puts `field` in the place of the one with its name, or at the end.
@@ -140,4 +145,17 @@ pub fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> Result<
         None => columns.push(column),
     }
     RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, batch.schema().metadata().clone())), columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int64Array, TimestampSecondArray};
+
+    #[test]
+    fn a_column_without_a_form_in_json_takes_no_other_along() {
+        let zoned = TimestampSecondArray::from(vec![0]).with_timezone("Nowhere/Known");
+        let columns: [(&str, ArrayRef); 2] = [("when", Arc::new(zoned)), ("n", Arc::new(Int64Array::from(vec![7])))];
+        assert_eq!(row_as_json(&RecordBatch::try_from_iter(columns).unwrap()), "{\"n\":7}");
+    }
 }

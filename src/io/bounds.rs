@@ -1,8 +1,9 @@
-//! Row groups that no row of can pass a filter, by the smallest and largest values that their footer states. What a footer
-//! does not state for certain prunes nothing.
+//! Row groups and pages that no row of can pass a filter, by the smallest and largest values that a file states of them.
+//! What it does not state for certain prunes nothing.
 
 use arrow::datatypes::DataType;
 use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
 
 /// A comparison that a column's value must fulfil in every row that passes.
@@ -58,27 +59,48 @@ impl Bound {
 
     /// Whether a row of `group` may fulfil it.
     pub(super) fn may_hold(&self, group: &RowGroupMetaData) -> bool {
-        let column = group.columns().iter().find(|column| column.column_path().parts() == [self.column.as_str()]);
-        let Some(statistics) = column.and_then(|column| column.statistics()) else { return true };
-        if statistics.is_min_max_deprecated() {
-            return true;
-        }
-        let may_hold = match (&self.value, statistics) {
-            (Value::Integer(value), Statistics::Int32(range)) => {
-                let ends = range.min_opt().zip(range.max_opt());
-                ends.map(|(least, most)| self.compare.may_hold(i64::from(*least), i64::from(*most), *value))
-            }
-            (Value::Integer(value), Statistics::Int64(range)) => {
-                let ends = range.min_opt().zip(range.max_opt());
-                ends.map(|(least, most)| self.compare.may_hold(*least, *most, *value))
-            }
-            (Value::Text(value), Statistics::ByteArray(range)) => {
-                // Cut values still lie outside: the least was rounded down, the most up.
-                let ends = range.min_opt().zip(range.max_opt());
-                ends.map(|(least, most)| self.compare.may_hold(least.data(), most.data(), value.as_bytes()))
+        let statistics = self.leaf(group).and_then(|leaf| group.column(leaf).statistics());
+        let may_hold = match statistics.filter(|statistics| !statistics.is_min_max_deprecated()) {
+            Some(Statistics::Int32(range)) => self.integers(range.min_opt().zip(range.max_opt())),
+            Some(Statistics::Int64(range)) => self.integers(range.min_opt().zip(range.max_opt())),
+            Some(Statistics::ByteArray(range)) => {
+                self.texts(range.min_opt().map(AsRef::as_ref).zip(range.max_opt().map(AsRef::as_ref)))
             }
             _ => None,
         };
         may_hold.unwrap_or(true)
+    }
+
+    /// Whether a row of page `page` may fulfil it, by the index of its column.
+    pub(super) fn may_hold_in_page(&self, index: &ColumnIndexMetaData, page: usize) -> bool {
+        let may_hold = match index {
+            // Null compares with nothing.
+            ColumnIndexMetaData::INT32(_) | ColumnIndexMetaData::INT64(_) | ColumnIndexMetaData::BYTE_ARRAY(_)
+                if index.is_null_page(page) =>
+            {
+                Some(false)
+            }
+            ColumnIndexMetaData::INT32(range) => self.integers(range.min_value(page).zip(range.max_value(page))),
+            ColumnIndexMetaData::INT64(range) => self.integers(range.min_value(page).zip(range.max_value(page))),
+            ColumnIndexMetaData::BYTE_ARRAY(range) => self.texts(range.min_value(page).zip(range.max_value(page))),
+            _ => None,
+        };
+        may_hold.unwrap_or(true)
+    }
+
+    /// The leaf of `group` that it speaks of.
+    pub(super) fn leaf(&self, group: &RowGroupMetaData) -> Option<usize> {
+        group.columns().iter().position(|column| column.column_path().parts() == [self.column.as_str()])
+    }
+
+    fn integers<T: Copy + Into<i64>>(&self, ends: Option<(&T, &T)>) -> Option<bool> {
+        let (Value::Integer(value), Some((least, most))) = (&self.value, ends) else { return None };
+        Some(self.compare.may_hold((*least).into(), (*most).into(), *value))
+    }
+
+    /// Cut values still lie outside: the least was rounded down, the most up.
+    fn texts(&self, ends: Option<(&[u8], &[u8])>) -> Option<bool> {
+        let (Value::Text(value), Some((least, most))) = (&self.value, ends) else { return None };
+        Some(self.compare.may_hold(least, most, value.as_bytes()))
     }
 }

@@ -145,18 +145,36 @@ impl Dataset {
         &self.files[unit.file].0
     }
 
-    /// Leaves out row groups of which no row can fulfil all of `bounds`.
-    pub fn prune(&mut self, bounds: &[Bound]) {
-        for (index, (_, file)) in self.files.iter().enumerate() {
-            // A column that is read as another type may compare in another way.
-            let same = |bound: &&Bound| {
-                self.schema.field_with_name(&bound.column).is_ok_and(|field| bound.fits(field.data_type()))
-            };
+    /// Leaves out row groups and pages of which no row can fulfil all of `bounds`.
+    ///
+    /// # Errors
+    /// An index of pages that cannot be read.
+    pub fn prune(&mut self, bounds: &[Bound]) -> Result<()> {
+        // A column that is read as another type may compare in another way.
+        let schema = self.schema.clone();
+        let fits = |bound: &&Bound, schema: &Schema| {
+            schema.field_with_name(&bound.column).is_ok_and(|field| bound.fits(field.data_type()))
+        };
+        for (index, (location, file)) in self.files.iter_mut().enumerate() {
             if let File::Parquet(file) = file {
-                let bounds: Vec<Bound> = bounds.iter().filter(same).cloned().collect();
-                self.pruned.extend(file.without(&bounds).into_iter().map(|group| (index, group)));
+                let own = file.schema().clone();
+                let bounds: Vec<Bound> =
+                    bounds.iter().filter(|bound| fits(bound, &schema) && fits(bound, &own)).cloned().collect();
+                let pruned = file.without(&bounds);
+                if pruned.len() < file.groups().len() {
+                    file.narrow(&bounds).map_err(|error| location.cause(error))?;
+                }
+                self.pruned.extend(pruned.into_iter().map(|group| (index, group)));
             }
         }
+        Ok(())
+    }
+
+    /// Leaves out all columns but those named `wanted`; of Parquet files they are not even fetched.
+    pub fn project(&mut self, wanted: &BTreeSet<String>) {
+        let fields = self.schema.fields().iter().filter(|field| wanted.contains(field.name())).cloned();
+        let schema = Schema::new_with_metadata(fields.collect::<Vec<_>>(), self.schema.metadata().clone());
+        self.schema = Arc::new(schema);
     }
 
     /// Rows in all units.
@@ -186,13 +204,14 @@ impl Dataset {
 
     /// The rows of `unit` in batches of at most `batch_rows`, under the dataset's schema.
     pub fn read(&self, unit: &Unit, batch_rows: usize) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
-        let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match &self.files[unit.file].1 {
-            File::Parquet(file) => Box::new(file.read(unit.groups.clone(), batch_rows)),
-            File::Json(file) => Box::new(file.read(&self.schema, batch_rows)?),
-            File::Csv(file) => Box::new(file.read(batch_rows)?),
-            File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows)?),
-        };
         let (schema, location) = (self.schema.clone(), self.file(unit).clone());
+        let cause = |error| location.cause(error);
+        let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match &self.files[unit.file].1 {
+            File::Parquet(file) => Box::new(file.read(unit.groups.clone(), &self.schema, batch_rows)),
+            File::Json(file) => Box::new(file.read(&self.schema, batch_rows).map_err(cause)?),
+            File::Csv(file) => Box::new(file.read(batch_rows).map_err(cause)?),
+            File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows).map_err(cause)?),
+        };
         let place = Place::file(&location);
         Ok(Box::new(chunks.map(move |chunk| {
             let Chunk { batch, first_row } = chunk.map_err(|error| location.cause(error))?;
@@ -357,7 +376,7 @@ mod tests {
         let open = || Dataset::open(&[path.to_str().unwrap().to_owned()], &Stores::default()).unwrap();
         let rows = |compare, value| {
             let mut dataset = open();
-            dataset.prune(&[Bound { column: "x".into(), compare, value }]);
+            dataset.prune(&[Bound { column: "x".into(), compare, value }]).unwrap();
             let units = dataset.units();
             let firsts = units.iter().map(|unit| {
                 let chunk = dataset.read(unit, 10).unwrap().next().unwrap().unwrap();

@@ -12,7 +12,7 @@ use arrow::ipc::writer::FileWriter;
 
 use super::ipc_stream::Stream;
 use super::store::{Blob, BlobReader, Location, Upload};
-use super::{Chunk, TableWriter};
+use super::{Chunk, TableWriter, Written};
 use crate::error::{Error, Place, Result};
 
 /// What an IPC file begins with.
@@ -146,7 +146,7 @@ impl TableWriter for Writer {
         self.bytes
     }
 
-    fn finish(mut self: Box<Self>) -> Result<u64> {
+    fn finish(mut self: Box<Self>) -> Result<Written> {
         let location = self.location;
         let wrong = |error| location.cause(Error::data(Place::file(&location), error));
         self.writer.finish().map_err(wrong)?;

@@ -33,20 +33,20 @@ impl Mirror {
     /// # Errors
     /// A store that cannot be listed, a folder without files.
     pub fn of(remote: &Location) -> Result<Self> {
-        let listed = remote.list_versions()?;
+        let listed = remote.list_all()?;
         if listed.is_empty() {
             let message = "no such folder, or nothing in it".to_owned();
             return Err(Error::Store { path: remote.to_string(), message, retryable: false });
         }
         let mut hasher = blake3::Hasher::new();
-        for (file, version) in &listed {
-            for part in [&file.to_string(), version] {
+        for found in &listed {
+            for part in [&found.file.to_string(), &found.version] {
                 hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
             }
         }
         let digest = &hasher.finalize().to_hex()[..16];
         let folder = cache().join("models").join(format!("{}-{digest}", remote.name()));
-        Ok(Self { remote: remote.clone(), files: listed.into_iter().map(|(file, _)| file).collect(), folder })
+        Ok(Self { remote: remote.clone(), files: listed.into_iter().map(|found| found.file).collect(), folder })
     }
 
     /// The copy.

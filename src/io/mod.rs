@@ -36,7 +36,7 @@ pub use bounds::Bound;
 pub use dataset::{Chunk, Dataset, Unit};
 pub use mirror::Mirror;
 pub use storage::Storage;
-pub use store::{Location, Stores};
+pub use store::{Listed, Location, Staged, Stores};
 pub use unify::list_element;
 
 /// The file format of an output.
@@ -68,12 +68,21 @@ impl FileFormat {
     }
 }
 
+/// A file that was written: what to know it by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Its size.
+    pub bytes: u64,
+    /// blake3 of its bytes, hexadecimal.
+    pub blake3: String,
+}
+
 /// A file of record batches being written. Dropped before `finish`, it leaves nothing behind.
 pub trait TableWriter: Send {
     /// Appends the rows of `batch`, which has the schema that the file was created with.
     fn write(&mut self, batch: &RecordBatch) -> Result<()>;
     /// Bytes so far, those still in memory estimated.
     fn bytes(&self) -> u64;
-    /// Publishes the file; returns its size in bytes.
-    fn finish(self: Box<Self>) -> Result<u64>;
+    /// Publishes the file.
+    fn finish(self: Box<Self>) -> Result<Written>;
 }

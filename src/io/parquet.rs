@@ -4,15 +4,21 @@
 //! dictionary, ids keep theirs, row groups are capped in rows and in bytes, pages are content-defined and indexed. The
 //! schema's metadata becomes the footer's key-value pairs.
 
+mod pages;
+
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, FieldRef, SchemaRef};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelectionPolicy,
+};
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{KeyValue, PageIndexPolicy};
 use parquet::file::properties::{CdcOptions, WriterProperties};
 use parquet::file::reader::Length;
 use parquet::schema::types::ColumnPath;
@@ -20,7 +26,7 @@ use parquet::schema::types::ColumnPath;
 use super::bounds::Bound;
 use super::store::{Blob, Location, Upload};
 use super::windows::Windows;
-use super::{Chunk, TableWriter};
+use super::{Chunk, TableWriter, Written};
 use crate::error::{Error, Place, Result};
 
 /// Caps of a written row group: it is the unit of resuming, of sharing work, and of what a viewer scans.
@@ -36,6 +42,8 @@ pub struct File {
     place: Place,
     blob: Blob,
     footer: ArrowReaderMetadata,
+    /// Of every row group the rows that are read; empty where all are.
+    left: Arc<Vec<Vec<Range<usize>>>>,
 }
 
 impl File {
@@ -48,7 +56,7 @@ impl File {
             let hint = "not a whole Parquet file (cut short while it was written or copied?)";
             Error::data(place.clone(), format!("{hint}: {error}"))
         })?;
-        Ok(Self { place, blob, footer })
+        Ok(Self { place, blob, footer, left: Arc::default() })
     }
 
     /// The file's schema, its footer's key-value pairs as metadata.
@@ -61,39 +69,101 @@ impl File {
         self.footer.metadata().row_groups().iter().map(|group| group.num_rows() as u64).collect()
     }
 
-    /// Row groups of which no row can fulfil all of `bounds`.
+    /// Row groups of which no row can fulfil all of `bounds`, which fit the columns' types.
     pub fn without(&self, bounds: &[Bound]) -> Vec<usize> {
-        let kind = |bound: &Bound| self.schema().field_with_name(&bound.column).map(|field| field.data_type()).ok();
-        let bounds: Vec<&Bound> =
-            bounds.iter().filter(|bound| kind(bound).is_some_and(|kind| bound.fits(kind))).collect();
         let groups = self.footer.metadata().row_groups().iter().enumerate();
         let excluded = groups.filter(|(_, group)| bounds.iter().any(|bound| !bound.may_hold(group)));
         excluded.map(|(index, _)| index).collect()
     }
 
-    /// The rows of `groups` in batches.
-    pub fn read(&self, groups: Range<usize>, batch_rows: usize) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
+    /// Leaves out pages of which no row can fulfil all of `bounds`, if the file has an index of them.
+    pub fn narrow(&mut self, bounds: &[Bound]) -> Result<()> {
+        let groups = self.footer.metadata().row_groups();
+        let indexed = |bound: &Bound| {
+            let leaf = groups.first().and_then(|group| Some((group, bound.leaf(group)?)));
+            leaf.is_some_and(|(group, leaf)| group.column(leaf).column_index_offset().is_some())
+        };
+        let bounds: Vec<&Bound> = bounds.iter().filter(|bound| indexed(bound)).collect();
+        if bounds.is_empty() {
+            return Ok(());
+        }
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let footer = ArrowReaderMetadata::load(&self.blob, options);
+        let footer = footer.map_err(|error| Error::data(self.place.clone(), error))?;
+        let left = (0..groups.len()).map(|group| pages::rows_left(footer.metadata(), group, &bounds)).collect();
+        self.left = Arc::new(left);
+        self.footer = footer;
+        Ok(())
+    }
+
+    /// The columns `columns` of the rows of `groups`, in batches; rows of pages that were left out are not among them.
+    pub fn read(
+        &self,
+        groups: Range<usize>,
+        columns: &Schema,
+        batch_rows: usize,
+    ) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
         let file = self.clone();
+        let is_wanted = |field: &FieldRef| columns.field_with_name(field.name()).is_ok();
+        let roots = self.schema().fields().iter().enumerate().filter(|(_, field)| is_wanted(field));
+        let parquet = self.footer.metadata().file_metadata().schema_descr();
+        let mask = ProjectionMask::roots(parquet, roots.map(|(index, _)| index));
         groups.flat_map(move |group| {
             let place = file.place.clone().row_group(group);
-            let mut row: u64 = file.groups()[..group].iter().sum();
-            let columns = file.footer.metadata().row_group(group).columns().iter().map(|column| column.byte_range());
-            let spans = columns.map(|(start, length)| start..start.saturating_add(length));
-            let windows = Windows::new(file.blob.clone(), spans);
-            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows, file.footer.clone());
-            let reader = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).build();
-            let wrong = move |error: &dyn std::fmt::Display| Error::data(place.clone(), error);
-            let (reader, failed) = match reader {
+            let before: u64 = file.groups()[..group].iter().sum();
+            let (reader, failed) = match file.reader(group, &mask, batch_rows) {
                 Ok(reader) => (Some(reader), None),
-                Err(error) => (None, Some(Err(wrong(&error)))),
+                Err(error) => (None, Some(Err(Error::data(place.clone(), error)))),
             };
-            let chunks = reader.into_iter().flatten().map(move |batch| {
-                let batch = batch.map_err(|error| wrong(&error))?;
-                row += batch.num_rows() as u64;
-                Ok(Chunk { first_row: row - batch.num_rows() as u64 + 1, batch })
+            let mut left = file.rows_left(group).into_iter();
+            let mut piece = 0..0;
+            let chunks = reader.into_iter().flatten().flat_map(move |batch| {
+                let batch = match batch {
+                    Ok(batch) => batch,
+                    Err(error) => return vec![Err(Error::data(place.clone(), error))],
+                };
+                let (mut chunks, mut at) = (Vec::new(), 0);
+                while at < batch.num_rows() {
+                    if piece.is_empty() {
+                        piece = left.next().unwrap_or(0..usize::MAX);
+                    }
+                    let rows = piece.len().min(batch.num_rows() - at);
+                    let first_row = before + piece.start as u64 + 1;
+                    chunks.push(Ok(Chunk { first_row, batch: batch.slice(at, rows) }));
+                    piece.start += rows;
+                    at += rows;
+                }
+                chunks
             });
             failed.into_iter().chain(chunks)
         })
+    }
+
+    fn reader(
+        &self,
+        group: usize,
+        mask: &ProjectionMask,
+        batch_rows: usize,
+    ) -> Result<ParquetRecordBatchReader, ParquetError> {
+        let metadata = self.footer.metadata();
+        let left = self.rows_left(group);
+        let windows = Windows::new(self.blob.clone(), pages::spans(metadata, group, mask, &left));
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows, self.footer.clone());
+        let rows = metadata.row_group(group).num_rows() as usize;
+        let builder = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).with_projection(mask.clone());
+        match left.as_slice() {
+            [all] if *all == (0..rows) => builder.build(),
+            left => builder
+                .with_row_selection(RowSelection::from_consecutive_ranges(left.iter().cloned(), rows))
+                .with_row_selection_policy(RowSelectionPolicy::Selectors)
+                .build(),
+        }
+    }
+
+    /// The rows of `group`, from 0, that are read.
+    fn rows_left(&self, group: usize) -> Vec<Range<usize>> {
+        let all = || std::iter::once(0..self.footer.metadata().row_group(group).num_rows() as usize).collect();
+        self.left.get(group).cloned().unwrap_or_else(all)
     }
 }
 
@@ -128,7 +198,7 @@ impl TableWriter for Writer {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
     }
 
-    fn finish(self: Box<Self>) -> Result<u64> {
+    fn finish(self: Box<Self>) -> Result<Written> {
         let Self { location, writer } = *self;
         let failed = |error| location.cause(Error::data(Place::file(&location), error));
         writer.into_inner().map_err(failed)?.finish()
@@ -180,8 +250,7 @@ mod tests {
     use super::*;
     use crate::columns::lists::{from_masks, from_rows};
     use arrow::array::{ArrayRef, StringArray};
-    use arrow::datatypes::{Field, Float32Type, Int32Type, Schema};
-    use std::sync::Arc;
+    use arrow::datatypes::{Field, Float32Type, Int32Type};
 
     fn batch(rows: usize) -> RecordBatch {
         let ids = (0..rows).map(|row| vec![row as i32; row % 5]);
@@ -214,7 +283,7 @@ mod tests {
         let file = File::open(&location).unwrap();
         assert_eq!(file.groups(), [4096, 4096, 1808]);
         assert_eq!(file.schema().metadata()["sepo"], "{}");
-        let chunks: Vec<Chunk> = file.read(1..3, 1000).collect::<Result<_>>().unwrap();
+        let chunks: Vec<Chunk> = file.read(1..3, file.schema(), 1000).collect::<Result<_>>().unwrap();
         assert_eq!(chunks[0].first_row, 4097);
         let batches: Vec<&RecordBatch> = chunks.iter().map(|chunk| &chunk.batch).collect();
         let read = arrow::compute::concat_batches(&batches[0].schema(), batches).unwrap();

@@ -1,14 +1,17 @@
 //! Files and folders by path or URL, over `object_store`. What is exposed here blocks.
 
+mod asked;
 mod attempts;
 mod blob;
 mod client;
+mod staged;
 mod upload;
 mod wrong;
 
 use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -17,11 +20,13 @@ use object_store::{
     Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStoreExt, PutMode, PutPayload, Result as StoreResult,
 };
 
+use super::Written;
 use crate::error::{Error, Result};
 use attempts::persist;
 pub use blob::{Blob, BlobReader};
 use client::{Client, Kind};
 pub use client::{Stores, shown};
+pub use staged::Staged;
 pub use upload::Upload;
 use wrong::Hope;
 
@@ -38,6 +43,19 @@ pub struct Location {
     /// Of a copy of what lies elsewhere.
     version: Option<String>,
     failure: Arc<Mutex<Option<Error>>>,
+}
+
+/// A file below a folder.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The file.
+    pub file: Location,
+    /// What changes when the file does.
+    pub version: String,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written last.
+    pub changed: SystemTime,
 }
 
 impl Location {
@@ -81,7 +99,17 @@ impl Location {
     /// The file's content, and none where there is no such file.
     pub fn read(&self) -> Result<Option<Bytes>> {
         let read = |_| async { self.client.objects.get(&self.path).await?.bytes().await };
-        self.if_present(persist(&self.client.retry, read))
+        self.if_present(persist(&self.client.patience, read))
+    }
+
+    /// The file's size and digest, and none where there is no such file. Reads all of it.
+    pub fn digest(&self) -> Result<Option<Written>> {
+        let Some(meta) = self.meta()? else { return Ok(None) };
+        let mut hasher = blake3::Hasher::new();
+        let mut reader = Blob::new(self.clone(), meta.size).reader(0);
+        let read = hasher.update_reader(&mut reader);
+        read.map_err(|error| self.cause(failed(&self.shown, &error)))?;
+        Ok(Some(Written { bytes: meta.size, blake3: hasher.finalize().to_hex().to_string() }))
     }
 
     /// Writes a whole file in one go, in place of one that may be there.
@@ -89,7 +117,7 @@ impl Location {
         self.refuse_web()?;
         let payload = PutPayload::from_bytes(bytes.into());
         let put = |_| self.client.objects.put(&self.path, payload.clone());
-        persist(&self.client.retry, put).map(drop).map_err(|error| self.error(&error))
+        persist(&self.client.patience, put).map(drop).map_err(|error| self.error(&error))
     }
 
     /// Writes a whole file unless there is one; false where there was.
@@ -102,7 +130,7 @@ impl Location {
             tries = before;
             self.client.objects.put_opts(&self.path, payload.clone(), PutMode::Create.into())
         };
-        match persist(&self.client.retry, put) {
+        match persist(&self.client.patience, put) {
             Ok(_) => Ok(true),
             // A try whose answer was lost may have made it.
             Err(StoreError::AlreadyExists { .. }) => Ok(tries > 0 && self.read()? == Some(bytes)),
@@ -112,29 +140,36 @@ impl Location {
 
     /// All files below, in the order of their paths.
     pub fn list(&self) -> Result<Vec<Self>> {
-        Ok(self.list_versions()?.into_iter().map(|(file, _)| file).collect())
+        Ok(self.list_all()?.into_iter().map(|listed| listed.file).collect())
     }
 
-    /// All files below with their versions, in the order of their paths.
-    pub fn list_versions(&self) -> Result<Vec<(Self, String)>> {
+    /// All files below and what the store tells about them, in the order of their paths.
+    pub fn list_all(&self) -> Result<Vec<Listed>> {
         if self.client.kind == Kind::Web {
             return Ok(Vec::new());
         }
         let list = |_| self.client.objects.list(Some(&self.path)).try_collect::<Vec<ObjectMeta>>();
-        let mut listed = persist(&self.client.retry, list).map_err(|error| self.error(&error))?;
+        let mut listed = persist(&self.client.patience, list).map_err(|error| self.error(&error))?;
         listed.sort_by(|a, b| a.location.cmp(&b.location));
         let below = |meta: ObjectMeta| {
             let parts: Vec<_> = meta.location.prefix_match(&self.path)?.collect();
             let names: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
-            let below = Self { path: meta.location.clone(), ..self.join(&names.join("/")) };
-            (!parts.is_empty()).then(|| (below, version(&meta)))
+            let file = Self { path: meta.location.clone(), ..self.join(&names.join("/")) };
+            let (version, bytes, changed) = (version(&meta), meta.size, meta.last_modified.into());
+            (!parts.is_empty()).then_some(Listed { file, version, bytes, changed })
         };
         Ok(listed.into_iter().filter_map(below).collect())
     }
 
+    /// Files below that uploads on this machine left unfinished; what a store has of them it does not tell.
+    pub fn staged(&self) -> Result<Vec<Staged>> {
+        let Some(local) = &self.local else { return Ok(Vec::new()) };
+        staged::below(local).map_err(|error| failed(&self.shown, &error))
+    }
+
     /// Removes the file.
     pub fn delete(&self) -> Result<()> {
-        match persist(&self.client.retry, |_| self.client.objects.delete(&self.path)) {
+        match persist(&self.client.patience, |_| self.client.objects.delete(&self.path)) {
             // An earlier try, or somebody else, was faster.
             Err(StoreError::NotFound { .. }) if self.local.is_none() => Ok(()),
             deleted => deleted.map_err(|error| self.error(&error)),
@@ -153,11 +188,11 @@ impl Location {
     /// Moves the file to `to` in the same store, in place of one that may be there.
     pub fn rename(&self, to: &Self) -> Result<()> {
         if self.local.is_some() {
-            return persist(&self.client.retry, |_| self.client.objects.rename(&self.path, &to.path))
+            return persist(&self.client.patience, |_| self.client.objects.rename(&self.path, &to.path))
                 .map_err(|error| self.error(&error));
         }
         let copy = |_| self.client.objects.copy(&self.path, &to.path);
-        persist(&self.client.retry, copy).map_err(|error| self.error(&error))?;
+        persist(&self.client.patience, copy).map_err(|error| self.error(&error))?;
         self.delete()
     }
 
@@ -196,13 +231,13 @@ impl Location {
     }
 
     fn meta(&self) -> Result<Option<ObjectMeta>> {
-        let head = persist(&self.client.retry, |_| self.client.objects.head(&self.path));
+        let head = persist(&self.client.patience, |_| self.client.objects.head(&self.path));
         match head {
             // A signed URL holds for GET alone.
             Err(error) if self.client.kind == Kind::Web && !matches!(error, StoreError::NotFound { .. }) => {
                 let first = || GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
                 let get = |_| self.client.objects.get_opts(&self.path, first());
-                self.if_present(persist(&self.client.retry, get).map(|found| found.meta))
+                self.if_present(persist(&self.client.patience, get).map(|found| found.meta))
             }
             head => self.if_present(head),
         }
@@ -273,7 +308,10 @@ mod tests {
         let mut upload = file.upload().unwrap();
         upload.write_all(&vec![7; BLOCK + 5]).unwrap();
         assert!(!file.is_file().unwrap());
-        assert_eq!(upload.finish().unwrap(), BLOCK as u64 + 5);
+        let written = upload.finish().unwrap();
+        assert_eq!(written.bytes, BLOCK as u64 + 5);
+        assert_eq!(file.digest().unwrap(), Some(written));
+        assert_eq!(root.join("missing").digest().unwrap(), None);
         let mut back = Vec::new();
         file.open().unwrap().reader(0).read_to_end(&mut back).unwrap();
         assert_eq!(back, vec![7; BLOCK + 5]);

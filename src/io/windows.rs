@@ -14,6 +14,9 @@ use crate::error::Result;
 /// The most that is fetched at once, and held of one column.
 const WINDOW: u64 = 8 << 20;
 
+/// What is fetched along rather than asked for in two requests.
+const GAP: u64 = 1 << 20;
+
 /// More than a page's header takes.
 const HEADER: u64 = 16 << 10;
 
@@ -32,12 +35,18 @@ struct Window {
 }
 
 impl Windows {
-    /// `spans` of `blob`, in their order in the file; neighbours that fit into a window are fetched together.
+    /// `spans` of `blob`, in their order in the file; near ones that fit into a window are fetched together.
     pub(super) fn new(blob: Blob, spans: impl IntoIterator<Item = Range<u64>>) -> Self {
         let mut merged: Vec<Range<u64>> = Vec::new();
         for span in spans {
             match merged.last_mut() {
-                Some(last) if span.start >= last.end && span.end - last.start <= WINDOW => last.end = span.end,
+                Some(last)
+                    if span.start >= last.end
+                        && span.start - last.end <= GAP
+                        && span.end.saturating_sub(last.start) <= WINDOW =>
+                {
+                    last.end = span.end;
+                }
                 _ => merged.push(span),
             }
         }

@@ -79,7 +79,7 @@ fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
     let units = flow.units.len();
     let probes = PROBES.min(units);
     for probe in 0..probes {
-        let passed = flow.run(probe * units / probes, &mut stations, &mut |batch| {
+        let passed = flow.run(probe * units / probes, &Reports::new(), &mut stations, &mut |batch| {
             sampled += batch.num_rows() as u64;
             if batch.column_by_name(PROMPT_IDS).is_some() {
                 let tokens = tokens.get_or_insert([0.0; 3]);

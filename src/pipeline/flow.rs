@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::RecordBatch;
 
 use super::plan::Node;
+use super::rejects::{Rejects, TooMany};
 use super::report::Reports;
-use crate::columns::{ROW_ID, row_as_json};
-use crate::error::{Error, Place, Result};
-use crate::io::{Dataset, FileFormat, Location, Unit, ahead};
+use crate::error::{Error, Result};
+use crate::io::{Dataset, Location, Unit, ahead};
 use crate::stages::read::Reader;
 use crate::stages::select::Select;
 use crate::stages::{Stage, Transform};
@@ -30,6 +30,8 @@ pub(super) struct Flow {
     pub(super) rows: u64,
     /// Masks that are derived on the way.
     pub(super) selects: Vec<(String, Select)>,
+    /// The share of a stage's rows from which on a unit is given up.
+    pub(super) max_reject_share: f64,
 }
 
 /// A transform at work, with the id of its stage.
@@ -48,8 +50,10 @@ impl Station {
 #[derive(Default)]
 pub(super) struct Passed {
     pub(super) reports: Reports,
-    /// Rows set aside: stage, reason, row id, row as JSON.
-    pub(super) rejects: Vec<[String; 4]>,
+    /// Rows set aside.
+    rejects: Rejects,
+    /// A stage that set too many aside, for which the pass ended early.
+    pub(super) too_many: Option<TooMany>,
 }
 
 impl Passed {
@@ -67,25 +71,17 @@ impl Passed {
         report.rows_out += rows_out as u64;
         for (row, reason) in set_aside {
             *report.set_aside.entry((*reason).to_owned()).or_default() += 1;
-            let row = batch.slice(*row, 1);
-            let id = crate::columns::row_id(&row).unwrap_or_default();
-            self.rejects.push([stage.to_owned(), (*reason).to_owned(), id, row_as_json(&row)]);
+            self.rejects.add(stage, reason, batch, *row);
         }
     }
 
-    /// Writes the rejects, where there are any, as the columns `row_id`, `stage`, `reason`, `row`.
-    pub(super) fn write_rejects(&self, to: &Location) -> Result<()> {
-        if self.rejects.is_empty() {
-            return Ok(());
-        }
-        let column = |index: usize| -> ArrayRef {
-            Arc::new(StringArray::from_iter_values(self.rejects.iter().map(|reject| &reject[index])))
-        };
-        let columns = [(ROW_ID, column(2)), ("stage", column(0)), ("reason", column(1)), ("row", column(3))];
-        let rows = RecordBatch::try_from_iter(columns).map_err(|error| Error::data(Place::file(to), error))?;
-        let mut writer = FileFormat::Parquet.create(to, &rows.schema())?;
-        writer.write(&rows)?;
-        writer.finish().map(drop)
+    /// Keeps the rows that were set aside in the file `name` of `folder`.
+    ///
+    /// # Errors
+    /// Too many of them; a store that fails.
+    pub(super) fn keep_rejects(&self, folder: &Location, name: &str) -> Result<()> {
+        self.rejects.write(&folder.join(name))?;
+        self.too_many.as_ref().map_or(Ok(()), |too_many| Err(too_many.error(folder)))
     }
 }
 
@@ -97,7 +93,10 @@ impl Flow {
         };
         let reader = read.open(dataset.schema())?;
         let mut dataset = dataset.clone();
-        dataset.prune(&reader.bounds());
+        dataset.prune(&reader.bounds())?;
+        if let Some(wanted) = reader.wanted(dataset.schema()) {
+            dataset.project(&wanted);
+        }
         let mut flow = Self::whole(dataset);
         let changes_rows = reader.changes_rows();
         flow.reader = Some((node.id.clone(), Arc::new(reader)));
@@ -118,7 +117,7 @@ impl Flow {
     /// Rows that are taken as they are.
     pub(super) fn whole(dataset: Dataset) -> Self {
         let units = dataset.units().into_iter().map(|unit| (unit, u64::MAX)).collect();
-        Self { rows: dataset.rows(), dataset, reader: None, units, selects: Vec::new() }
+        Self { rows: dataset.rows(), dataset, reader: None, units, selects: Vec::new(), max_reject_share: 1.0 }
     }
 
     /// Rows of `unit` that the reader's filters leave.
@@ -136,10 +135,17 @@ impl Flow {
         self.selects.iter().map(|(id, select)| Station::new(id, select.open())).collect()
     }
 
-    /// Runs unit `index` through `stations`; `take` gets the rows and says whether it wants more.
+    /// The stages that count the rows of a pass through `stations`, in order.
+    pub(super) fn way(&self, stations: impl IntoIterator<Item = String>) -> Vec<String> {
+        self.reader.iter().map(|(id, _)| id.clone()).chain(stations).collect()
+    }
+
+    /// Runs unit `index` through `stations`; `take` gets the rows and says whether it wants more. `before` is what the
+    /// units before this one counted.
     pub(super) fn run(
         &self,
         index: usize,
+        before: &Reports,
         stations: &mut [Station],
         take: &mut dyn FnMut(RecordBatch) -> Result<bool>,
     ) -> Result<Passed> {
@@ -163,13 +169,17 @@ impl Flow {
                 }
             };
             for station in stations.iter_mut() {
-                let before = batch.clone();
+                let came = batch.clone();
                 let start = Instant::now();
                 let outcome = station.work.apply(batch).map_err(|error| error.in_stage(&station.id))?;
-                passed.count(&station.id, start, &before, outcome.kept.num_rows(), &outcome.set_aside);
+                passed.count(&station.id, start, &came, outcome.kept.num_rows(), &outcome.set_aside);
                 batch = outcome.kept;
             }
             if batch.num_rows() > 0 && !take(batch)? || left == 0 {
+                break;
+            }
+            passed.too_many = TooMany::find(before, &passed.reports, self.max_reject_share);
+            if passed.too_many.is_some() {
                 break;
             }
         }

@@ -11,6 +11,7 @@ pub mod flow;
 mod hub;
 mod models;
 pub mod plan;
+mod rejects;
 pub mod report;
 pub mod run;
 pub mod schema;
@@ -20,5 +21,5 @@ mod vocabulary;
 
 pub use plan::Plan;
 pub use report::Report;
-pub use run::{Options, Share, run};
+pub use run::{Options, Share, Work, run};
 pub use spec::Spec;

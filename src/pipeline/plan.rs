@@ -30,6 +30,8 @@ pub struct Plan {
     pub device: DeviceSpec,
     /// Seed of the order of training rows.
     pub seed: u64,
+    /// The largest share of a stage's rows that may be set aside.
+    pub max_reject_share: f64,
     models: Models,
 }
 
@@ -85,6 +87,10 @@ impl Plan {
         let stores = Stores::new(spec.file.storage.clone());
         problems.extend(spec.file.storage.problem().map(|message| Problem::at("storage", message)));
         let models = Models::new(spec, &stores, &mut problems, monitor)?;
+        if !(0.0..=1.0).contains(&spec.file.max_reject_share) {
+            let message = format!("max_reject_share is {}; it must be in [0, 1]", spec.file.max_reject_share);
+            problems.push(Problem::at("max_reject_share", message));
+        }
         if let Some(feature) = spec.file.device.missing_feature() {
             let message = format!("this build cannot use the device `{}`", spec.file.device);
             problems.push(Problem::at("device", message).help(format!("build with `--features {feature}`")));
@@ -95,6 +101,7 @@ impl Plan {
             stores,
             device: spec.file.device,
             seed: spec.file.seed,
+            max_reject_share: spec.file.max_reject_share,
             models,
         };
         for id in order {
@@ -227,13 +234,19 @@ impl Plan {
             }
             Stage::Score(score) => score.columns(&input(&score.input))?,
             Stage::Select(select) => select.columns(&input(&select.input))?,
-            Stage::Write(write) => input(&write.input),
+            Stage::Write(write) => checked(input(&write.input), write.problems())?,
             Stage::Train(train) => checked(input(&train.input), train.problems(&input(&train.input)))?,
             Stage::Evaluate(evaluate) => input(&evaluate.input),
             Stage::Audit(audit) => checked(input(&audit.input), audit.problems(&input(&audit.input)))?,
         };
         Ok((columns, None))
     }
+}
+
+/// Whether `id` can be part of a file's name, wherever that file is.
+fn is_id(id: &str) -> bool {
+    let first = |c: char| c.is_alphanumeric() || c == '_';
+    id.starts_with(first) && id.chars().all(|c| first(c) || c == '-' || c == '.')
 }
 
 /// Stage ids so that each comes after what it uses; unknown names and cycles are problems.
@@ -258,6 +271,12 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
                 |s: &Stage| matches!(s, Stage::Read(_) | Stage::Tokenize(_) | Stage::Score(_) | Stage::Select(_));
             stages.get(name).is_some_and(rows)
         };
+        if !is_id(id) {
+            let path = vec!["stages".to_owned(), id.clone()];
+            let message =
+                format!("`{id}` is no stage id: it names files, so it has only letters, digits, `_`, `-` and `.`");
+            problems.push(Problem { path, message, help: None });
+        }
         for (field, name) in stage.inputs() {
             if !stages.contains_key(name) {
                 problems.push(problem(id, field, format!("no stage `{name}`"), Some(suggest(name, &ids))));

@@ -31,6 +31,10 @@ pub struct File {
     /// Seed of new parameters and of the order of training rows.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// The largest share of a stage's rows, in [0, 1], that may be set aside; from 1,000 rows on a run ends that sets
+    /// aside more.
+    #[serde(default = "default_max_reject_share")]
+    pub max_reject_share: f64,
     /// How object stores are reached.
     #[serde(default)]
     pub storage: Storage,
@@ -43,6 +47,10 @@ pub struct File {
 
 fn default_seed() -> u64 {
     42
+}
+
+fn default_max_reject_share() -> f64 {
+    0.5
 }
 
 /// A model that exists, or is made from a configuration.

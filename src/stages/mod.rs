@@ -92,6 +92,16 @@ impl Stage {
             }
         }
     }
+
+    /// What the stage reports, given the sums over all its units; an error ends the run.
+    pub fn conclude(&self, sums: Metrics) -> Result<Metrics> {
+        match self {
+            Self::Tokenize(stage) => stage.conclude(sums),
+            Self::Score(_) => Ok(score::conclude(sums)),
+            Self::Select(_) => Ok(select::conclude(sums)),
+            _ => Ok(sums),
+        }
+    }
 }
 
 /// Numbers that a stage reports.
@@ -105,11 +115,6 @@ pub trait Transform: Send {
     /// What it counted since it was last asked: numbers that add up over units of work.
     fn counted(&mut self) -> Metrics {
         Metrics::new()
-    }
-
-    /// What the stage reports, given the sums over all its units; an error ends the run.
-    fn conclude(&self, sums: Metrics) -> Result<Metrics> {
-        Ok(sums)
     }
 }
 

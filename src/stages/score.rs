@@ -110,6 +110,15 @@ struct Work {
     rows: u64,
 }
 
+/// What the stage reports, given the sums over all its units.
+pub(super) fn conclude(mut sums: Metrics) -> Metrics {
+    let [right, pairs] = ["pairs_ranked_right", "pairs"].map(|name| sums.get(name).and_then(Value::as_f64));
+    if let (Some(right), Some(pairs)) = (right, pairs.filter(|pairs| *pairs > 0.0)) {
+        sums.insert("oracle_pair_accuracy".into(), json!(right / pairs));
+    }
+    sums
+}
+
 impl Transform for Work {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let (prompts, sides) = pairs(&batch)?;
@@ -176,14 +185,6 @@ impl Transform for Work {
             counted.insert("pairs_ranked_right".into(), json!(take(&mut self.accurate)));
         }
         counted
-    }
-
-    fn conclude(&self, mut sums: Metrics) -> Result<Metrics> {
-        let [right, pairs] = ["pairs_ranked_right", "pairs"].map(|name| sums.get(name).and_then(Value::as_f64));
-        if let (Some(right), Some(pairs)) = (right, pairs.filter(|pairs| *pairs > 0.0)) {
-            sums.insert("oracle_pair_accuracy".into(), json!(right / pairs));
-        }
-        Ok(sums)
     }
 }
 

@@ -149,6 +149,15 @@ struct Work {
     key: u64,
 }
 
+/// What the stage reports, given the sums over all its units.
+pub(super) fn conclude(mut sums: Metrics) -> Metrics {
+    let [key, all] = ["key_tokens", "response_tokens"].map(|name| sums.get(name).and_then(Value::as_f64));
+    if let (Some(key), Some(all)) = (key, all) {
+        sums.insert("key_share".into(), json!(key / all.max(1.0)));
+    }
+    sums
+}
+
 impl Transform for Work {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let keys: Vec<String> = (0..batch.num_rows())
@@ -180,14 +189,6 @@ impl Transform for Work {
     fn counted(&mut self) -> Metrics {
         let counted = [("key_tokens", take(&mut self.key)), ("response_tokens", take(&mut self.tokens))];
         counted.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect()
-    }
-
-    fn conclude(&self, mut sums: Metrics) -> Result<Metrics> {
-        let [key, all] = ["key_tokens", "response_tokens"].map(|name| sums.get(name).and_then(Value::as_f64));
-        if let (Some(key), Some(all)) = (key, all) {
-            sums.insert("key_share".into(), json!(key / all.max(1.0)));
-        }
-        Ok(sums)
     }
 }
 

@@ -100,6 +100,12 @@ impl Tokenize {
         if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
     }
 
+    /// What it reports, given the sums over all units; more faults at boundaries than are permitted are an error.
+    pub(super) fn conclude(&self, sums: Metrics) -> Result<Metrics> {
+        self.boundary.clone().unwrap_or_default().check(&sums)?;
+        Ok(sums)
+    }
+
     /// Makes the transform.
     pub fn open(&self, mut tokenizer: Tokenizer) -> Result<Box<dyn Transform>> {
         let digest = tokenizer.digest()?;
@@ -173,11 +179,6 @@ impl Transform for Work {
 
     fn counted(&mut self) -> Metrics {
         std::mem::take(&mut self.seen).metrics()
-    }
-
-    fn conclude(&self, sums: Metrics) -> Result<Metrics> {
-        self.stage.boundary.clone().unwrap_or_default().check(&sums)?;
-        Ok(sums)
     }
 }
 

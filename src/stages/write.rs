@@ -2,14 +2,14 @@
 //! under their final names only when all of them are whole.
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Problem, Result};
 use crate::io::{FileFormat, Location, TableWriter};
 
 /// Writes a dataset.
@@ -39,6 +39,29 @@ fn default_shard_mib() -> u64 {
     500
 }
 
+/// What unfinished files end with.
+const DRAFT: &str = ".draft";
+
+/// The footer's key that `datasets` looks at.
+const FEATURES: &str = "huggingface";
+
+impl Write {
+    /// What is wrong with its settings.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let fits = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+        if !self.split.starts_with(char::is_alphanumeric) || !self.split.chars().all(fits) {
+            let message =
+                format!("`{}` begins no file name; a split has only letters, digits, `_` and `.`", self.split);
+            problems.push(Problem::at("split", message));
+        }
+        if self.shard_mib == 0 {
+            problems.push(Problem::at("shard_mib", "shard_mib is 0; it must be 1 or more"));
+        }
+        problems
+    }
+}
+
 /// Shards being written.
 pub struct Shards {
     stage: Write,
@@ -52,6 +75,11 @@ pub struct Shards {
 }
 
 impl Shards {
+    /// Whether `name`, below the folder of a `write` stage, is that of an unfinished file.
+    pub fn is_draft(name: &str) -> bool {
+        name.starts_with('.') && name.ends_with(DRAFT)
+    }
+
     /// Begins writing into `folder`, which is the one that `stage` names.
     pub fn create(stage: &Write, folder: Location) -> Self {
         // Another worker on the same rows may write the same files; nobody's drafts get in anybody's way.
@@ -64,7 +92,7 @@ impl Shards {
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let schema = self.schema.get_or_insert_with(|| with_features(&batch.schema())).clone();
         if self.open.is_none() {
-            let name = format!("{}-{:05}.draft", self.draft, self.closed.len());
+            let name = format!("{}-{:05}{DRAFT}", self.draft, self.closed.len());
             let location = self.folder.join(&name);
             let writer = self.stage.format.create(&location, &schema)?;
             self.open = Some((location, writer));
@@ -78,7 +106,7 @@ impl Shards {
 
     fn close(&mut self) -> Result<()> {
         if let Some((location, writer)) = self.open.take() {
-            self.bytes += writer.finish()?;
+            self.bytes += writer.finish()?.bytes;
             self.closed.push(location);
         }
         Ok(())
@@ -111,25 +139,89 @@ impl Shards {
     }
 }
 
-/// The schema with the `huggingface` metadata, from which `datasets` restores the types.
+/// The schema with the `huggingface` metadata, from which `datasets` restores the types; without it where a type has no
+/// name there.
 fn with_features(schema: &Schema) -> SchemaRef {
-    let features: Map<String, Value> =
-        schema.fields().iter().map(|field| (field.name().clone(), feature(field))).collect();
+    let feature = |field: &FieldRef| Some((field.name().clone(), feature(field.data_type())?));
+    let features: Option<Map<String, Value>> = schema.fields().iter().map(feature).collect();
     let mut metadata = schema.metadata().clone();
-    metadata.insert("huggingface".to_owned(), json!({"info": {"features": features}}).to_string());
+    match features {
+        Some(features) => metadata.insert(FEATURES.to_owned(), json!({"info": {"features": features}}).to_string()),
+        None => metadata.remove(FEATURES),
+    };
     Arc::new(schema.clone().with_metadata(metadata))
 }
 
-fn feature(field: &Field) -> Value {
-    let value = |dtype: &str| json!({"dtype": dtype, "_type": "Value"});
-    match field.data_type() {
-        DataType::List(element) => json!({"feature": feature(element), "_type": "List"}),
-        DataType::LargeList(element) => json!({"feature": feature(element), "_type": "LargeList"}),
-        DataType::Struct(fields) => fields.iter().map(|field| (field.name().clone(), feature(field))).collect(),
-        DataType::Utf8 | DataType::Utf8View => value("string"),
-        DataType::LargeUtf8 => value("large_string"),
-        DataType::Boolean => value("bool"),
-        DataType::Null => value("null"),
-        other => value(&other.to_string().to_lowercase()),
+/// What `datasets` calls a type: the names of `datasets.features.features.string_to_arrow`.
+fn feature(data_type: &DataType) -> Option<Value> {
+    let list = |element: &FieldRef, name: &str| Some(json!({"feature": feature(element.data_type())?, "_type": name}));
+    let dtype = match data_type {
+        DataType::List(element) => return list(element, "List"),
+        DataType::LargeList(element) => return list(element, "LargeList"),
+        DataType::FixedSizeList(element, length) => {
+            return Some(json!({"feature": feature(element.data_type())?, "length": length, "_type": "List"}));
+        }
+        DataType::Struct(fields) => {
+            return fields.iter().map(|field| Some((field.name().clone(), feature(field.data_type())?))).collect();
+        }
+        // A way to store values, which readers undo.
+        DataType::Dictionary(_, values) => return feature(values),
+        DataType::Utf8 | DataType::Utf8View => "string".to_owned(),
+        DataType::LargeUtf8 => "large_string".to_owned(),
+        DataType::Binary | DataType::BinaryView => "binary".to_owned(),
+        DataType::LargeBinary => "large_binary".to_owned(),
+        DataType::Boolean => "bool".to_owned(),
+        DataType::Null => "null".to_owned(),
+        DataType::Date32 => "date32".to_owned(),
+        DataType::Date64 => "date64".to_owned(),
+        DataType::Timestamp(unit, None) => format!("timestamp[{}]", unit_name(*unit)),
+        DataType::Timestamp(unit, Some(zone)) => format!("timestamp[{}, tz={zone}]", unit_name(*unit)),
+        DataType::Time32(unit) => format!("time32[{}]", unit_name(*unit)),
+        DataType::Time64(unit) => format!("time64[{}]", unit_name(*unit)),
+        DataType::Duration(unit) => format!("duration[{}]", unit_name(*unit)),
+        DataType::Decimal128(precision, scale) => format!("decimal128({precision}, {scale})"),
+        DataType::Decimal256(precision, scale) => format!("decimal256({precision}, {scale})"),
+        number if number.is_integer() || number.is_floating() => number.to_string().to_lowercase(),
+        _ => return None,
+    };
+    Some(json!({"dtype": dtype, "_type": "Value"}))
+}
+
+fn unit_name(unit: TimeUnit) -> &'static str {
+    match unit {
+        TimeUnit::Second => "s",
+        TimeUnit::Millisecond => "ms",
+        TimeUnit::Microsecond => "us",
+        TimeUnit::Nanosecond => "ns",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::Field;
+
+    #[test]
+    fn every_type_has_the_name_that_datasets_gives_it() {
+        let named = |data_type: DataType| feature(&data_type).map(|value| value["dtype"].as_str().unwrap().to_owned());
+        let text = || Box::new(DataType::Utf8);
+        let micro = TimeUnit::Microsecond;
+        for (data_type, expected) in [
+            (DataType::Int64, "int64"),
+            (DataType::UInt8, "uint8"),
+            (DataType::Float16, "float16"),
+            (DataType::Float64, "float64"),
+            (DataType::Dictionary(Box::new(DataType::Int32), text()), "string"),
+            (DataType::Utf8View, "string"),
+            (DataType::Timestamp(micro, None), "timestamp[us]"),
+            (DataType::Timestamp(micro, Some("UTC".into())), "timestamp[us, tz=UTC]"),
+            (DataType::Time32(TimeUnit::Second), "time32[s]"),
+            (DataType::Decimal128(10, 2), "decimal128(10, 2)"),
+        ] {
+            assert_eq!(named(data_type.clone()).as_deref(), Some(expected), "{data_type}");
+        }
+        // Without a name for one, none is claimed.
+        let odd = Field::new("odd", DataType::Interval(arrow::datatypes::IntervalUnit::DayTime), true);
+        assert!(!with_features(&Schema::new(vec![odd])).metadata().contains_key(FEATURES));
     }
 }

@@ -52,6 +52,8 @@ fn files_of_other_writers_give_the_same_rows() {
         "pyarrow.parquet",
         "pyarrow_large.parquet",
         "pyarrow_dictionary.parquet",
+        "pyarrow_v2.parquet",
+        "pyarrow_views.parquet",
         "polars.parquet",
         "polars_views.arrow",
         "pandas.parquet",
@@ -65,9 +67,86 @@ fn files_of_other_writers_give_the_same_rows() {
         assert_eq!(read.set_aside(), [("empty answer", 1)], "{name}");
     }
     // One dataset of files whose encodings differ.
-    let all = ["pyarrow.parquet", "pyarrow_large.parquet", "duckdb.parquet", "zstd.feather", "stream.arrow"];
+    let all = [
+        "pyarrow.parquet",
+        "pyarrow_large.parquet",
+        "duckdb.parquet",
+        "zstd.feather",
+        "no_rows.parquet",
+        "stream.arrow",
+    ];
     let all = all.map(|name| format!("\"{}\"", fixtures.join(name).display())).join(", ");
     assert_eq!(read_in(&Folder::new(), &format!("from: [{all}]")).pairs().len(), 10);
+}
+
+fn fixture(name: &str) -> String {
+    format!("from: \"{}\"", repository().join("tests/fixtures/formats").join(name).display())
+}
+
+#[test]
+fn files_without_rows_and_messages_with_holes_are_read() {
+    let read = read_in(&Folder::new(), &fixture("no_rows.parquet"));
+    assert_eq!((read.rows.len(), read.set_aside()), (0, Vec::new()));
+    let read = read_in(&Folder::new(), &fixture("nested_nulls.parquet"));
+    assert_eq!(read.rows.len(), 1);
+    assert_eq!(read.set_aside(), [("a message has no content", 1), ("a message has no role", 1)]);
+}
+
+#[test]
+fn one_huge_row_group_with_dictionaries_is_read_and_its_types_have_names() {
+    let folder = Folder::new();
+    let read = read_in(&folder, &format!("{}, where: \"kind = 'list' AND year > 2003\"", fixture("one_group.parquet")));
+    // Of 20,000 rows, every third is a list; their years go round in sevens, of which three are later than 2003.
+    let expected = (0..20_000).filter(|row| row % 3 == 1 && row % 7 > 3).count();
+    assert_eq!(read.rows.len(), expected);
+    assert!(read.rows.iter().all(|row| row["kind"] == "list" && row["tags"] == json!(["a", "b"])));
+    let written = folder.path("run/out").to_str().unwrap().to_owned();
+    let dataset = sepo::io::Dataset::open(&[written], &sepo::io::Stores::default()).unwrap();
+    let metadata: serde_json::Value = serde_json::from_str(&dataset.schema().metadata()["huggingface"]).unwrap();
+    let dtype = |name: &str| metadata["info"]["features"][name].clone();
+    // What `datasets` 5.2 reads back, as these types.
+    assert_eq!(dtype("kind"), json!({"dtype": "string", "_type": "Value"}));
+    assert_eq!(dtype("year"), json!({"dtype": "int64", "_type": "Value"}));
+    assert_eq!(dtype("tags"), json!({"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}));
+    assert_eq!(dtype("when"), json!({"dtype": "timestamp[us, tz=UTC]", "_type": "Value"}));
+}
+
+#[test]
+fn scored_rows_that_another_tool_wrote_back_can_be_selected() {
+    let folder = Folder::new();
+    let text = format!(
+        "workdir: run\nstages:\n  rows: {{ read: {{ {} }} }}\n  keyed: {{ select: {{ input: rows, chosen: {{ top: 0.5 }} }} }}\n  \
+         out: {{ write: {{ input: keyed, to: run/out }} }}\n",
+        fixture("scored_by_others.parquet")
+    );
+    let file = folder.write("p.yaml", &text);
+    let report = folder.succeeds(&["run", file.to_str().unwrap(), "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["stages"]["rows"]["set_aside"], json!({"reward, log-probability or mask is null": 1}));
+    assert_eq!(report["stages"]["keyed"]["metrics"]["key_tokens"], 2);
+}
+
+#[test]
+fn columns_that_are_not_selected_are_left_out() {
+    let folder = Folder::new();
+    folder.write(
+        "rows.jsonl",
+        "{\"prompt\": \"q\", \"chosen\": \"a\", \"rejected\": \"b\", \"kind\": \"sum\", \"score\": 3, \"more\": [1]}\n",
+    );
+    let names = |options: &str| {
+        let read = read_in(&folder, &format!("from: rows.jsonl{options}"));
+        let mut names: Vec<String> = read.rows[0].as_object().unwrap().keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(
+        names(", select: [score], where: \"kind = 'sum'\""),
+        ["chosen", "prompt", "rejected", "row_id", "score"]
+    );
+    assert_eq!(names(", select: []"), ["chosen", "prompt", "rejected", "row_id"]);
+    let file = folder.write("p.yaml", "workdir: run\nstages: { rows: { read: { from: rows.jsonl, select: [m] } } }\n");
+    let stderr = folder.fails(&["check", file.to_str().unwrap()], 78);
+    assert!(stderr.contains("no column `m`; there are prompt, chosen, rejected, kind, score, more"), "{stderr}");
 }
 
 #[test]

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
+mod azure;
 mod boundary;
 mod checkpoints;
 mod engines;
 mod files;
 mod formats;
 mod harness;
+mod hostile;
 #[cfg(unix)]
 mod hub;
 #[cfg(unix)]
@@ -18,6 +20,7 @@ mod parity;
 mod pipeline;
 mod proxy;
 mod quickstart_data;
+mod rejects;
 mod resume;
 mod s3;
 mod seaweed;

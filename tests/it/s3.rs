@@ -16,7 +16,7 @@ use crate::seaweed::{Server, server};
 const UNITS: usize = 44;
 
 /// The files of a scoring run: every one is a unit.
-fn sources() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn sources() -> impl Iterator<Item = (String, String)> {
     (0..UNITS).map(|file| {
         let row = |row: usize| {
             let (chosen, rejected) = (file + row + 6, (file * row) % 50 + 6);
@@ -31,7 +31,7 @@ fn sources() -> impl Iterator<Item = (String, String)> {
 }
 
 /// A pipeline that scores the rows in `from` into `out`, where an endpoint is given on its store.
-fn pipeline(folder: &Folder, name: &str, from: &str, out: &str, port: Option<u16>) -> String {
+pub(crate) fn pipeline(folder: &Folder, name: &str, from: &str, out: &str, port: Option<u16>) -> String {
     let fixture = |name: &str| repository().join("tests/fixtures").join(name).display().to_string();
     let storage = port.map_or(String::new(), |port| {
         format!(
@@ -79,14 +79,14 @@ fn written(server: &Server, bucket: &str) -> RecordBatch {
     rows(server.open_url(&format!("{bucket}/run/scored/train-00000-of-00001.parquet")))
 }
 
-fn assert_same(found: &RecordBatch, expected: &RecordBatch) {
+pub(crate) fn assert_same(found: &RecordBatch, expected: &RecordBatch) {
     assert_eq!(found.num_rows(), expected.num_rows());
     for (field, column) in expected.schema().fields().iter().zip(expected.columns()) {
         assert_eq!(found.column_by_name(field.name()).unwrap(), column, "{}", field.name());
     }
 }
 
-fn finish(child: Child, code: i32) -> String {
+pub(crate) fn finish(child: Child, code: i32) -> String {
     let Output { status, stderr, .. } = child.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&stderr).into_owned();
     assert_eq!(status.code(), Some(code), "{stderr}");
@@ -174,7 +174,11 @@ fn a_store_that_is_gone_ends_the_run_with_75_and_it_goes_on_when_the_store_is_ba
     let folder = Folder::new();
     let expected = prepare(server, &folder, "gone");
     let proxy = Proxy::before(server.s3);
-    proxy.plan(|request| if request.number < 300 { Fault::None } else { Fault::Reset });
+    let mut gone = false;
+    proxy.plan(move |request| {
+        gone |= request.number >= 300 && request.path.contains("/run/");
+        if gone { Fault::Reset } else { Fault::None }
+    });
     let file = pipeline(&folder, "p", "s3://gone/rows", "s3://gone/run", Some(proxy.port));
     let start = Instant::now();
     let stderr = finish(server.sepo(&folder, &file).spawn().unwrap(), 75);

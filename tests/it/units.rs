@@ -65,3 +65,150 @@ fn a_share_is_some_of_all() {
         assert!(stderr.contains("give i/n with 1 <= i <= n"), "{stderr}");
     }
 }
+
+fn part(folder: &Folder, file: &str) -> std::path::PathBuf {
+    let data = std::fs::read_dir(folder.path("run/data")).unwrap().next().unwrap().unwrap().path();
+    data.join(file)
+}
+
+fn flip_a_byte(path: &std::path::Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn stderr(folder: &Folder, arguments: &[&str]) -> String {
+    let output = folder.sepo(arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
+    stderr
+}
+
+#[test]
+fn merge_commits_what_shares_did_and_says_what_is_missing() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    let whole = report(&folder.succeeds(&["run", &file, "--var", "out=whole", "--json"]));
+    folder.succeeds(&["run", &file, "--units", "1/2"]);
+    let said = folder.fails(&["merge", &file], 1);
+    let missing =
+        "stage `scored`: 2 of 4 units are not there: part-00001 (rows/1.jsonl, row groups 0 to 0), part-00003";
+    assert!(said.contains(missing), "{said}");
+    // The other share, killed just before it would have committed.
+    folder.succeeds(&["run", &file, "--units", "2/2", "--only", "scored"]);
+    std::fs::remove_file(part(&folder, "manifest.json")).unwrap();
+    let merged = report(&folder.succeeds(&["merge", &file, "--json"]));
+    let counts = |report: &Value| report["stages"]["scored"]["metrics"].clone();
+    assert_eq!(counts(&merged), counts(&whole));
+    assert_eq!(merged["stages"]["scored"]["load_seconds"], 0.0, "no model is needed");
+    let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
+    assert_eq!(shown("run/scored"), shown("whole/scored"));
+}
+
+#[test]
+fn a_damaged_part_is_made_again() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file, "--var", "out=whole"]);
+    folder.succeeds(&["run", &file, "--units", "1/2"]);
+    flip_a_byte(&part(&folder, "part-00002.parquet"));
+    let note = part(&folder, "part-00000.json");
+    let text = std::fs::read(&note).unwrap();
+    std::fs::write(&note, &text[..text.len() / 2]).unwrap();
+    let said = stderr(&folder, &["run", &file]);
+    for made_again in ["part-00000.parquet is damaged", "part-00002.parquet is damaged"] {
+        assert!(said.contains(made_again), "{said}");
+    }
+    let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
+    assert_eq!(shown("run/scored"), shown("whole/scored"));
+}
+
+#[test]
+fn a_part_that_was_damaged_after_its_commit_is_named_and_made_again_by_the_next_run() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file, "--var", "out=whole"]);
+    folder.succeeds(&["run", &file, "--only", "scored"]);
+    for damage in [flip_a_byte, |path: &std::path::Path| std::fs::remove_file(path).unwrap()] {
+        damage(&part(&folder, "part-00001.parquet"));
+        let said = folder.fails(&["run", &file], 1);
+        assert!(said.contains("part-00001.parquet is damaged, cut or gone; run the same command again"), "{said}");
+        folder.succeeds(&["run", &file, "--only", "scored"]);
+    }
+    folder.succeeds(&["run", &file]);
+    let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
+    assert_eq!(shown("run/scored"), shown("whole/scored"));
+}
+
+#[test]
+fn counts_that_do_not_add_up_are_never_committed() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file, "--units", "1/2"]);
+    let note = part(&folder, "part-00002.json");
+    let text = std::fs::read_to_string(&note).unwrap();
+    assert!(text.contains("\"rows_out\": 3,"), "{text}");
+    std::fs::write(&note, text.replace("\"rows_out\": 3,", "\"rows_out\": 2,")).unwrap();
+    let said = folder.fails(&["run", &file], 1);
+    assert!(said.contains("the rows do not add up: 10 came in, 9 went on and 0 were set aside"), "{said}");
+    assert!(!part(&folder, "manifest.json").exists() && !folder.path("run/scored").exists());
+}
+
+#[test]
+fn workers_without_shares_give_the_rows_of_one() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file, "--var", "out=whole"]);
+    let worker = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sepo"));
+        command.args(["run", &file]).current_dir(folder.path("")).stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let workers: Vec<_> = (0..3).map(|_| worker()).collect();
+    for mut worker in workers {
+        assert!(worker.wait().unwrap().success());
+    }
+    let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
+    assert_eq!(shown("run/scored"), shown("whole/scored"));
+}
+
+#[test]
+fn what_a_workdir_keeps_is_listed_and_what_nothing_uses_can_go() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file]);
+    let swapped = std::fs::read_to_string(&file).unwrap().replace("oracle: a, reference: b", "oracle: b, reference: a");
+    std::fs::write(&file, swapped).unwrap();
+    folder.succeeds(&["run", &file, "--units", "1/2"]);
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 3600);
+    for (name, modified) in [
+        ("run/scored/.train-1-2-00000.draft", Some(old)),
+        ("run/data/part-00000.parquet#1", Some(old)),
+        ("run/scored/.train-3-4-00000.draft", None),
+    ] {
+        let path = folder.write(name, "unfinished");
+        if let Some(modified) = modified {
+            std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+        }
+    }
+    let list = folder.succeeds(&["runs", "list", &file]);
+    let shows = |words: [&str; 3]| list.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(shows(["scored", "stale", "finished"]) && shows(["scored", "current", "2 units done"]), "{list}");
+
+    let dry = folder.succeeds(&["runs", "gc", &file]);
+    assert!(dry.contains("3 orphans") && dry.contains("nothing was removed"), "{dry}");
+    for orphan in ["run/data/scored-", "run/scored/.train-1-2-00000.draft", "run/data/part-00000.parquet#1"] {
+        assert!(dry.contains(orphan), "{dry}");
+    }
+    assert_eq!(dry, folder.succeeds(&["runs", "gc", &file]));
+    let removed = folder.succeeds(&["runs", "gc", &file, "--yes"]);
+    assert!(removed.contains("3 orphans") && removed.contains(": removed"), "{removed}");
+    let kept: Value = serde_json::from_str(&folder.succeeds(&["runs", "list", &file, "--json"])).unwrap();
+    assert_eq!(kept["kept"].as_array().unwrap().len(), 1, "{kept}");
+    assert_eq!((&kept["kept"][0]["current"], &kept["kept"][0]["units"]), (&true.into(), &2.into()));
+    // What was written, and what may be at work, stays.
+    assert!(folder.path("run/scored/train-00000-of-00001.parquet").is_file());
+    assert!(folder.path("run/scored/.train-3-4-00000.draft").is_file());
+    let last = report(&folder.succeeds(&["run", &file, "--json"]));
+    assert_eq!(last["stages"]["scored"]["rows_out"], 10);
+}

@@ -3,8 +3,16 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::Int32Type;
+use parquet::arrow::ArrowWriter;
+use parquet::file::properties::WriterProperties;
+use sepo::columns::lists::from_rows;
 
 use crate::harness::{Folder, repository};
 use crate::proxy::{Fault, Proxy};
@@ -12,6 +20,11 @@ use crate::s3::rows;
 
 /// Serves the files of `folder` on the port that is returned, for GET alone if `signed`, as signed URLs are.
 fn serve(folder: PathBuf, signed: bool) -> u16 {
+    serve_counted(folder, signed, Arc::default())
+}
+
+/// [`serve`]; `sent` counts the bytes.
+fn serve_counted(folder: PathBuf, signed: bool, sent: Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     thread::spawn(move || {
@@ -22,6 +35,7 @@ fn serve(folder: PathBuf, signed: bool) -> u16 {
                 head.push(byte[0]);
             }
             let answer = answer(&folder, &String::from_utf8_lossy(&head), signed);
+            sent.fetch_add(answer.len(), Ordering::Relaxed);
             // A client that has gone away is no concern of ours.
             drop(client.write_all(&answer));
         }
@@ -132,6 +146,75 @@ fn a_server_that_stays_away_ends_the_run_with_75() {
     let stderr = folder.fails(&["run", &file], 75);
     assert!(stderr.contains("train.parquet: 503") && stderr.contains("run the same command again"), "{stderr}");
     assert!(start.elapsed() < Duration::from_secs(25));
+}
+
+#[test]
+fn a_server_that_says_when_to_come_again_is_asked_then() {
+    let folder = Folder::new();
+    let proxy = Proxy::before(serve(repository().join("data/quickstart"), false));
+    // The proxy's refusals say `Retry-After: 1`; the first pause alone would be a tenth of that.
+    proxy.plan(|request| if request.number == 0 { Fault::Status(503) } else { Fault::None });
+    let file = pipeline(&folder, &format!("http://127.0.0.1:{}/train.parquet", proxy.port));
+    let start = std::time::Instant::now();
+    folder.succeeds(&["check", &file]);
+    assert_eq!(proxy.broken(), 1);
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+/// 40,000 rows in one row group of many pages: an ascending number, token ids, and 20 MB of a text that stays large.
+fn paged(folder: &Folder) {
+    const ROWS: usize = 40_000;
+    let random = |seed: usize| blake3::hash(&seed.to_le_bytes()).to_hex().repeat(8);
+    let ids = || from_rows::<Int32Type>((0..ROWS).map(|row| [row as i32 % 90 + 1]));
+    let columns: [(&str, ArrayRef); 5] = [
+        ("number", Arc::new(Int64Array::from_iter_values(0..ROWS as i64))),
+        ("text", Arc::new(StringArray::from_iter_values((0..ROWS).map(random)))),
+        ("prompt_ids", ids()),
+        ("chosen_ids", ids()),
+        ("rejected_ids", from_rows::<Int32Type>((0..ROWS).map(|_| [99]))),
+    ];
+    let rows = RecordBatch::try_from_iter(columns).unwrap();
+    let properties = WriterProperties::builder().set_data_page_row_count_limit(1000).set_write_batch_size(500).build();
+    let file = std::fs::File::create(folder.path("paged.parquet")).unwrap();
+    let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(properties)).unwrap();
+    writer.write(&rows).unwrap();
+    assert_eq!(writer.close().unwrap().num_row_groups(), 1);
+}
+
+#[test]
+fn only_the_pages_and_columns_that_are_wanted_are_fetched() {
+    let folder = Folder::new();
+    paged(&folder);
+    let whole = std::fs::metadata(folder.path("paged.parquet")).unwrap().len() as usize;
+    assert!(whole > 20 << 20, "{whole}");
+    let read = |options: &str| {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let port = serve_counted(folder.path(""), false, sent.clone());
+        let text = format!(
+            "workdir: run\nstages:\n  rows: {{ read: {{ from: \"http://127.0.0.1:{port}/paged.parquet\"{options} }} }}\n  \
+             out: {{ write: {{ input: rows, to: out }} }}\n"
+        );
+        let file = folder.write("p.yaml", &text);
+        folder.succeeds(&["run", file.to_str().unwrap()]);
+        (rows(folder.path("out").to_str().unwrap().to_owned()), sent.load(Ordering::Relaxed))
+    };
+    let (all, sent) = read("");
+    assert_eq!((all.num_rows(), sent > whole), (40_000, true));
+    let (selected, sent) = read(", select: [number]");
+    assert_eq!(selected.column_by_name("number"), all.column_by_name("number"));
+    assert!(selected.column_by_name("text").is_none() && sent < whole / 20, "{sent} of {whole}");
+
+    let (pages, sent) = read(", where: \"number >= 12345 AND number < 14321\"");
+    let expected = all.slice(12345, 14321 - 12345);
+    for name in ["number", "text", "chosen_ids"] {
+        assert_eq!(pages.column_by_name(name).unwrap(), expected.column_by_name(name).unwrap(), "{name}");
+    }
+    assert!(sent < whole / 5, "{sent} of {whole}");
+    // A row keeps its number in the file.
+    let id = |rows: &RecordBatch| rows.column_by_name("row_id").unwrap().as_string::<i32>().value(0).to_owned();
+    assert!(id(&pages).ends_with("paged.parquet:12346"), "{}", id(&pages));
+    let (none, _) = read(", where: \"number < 0\"");
+    assert_eq!(none.num_rows(), 0);
 }
 
 #[test]

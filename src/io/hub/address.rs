@@ -131,7 +131,7 @@ fn is_name(part: &str) -> bool {
 pub(super) fn is_inside(path: &str) -> bool {
     let plain = |part: &str| !matches!(part, "" | "." | "..");
     let foreign = cfg!(windows) && path.contains(['\\', ':']);
-    path.split('/').all(plain) && !path.contains('\0') && !foreign
+    path.split('/').all(plain) && !path.contains(char::is_control) && !foreign
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tracing::info;
 
+use super::asked::Asked;
 use super::wrong::{self, Hope};
 use crate::io::storage::Retry;
 
@@ -35,12 +36,20 @@ pub(super) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 
     runtime().spawn(future)
 }
 
+/// How often and after what pauses a store is asked again.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Patience {
+    pub(super) retry: Retry,
+    /// What the store itself asked for.
+    pub(super) asked: Asked,
+}
+
 /// The outcome of `request`, which is made again while it fails in a way that may pass. It gets the number of tries before.
-pub(super) async fn attempt<T, F>(retry: &Retry, mut request: impl FnMut(u32) -> F) -> Result<T>
+pub(super) async fn attempt<T, F>(patience: &Patience, mut request: impl FnMut(u32) -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let start = Instant::now();
+    let (retry, start) = (&patience.retry, Instant::now());
     let mut tries = 0;
     loop {
         let error = match request(tries).await {
@@ -53,7 +62,7 @@ where
             Hope::Identity => WITHOUT_IDENTITY.min(retry.max_retries),
             Hope::Later => retry.max_retries,
         };
-        let pause = retry.pause(tries);
+        let pause = retry.pause(tries).max(patience.asked.left());
         if tries > most || start.elapsed() + pause > Duration::from_secs(retry.timeout) {
             return Err(error);
         }
@@ -63,9 +72,9 @@ where
 }
 
 /// [`attempt`], waiting for the outcome.
-pub(super) fn persist<T, F>(retry: &Retry, request: impl FnMut(u32) -> F) -> Result<T, StoreError>
+pub(super) fn persist<T, F>(patience: &Patience, request: impl FnMut(u32) -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T>>,
 {
-    block_on(attempt(retry, request))
+    block_on(attempt(patience, request))
 }

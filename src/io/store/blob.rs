@@ -27,7 +27,7 @@ impl Blob {
     pub fn range(&self, start: u64, length: usize) -> Result<Bytes> {
         let Location { client, path, .. } = &self.location;
         let get = |_| client.objects.get_range(path, start..start + length as u64);
-        persist(&client.retry, get).map_err(|error| self.location.note(&error))
+        persist(&client.patience, get).map_err(|error| self.location.note(&error))
     }
 
     /// A reader from `start` on.

@@ -15,6 +15,8 @@ use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
+use super::asked::Asked;
+use super::attempts::Patience;
 use super::{Location, failed, wrong};
 use crate::error::Result;
 use crate::io::storage::{Retry, Storage};
@@ -25,7 +27,7 @@ pub(super) struct Client {
     pub(super) objects: Arc<dyn ObjectStore>,
     /// For files that are written in parts; none where parts go another way (local) or no way (the web).
     pub(super) parts: Option<Arc<dyn MultipartStore>>,
-    pub(super) retry: Retry,
+    pub(super) patience: Patience,
     pub(super) kind: Kind,
 }
 
@@ -103,9 +105,11 @@ impl Stores {
     fn build(&self, scheme: &str, url: &str) -> Result<Client, object_store::Error> {
         let Storage { endpoint, region, path_style, retry, .. } = &self.0.options;
         let (options, no_retries) = (self.options(), RetryConfig { max_retries: 0, ..RetryConfig::default() });
-        fn client<S: ObjectStore + MultipartStore>(store: S, retry: &Retry) -> Client {
+        let patience = Patience { retry: retry.clone(), asked: Asked::default() };
+        let asked = patience.asked.clone();
+        fn client<S: ObjectStore + MultipartStore>(store: S, patience: Patience) -> Client {
             let store = Arc::new(store);
-            Client { objects: store.clone(), parts: Some(store), retry: retry.clone(), kind: Kind::Bucket }
+            Client { objects: store.clone(), parts: Some(store), patience, kind: Kind::Bucket }
         }
         match scheme {
             "gs" => {
@@ -113,7 +117,7 @@ impl Stores {
                 if let Some(endpoint) = endpoint {
                     store = store.with_base_url(endpoint);
                 }
-                Ok(client(store.with_retry(no_retries).build()?, retry))
+                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, patience))
             }
             "s3" | "s3a" => {
                 let mut store = AmazonS3Builder::from_env().with_url(url).with_client_options(options);
@@ -126,14 +130,14 @@ impl Stores {
                 if let Some(path_style) = path_style {
                     store = store.with_virtual_hosted_style_request(!path_style);
                 }
-                Ok(client(store.with_retry(no_retries).build()?, retry))
+                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, patience))
             }
             _ => {
                 let mut store = MicrosoftAzureBuilder::from_env().with_url(url).with_client_options(options);
                 if let Some(endpoint) = endpoint {
                     store = store.with_endpoint(endpoint.clone());
                 }
-                Ok(client(store.with_retry(no_retries).build()?, retry))
+                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, patience))
             }
         }
     }
@@ -148,9 +152,10 @@ impl Stores {
         let client = self.client(&url, || {
             let no_retries = RetryConfig { max_retries: 0, ..RetryConfig::default() };
             let options = self.options().with_allow_http(true);
+            let patience = Patience { retry: self.0.options.retry.clone(), asked: Asked::default() };
             let store = HttpBuilder::new().with_url(&url).with_client_options(options).with_retry(no_retries);
-            let retry = self.0.options.retry.clone();
-            Ok(Client { objects: Arc::new(store.build()?), parts: None, retry, kind: Kind::Web })
+            let store = store.with_http_connector(patience.asked.clone()).build()?;
+            Ok(Client { objects: Arc::new(store), parts: None, patience, kind: Kind::Web })
         })?;
         Ok(Location::new(client, path, shown(text).trim_end_matches('/').to_owned(), None))
     }
@@ -182,7 +187,8 @@ fn local(text: &str, path: &str) -> Result<Location> {
     let path = Path::from_absolute_path(&absolute).map_err(|error| failed(text, &error))?;
     let objects = Arc::new(LocalFileSystem::new());
     let retry = Retry { max_retries: 0, ..Retry::default() };
-    let client = Client { objects, parts: None, retry, kind: Kind::Local };
+    let patience = Patience { retry, asked: Asked::default() };
+    let client = Client { objects, parts: None, patience, kind: Kind::Local };
     Ok(Location::new(client, path, text.trim_end_matches('/').to_owned(), Some(absolute)))
 }
 

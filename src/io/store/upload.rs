@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::attempts::{attempt, block_on, persist, spawn};
 use super::{BLOCK, Location};
 use crate::error::Result;
+use crate::io::Written;
 
 /// Stores take 10,000 parts; after every so many of them, parts are twice as large.
 const EQUAL_PARTS: usize = 2000;
@@ -26,6 +27,7 @@ pub struct Upload {
     parts: Parts,
     buffer: Vec<u8>,
     sent: u64,
+    digest: blake3::Hasher,
 }
 
 /// What is there of a file beside its last block.
@@ -38,19 +40,20 @@ enum Parts {
 
 impl Upload {
     pub(super) fn new(location: Location) -> Self {
-        Self { location, parts: Parts::None, buffer: Vec::new(), sent: 0 }
+        Self { location, parts: Parts::None, buffer: Vec::new(), sent: 0, digest: blake3::Hasher::new() }
     }
 
-    /// Publishes the file; returns its size.
-    pub fn finish(mut self) -> Result<u64> {
+    /// Publishes the file.
+    pub fn finish(mut self) -> Result<Written> {
+        let blake3 = self.digest.finalize().to_hex().to_string();
         if matches!(self.parts, Parts::None) {
-            let bytes = take(&mut self.buffer);
-            let size = bytes.len() as u64;
-            return self.location.write(bytes).map(|()| size);
+            let content = take(&mut self.buffer);
+            let bytes = content.len() as u64;
+            return self.location.write(content).map(|()| Written { bytes, blake3 });
         }
         let finished = self.send().and_then(|()| self.land()).and_then(|()| self.complete());
         finished.map_err(|error| self.location.error(&error))?;
-        Ok(self.sent)
+        Ok(Written { bytes: self.sent, blake3 })
     }
 
     fn part_bytes(&self) -> usize {
@@ -64,9 +67,9 @@ impl Upload {
         let (client, path) = (self.location.client.clone(), self.location.path.clone());
         if let Parts::None = self.parts {
             self.parts = match &client.parts {
-                None => Parts::Local(persist(&client.retry, |_| client.objects.put_multipart(&path))?),
+                None => Parts::Local(persist(&client.patience, |_| client.objects.put_multipart(&path))?),
                 Some(store) => {
-                    let id = persist(&client.retry, |_| store.create_multipart(&path))?;
+                    let id = persist(&client.patience, |_| store.create_multipart(&path))?;
                     Parts::Remote { id, sent: Vec::new(), flying: None }
                 }
             };
@@ -83,7 +86,7 @@ impl Upload {
                 let (id, index) = (id.clone(), sent.len());
                 let store = client.parts.clone().expect("parts were begun in such a store");
                 *flying = Some(spawn(async move {
-                    attempt(&client.retry, |_| store.put_part(&path, &id, index, payload.clone())).await
+                    attempt(&client.patience, |_| store.put_part(&path, &id, index, payload.clone())).await
                 }));
                 Ok(())
             }
@@ -109,13 +112,13 @@ impl Upload {
             Parts::Remote { id, sent, .. } => {
                 let store = client.parts.as_ref().expect("parts were begun in such a store");
                 let complete = |_| store.complete_multipart(path, &id, sent.clone());
-                persist(&client.retry, complete)
+                persist(&client.patience, complete)
             }
         };
         match completed {
             // A try whose answer was lost may have done it; the upload is then gone, and the file is there.
             Err(error @ StoreError::NotFound { .. }) => {
-                let meta = persist(&client.retry, |_| client.objects.head(path));
+                let meta = persist(&client.patience, |_| client.objects.head(path));
                 if meta.is_ok_and(|meta| meta.size == self.sent) { Ok(()) } else { Err(error) }
             }
             completed => completed.map(drop),
@@ -125,6 +128,7 @@ impl Upload {
 
 impl Write for Upload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.digest.update(bytes);
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= self.part_bytes() {
             self.send().map_err(|error| io::Error::other(self.location.note(&error)))?;

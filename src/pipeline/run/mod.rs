@@ -10,13 +10,19 @@
 //!
 //! A fingerprint covers a stage's settings and everything before it. A part appears whole, so whoever finds one skips it.
 
+mod balance;
+mod exact;
+mod kept;
+mod parts;
 mod record;
 mod rows;
+mod share;
 mod terminal;
 mod train;
 mod trained;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan::{Node, Plan};
 use super::report::Report;
@@ -26,6 +32,9 @@ use crate::model::{ModelSource, Tokenizer};
 use crate::monitor::Monitor;
 use crate::stages::Stage;
 
+pub use kept::{Kept, Orphan, kept, orphans};
+pub use share::{Share, Work};
+
 /// What a run may be told.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -33,34 +42,8 @@ pub struct Options {
     pub fresh: bool,
     /// Run this stage, and what it needs.
     pub only: Option<String>,
-    /// Do one share of the units of work; others do the rest.
-    pub share: Option<Share>,
-}
-
-/// Every unit of work whose index leaves this remainder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
-    index: usize,
-    of: usize,
-}
-
-impl Share {
-    fn holds(share: Option<Self>, unit: usize) -> bool {
-        share.is_none_or(|share| unit % share.of == share.index)
-    }
-}
-
-impl std::str::FromStr for Share {
-    type Err = &'static str;
-
-    /// `i/n`, from 1.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-        match numbers {
-            Some((index @ 1.., of)) if index <= of => Ok(Self { index: index - 1, of }),
-            _ => Err("give i/n with 1 <= i <= n, for example 2/8"),
-        }
-    }
+    /// The units of work that it does.
+    pub work: Work,
 }
 
 /// Whether what comes after a stage can run.
@@ -73,23 +56,18 @@ enum Progress {
 
 /// Runs `plan`.
 pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Report> {
-    let workdir = plan.stores.locate(&plan.workdir)?;
     if options.fresh {
+        let workdir = plan.stores.locate(&plan.workdir)?;
         for kept in ["data", "rejects", "checkpoints", "models", "results"] {
             workdir.join(kept).delete_all()?;
         }
     }
-    let report = Report { pipeline: name.to_owned(), ..Report::default() };
-    let mut run = Run { plan, workdir, monitor, report, prints: BTreeMap::new(), share: options.share };
-    let needed = needed(plan, options)?;
-    let models = plan.nodes.iter().filter(|node| needed.contains(&node.id)).flat_map(|node| node.stage.models());
-    plan.fetch_weights(models.map(|(_, name)| name), monitor)?;
-    for node in plan.nodes.iter().filter(|node| needed.contains(&node.id)) {
+    let mut run = Run::prepare(plan, options, monitor)?;
+    run.report.pipeline = name.to_owned();
+    for node in plan.nodes.iter().filter(|node| run.prints.contains_key(&node.id)).collect::<Vec<_>>() {
         if monitor.stopping() {
             return Err(Error::Interrupted);
         }
-        let print = run.fingerprint(node)?;
-        run.prints.insert(node.id.clone(), print);
         if let Progress::Waiting(why) = run.stage(node).map_err(|error| error.in_stage(&node.id))? {
             run.report.waiting = Some(why);
             break;
@@ -121,10 +99,28 @@ struct Run<'a> {
     monitor: &'a dyn Monitor,
     report: Report,
     prints: BTreeMap<String, String>,
-    share: Option<Share>,
+    work: Work,
+    /// Materialised stages whose parts were checked.
+    sound: RefCell<BTreeSet<String>>,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// A run of `plan` in which nothing was done yet.
+    fn prepare(plan: &'a Plan, options: &Options, monitor: &'a dyn Monitor) -> Result<Self> {
+        let workdir = plan.stores.locate(&plan.workdir)?;
+        let needed = needed(plan, options)?;
+        let nodes = || plan.nodes.iter().filter(|node| needed.contains(&node.id));
+        let models = nodes().flat_map(|node| node.stage.models());
+        plan.fetch_weights(models.map(|(_, name)| name), monitor)?;
+        let (report, prints, sound) = (Report::default(), BTreeMap::new(), RefCell::default());
+        let mut run = Self { plan, workdir, monitor, report, prints, work: options.work, sound };
+        for node in nodes() {
+            let print = run.fingerprint(node)?;
+            run.prints.insert(node.id.clone(), print);
+        }
+        Ok(run)
+    }
+
     /// Digest of the stage's settings and of everything that it uses.
     fn fingerprint(&self, node: &Node) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
@@ -150,11 +146,16 @@ impl Run<'_> {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    fn stage(&mut self, node: &Node) -> Result<Progress> {
+    fn stage(&mut self, node: &'a Node) -> Result<Progress> {
         match &node.stage {
             Stage::Read(_) | Stage::Select(_) => return Ok(Progress::Done),
             Stage::Tokenize(_) if self.joins_its_consumer(&node.id) => return Ok(Progress::Done),
             Stage::Tokenize(_) | Stage::Score(_) => return self.materialise(node),
+            Stage::Train(_) | Stage::Evaluate(_) if self.work == Work::Merge => {
+                if !self.recall(&node.id)? {
+                    return Ok(Progress::Waiting(format!("stage `{}` is left to `sepo run`", node.id)));
+                }
+            }
             Stage::Train(train) => self.train(node, train)?,
             Stage::Write(write) => self.write(node, write)?,
             Stage::Evaluate(evaluate) => self.evaluate(node, evaluate)?,

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Run;
+use super::exact::{from_json, to_json};
+use super::parts::Part;
 use crate::error::Result;
 use crate::io::Location;
 use crate::pipeline::report::{Reports, StageReport};
@@ -18,21 +20,24 @@ pub(super) struct Record {
     pub(super) outputs: Vec<String>,
     /// Parts of a materialised stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) parts: Vec<String>,
+    pub(super) parts: Vec<Part>,
 }
 
 impl Record {
     pub(super) fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("a record is plain data")
+        to_json(self)
+    }
+
+    /// The record at `at`, of whatever settings it is; none where there is none, or a damaged one.
+    pub(super) fn at(at: &Location) -> Result<Option<Self>> {
+        Ok(at.read()?.and_then(|bytes| from_json(&bytes)))
     }
 }
 
 impl Run<'_> {
     /// What the workdir remembers at `at`, if it is of the stage as it is now.
     pub(super) fn finished(&self, at: &Location, id: &str) -> Result<Option<Record>> {
-        let Some(bytes) = at.read()? else { return Ok(None) };
-        let record: Option<Record> = serde_json::from_slice(&bytes).ok();
-        Ok(record.filter(|record| record.fingerprint == self.prints[id]))
+        Ok(Record::at(at)?.filter(|record| record.fingerprint == self.prints[id]))
     }
 
     /// Where the record of a stage without rows is.

@@ -4,34 +4,51 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 
+use super::balance::balanced;
+use super::parts::{Note, Part, Units, name};
 use super::record::Record;
-use super::{Progress, Run, Share};
+use super::share::{Walk, Work};
+use super::{Progress, Run};
 use crate::error::{Error, Result};
-use crate::io::{Dataset, FileFormat, Location};
+use crate::io::FileFormat;
 use crate::model::Tokenizer;
-use crate::pipeline::flow::{Flow, Passed, Station};
-use crate::pipeline::plan::Node;
+use crate::pipeline::flow::{Flow, Station};
+use crate::pipeline::plan::{Node, Plan};
 use crate::pipeline::report::{Reports, add};
 use crate::stages::Stage;
 
-impl Run<'_> {
-    /// The rows of stage `id`, and the transforms that they still have to pass, in order.
-    pub(super) fn flow(&self, id: &str) -> Result<(Flow, Vec<Station>)> {
+/// Units that a message names.
+const NAMED: usize = 5;
+
+impl<'a> Run<'a> {
+    /// The rows of stage `id`, and the stages that they still have to pass, in order.
+    pub(super) fn flow(&self, id: &str) -> Result<(Flow, Vec<&'a Node>)> {
         let node = self.plan.node(id).expect("the plan resolved the name");
-        match &node.stage {
-            Stage::Read(_) => Ok((Flow::source(node)?, Vec::new())),
+        let (mut flow, nodes) = match &node.stage {
+            Stage::Read(_) => (Flow::source(node)?, Vec::new()),
             Stage::Select(select) => {
-                let (mut flow, stations) = self.flow(&select.input)?;
+                let (mut flow, nodes) = self.flow(&select.input)?;
                 flow.selects.push((id.to_owned(), select.clone()));
-                Ok((flow, stations))
+                (flow, nodes)
             }
             Stage::Tokenize(tokenize) if self.joins_its_consumer(id) => {
-                let (flow, mut stations) = self.flow(&tokenize.input)?;
-                stations.push(self.station(node)?);
-                Ok((flow, stations))
+                let (flow, mut nodes) = self.flow(&tokenize.input)?;
+                nodes.push(node);
+                (flow, nodes)
             }
-            _ => Ok((self.parts(node)?, Vec::new())),
+            _ => (self.parts(node)?, Vec::new()),
+        };
+        flow.max_reject_share = self.plan.max_reject_share;
+        Ok((flow, nodes))
+    }
+
+    /// The transforms of a pass over `flow` through `nodes`.
+    fn open(&self, flow: &Flow, nodes: &[&Node]) -> Result<Vec<Station>> {
+        let mut stations = flow.stations();
+        for node in nodes {
+            stations.push(self.station(node)?);
         }
+        Ok(stations)
     }
 
     fn station(&self, node: &Node) -> Result<Station> {
@@ -46,90 +63,122 @@ impl Run<'_> {
         Ok(Station::new(&node.id, work))
     }
 
-    /// The rows that a stage materialised.
-    fn parts(&self, node: &Node) -> Result<Flow> {
-        let folder = self.folder("data", node);
-        let gone = || Error::stage(&node.id, "its rows are gone; run the pipeline again");
-        let record = self.finished(&folder.join("manifest.json"), &node.id)?.ok_or_else(gone)?;
-        Ok(Flow::whole(Dataset::of(record.parts.iter().map(|part| folder.join(part)).collect())?))
-    }
-
     /// Runs the rows of `node` into parts, one for each unit that is not there yet.
-    pub(super) fn materialise(&mut self, node: &Node) -> Result<Progress> {
+    pub(super) fn materialise(&mut self, node: &'a Node) -> Result<Progress> {
         let data = self.folder("data", node);
         let manifest = data.join("manifest.json");
         if let Some(record) = self.finished(&manifest, &node.id)? {
             self.remember(record);
             return Ok(Progress::Done);
         }
-        let (flow, mut stations) = self.flow(node.stage.inputs()[0].1)?;
-        let mut all = flow.stations();
-        all.append(&mut stations);
-        let start = Instant::now();
-        all.push(self.station(node)?);
-        let load_seconds = start.elapsed().as_secs_f64();
-
-        let mut reports = Reports::new();
-        let mut waiting = 0;
-        let names: Vec<String> = (0..flow.units.len()).map(|index| format!("part-{index:05}")).collect();
+        let (flow, mut nodes) = self.flow(node.stage.inputs()[0].1)?;
+        nodes.push(node);
+        let units = Units::of(data)?;
+        // Where everything is there, no model is needed.
+        let mut stations: Option<Vec<Station>> = None;
+        let (mut load_seconds, mut seen) = (0.0, Reports::new());
+        let mut notes: Vec<Option<Note>> = vec![None; flow.units.len()];
+        let mut walk = Walk::new(notes.len());
         self.monitor.begin(&node.id, Some(flow.rows), "rows");
-        for (index, name) in names.iter().enumerate() {
+        while let Some(unit) = walk.next() {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            let (part, note) = (data.join(&format!("{name}.parquet")), data.join(&format!("{name}.json")));
-            // A note is written after its part; only somebody else could have taken the part away.
-            let there = note.read()?.map(|note| Ok(part.is_file()?.then_some(note))).transpose()?.flatten();
-            let counted = match there {
-                Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::model(&note, error))?,
-                None if !Share::holds(self.share, index) => {
-                    waiting += 1;
-                    continue;
+            let own = self.work.holds(unit);
+            let mut note = units.finished(unit, own || self.work == Work::Merge)?;
+            if note.is_none() && own {
+                let stations = match &mut stations {
+                    Some(stations) => stations,
+                    none => {
+                        let start = Instant::now();
+                        let stations = none.insert(self.open(&flow, &nodes)?);
+                        load_seconds = start.elapsed().as_secs_f64();
+                        stations
+                    }
+                };
+                let (done, first) = self.unit(&flow, unit, node, (&seen, stations), &units)?;
+                if !first {
+                    walk.jump();
                 }
-                None => {
-                    let passed = self.unit(&flow, index, node, &mut all, &part)?;
-                    self.set_aside(node, index, &passed)?;
-                    note.write(serde_json::to_vec(&passed.reports).expect("counts are plain data"))?;
-                    passed.reports
-                }
-            };
-            add(&mut reports, &counted);
+                note = Some(done);
+            }
+            if let Some(note) = &note {
+                add(&mut seen, &note.reports);
+            }
+            notes[unit] = note;
         }
         self.monitor.end();
-        conclude(&mut reports, &all)?;
+        let missing: Vec<usize> = (0..notes.len()).filter(|unit| notes[*unit].is_none()).collect();
+        if self.work == Work::Merge && !missing.is_empty() {
+            return Err(self.unfinished(node, &flow, &missing));
+        }
+        // In their order, whatever way was taken: sums of floating-point numbers depend on it.
+        let mut reports = Reports::new();
+        notes.iter().flatten().for_each(|note| add(&mut reports, &note.reports));
+        let parts: Vec<Part> = notes.into_iter().flatten().map(|note| note.part).collect();
+        let way = flow.way(flow.selects.iter().map(|(id, _)| id).chain(nodes.iter().map(|node| &node.id)).cloned());
+        met(&mut reports, &way);
+        if missing.is_empty() {
+            let came = flow.reader.is_none().then_some(flow.rows);
+            balanced(&reports, &way, came, Some(parts.iter().map(|part| part.rows).sum()))?;
+        }
+        conclude(&mut reports, self.plan)?;
         reports.entry(node.id.clone()).or_default().load_seconds = load_seconds;
-        let parts = names.iter().map(|name| format!("{name}.parquet")).collect();
         let record = Record { fingerprint: self.prints[&node.id].clone(), reports, outputs: Vec::new(), parts };
-        if waiting == 0 {
-            // Whoever was faster wrote the same.
-            manifest.create(record.to_json())?;
+        // Whoever was faster wrote the same, unless it was damaged since.
+        if missing.is_empty() && !manifest.create(record.to_json())? && self.finished(&manifest, &node.id)?.is_none() {
+            manifest.write(record.to_json())?;
+        }
+        if missing.is_empty() && !matches!(self.work, Work::Share(_)) {
+            self.sound.borrow_mut().insert(node.id.clone());
         }
         self.remember(record);
-        Ok(match waiting {
+        Ok(match missing.len() {
             0 => Progress::Done,
-            _ => Progress::Waiting(format!(
+            waiting => Progress::Waiting(format!(
                 "stage `{}`: {waiting} of {} units belong to other shares and are not there yet; the share that ends \
                  last goes on, or run again without --units",
                 node.id,
-                names.len()
+                flow.units.len()
             )),
         })
     }
 
-    /// One unit's rows into one part.
+    fn unfinished(&self, node: &Node, flow: &Flow, missing: &[usize]) -> Error {
+        let named = missing.iter().take(NAMED).map(|unit| {
+            let (groups, file) = (&flow.units[*unit].0.groups, flow.dataset.file(&flow.units[*unit].0));
+            format!("{} ({file}, row groups {} to {})", name(*unit), groups.start, groups.end - 1)
+        });
+        let named: Vec<String> = named.collect();
+        let more = if missing.len() > NAMED { ", …" } else { "" };
+        let message = format!(
+            "{} of {} units are not there: {}{more}; run their shares again, or `sepo run` without --units for all that is \
+             missing",
+            missing.len(),
+            flow.units.len(),
+            named.join(", ")
+        );
+        Error::stage(&node.id, message)
+    }
+
+    /// One unit's rows into one part; and whether nobody else had done it in the meantime. `pass` is what the units before
+    /// it counted, and the stations.
     fn unit(
         &self,
         flow: &Flow,
-        index: usize,
+        unit: usize,
         node: &Node,
-        stations: &mut [Station],
-        part: &Location,
-    ) -> Result<Passed> {
-        let mut writer = None;
-        let mut passed = flow.run(index, stations, &mut |batch| {
+        pass: (&Reports, &mut [Station]),
+        units: &Units,
+    ) -> Result<(Note, bool)> {
+        let part = units.part(unit);
+        let (mut writer, mut rows) = (None, 0);
+        let (seen, stations) = pass;
+        let mut passed = flow.run(unit, seen, stations, &mut |batch| {
             if writer.is_none() {
-                writer = Some(FileFormat::Parquet.create(part, &batch.schema())?);
+                writer = Some(FileFormat::Parquet.create(&part, &batch.schema())?);
             }
+            rows += batch.num_rows() as u64;
             self.monitor.advance(batch.num_rows() as u64, "");
             writer.as_mut().expect("created just above").write(&batch)?;
             Ok(!self.monitor.stopping())
@@ -137,17 +186,19 @@ impl Run<'_> {
         if self.monitor.stopping() {
             return Err(Error::Interrupted);
         }
-        let written = match writer {
+        passed.keep_rejects(&self.folder("rejects", node), &format!("{}.parquet", name(unit)))?;
+        // Its part is there; another machine's may differ in a last bit, and notes hold for one.
+        if let Some(note) = units.finished(unit, false)? {
+            return Ok((note, false));
+        }
+        let file = match writer {
             Some(writer) => writer.finish()?,
-            None => FileFormat::Parquet.create(part, &node.columns)?.finish()?,
+            None => FileFormat::Parquet.create(&part, &node.columns)?.finish()?,
         };
-        passed.reports.entry(node.id.clone()).or_default().bytes = written;
-        Ok(passed)
-    }
-
-    /// Keeps the rows of a unit that were set aside on their way to `node`.
-    pub(super) fn set_aside(&self, node: &Node, index: usize, passed: &Passed) -> Result<()> {
-        passed.write_rejects(&self.folder("rejects", node).join(&format!("part-{index:05}.parquet")))
+        passed.reports.entry(node.id.clone()).or_default().bytes = file.bytes;
+        let note = Note { part: Part { rows, file }, reports: passed.reports };
+        let first = units.finish(unit, &note)?;
+        Ok((note, first))
     }
 
     /// Hands all rows of stage `input` to `take`; returns their number and what the stages on the way did.
@@ -157,37 +208,46 @@ impl Run<'_> {
         node: &Node,
         take: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<(u64, Reports)> {
-        let (flow, mut stations) = self.flow(input)?;
-        let mut all = flow.stations();
-        all.append(&mut stations);
+        let (flow, nodes) = self.flow(input)?;
+        let mut stations = self.open(&flow, &nodes)?;
         let mut reports = Reports::new();
         let mut rows = 0;
         self.monitor.begin(&node.id, Some(flow.rows), "rows");
-        for index in 0..flow.units.len() {
+        for unit in 0..flow.units.len() {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            let passed = flow.run(index, &mut all, &mut |batch| {
+            let passed = flow.run(unit, &reports, &mut stations, &mut |batch| {
                 take(&batch)?;
                 rows += batch.num_rows() as u64;
                 self.monitor.advance(batch.num_rows() as u64, "");
                 Ok(true)
             })?;
-            self.set_aside(node, index, &passed)?;
+            passed.keep_rejects(&self.folder("rejects", node), &format!("{}.parquet", name(unit)))?;
             add(&mut reports, &passed.reports);
         }
         self.monitor.end();
-        conclude(&mut reports, &all)?;
+        let way = flow.way(stations.into_iter().map(|station| station.id));
+        met(&mut reports, &way);
+        balanced(&reports, &way, flow.reader.is_none().then_some(flow.rows), Some(rows))?;
+        conclude(&mut reports, self.plan)?;
         Ok((rows, reports))
     }
 }
 
+/// Every stage of `way` has a report, also where no row came by.
+fn met(reports: &mut Reports, way: &[String]) {
+    for id in way {
+        reports.entry(id.clone()).or_default();
+    }
+}
+
 /// Turns the stages' sums into what they report.
-pub(super) fn conclude(reports: &mut Reports, stations: &[Station]) -> Result<()> {
-    for station in stations {
-        if let Some(report) = reports.get_mut(&station.id) {
+pub(super) fn conclude(reports: &mut Reports, plan: &Plan) -> Result<()> {
+    for (id, report) in reports {
+        if let Some(node) = plan.node(id) {
             let sums = std::mem::take(&mut report.metrics);
-            report.metrics = station.work.conclude(sums).map_err(|error| error.in_stage(&station.id))?;
+            report.metrics = node.stage.conclude(sums).map_err(|error| error.in_stage(id))?;
         }
     }
     Ok(())

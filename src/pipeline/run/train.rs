@@ -1,14 +1,16 @@
 //! Runs a `train` stage: its model, a stream of its rows, and the counts of what the rows met on their way.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use serde_json::json;
 
-use super::Run;
+use super::balance::balanced;
+use super::parts::name;
 use super::rows::conclude;
+use super::{Run, Work};
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::io::Location;
@@ -27,7 +29,7 @@ impl Run<'_> {
         if self.is_trained(&node.id)? && self.recall(&node.id)? {
             return Ok(());
         }
-        if self.share.is_some() {
+        if matches!(self.work, Work::Share(_)) {
             let first = format!("training is not shared out; run it once with `--only {}`, then the shares", node.id);
             return Err(Error::stage(&node.id, first));
         }
@@ -76,7 +78,9 @@ impl Run<'_> {
             Some(lora) => adapter::save(model, &source, lora, &card, folder),
             None => folder::save(&model, &source, Some(&card), folder),
         })?;
-        let passed = input.reports()?;
+        let mut passed = input.reports();
+        balanced(&passed, &input.flow.way(input.flow.selects.iter().map(|(id, _)| id.clone())), None, None)?;
+        conclude(&mut passed, self.plan)?;
         let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
         self.finish(&node.id, report, passed, Vec::new())?;
         checkpoints.clear()
@@ -129,21 +133,24 @@ impl Feed for Rows<'_> {
 struct Counted {
     flow: Flow,
     rejects: Location,
-    units: Mutex<BTreeMap<usize, Reports>>,
+    seen: Mutex<Seen>,
+}
+
+/// What the stages on the way did over the units that were read to their end.
+#[derive(Default)]
+struct Seen {
+    units: BTreeSet<usize>,
+    reports: Reports,
 }
 
 impl Counted {
     fn new(flow: Flow, rejects: Location) -> Self {
-        Self { flow, rejects, units: Mutex::default() }
+        Self { flow, rejects, seen: Mutex::default() }
     }
 
-    /// What the stages on the way did, over the units that were read.
-    fn reports(&self) -> Result<Reports> {
-        let mut reports = Reports::new();
-        let units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
-        units.values().for_each(|unit| add(&mut reports, unit));
-        conclude(&mut reports, &self.flow.stations())?;
-        Ok(reports)
+    /// What the stages on the way did so far.
+    fn reports(&self) -> Reports {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).reports.clone()
     }
 }
 
@@ -154,14 +161,15 @@ impl Source for Counted {
 
     fn read(&self, unit: usize, take: &mut dyn FnMut(RecordBatch) -> bool) -> Result<()> {
         let mut whole = true;
-        let passed = self.flow.run(unit, &mut self.flow.stations(), &mut |batch| {
+        let passed = self.flow.run(unit, &self.reports(), &mut self.flow.stations(), &mut |batch| {
             whole = take(batch);
             Ok(whole)
         })?;
-        let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
-        if whole && !units.contains_key(&unit) {
-            passed.write_rejects(&self.rejects.join(&format!("part-{unit:05}.parquet")))?;
-            units.insert(unit, passed.reports);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if whole && !seen.units.contains(&unit) {
+            passed.keep_rejects(&self.rejects, &format!("{}.parquet", name(unit)))?;
+            seen.units.insert(unit);
+            add(&mut seen.reports, &passed.reports);
         }
         Ok(())
     }

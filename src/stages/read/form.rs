@@ -121,6 +121,11 @@ impl Form {
         self.columns.iter().filter_map(problem).collect()
     }
 
+    /// The columns that it reads of a source that has them under `names`.
+    pub(super) fn reads(&self, names: &ColumnNames) -> impl Iterator<Item = String> {
+        self.columns.iter().filter_map(|column| column.source(names)).map(str::to_owned)
+    }
+
     /// Two texts without a prompt are cut where they part. Where a prompt lies in another column, that is wrong.
     fn refuse_hidden_prompt(&self, schema: &Schema) -> Option<Problem> {
         let is_text =

@@ -42,6 +42,10 @@ pub struct Read {
     /// The source's names of the columns that `pairs` reads, where they are not `prompt`, `chosen` and `rejected`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<ColumnNames>,
+    /// The source's columns to keep beside those that the format makes and `row_id`; all by default. Others are not even
+    /// read, and do not count for `sample`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub select: Option<Vec<String>>,
     /// The pairs that a row of ranked answers makes (`nectar`, `nemo_rl`); `best_worst` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair_rule: Option<PairRule>,
@@ -237,9 +241,18 @@ impl Read {
             None => tokens::problems(schema),
             Some(form) => form.problems(schema, &self.columns.clone().unwrap_or_default()),
         });
-        let mut out: Vec<Field> = schema.fields().iter().map(|field| Field::clone(field)).collect();
+        for name in self.select.iter().flatten().filter(|name| schema.field_with_name(name).is_err()) {
+            let message = format!("no column `{name}`; there are {}", form::listed(schema));
+            problems.push(Problem::at("select", message));
+        }
+        let kept = |name: &String| name == ROW_ID || self.select.as_ref().is_none_or(|select| select.contains(name));
+        let kept = schema.fields().iter().filter(|field| kept(field.name()));
+        let mut out: Vec<Field> = kept.map(|field| Field::clone(field)).collect();
         match form {
-            None => tokens::fields().into_iter().for_each(|field| put(&mut out, field)),
+            None => {
+                let scored = tokens::scored(&Schema::new(out.clone()));
+                tokens::fields().into_iter().chain(scored).for_each(|field| put(&mut out, field));
+            }
             Some(_) => [PROMPT, Side::Chosen.name(), Side::Rejected.name()]
                 .into_iter()
                 .for_each(|name| put(&mut out, Field::new(name, messages_type(), false))),

@@ -1,5 +1,6 @@
 //! A source's rows on their way into the pipeline: filtered, sampled, brought into canonical form, split.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt32Array};
@@ -43,6 +44,22 @@ impl Reader {
         let bounds = self.filter.as_ref().map(Filter::bounds).unwrap_or_default();
         // The ids that the filter sees may have been made here.
         bounds.into_iter().filter(|bound| bound.column != ROW_ID).collect()
+    }
+
+    /// The columns of a source with `schema` that are needed; none where all are.
+    pub fn wanted(&self, schema: &Schema) -> Option<BTreeSet<String>> {
+        let select = self.read.select.iter().flatten().cloned();
+        let mut wanted: BTreeSet<String> =
+            self.read.select.as_ref().map(|_| select.chain([ROW_ID.to_owned()]))?.collect();
+        if let Some(filter) = &self.filter {
+            wanted.extend(filter.columns()?);
+        }
+        match self.form {
+            Some(form) => wanted.extend(form.reads(&self.read.columns.clone().unwrap_or_default())),
+            None => wanted.extend(tokens::names()),
+        }
+        wanted.retain(|name| schema.field_with_name(name).is_ok());
+        Some(wanted)
     }
 
     fn makes_several(&self) -> bool {

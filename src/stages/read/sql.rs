@@ -1,8 +1,11 @@
 //! `where:` — a SQL expression over the columns, run by polars. The only file that knows polars: batches cross over
 //! through the Arrow C data interface, without a copy.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, BooleanArray, RecordBatch};
-use arrow::datatypes::Field;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, FieldRef};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
 use polars::prelude::{AnyValue, Column, DataFrame, Series};
 use polars_lazy::dsl::{Expr, Operator};
@@ -32,13 +35,29 @@ impl Filter {
         found
     }
 
+    /// The columns that it names; none where it may mean any.
+    pub(super) fn columns(&self) -> Option<Vec<String>> {
+        let mut found = Vec::new();
+        for part in &self.expression {
+            match part {
+                Expr::Column(name) => found.push(name.to_string()),
+                Expr::Selector(_) => return None,
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+
     /// True where the expression is; null counts as false.
     pub(super) fn keep(&self, batch: &RecordBatch) -> Result<BooleanArray> {
         let wrong =
             |error: &dyn std::fmt::Display| Error::data(Place::default(), format!("where: `{}`: {error}", self.text));
         let fields = batch.schema();
+        let named = self.columns();
+        let is_named = |field: &Field| named.as_ref().is_none_or(|named| named.contains(field.name()));
+        let columns = fields.fields().iter().zip(batch.columns()).filter(|(field, _)| is_named(field));
         // A column of a type that polars lacks is no column for the expression.
-        let columns = fields.fields().iter().zip(batch.columns()).filter_map(|(field, array)| series(field, array));
+        let columns = columns.filter_map(|(field, array)| series(field, array));
         let frame = DataFrame::new(batch.num_rows(), columns.collect()).map_err(|error| wrong(&error))?;
         let kept = frame.lazy().select([self.expression.clone().alias("keep")]).collect();
         let kept = kept.map_err(|error| wrong(&error))?;
@@ -84,7 +103,34 @@ fn bounds(expression: &Expr, found: &mut Vec<Bound>) {
     found.push(Bound { column: column.to_string(), compare, value });
 }
 
+/// The type in which values of type `data_type` cross over: dictionaries as what they hold. None where polars, as it is
+/// built here, would have no such type, which it says by a panic.
+fn crossing(data_type: &DataType) -> Option<DataType> {
+    use DataType::{
+        Boolean, Date32, Dictionary, Float32, Float64, Int32, Int64, LargeList, LargeUtf8, List, Null, Struct, UInt32,
+        UInt64, Utf8, Utf8View,
+    };
+    let inner = |field: &FieldRef| Some(Arc::new(Field::clone(field).with_data_type(crossing(field.data_type())?)));
+    Some(match data_type {
+        Dictionary(_, values) => crossing(values)?,
+        List(element) => List(inner(element)?),
+        LargeList(element) => LargeList(inner(element)?),
+        Struct(fields) => Struct(fields.iter().map(inner).collect::<Option<_>>()?),
+        small if small.is_integer() && small.primitive_width() < Some(4) => Int32,
+        DataType::Float16 => Float32,
+        DataType::Decimal128(..) | DataType::Decimal256(..) => Float64,
+        plain
+        @ (Boolean | Int32 | Int64 | UInt32 | UInt64 | Float32 | Float64 | Utf8 | LargeUtf8 | Utf8View | Null) => {
+            plain.clone()
+        }
+        time @ (Date32 | DataType::Timestamp(..)) => time.clone(),
+        _ => return None,
+    })
+}
+
 fn series(field: &Field, array: &dyn Array) -> Option<Column> {
+    let array = cast(array, &crossing(field.data_type())?).ok()?;
+    let field = &Field::new(field.name(), array.data_type().clone(), true);
     let schema = FFI_ArrowSchema::try_from(field).ok()?;
     let array = FFI_ArrowArray::new(&array.to_data());
     // SAFETY: both sides are the C structs of the Arrow C data interface, made by arrow-rs just above, and moved: the
@@ -101,8 +147,7 @@ fn series(field: &Field, array: &dyn Array) -> Option<Column> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Float64Array, StringArray};
-    use std::sync::Arc;
+    use arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
 
     #[test]
     fn comparisons_with_constants_are_found() {
@@ -119,6 +164,72 @@ mod tests {
         for nothing in ["n < 5 OR kind = 'list'", "NOT n < 5", "n < 5.5", "n < m", "n <> 5", "n + 1 < 5"] {
             assert_eq!(bounds(nothing), [], "{nothing}");
         }
+    }
+
+    #[test]
+    fn the_columns_of_an_expression_are_known() {
+        let columns = |text: &str| Filter::parse(text).unwrap().columns();
+        let names = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let mut found = columns("a < 5 OR NOT (length(b) > 2 AND c IS NULL)").unwrap();
+        found.sort_unstable();
+        assert_eq!(Some(found), names(&["a", "b", "c"]));
+        assert_eq!(columns("1 = 1"), names(&[]));
+    }
+
+    /// Whatever type a column has, an expression that names it is an answer or an error, never a panic.
+    #[test]
+    fn columns_of_every_type_can_be_named() {
+        use arrow::datatypes::{IntervalUnit, TimeUnit};
+        let number: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), Some(2), None]));
+        let text: ArrayRef = Arc::new(StringArray::from(vec![Some("1"), Some("2"), None]));
+        let element = |data_type| Arc::new(Field::new("element", data_type, true));
+        let dictionary = |values| DataType::Dictionary(Box::new(DataType::Int32), Box::new(values));
+        let micro = TimeUnit::Microsecond;
+        let types = [
+            DataType::Int8,
+            DataType::UInt16,
+            DataType::UInt64,
+            DataType::Float16,
+            DataType::Boolean,
+            DataType::Null,
+            DataType::Date32,
+            DataType::Date64,
+            DataType::Timestamp(micro, None),
+            DataType::Timestamp(micro, Some("Europe/Rome".into())),
+            DataType::Time32(TimeUnit::Second),
+            DataType::Time64(micro),
+            DataType::Duration(micro),
+            DataType::Decimal128(10, 2),
+            DataType::Decimal256(50, 2),
+            DataType::Interval(IntervalUnit::DayTime),
+            DataType::Binary,
+            DataType::LargeBinary,
+            DataType::BinaryView,
+            DataType::FixedSizeBinary(1),
+            DataType::Utf8View,
+            DataType::LargeUtf8,
+            dictionary(DataType::Utf8),
+            dictionary(DataType::Int64),
+            DataType::List(element(DataType::Utf8)),
+            DataType::LargeList(element(dictionary(DataType::Utf8))),
+            DataType::FixedSizeList(element(DataType::Int64), 1),
+            DataType::Struct(vec![Field::new("x", dictionary(DataType::Utf8), true)].into()),
+        ];
+        for data_type in types {
+            let column = cast(&number, &data_type).or_else(|_| cast(&text, &data_type));
+            let column = column.unwrap_or_else(|_| arrow::array::new_null_array(&data_type, 3));
+            let batch = RecordBatch::try_from_iter([("x", column), ("y", number.clone())]).unwrap();
+            for text in ["x IS NOT NULL", "x > 1", "x = '2'", "y > 1"] {
+                let kept = Filter::parse(text).unwrap().keep(&batch);
+                assert!(kept.is_ok() || !text.starts_with('y'), "{data_type}: {text}: {kept:?}");
+            }
+        }
+        let words = cast(&text, &dictionary(DataType::Utf8)).unwrap();
+        let batch = RecordBatch::try_from_iter([("x", words)]).unwrap();
+        assert_eq!(
+            Filter::parse("x = '2'").unwrap().keep(&batch).unwrap(),
+            BooleanArray::from(vec![false, true, false])
+        );
     }
 
     #[test]

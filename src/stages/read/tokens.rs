@@ -1,10 +1,11 @@
-//! Data that is tokenized already: `prompt_ids`, `chosen_ids`, `rejected_ids`.
+//! Data that is tokenized already: `prompt_ids`, `chosen_ids`, `rejected_ids`, and what was scored of it.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float32Array, ListArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Schema};
+use arrow::error::ArrowError;
 
 use super::form::{Reason, listed};
 use crate::columns::lists::from_rows;
@@ -35,13 +36,53 @@ pub(super) fn fields() -> [Field; 3] {
     names().map(|name| Field::new(name, list_type(DataType::Int32), false))
 }
 
-/// The batch with plain id columns, and what is wrong with its rows.
+/// The columns of scored rows that `schema` has, each in the form that stages take: other tools write the lists that they
+/// read here as large lists, with nulls allowed, or with wider numbers.
+pub(super) fn scored(schema: &Schema) -> Vec<Field> {
+    let form = |field: &Field| {
+        let element = list_element(field.data_type())?;
+        let is = |name: String| *field.name() == name;
+        let is_logps = |side: Side| is(side.token_rewards()) || is(side.ref_logps()) || is(side.oracle_logps());
+        let is_mask = |side: Side| field.name().starts_with(&side.key_mask(None));
+        let element = match element {
+            element if element.is_floating() && Side::BOTH.into_iter().any(is_logps) => DataType::Float32,
+            DataType::Boolean if Side::BOTH.into_iter().any(is_mask) => DataType::Boolean,
+            _ => return None,
+        };
+        Some(Field::new(field.name(), list_type(element), false))
+    };
+    schema.fields().iter().filter_map(|field| form(field)).collect()
+}
+
+/// `column` in the form of `field`, which is one of [`scored`]; rows with nulls get a reason.
+fn in_form(column: &ArrayRef, field: &Field, reasons: &mut [Option<Reason>]) -> Result<ArrayRef, ArrowError> {
+    if column.data_type() == field.data_type() {
+        return Ok(column.clone());
+    }
+    let element = list_element(field.data_type()).expect("scored columns are lists").clone();
+    let nullable = DataType::List(Arc::new(Field::new("element", element.clone(), true)));
+    let column = cast(column, &nullable)?;
+    let list = column.as_list::<i32>();
+    for (row, reason) in reasons.iter_mut().enumerate() {
+        if list.is_null(row) || list.value(row).null_count() > 0 {
+            reason.get_or_insert("reward, log-probability or mask is null");
+        }
+    }
+    let values: ArrayRef = match element {
+        DataType::Boolean => Arc::new(BooleanArray::new(list.values().as_boolean().values().clone(), None)),
+        _ => Arc::new(Float32Array::new(list.values().as_primitive::<Float32Type>().values().clone(), None)),
+    };
+    let element = Arc::new(Field::new("element", element, false));
+    Ok(Arc::new(ListArray::try_new(element, list.offsets().clone(), values, None)?))
+}
+
+/// The batch with plain columns of ids and of what was scored, and what is wrong with its rows.
 pub(super) fn rows(batch: &RecordBatch) -> Result<(RecordBatch, Vec<Option<Reason>>)> {
     let mut batch = batch.clone();
     let mut reasons: Vec<Option<Reason>> = vec![None; batch.num_rows()];
     let mut lists = Vec::new();
     for name in names() {
-        let wrong = |error: arrow::error::ArrowError| Error::data(Place::column(&name), error);
+        let wrong = |error: ArrowError| Error::data(Place::column(&name), error);
         let column = batch.column_by_name(&name).expect("the schema was checked").clone();
         let nullable = DataType::List(Arc::new(Field::new("element", DataType::Int32, true)));
         let column = cast(&column, &nullable).map_err(wrong)?;
@@ -63,6 +104,13 @@ pub(super) fn rows(batch: &RecordBatch) -> Result<(RecordBatch, Vec<Option<Reaso
         }
         batch = with_column(&batch, &name, from_rows::<Int32Type>(&rows)).map_err(wrong)?;
         lists.push(rows);
+    }
+    for field in scored(&batch.schema()) {
+        let name = field.name();
+        let wrong = |error: ArrowError| Error::data(Place::column(name), error);
+        let column = batch.column_by_name(name).expect("the batch's own field");
+        let column = in_form(column, &field, &mut reasons).map_err(wrong)?;
+        batch = with_column(&batch, name, column).map_err(wrong)?;
     }
     for (row, reason) in reasons.iter_mut().enumerate() {
         if lists[1][row] == lists[2][row] {

@@ -1,0 +1,48 @@
+//! Text that others wrote, for a terminal: names, cells and messages of datasets must never become commands to it.
+
+/// `text` with everything that a terminal would obey shown as an escape (`\u{1b}`); lines stay lines.
+pub(super) fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => out.push(c),
+            c if is_obeyed(c) => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// JSON in which the same characters are escaped as JSON does it.
+pub(super) fn plain_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '\n' => out.push(c),
+            // All of them have four digits at most.
+            c if is_obeyed(c) => out += &format!("\\u{:04x}", u32::from(c)),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Control characters of both sets, and those that turn the direction of text, which makes it read as something else.
+fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_to_obey() {
+        let hostile = "a\u{1b}[2Jb\r\u{7}\u{9b}31m\u{202e}c\u{7f}\nשלום 🧮";
+        let shown = plain(hostile);
+        assert_eq!(shown, "a\\u{1b}[2Jb\\u{d}\\u{7}\\u{9b}31m\\u{202e}c\\u{7f}\nשלום 🧮");
+        let json = plain_json(&serde_json::to_string(hostile).unwrap());
+        assert!(!json.contains(is_obeyed), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), hostile);
+    }
+}

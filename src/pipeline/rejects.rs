@@ -1,0 +1,103 @@
+//! Rows set aside: kept with their reasons, and counted against the share from which on a run goes wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+
+use super::report::Reports;
+use crate::columns::{ROW_ID, row_as_json, row_id};
+use crate::error::{Error, Place, Result};
+use crate::io::{FileFormat, Location};
+
+/// Rows of a stage before their share says anything.
+const ENOUGH: u64 = 1000;
+
+/// Rows that were set aside: stage, reason, row id, row as JSON.
+#[derive(Default)]
+pub(super) struct Rejects(Vec<[String; 4]>);
+
+impl Rejects {
+    /// Takes up row `row` of `batch`.
+    pub(super) fn add(&mut self, stage: &str, reason: &str, batch: &RecordBatch, row: usize) {
+        let row = batch.slice(row, 1);
+        let id = row_id(&row).unwrap_or_default();
+        self.0.push([stage.to_owned(), reason.to_owned(), id, row_as_json(&row)]);
+    }
+
+    /// Writes the rows, where there are any, as the columns `row_id`, `stage`, `reason`, `row`.
+    pub(super) fn write(&self, to: &Location) -> Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let column = |index: usize| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(self.0.iter().map(|reject| &reject[index])))
+        };
+        let columns = [(ROW_ID, column(2)), ("stage", column(0)), ("reason", column(1)), ("row", column(3))];
+        let rows = RecordBatch::try_from_iter(columns).map_err(|error| Error::data(Place::file(to), error))?;
+        let mut writer = FileFormat::Parquet.create(to, &rows.schema())?;
+        writer.write(&rows)?;
+        writer.finish().map(drop)
+    }
+}
+
+/// A stage that sets too many rows aside.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooMany {
+    stage: String,
+    message: String,
+}
+
+impl TooMany {
+    /// A stage that, over what `before` and `now` count, set aside more than `most` of at least [`ENOUGH`] rows.
+    pub(super) fn find(before: &Reports, now: &Reports, most: f64) -> Option<Self> {
+        now.iter().find_map(|(stage, report)| {
+            let earlier = before.get(stage);
+            let rows = report.rows_in + earlier.map_or(0, |earlier| earlier.rows_in);
+            let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+            for (reason, count) in report.set_aside.iter().chain(earlier.iter().flat_map(|earlier| &earlier.set_aside))
+            {
+                *reasons.entry(reason).or_default() += count;
+            }
+            let aside: u64 = reasons.values().sum();
+            if rows < ENOUGH || aside as f64 <= most * rows as f64 {
+                return None;
+            }
+            let mut reasons: Vec<(&str, u64)> = reasons.into_iter().collect();
+            reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+            let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let message = format!(
+                "{aside} of the first {rows} rows were set aside ({}), more than `max_reject_share: {most}` permits",
+                reasons.join(", ")
+            );
+            Some(Self { stage: stage.clone(), message })
+        })
+    }
+
+    /// The error that ends the run, whose rejects lie in `folder`.
+    pub(super) fn error(&self, folder: &Location) -> Error {
+        let way_out = "look at them (`sepo inspect`), mend what is wrong or raise `max_reject_share`, and run again";
+        Error::stage(&self.stage, format!("{}; the rows lie in {folder}; {way_out}", self.message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::report::StageReport;
+
+    #[test]
+    fn a_share_counts_from_enough_rows_on_and_over_all_units() {
+        let reports = |rows_in: u64, aside: u64| -> Reports {
+            let set_aside = [("empty answer".to_owned(), aside)].into();
+            [("read".to_owned(), StageReport { rows_in, set_aside, ..StageReport::default() })].into()
+        };
+        let none = Reports::new();
+        assert_eq!(TooMany::find(&none, &reports(999, 999), 0.5), None);
+        assert_eq!(TooMany::find(&none, &reports(1000, 500), 0.5), None);
+        assert_eq!(TooMany::find(&reports(9000, 0), &reports(1000, 1000), 0.5), None);
+        assert_eq!(TooMany::find(&none, &reports(5000, 5000), 1.0), None);
+        let found = TooMany::find(&reports(900, 400), &reports(100, 101), 0.5).unwrap();
+        assert!(found.message.contains("501 of the first 1000 rows were set aside (501 empty answer)"), "{found:?}");
+    }
+}

@@ -1,0 +1,68 @@
+//! Rows set aside: a run that loses most of its rows is stopped early, and says which rows and why.
+
+use serde_json::Value;
+
+use crate::harness::Folder;
+
+/// `rows` rows of token ids, of which those that `bad` picks have identical answers, in files of 600; and a pipeline that
+/// writes them, with `more` in its head.
+fn pipeline(folder: &Folder, rows: usize, bad: impl Fn(usize) -> bool, more: &str) -> String {
+    std::fs::create_dir_all(folder.path("rows")).unwrap();
+    let row = |row: usize| {
+        let rejected = if bad(row) { 4 } else { 5 };
+        format!("{{\"row_id\": {row}, \"prompt_ids\": [1], \"chosen_ids\": [4], \"rejected_ids\": [{rejected}]}}\n")
+    };
+    for start in (0..rows).step_by(600) {
+        let text: String = (start..rows.min(start + 600)).map(row).collect();
+        folder.write(&format!("rows/{start:05}.jsonl"), &text);
+    }
+    let text = format!(
+        "workdir: run\n{more}stages:\n  rows: {{ read: {{ from: rows }} }}\n  \
+         out: {{ write: {{ input: rows, to: run/out }} }}\n"
+    );
+    folder.write("p.yaml", &text).to_str().unwrap().to_owned()
+}
+
+fn shown(folder: &Folder, path: &str) -> Value {
+    serde_json::from_str(&folder.succeeds(&["inspect", path, "--json"])).unwrap()
+}
+
+#[test]
+fn a_run_that_sets_most_of_its_rows_aside_is_stopped_early() {
+    let folder = Folder::new();
+    let file = pipeline(&folder, 6000, |row| row % 4 > 0, "");
+    let said = folder.fails(&["run", &file], 1);
+    // The first file has 600 rows; of the second, batches of 256 are read until 1000 are full.
+    let expected = "stage `rows`: 834 of the first 1112 rows were set aside (834 identical answers), more than \
+                    `max_reject_share: 0.5` permits; the rows lie in run/rejects/out-";
+    assert!(said.contains(expected), "{said}");
+    assert!(!folder.path("run/out/train-00000-of-00001.parquet").exists());
+    let aside = shown(&folder, "run/rejects")["rows"].as_u64().unwrap();
+    assert!(aside == 834, "{aside}");
+
+    let text = std::fs::read_to_string(&file).unwrap();
+    folder.write("p.yaml", &text.replace("workdir: run\n", "workdir: run\nmax_reject_share: 0.75\n"));
+    folder.succeeds(&["run", &file]);
+    assert_eq!(shown(&folder, "run/out")["rows"], 1500);
+    assert_eq!(shown(&folder, "run/rejects")["rows"], 4500);
+}
+
+#[test]
+fn few_rows_and_few_rejects_stop_nothing() {
+    let folder = Folder::new();
+    let file = pipeline(&folder, 900, |_| true, "");
+    folder.succeeds(&["run", &file]);
+    let folder = Folder::new();
+    // Bad rows in a row, after many good ones.
+    let file = pipeline(&folder, 6000, |row| row >= 4000, "max_reject_share: 0.4\n");
+    folder.succeeds(&["run", &file]);
+    assert_eq!(shown(&folder, "run/out")["rows"], 4000);
+}
+
+#[test]
+fn a_share_is_between_none_and_all() {
+    let folder = Folder::new();
+    let file = pipeline(&folder, 10, |_| false, "max_reject_share: 1.5\n");
+    let said = folder.fails(&["check", &file], 78);
+    assert!(said.contains("p.yaml:2:1") && said.contains("max_reject_share is 1.5; it must be in [0, 1]"), "{said}");
+}
