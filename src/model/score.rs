@@ -29,22 +29,8 @@ pub struct Scorer {
 impl Scorer {
     /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
-        let precision = match precision {
-            Precision::F32 => precision,
-            wanted if device == DeviceSpec::Cpu && Packed::is_fast() => wanted,
-            _ => {
-                tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
-                Precision::F32
-            }
-        };
-        let device = device.open()?;
-        Ok(Self {
-            model: CausalLm::frozen(source, precision, &device)?,
-            device,
-            precision,
-            name: source.to_string(),
-            batch_tokens,
-        })
+        let (model, device, precision) = open(source, device, precision)?;
+        Ok(Self { model, device, precision, name: source.to_string(), batch_tokens })
     }
 
     /// The numbers that it computes in, which are f32 where the processor has no others.
@@ -82,6 +68,24 @@ impl Scorer {
         }
         Ok(out)
     }
+}
+
+/// The frozen model on its device, and the numbers that it computes in: f32 where the processor has no others.
+pub(super) fn open(
+    source: &ModelSource,
+    device: DeviceSpec,
+    precision: Precision,
+) -> Result<(CausalLm, Device, Precision)> {
+    let precision = match precision {
+        Precision::F32 => precision,
+        wanted if device == DeviceSpec::Cpu && Packed::is_fast() => wanted,
+        _ => {
+            tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
+            Precision::F32
+        }
+    };
+    let device = device.open()?;
+    Ok((CausalLm::frozen(source, precision, &device)?, device, precision))
 }
 
 /// Every id must have an embedding, and every position where the model has a limit.

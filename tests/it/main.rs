@@ -8,6 +8,7 @@ mod checkpoints;
 mod engines;
 mod files;
 mod formats;
+mod generation;
 mod harness;
 #[cfg(unix)]
 mod hub;
