@@ -1,5 +1,7 @@
 //! Log-probabilities of many rows: packed by a token budget over rows of similar length, handed back in order.
 
+mod divergence;
+
 use std::ops::Range;
 
 use burn::tensor::Device;
@@ -15,6 +17,13 @@ pub struct PairIds<'a> {
     pub prompt: &'a [i32],
     /// Chosen and rejected response.
     pub responses: [&'a [i32]; 2],
+}
+
+impl<'a> PairIds<'a> {
+    /// A prompt with one response; the second one has no token.
+    pub fn alone(prompt: &'a [i32], response: &'a [i32]) -> Self {
+        Self { prompt, responses: [response, &[]] }
+    }
 }
 
 /// A frozen model at work.
