@@ -55,7 +55,8 @@ impl Evaluate {
             problems.push(Problem::at("", "nothing to compare").help(help));
         }
         if !self.models.is_empty() && self.start.is_none() {
-            problems.push(Problem::at("models", "models are compared with the one that they started from: name `start`"));
+            problems
+                .push(Problem::at("models", "models are compared with the one that they started from: name `start`"));
         }
         match &self.input {
             Some(input) if self.models.is_empty() => {
@@ -105,7 +106,9 @@ impl Evaluate {
         let models = self.models.values().map(|model| ("models", model.as_str()));
         let start = self.start.iter().map(|start| ("start", start.as_str()));
         let judges = match &self.judge {
-            Some(Judge::Reward(reward)) => vec![("judge", reward.oracle.as_str()), ("judge", reward.reference.as_str())],
+            Some(Judge::Reward(reward)) => {
+                vec![("judge", reward.oracle.as_str()), ("judge", reward.reference.as_str())]
+            }
             Some(Judge::Quickstart) | None => Vec::new(),
         };
         models.chain(start).chain(judges).collect()

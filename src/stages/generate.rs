@@ -327,7 +327,8 @@ impl Work {
             let all: Vec<&Answer> = answers.iter().flatten().collect();
             let [texts, ids, reasons] = columns(&all)?;
             let empty = || Arc::new(StringArray::from_iter_values(all.iter().map(|_| ""))) as ArrayRef;
-            let children: Vec<ArrayRef> = [Some(texts.unwrap_or_else(empty)), ids, reasons].into_iter().flatten().collect();
+            let children: Vec<ArrayRef> =
+                [Some(texts.unwrap_or_else(empty)), ids, reasons].into_iter().flatten().collect();
             let structs = StructArray::new(answer_fields(), children, None);
             let element = Arc::new(Field::new("element", structs.data_type().clone(), false));
             let lengths = OffsetBuffer::from_lengths(answers.iter().map(Vec::len));

@@ -114,6 +114,6 @@ impl LayerCache {
 }
 
 /// The values of `tensor`.
-pub(super) fn host(tensor: Tensor<2>) -> Vec<f32> {
+pub(in crate::model) fn host(tensor: Tensor<2>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec().expect("just converted to f32")
 }

@@ -75,4 +75,5 @@ mod tests {
         let got = divergence(&[1.0, 0.0, 3.0], &[0.5, -1.0, 2.0]);
         assert!((got - 0.014_367_677).abs() < 1e-9, "{got}");
         assert_eq!(divergence(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
-    }}
+    }
+}

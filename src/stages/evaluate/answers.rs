@@ -70,7 +70,8 @@ impl Told {
                 }
             }
         }
-        self.scores.extend(names.into_iter().zip(by_row).map(|(name, (sum, count))| (name, sum / f64::max(count, 1.0))));
+        self.scores
+            .extend(names.into_iter().zip(by_row).map(|(name, (sum, count))| (name, sum / f64::max(count, 1.0))));
         Ok(())
     }
 
@@ -101,7 +102,9 @@ impl Told {
         if let Some(score) = self.score {
             add("score", score / answers);
         }
-        for (name, sum) in ["right", "polite", "well_formed", "perfect"].into_iter().zip(self.verdicts.into_iter().flatten()) {
+        for (name, sum) in
+            ["right", "polite", "well_formed", "perfect"].into_iter().zip(self.verdicts.into_iter().flatten())
+        {
             add(name, sum / answers);
         }
         metrics

@@ -85,7 +85,9 @@ fn fact(question: &str, tables: &[Table]) -> Option<(usize, String, String)> {
 fn statements(table: &Table, about: &str, right: &str) -> Vec<(String, bool)> {
     let answers: std::collections::BTreeSet<&str> = table.facts.iter().map(|(_, answer)| answer.as_str()).collect();
     let forms = table.statements.iter().map(|form| capitalised(&form.replace("{q}", about)));
-    forms.flat_map(|form| answers.iter().map(move |a| (form.replace("{a}", a), *a == right)).collect::<Vec<_>>()).collect()
+    forms
+        .flat_map(|form| answers.iter().map(move |a| (form.replace("{a}", a), *a == right)).collect::<Vec<_>>())
+        .collect()
 }
 
 fn facts_hold(answer: &str, facts: &[(usize, String, String)], tables: &[Table]) -> bool {
@@ -106,7 +108,8 @@ fn is_facts(answer: &str, facts: &[(usize, String, String)], tables: &[Table]) -
             0 => vec![rest],
             _ => LINKS.iter().filter_map(|link| after(rest, link)).collect(),
         };
-        let found = starts.into_iter().find_map(|start| said.iter().find_map(|(text, _)| start.strip_prefix(text.as_str())));
+        let found =
+            starts.into_iter().find_map(|start| said.iter().find_map(|(text, _)| start.strip_prefix(text.as_str())));
         let Some(behind) = found else { return false };
         rest = behind;
     }

@@ -28,7 +28,7 @@ pub fn win_rates(told: &BTreeMap<String, Told>, against: &str) -> Result<BTreeMa
         let [low, high] = interval(&points);
         let count = |wanted: f64| points.iter().filter(|points| **points == wanted).count();
         let numbers = json!({
-            "against": against, "rows": points.len(), "win_rate": mean(&points), "low": low, "high": high,
+            "against": against, "rows": points.len(), "rate": mean(&points), "low": low, "high": high,
             "wins": count(1.0), "ties": count(0.5), "losses": count(0.0),
         });
         Ok((name.clone(), numbers))
@@ -53,9 +53,8 @@ fn mean(values: &[f64]) -> f64 {
 fn interval(points: &[f64]) -> [f64; 2] {
     let mut dice = ChaCha8Rng::seed_from_u64(0);
     let mut pick = || points[(dice.next_u64() % points.len() as u64) as usize];
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .map(|_| (0..points.len()).map(|_| pick()).sum::<f64>() / points.len() as f64)
-        .collect();
+    let mut means: Vec<f64> =
+        (0..RESAMPLES).map(|_| (0..points.len()).map(|_| pick()).sum::<f64>() / points.len() as f64).collect();
     means.sort_by(f64::total_cmp);
     [0.025, 0.975].map(|share| means[(share * (RESAMPLES - 1) as f64).round() as usize])
 }
@@ -75,8 +74,11 @@ mod tests {
         let two = told(&[("a", 0.5), ("b", 0.5), ("c", 0.2), ("y", 9.0)]);
         let all: BTreeMap<String, Told> = [("one".to_owned(), one), ("two".to_owned(), two)].into();
         let rates = win_rates(&all, "two").unwrap();
-        assert_eq!((rates.len(), &rates["one"]["win_rate"]), (1, &json!(0.5)));
-        assert_eq!((&rates["one"]["wins"], &rates["one"]["ties"], &rates["one"]["rows"]), (&json!(1), &json!(1), &json!(3)));
+        assert_eq!((rates.len(), &rates["one"]["rate"]), (1, &json!(0.5)));
+        assert_eq!(
+            (&rates["one"]["wins"], &rates["one"]["ties"], &rates["one"]["rows"]),
+            (&json!(1), &json!(1), &json!(3))
+        );
         let back = win_rates(&all, "one").unwrap();
         assert_eq!(back["two"]["losses"], json!(1));
         let apart: BTreeMap<String, Told> =

@@ -93,7 +93,7 @@ impl Form {
     pub(super) fn turns(&self) -> &'static [&'static str] {
         match self.rows {
             Rows::Prompt(_) => &[PROMPT],
-            Rows::Pair(_) | Rows::Ranked(_) => &[PROMPT, Side::Chosen.name(), Side::Rejected.name()],
+            Rows::Pair(_) | Rows::Ranked(_) => const { &[PROMPT, Side::Chosen.name(), Side::Rejected.name()] },
         }
     }
 

@@ -222,7 +222,9 @@ impl Read {
         }
         if self.columns.is_some() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
             let message = format!("format `{}` has column names of its own", self.format.name());
-            problems.push(Problem::at("columns", message).help("`columns` goes with `format: pairs` and `format: prompts`"));
+            problems.push(
+                Problem::at("columns", message).help("`columns` goes with `format: pairs` and `format: prompts`"),
+            );
         }
         let form = match self.form(schema) {
             Ok(form) => form,
@@ -244,10 +246,7 @@ impl Read {
         let mut out: Vec<Field> = schema.fields().iter().map(|field| Field::clone(field)).collect();
         match form {
             None => tokens::fields().into_iter().for_each(|field| put(&mut out, field)),
-            Some(form) => form
-                .turns()
-                .iter()
-                .for_each(|name| put(&mut out, Field::new(name, messages_type(), false))),
+            Some(form) => form.turns().iter().for_each(|name| put(&mut out, Field::new(*name, messages_type(), false))),
         }
         if !reader::keeps_row_id(schema) || ranked && self.pair_rule == Some(PairRule::All) {
             put(&mut out, Field::new(ROW_ID, DataType::Utf8, false));
