@@ -16,7 +16,7 @@ use super::score::{default_batch_tokens, needs_ids};
 use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
 use crate::error::Problem;
 pub use judge::{Judge, Reward};
-pub use win_rate::win_rates;
+pub use win_rate::{Scores, win_rates};
 
 /// Compares models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -158,8 +158,8 @@ fn answers_are_written_judged_and_compared() {
 
     let outputs = std::fs::read(folder.path("run/leaderboard/model_outputs.json")).unwrap();
     let outputs: Vec<Value> = serde_json::from_slice(&outputs).unwrap();
-    let names: Vec<&String> = outputs[0].as_object().unwrap().keys().collect();
-    assert_eq!((outputs.len(), names), (40, vec!["instruction", "output", "generator", "dataset"]));
+    let names: Vec<&str> = outputs[0].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!((outputs.len(), names), (40, ["instruction", "output", "generator", "dataset"].to_vec()));
     let written = folder.path("run/out").display().to_string();
     let answers = column(&written, "answer");
     assert!(outputs.iter().zip(&answers).all(|(output, answer)| output["output"] == **answer));

@@ -72,8 +72,9 @@ impl Run<'_> {
             add(&mut passed, &reports);
             table.entry(label).or_default().extend(told.metrics());
         }
-        let mut rates =
-            evaluate.against.as_ref().map(|against| win_rates(&told, against)).transpose()?.unwrap_or_default();
+        let scores = told.iter().map(|(label, told)| (label.as_str(), told.scores())).collect();
+        let rates = evaluate.against.as_ref().map(|against| win_rates(&scores, against));
+        let mut rates = rates.transpose()?.unwrap_or_default();
         let metrics = table.into_iter().map(|(label, mut metrics)| {
             metrics.extend(rates.remove(label).map(|rate| ("win_rate".to_owned(), rate)));
             (label.to_owned(), Value::Object(metrics))

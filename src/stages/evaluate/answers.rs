@@ -1,12 +1,13 @@
 //! What answers are like: length, variety, how good a judge finds them, and how far from the start model their own model
 //! is where they were written.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use arrow::array::RecordBatch;
 use serde_json::json;
 
 pub use super::judge::Bench;
+use super::win_rate::Scores;
 use crate::columns::lists::ids;
 use crate::columns::{PROMPT_IDS, row_ids};
 use crate::error::Result;
@@ -30,7 +31,7 @@ pub struct Told {
     /// Right, polite, well-formed, all of these.
     verdicts: Option<[f64; 4]>,
     /// The mean score of every row's answers.
-    pub(super) scores: BTreeMap<String, f64>,
+    scores: Scores,
 }
 
 impl Told {
@@ -73,6 +74,11 @@ impl Told {
         self.scores
             .extend(names.into_iter().zip(by_row).map(|(name, (sum, count))| (name, sum / f64::max(count, 1.0))));
         Ok(())
+    }
+
+    /// The mean score of every row's answers.
+    pub fn scores(&self) -> &Scores {
+        &self.scores
     }
 
     fn count(&mut self, text: &str, ids: &[i32]) {

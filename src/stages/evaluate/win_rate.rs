@@ -6,20 +6,22 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde_json::{Value, json};
 
-use super::answers::Told;
 use crate::error::{Error, Result};
 
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 2000;
 
-/// Win rates of all names against `against`, by name. Rows are matched by `row_id`.
+/// The score of every row, by `row_id`.
+pub type Scores = BTreeMap<String, f64>;
+
+/// Win rates of all names against `against`, by name.
 ///
 /// # Errors
 /// Answers that have no row in common.
-pub fn win_rates(told: &BTreeMap<String, Told>, against: &str) -> Result<BTreeMap<String, Value>> {
-    let Some(theirs) = told.get(against) else { return Ok(BTreeMap::new()) };
-    let rate = |(name, own): (&String, &Told)| {
-        let common = own.scores.iter().filter_map(|(row, score)| Some((*score, *theirs.scores.get(row)?)));
+pub fn win_rates(scores: &BTreeMap<&str, &Scores>, against: &str) -> Result<BTreeMap<String, Value>> {
+    let Some(theirs) = scores.get(against) else { return Ok(BTreeMap::new()) };
+    let rate = |(name, own): (&&str, &&Scores)| {
+        let common = own.iter().filter_map(|(row, score)| Some((*score, *theirs.get(row)?)));
         let points: Vec<f64> = common.map(|(own, theirs)| points(own, theirs)).collect();
         if points.is_empty() {
             let message = format!("the answers of `{name}` and of `{against}` have no row_id in common");
@@ -31,9 +33,9 @@ pub fn win_rates(told: &BTreeMap<String, Told>, against: &str) -> Result<BTreeMa
             "against": against, "rows": points.len(), "rate": mean(&points), "low": low, "high": high,
             "wins": count(1.0), "ties": count(0.5), "losses": count(0.0),
         });
-        Ok((name.clone(), numbers))
+        Ok(((*name).to_owned(), numbers))
     };
-    told.iter().filter(|(name, _)| *name != against).map(rate).collect()
+    scores.iter().filter(|(name, _)| **name != against).map(rate).collect()
 }
 
 /// A win counts 1, a tie 0.5.
@@ -63,26 +65,21 @@ fn interval(points: &[f64]) -> [f64; 2] {
 mod tests {
     use super::*;
 
-    fn told(scores: &[(&str, f64)]) -> Told {
-        let scores = scores.iter().map(|(row, score)| ((*row).to_owned(), *score)).collect();
-        Told { scores, ..Told::default() }
+    fn scores(scores: &[(&str, f64)]) -> Scores {
+        scores.iter().map(|(row, score)| ((*row).to_owned(), *score)).collect()
     }
 
     #[test]
     fn ties_count_half_and_only_common_rows_count() {
-        let one = told(&[("a", 1.0), ("b", 0.5), ("c", 0.0), ("x", 9.0)]);
-        let two = told(&[("a", 0.5), ("b", 0.5), ("c", 0.2), ("y", 9.0)]);
-        let all: BTreeMap<String, Told> = [("one".to_owned(), one), ("two".to_owned(), two)].into();
+        let one = scores(&[("a", 1.0), ("b", 0.5), ("c", 0.0), ("x", 9.0)]);
+        let two = scores(&[("a", 0.5), ("b", 0.5), ("c", 0.2), ("y", 9.0)]);
+        let all = [("one", &one), ("two", &two)].into();
         let rates = win_rates(&all, "two").unwrap();
-        assert_eq!((rates.len(), &rates["one"]["rate"]), (1, &json!(0.5)));
-        assert_eq!(
-            (&rates["one"]["wins"], &rates["one"]["ties"], &rates["one"]["rows"]),
-            (&json!(1), &json!(1), &json!(3))
-        );
-        let back = win_rates(&all, "one").unwrap();
-        assert_eq!(back["two"]["losses"], json!(1));
-        let apart: BTreeMap<String, Told> =
-            [("one".to_owned(), told(&[("a", 1.0)])), ("two".to_owned(), told(&[("b", 1.0)]))].into();
+        let rate = &rates["one"];
+        assert_eq!((rates.len(), &rate["rate"], &rate["rows"]), (1, &json!(0.5), &json!(3)));
+        assert_eq!((&rate["wins"], &rate["ties"], &rate["losses"]), (&json!(1), &json!(1), &json!(1)));
+        let (a, b) = (scores(&[("a", 1.0)]), scores(&[("b", 1.0)]));
+        let apart = [("one", &a), ("two", &b)].into();
         assert!(win_rates(&apart, "one").unwrap_err().to_string().contains("no row_id in common"));
     }
 
