@@ -3,7 +3,8 @@
 use arrow::array::AsArray;
 use sepo::io::{Chunk, Dataset, Stores};
 use sepo::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
-use sepo::model::{DeviceSpec, Generator, ModelSource, Precision};
+use sepo::model::score::PairIds;
+use sepo::model::{DeviceSpec, Generator, ModelSource, Precision, Scorer};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -233,4 +234,21 @@ fn prompts_that_no_model_can_take_are_set_aside() {
     let said = &report["stages"]["said"];
     assert_eq!((&said["rows_in"], &said["rows_out"]), (&2.into(), &1.into()), "{report}");
     assert_eq!(said["set_aside"]["prompt longer than the model's positions"], 1, "{report}");
+}
+
+#[test]
+fn divergence_is_that_of_pytorch() {
+    let rows = rows("llama-tied");
+    let scorer = |case: &str| {
+        Scorer::load(&ModelSource::folder(case, fixture(case)), DeviceSpec::Cpu, Precision::F32, 100).unwrap()
+    };
+    let (own, start) = (scorer("llama-tied"), scorer("llama-untied"));
+    let pairs: Vec<PairIds> = rows.iter().map(|row| PairIds::alone(&row.prompt, &row.answer)).collect();
+    let expected = std::fs::read(fixture("divergence.json")).unwrap();
+    let expected: Vec<Vec<f64>> = serde_json::from_slice(&expected).unwrap();
+    for (found, expected) in own.divergences(&start, &pairs).unwrap().iter().zip(&expected) {
+        assert_eq!(found.len(), expected.len());
+        assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-4), "{found:?}");
+    }
+    assert!(own.divergences(&own, &pairs).unwrap().iter().flatten().all(|divergence| *divergence == 0.0));
 }
