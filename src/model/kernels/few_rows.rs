@@ -107,26 +107,34 @@ impl WithSimd for Dots<'_> {
 }
 
 /// Every product is summed in the same order, whatever the tile: vector by vector, then across the lanes.
+#[expect(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
 #[inline(always)]
 fn dots<S: Simd, const R: usize, const O: usize>(simd: S, part: &Part, row: usize, output: usize) {
-    let x: [_; R] = std::array::from_fn(|at| S::as_simd_f32s(part.row(row + at)));
-    let weights: [_; O] = std::array::from_fn(|at| {
-        S::as_simd_f32s(&part.weight[(output + at) * part.input..(output + at + 1) * part.input])
-    });
+    let (x, weight) =
+        (&part.x[row * part.input..][..R * part.input], &part.weight[output * part.input..][..O * part.input]);
+    let lanes = size_of::<S::f32s>() / size_of::<f32>();
+    let whole = part.input / lanes * lanes;
+    // SAFETY: `lanes` numbers from `at` on lie inside row `index` of `matrix`, which has `input` columns.
+    let load = |matrix: &[f32], index: usize, at: usize| unsafe {
+        matrix.as_ptr().add(index * part.input + at).cast::<S::f32s>().read_unaligned()
+    };
     let mut sums = [[simd.splat_f32s(0.0); O]; R];
-    for at in 0..x[0].0.len() {
-        let weights: [_; O] = std::array::from_fn(|o| weights[o].0[at]);
-        for (sums, x) in sums.iter_mut().zip(&x) {
-            for (sum, weight) in sums.iter_mut().zip(weights) {
-                *sum = simd.mul_add_e_f32s(x.0[at], weight, *sum);
+    for at in (0..whole).step_by(lanes) {
+        for o in 0..O {
+            let weight = load(weight, o, at);
+            for r in 0..R {
+                sums[r][o] = simd.mul_add_e_f32s(load(x, r, at), weight, sums[r][o]);
             }
         }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        let values: [f32; O] = std::array::from_fn(|o| {
-            let (x, weight) = (simd.partial_load_f32s(x[r].1), simd.partial_load_f32s(weights[o].1));
-            simd.reduce_sum_f32s(simd.mul_add_e_f32s(x, weight, sums[o]))
-        });
+    let rest = |matrix: &[f32], index: usize| {
+        simd.partial_load_f32s(&matrix[index * part.input + whole..(index + 1) * part.input])
+    };
+    for r in 0..R {
+        let mut values = [0f32; O];
+        for o in 0..O {
+            values[o] = simd.reduce_sum_f32s(simd.mul_add_e_f32s(rest(x, r), rest(weight, o), sums[r][o]));
+        }
         part.put(row + r, output, &values);
     }
 }
