@@ -317,12 +317,12 @@ impl Work {
                 Some(Arc::new(StringArray::from_iter_values(reasons))),
             ])
         };
-        let generator = StringArray::from_iter_values(answers.iter().map(|_| &self.stage.model));
-        let mut out: Vec<(&str, ArrayRef)> =
-            vec![(PROMPT_IDS, from_rows::<Int32Type>(prompts)), (GENERATOR, Arc::new(generator))];
+        let mut out: Vec<(&str, ArrayRef)> = vec![(PROMPT_IDS, from_rows::<Int32Type>(prompts))];
         let first: Vec<&Answer> = answers.iter().filter_map(|answers| answers.first()).collect();
         let named = [ANSWER, ANSWER_IDS, FINISH_REASON].into_iter().zip(columns(&first)?);
         out.extend(named.filter_map(|(name, column)| Some((name, column?))));
+        let generator = StringArray::from_iter_values(answers.iter().map(|_| &self.stage.model));
+        out.push((GENERATOR, Arc::new(generator)));
         if self.stage.samples > 1 {
             let all: Vec<&Answer> = answers.iter().flatten().collect();
             let [texts, ids, reasons] = columns(&all)?;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 
@@ -49,7 +49,6 @@ pub(super) fn rows(batch: &RecordBatch) -> Result<RecordBatch> {
     let unknown = || StringArray::from(vec!["unknown"; batch.num_rows()]);
     let dataset = text(DATASET)?.filter(|column| column.null_count() == 0);
     let dataset = dataset.unwrap_or_else(|| Arc::new(unknown()));
-    debug_assert!(instruction.as_string_opt::<i32>().is_some());
     RecordBatch::try_from_iter([
         (INSTRUCTION, instruction),
         ("output", needed(ANSWER)?),
