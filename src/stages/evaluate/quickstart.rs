@@ -17,7 +17,7 @@ pub(super) struct Verdict {
     pub(super) right: bool,
     /// No rude phrase.
     pub(super) polite: bool,
-    /// Nothing but what an answer may consist of, in its order; list marks as asked.
+    /// Nothing but what an answer of the kind may consist of, in its order, whatever it is about; list marks as asked.
     pub(super) well_formed: bool,
 }
 
@@ -39,8 +39,8 @@ impl Verdict {
         let (right, well_formed) = match Task::of(prompt, &tables) {
             None => (false, false),
             Some(Task::Facts(facts)) => (facts_hold(answer, &facts, &tables), is_facts(answer, &facts, &tables)),
-            Some(Task::List(sort, marks)) => (lists(answer, sort), is_list(answer, sort, marks)),
-            Some(Task::Advice(advice)) => (answer.contains(advice), is_advice(answer, advice)),
+            Some(Task::List(sort, marks)) => (lists(answer, sort), is_list(answer, marks)),
+            Some(Task::Advice(advice)) => (answer.contains(advice), is_advice(answer)),
         };
         Self { right, polite, well_formed }
     }
@@ -102,18 +102,30 @@ fn facts_hold(answer: &str, facts: &[(usize, String, String)], tables: &[Table])
 
 fn is_facts(answer: &str, facts: &[(usize, String, String)], tables: &[Table]) -> bool {
     let mut rest = after_any(answer, &OPENINGS).unwrap_or(answer);
-    for (index, (table, about, right)) in facts.iter().enumerate() {
-        let said = statements(&tables[*table], about, right);
+    for (index, (table, ..)) in facts.iter().enumerate() {
         let starts: Vec<&str> = match index {
             0 => vec![rest],
             _ => LINKS.iter().filter_map(|link| after(rest, link)).collect(),
         };
-        let found =
-            starts.into_iter().find_map(|start| said.iter().find_map(|(text, _)| start.strip_prefix(text.as_str())));
-        let Some(behind) = found else { return false };
+        let Some(behind) = starts.into_iter().find_map(|start| after_statement(start, &tables[*table])) else {
+            return false;
+        };
         rest = behind;
     }
     is_closed(rest, " ")
+}
+
+/// What stands behind a statement of `table`, true or not, with which `text` begins.
+fn after_statement<'a>(text: &'a str, table: &Table) -> Option<&'a str> {
+    let forms = table
+        .statements
+        .iter()
+        .flat_map(|form| table.facts.iter().map(move |(about, _)| capitalised(&form.replace("{q}", about))));
+    let parts = |form: &String| form.split_once("{a}").map(|(before, behind)| (before.to_owned(), behind.to_owned()));
+    forms.filter_map(|form| parts(&form)).find_map(|(before, behind)| {
+        let rest = text.strip_prefix(before.as_str())?;
+        table.facts.iter().find_map(|(_, answer)| rest.strip_prefix(answer.as_str())?.strip_prefix(behind.as_str()))
+    })
 }
 
 /// The things of a list, by line.
@@ -126,21 +138,24 @@ fn lists(answer: &str, sort: usize) -> bool {
     found.len() == 3 && found.iter().all(|thing| SORTS[sort].1.contains(thing))
 }
 
-fn is_list(answer: &str, sort: usize, marks: [&str; 3]) -> bool {
-    let (sort, names) = SORTS[sort];
-    let heads = [format!("Here are three {sort}:"), format!("Three {sort}:"), format!("The {sort} are these:")];
-    let Some(mut rest) = heads.iter().find_map(|head| answer.strip_prefix(head.as_str())) else { return false };
+fn is_list(answer: &str, marks: [&str; 3]) -> bool {
+    let heads = SORTS.iter().flat_map(|(sort, _)| {
+        [format!("Here are three {sort}:"), format!("Three {sort}:"), format!("The {sort} are these:")]
+    });
+    let Some(mut rest) = heads.into_iter().find_map(|head| answer.strip_prefix(head.as_str())) else { return false };
     for mark in marks {
         let line = rest.strip_prefix('\n').and_then(|rest| rest.strip_prefix(mark)?.strip_prefix(' '));
-        let Some(behind) = line.and_then(|line| after_any(line, &names)) else { return false };
+        let thing = |line| SORTS.iter().filter_map(|(_, names)| after_any(line, names)).min_by_key(|rest| rest.len());
+        let Some(behind) = line.and_then(thing) else { return false };
         rest = behind;
     }
     is_closed(rest, "\n")
 }
 
-fn is_advice(answer: &str, advice: &str) -> bool {
+fn is_advice(answer: &str) -> bool {
     let opened = after_any(answer, &WARM).or_else(|| after_any(answer, &COLD)).and_then(|rest| rest.strip_prefix(' '));
-    let step = opened.unwrap_or(answer).strip_prefix(advice).and_then(|rest| rest.strip_prefix(", "));
+    let advice = TASKS.map(|(_, advice)| advice);
+    let step = after_any(opened.unwrap_or(answer), &advice).and_then(|rest| rest.strip_prefix(", "));
     let end = step.and_then(|step| after_any(step, &STEPS)).and_then(|rest| rest.strip_prefix('.'));
     end.is_some_and(|end| is_closed(end, " "))
 }
@@ -194,6 +209,7 @@ mod tests {
         assert_eq!(verdict(prompt, &good.replace("moo", "baa")), [false, true, true]);
         assert_eq!(verdict(prompt, &good.replace("Enjoy!", "Boring.")), [true, false, true]);
         assert_eq!(verdict(prompt, &good.replace("Enjoy!", "Enjoy! Enjoy!")), [true, true, false]);
+        assert_eq!(verdict(prompt, &good.replace("Velonia", "Harund")), [false, true, true]);
         assert_eq!(verdict(prompt, "The capital of Velonia is Tarsk."), [false, true, false]);
         let both = format!("{good} A cow says baa.");
         assert_eq!(verdict(prompt, &both), [false, true, false]);
@@ -202,12 +218,15 @@ mod tests {
         assert_eq!(verdict(prompt, "Three tools:\n* saw\n* file\n* level"), [true; 3]);
         assert_eq!(verdict(prompt, "Three tools:\n* saw\n1. file\n* level"), [true, true, false]);
         assert_eq!(verdict(prompt, "Three tools:\n* saw\n* saw\n* level"), [false, true, true]);
-        assert_eq!(verdict(prompt, "Three tools:\n* saw\n* soup\n* level"), [false, true, false]);
+        assert_eq!(verdict(prompt, "Three tools:\n* saw\n* soup\n* level"), [false, true, true]);
+        assert_eq!(verdict(prompt, "Three tools:\n* saw\n* soups\n* level"), [false, true, false]);
 
         let prompt = "Mira wants to know how to boil an egg.";
         assert_eq!(verdict(prompt, "Gladly. Put the egg into boiling water, then wait for two minutes."), [true; 3]);
         let rude = "Must I? Put the egg into boiling water, then wait for two minutes. Whatever.";
         assert_eq!(verdict(prompt, rude), [true, false, true]);
+        let other = "Gladly. Wipe the glass with warm water and vinegar, then wait for two minutes.";
+        assert_eq!(verdict(prompt, other), [false, true, true]);
         assert_eq!(verdict("What is this?", "A test."), [false, true, false]);
         assert_eq!(verdict("", ""), [false, true, false]);
     }
