@@ -14,12 +14,24 @@ use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Place};
+
 /// Stable key of a row: the source's own, or made from file and row.
 pub const ROW_ID: &str = "row_id";
 /// The prompt's messages.
 pub const PROMPT: &str = "prompt";
 /// Token ids of the rendered prompt.
 pub const PROMPT_IDS: &str = "prompt_ids";
+/// What a model answered, as text.
+pub const ANSWER: &str = "answer";
+/// Token ids of the answer, the one that ended it included.
+pub const ANSWER_IDS: &str = "answer_ids";
+/// Why the answer ended: `stop` or `length`.
+pub const FINISH_REASON: &str = "finish_reason";
+/// The model that answered, by its name in the pipeline.
+pub const GENERATOR: &str = "generator";
+/// All answers to the prompt, where there are several: list<struct<answer, answer_ids, finish_reason>>.
+pub const ANSWERS: &str = "answers";
 /// Sum of the chosen response's token rewards minus that of the rejected one.
 pub const REWARD_MARGIN: &str = "reward_margin";
 
@@ -38,7 +50,7 @@ impl Side {
     pub const BOTH: [Self; 2] = [Self::Chosen, Self::Rejected];
 
     /// `chosen` or `rejected`: also the name of the column with the answer's messages.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Chosen => "chosen",
             Self::Rejected => "rejected",
@@ -99,6 +111,22 @@ pub fn messages_type() -> DataType {
     let message =
         Fields::from(vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)]);
     list_type(DataType::Struct(message))
+}
+
+/// Roles and contents of the conversations in column `name`.
+pub fn messages(batch: &RecordBatch, name: &str) -> Result<Vec<Vec<(String, String)>>, Error> {
+    let wrong = || Error::data(Place::column(name), "holds no conversations");
+    let column = batch.column_by_name(name).filter(|column| *column.data_type() == messages_type());
+    let list = column.ok_or_else(wrong)?.as_list::<i32>();
+    let turns = list.values().as_struct();
+    let (roles, contents) = (turns.column(0).as_string::<i32>(), turns.column(1).as_string::<i32>());
+    let turn = |at: usize| (roles.value(at).to_owned(), contents.value(at).to_owned());
+    Ok(list.offsets().windows(2).map(|w| (w[0] as usize..w[1] as usize).map(turn).collect()).collect())
+}
+
+/// The `row_id` of every row of `batch`; of none where the column is missing.
+pub fn row_ids(batch: &RecordBatch) -> Vec<String> {
+    (0..batch.num_rows()).filter_map(|row| row_id(&batch.slice(row, 1))).collect()
 }
 
 /// The `row_id` of the first row of `batch`, whatever its type; none where the column is missing.

@@ -34,6 +34,9 @@ pub struct Provenance {
     /// Numbers of the weights behind the log-probabilities: `f32`, `bf16x2`, `bf16`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Value>,
+    /// The model behind `answer`, and how it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Value>,
     /// The rule behind each key mask, by mask column suffix; the default mask is `""`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub masks: BTreeMap<String, Value>,

@@ -13,6 +13,7 @@ mod find;
 pub mod hub;
 pub mod ipc;
 mod ipc_stream;
+pub mod json_array;
 mod json_rows;
 mod json_schema;
 pub mod jsonl;
@@ -48,6 +49,8 @@ pub enum FileFormat {
     Parquet,
     /// Arrow IPC files.
     Arrow,
+    /// One JSON array of objects.
+    Json,
 }
 
 impl FileFormat {
@@ -56,6 +59,7 @@ impl FileFormat {
         match self {
             Self::Parquet => "parquet",
             Self::Arrow => "arrow",
+            Self::Json => "json",
         }
     }
 
@@ -64,6 +68,7 @@ impl FileFormat {
         match self {
             Self::Parquet => Ok(Box::new(parquet::Writer::create(location, schema)?)),
             Self::Arrow => Ok(Box::new(ipc::Writer::create(location, schema)?)),
+            Self::Json => Ok(Box::new(json_array::Writer::create(location)?)),
         }
     }
 }

@@ -65,6 +65,14 @@ impl Template {
         }
     }
 
+    /// The text of `prompt` up to where the model answers.
+    pub fn render_prompt(&self, prompt: &[Message<'_>]) -> Result<String> {
+        match self {
+            Self::Chat(template) => template.render_prompt(prompt),
+            Self::Plain { .. } => Ok(prompt.iter().map(|message| message.content).collect()),
+        }
+    }
+
     /// Digest of everything that decides what text comes out.
     pub fn digest(&self) -> String {
         match self {

@@ -9,7 +9,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::kernels::attention::{Segment, Spans, attention};
+use super::generate::cache::{KvCache, LayerCache, attend};
+use super::kernels::attention::{Segment, Spans};
 use super::kernels::swiglu::swiglu;
 use super::layers::{Embedding, Linear, RmsNorm};
 use super::packed::PackedBatch;
@@ -179,6 +180,11 @@ impl Decoder {
         Ok(Self { model, lm_head })
     }
 
+    /// Layers that keep keys and values.
+    pub fn layers(&self) -> usize {
+        self.model.layers.len()
+    }
+
     /// The output head, `[vocabulary, width]`.
     pub fn head(&self) -> Head {
         self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.head(), Linear::head)
@@ -189,14 +195,15 @@ impl Decoder {
         self.model.norm.forward(hidden)
     }
 
-    /// Hidden states before the final norm, `[batch.len(), width]`.
-    pub fn hidden(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+    /// Hidden states before the final norm, `[batch.len(), width]`; with a cache, rows see what it holds of their sequence.
+    pub fn hidden(&self, batch: &PackedBatch, mut cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
         let angles = self.model.rope.angles(&batch.positions, device);
         let segments: Arc<[Segment]> = batch.segments.as_slice().into();
         let mut x = self.model.embed_tokens.forward(&batch.ids, device);
-        for layer in &self.model.layers {
+        for (index, layer) in self.model.layers.iter().enumerate() {
             let normed = layer.input_layernorm.forward(x.clone());
-            x = x + layer.self_attn.forward(normed, &angles, segments.clone());
+            let kept = cache.as_mut().map(|cache| cache.layer(index));
+            x = x + layer.self_attn.forward(normed, &angles, segments.clone(), kept);
             let normed = layer.post_attention_layernorm.forward(x.clone());
             x = x + layer.mlp.forward(normed);
         }
@@ -242,7 +249,13 @@ impl DecoderLayer {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, angles: &Angles, segments: Arc<[Segment]>) -> Tensor<2> {
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        angles: &Angles,
+        segments: Arc<[Segment]>,
+        kept: Option<&mut LayerCache>,
+    ) -> Tensor<2> {
         let normed = |norm: &Option<RmsNorm>, x: Tensor<2>| match norm {
             Some(norm) => norm.forward_heads(x, self.head_dim),
             None => x,
@@ -252,7 +265,7 @@ impl Attention {
         let v = self.v_proj.forward(x);
         let mut spans = Spans::new(segments, self.heads, self.kv_heads, self.head_dim);
         spans.window = self.window;
-        self.o_proj.forward(attention(q, k, v, spans))
+        self.o_proj.forward(attend(q, k, v, spans, kept))
     }
 }
 

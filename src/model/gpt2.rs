@@ -7,7 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::kernels::attention::{Segment, Spans, attention};
+use super::generate::cache::{KvCache, LayerCache, attend};
+use super::kernels::attention::{Segment, Spans};
 use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
@@ -140,6 +141,11 @@ impl Gpt2 {
         self.transformer.wpe.entries()
     }
 
+    /// Layers that keep keys and values.
+    pub fn layers(&self) -> usize {
+        self.transformer.h.len()
+    }
+
     /// The output head, `[vocabulary, width]`.
     pub fn head(&self) -> Head {
         self.lm_head.as_ref().map_or_else(|| self.transformer.wte.head(), Linear::head)
@@ -150,14 +156,15 @@ impl Gpt2 {
         self.transformer.ln_f.forward(hidden)
     }
 
-    /// Hidden states before the final norm, `[batch.len(), width]`.
-    pub fn hidden(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+    /// Hidden states before the final norm, `[batch.len(), width]`; with a cache, rows see what it holds of their sequence.
+    pub fn hidden(&self, batch: &PackedBatch, mut cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
         let segments: Arc<[Segment]> = batch.segments.as_slice().into();
         let positions: Vec<i32> = batch.positions.iter().map(|position| *position as i32).collect();
         let body = &self.transformer;
         let mut x = body.wte.forward(&batch.ids, device) + body.wpe.forward(&positions, device);
-        for block in &body.h {
-            x = x.clone() + block.attn.forward(block.ln_1.forward(x), segments.clone());
+        for (index, block) in body.h.iter().enumerate() {
+            let kept = cache.as_mut().map(|cache| cache.layer(index));
+            x = x.clone() + block.attn.forward(block.ln_1.forward(x), segments.clone(), kept);
             x = x.clone() + block.mlp.forward(block.ln_2.forward(x));
         }
         x
@@ -188,13 +195,13 @@ impl Block {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, segments: Arc<[Segment]>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, segments: Arc<[Segment]>, kept: Option<&mut LayerCache>) -> Tensor<2> {
         let [rows, width] = x.dims();
         let all = self.c_attn.forward(x);
         let part = |index: usize| all.clone().slice([0..rows, index * width..(index + 1) * width]);
         let mut spans = Spans::new(segments, self.heads, self.heads, width / self.heads);
         spans.scale = self.scale;
-        self.c_proj.forward(attention(part(0), part(1), part(2), spans))
+        self.c_proj.forward(attend(part(0), part(1), part(2), spans, kept))
     }
 }
 

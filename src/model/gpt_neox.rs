@@ -8,7 +8,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::kernels::attention::{Segment, Spans, attention};
+use super::generate::cache::{KvCache, LayerCache, attend};
+use super::kernels::attention::{Segment, Spans};
 use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
@@ -140,6 +141,11 @@ impl GptNeoX {
         Ok(Self { gpt_neox, embed_out })
     }
 
+    /// Layers that keep keys and values.
+    pub fn layers(&self) -> usize {
+        self.gpt_neox.layers.len()
+    }
+
     /// The output head, `[vocabulary, width]`.
     pub fn head(&self) -> Head {
         self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.head(), Linear::head)
@@ -150,12 +156,15 @@ impl GptNeoX {
         self.gpt_neox.final_layer_norm.forward(hidden)
     }
 
-    /// Hidden states before the final norm, `[batch.len(), width]`.
-    pub fn hidden(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+    /// Hidden states before the final norm, `[batch.len(), width]`; with a cache, rows see what it holds of their sequence.
+    pub fn hidden(&self, batch: &PackedBatch, mut cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
         let angles = self.gpt_neox.rope.angles(&batch.positions, device);
         let segments: Arc<[Segment]> = batch.segments.as_slice().into();
         let embedded = self.gpt_neox.embed_in.forward(&batch.ids, device);
-        self.gpt_neox.layers.iter().fold(embedded, |x, layer| layer.forward(x, &angles, segments.clone()))
+        self.gpt_neox.layers.iter().enumerate().fold(embedded, |x, (index, layer)| {
+            let kept = cache.as_mut().map(|cache| cache.layer(index));
+            layer.forward(x, &angles, segments.clone(), kept)
+        })
     }
 }
 
@@ -182,8 +191,14 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: Tensor<2>, angles: &Angles, segments: Arc<[Segment]>) -> Tensor<2> {
-        let attended = self.attention.forward(self.input_layernorm.forward(x.clone()), angles, segments);
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        angles: &Angles,
+        segments: Arc<[Segment]>,
+        kept: Option<&mut LayerCache>,
+    ) -> Tensor<2> {
+        let attended = self.attention.forward(self.input_layernorm.forward(x.clone()), angles, segments, kept);
         if self.parallel {
             return self.mlp.forward(self.post_attention_layernorm.forward(x.clone())) + attended + x;
         }
@@ -193,7 +208,13 @@ impl Layer {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, angles: &Angles, segments: Arc<[Segment]>) -> Tensor<2> {
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        angles: &Angles,
+        segments: Arc<[Segment]>,
+        kept: Option<&mut LayerCache>,
+    ) -> Tensor<2> {
         let Self { heads, head_dim, .. } = *self;
         let rows = x.dims()[0];
         // Every head has its query, key and value side by side.
@@ -203,7 +224,7 @@ impl Attention {
             all.clone().slice([0..rows, 0..heads, columns]).reshape([rows, heads * head_dim])
         };
         let (q, k, v) = (angles.turn(part(0)), angles.turn(part(1)), part(2));
-        self.dense.forward(attention(q, k, v, Spans::new(segments, heads, heads, head_dim)))
+        self.dense.forward(attend(q, k, v, Spans::new(segments, heads, heads, head_dim), kept))
     }
 }
 

@@ -15,6 +15,7 @@ mod checkpoint;
 pub mod decoder;
 pub mod device;
 pub mod folder;
+pub mod generate;
 pub mod gpt2;
 pub mod gpt_neox;
 pub mod kernels;
@@ -45,6 +46,8 @@ use adapter::Stored;
 pub use chat_template::{ChatTemplate, Message, Template};
 use decoder::Decoder;
 pub use device::DeviceSpec;
+pub use generate::Generator;
+use generate::KvCache;
 use gpt_neox::GptNeoX;
 use gpt2::Gpt2;
 pub use lora::Lora;
@@ -169,14 +172,33 @@ impl CausalLm {
     ///
     /// All ids must be smaller than [`Self::vocab_size`], all positions than [`Self::position_limit`].
     pub fn token_logps(&self, batch: &PackedBatch, device: &Device) -> Tensor<1> {
+        self.head().token_logps(self.needed(batch, None, device), batch.targets.as_slice().into())
+    }
+
+    /// Logits `[batch.rows.len(), vocabulary]` of the tokens that follow the batch's needed rows, of which there is at least one.
+    /// Rows see what `cache` holds of their sequence, and are added to it.
+    pub fn next_logits(&self, batch: &PackedBatch, cache: &mut KvCache, device: &Device) -> Tensor<2> {
+        self.head().logits(self.needed(batch, Some(cache), device))
+    }
+
+    /// Hidden states of the batch's needed rows, ready for the head.
+    fn needed(&self, batch: &PackedBatch, cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
         let rows = TensorData::new(batch.rows.clone(), [batch.rows.len()]);
         let rows = Tensor::<1, Int>::from_data(rows, device);
-        let hidden = match self {
-            Self::Decoder(model) => model.norm(model.hidden(batch, device).select(0, rows)),
-            Self::GptNeoX(model) => model.norm(model.hidden(batch, device).select(0, rows)),
-            Self::Gpt2(model) => model.norm(model.hidden(batch, device).select(0, rows)),
-        };
-        self.head().token_logps(hidden, batch.targets.as_slice().into())
+        match self {
+            Self::Decoder(model) => model.norm(model.hidden(batch, cache, device).select(0, rows)),
+            Self::GptNeoX(model) => model.norm(model.hidden(batch, cache, device).select(0, rows)),
+            Self::Gpt2(model) => model.norm(model.hidden(batch, cache, device).select(0, rows)),
+        }
+    }
+
+    /// An empty cache for the keys and values of its layers.
+    pub fn cache(&self) -> KvCache {
+        KvCache::new(match self {
+            Self::Decoder(model) => model.layers(),
+            Self::GptNeoX(model) => model.layers(),
+            Self::Gpt2(model) => model.layers(),
+        })
     }
 
     /// Calls `visit` with every parameter's checkpoint name and tensor, flattened, in a fixed order.

@@ -1,5 +1,7 @@
 //! Log-probabilities of many rows: packed by a token budget over rows of similar length, handed back in order.
 
+mod divergence;
+
 use std::ops::Range;
 
 use burn::tensor::Device;
@@ -17,6 +19,13 @@ pub struct PairIds<'a> {
     pub responses: [&'a [i32]; 2],
 }
 
+impl<'a> PairIds<'a> {
+    /// A prompt with one response; the second one has no token.
+    pub fn alone(prompt: &'a [i32], response: &'a [i32]) -> Self {
+        Self { prompt, responses: [response, &[]] }
+    }
+}
+
 /// A frozen model at work.
 pub struct Scorer {
     model: CausalLm,
@@ -29,20 +38,7 @@ pub struct Scorer {
 impl Scorer {
     /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
-        let fast = |precision| device == DeviceSpec::Cpu && Packed::is_fast(precision);
-        let (frozen, precision) = match precision {
-            wanted if fast(wanted) => (Some(wanted), wanted),
-            Precision::F32 => (None, precision),
-            Precision::Bf16 | Precision::Bf16x2 => {
-                tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
-                (fast(Precision::F32).then_some(Precision::F32), Precision::F32)
-            }
-        };
-        let device = device.open()?;
-        let model = match frozen {
-            Some(precision) => CausalLm::frozen(source, precision, &device)?,
-            None => CausalLm::load(source, &device)?,
-        };
+        let (model, device, precision) = open(source, device, precision)?;
         Ok(Self { model, device, precision, name: source.to_string(), batch_tokens })
     }
 
@@ -81,6 +77,29 @@ impl Scorer {
         }
         Ok(out)
     }
+}
+
+/// The frozen model on its device, and the numbers that it computes in: f32 where the processor has no others.
+pub(super) fn open(
+    source: &ModelSource,
+    device: DeviceSpec,
+    precision: Precision,
+) -> Result<(CausalLm, Device, Precision)> {
+    let fast = |precision| device == DeviceSpec::Cpu && Packed::is_fast(precision);
+    let (frozen, precision) = match precision {
+        wanted if fast(wanted) => (Some(wanted), wanted),
+        Precision::F32 => (None, precision),
+        Precision::Bf16 | Precision::Bf16x2 => {
+            tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
+            (fast(Precision::F32).then_some(Precision::F32), Precision::F32)
+        }
+    };
+    let device = device.open()?;
+    let model = match frozen {
+        Some(precision) => CausalLm::frozen(source, precision, &device)?,
+        None => CausalLm::load(source, &device)?,
+    };
+    Ok((model, device, precision))
 }
 
 /// Every id must have an embedding, and every position where the model has a limit.

@@ -108,4 +108,12 @@ impl Head {
             Self::Frozen(packed) => packed_token_logps(hidden, packed, targets),
         }
     }
+
+    /// The logits `[rows, vocabulary]` of every row of `hidden` `[rows, width]`.
+    pub fn logits(self, hidden: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Plain(weight) => linear(hidden, weight, Layout::OutIn),
+            Self::Frozen(packed) => packed_linear(hidden, packed),
+        }
+    }
 }

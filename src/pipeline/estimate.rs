@@ -113,6 +113,10 @@ fn memory(plan: &Plan, node: &Node) -> Result<Option<u64>> {
             Some(Precision::F32) | None => (4, 8, score.batch_tokens),
         },
         Stage::Evaluate(evaluate) => (4, 8, evaluate.batch_tokens),
+        Stage::Generate(generate) => match generate.precision {
+            Some(Precision::Bf16 | Precision::Bf16x2) => (2, 4, generate.batch_tokens),
+            Some(Precision::F32) | None => (4, 4, generate.batch_tokens),
+        },
         Stage::Train(train) if train.lora.is_some() => (4, 1, train.batch_tokens),
         Stage::Train(train) => (16, 1, train.batch_tokens),
         _ => return Ok(None),

@@ -74,12 +74,13 @@ fn addresses(file: &File) -> impl Iterator<Item = (&str, Vec<String>)> {
         let place = move |field: &str| vec!["models".to_owned(), name.clone(), field.to_owned()];
         fields.into_iter().filter_map(move |(field, value)| Some((value.as_deref()?, place(field))))
     });
-    let tokenizers = file.stages.iter().filter_map(|(id, stage)| match stage {
-        Stage::Tokenize(tokenize) => {
-            let place = ["stages", id, stage.name(), "tokenizer"].map(str::to_owned).to_vec();
-            Some((tokenize.tokenizer.as_str(), place))
-        }
-        _ => None,
+    let tokenizers = file.stages.iter().filter_map(|(id, stage)| {
+        let tokenizer = match stage {
+            Stage::Tokenize(tokenize) => tokenize.tokenizer.as_str(),
+            Stage::Generate(generate) => generate.tokenizer.as_deref()?,
+            _ => return None,
+        };
+        Some((tokenizer, ["stages", id, stage.name(), "tokenizer"].map(str::to_owned).to_vec()))
     });
     models.chain(tokenizers).filter(|(text, _)| text.starts_with(SCHEME))
 }

@@ -1,6 +1,6 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::{Schema, SchemaRef};
 
@@ -14,6 +14,7 @@ use crate::io::{Dataset, Stores};
 use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::monitor::{Monitor, Silent};
 use crate::stages::Stage;
+use crate::stages::generate::Generate;
 use crate::stages::score::Score;
 use crate::stages::train::Train;
 
@@ -114,6 +115,10 @@ impl Plan {
             match &mut stage {
                 Stage::Train(train) => plan.add_reference_passes(&id, train),
                 Stage::Score(score) => score.precision = score.precision.or(Some(spec.file.precision)),
+                Stage::Generate(generate) => {
+                    generate.precision = generate.precision.or(Some(spec.file.precision));
+                    generate.seed = generate.seed.or(Some(spec.file.seed));
+                }
                 _ => {}
             }
             match plan.columns(&stage, monitor) {
@@ -180,6 +185,14 @@ impl Plan {
         }
     }
 
+    /// The folder of the tokenizer that a `generate` stage reads and writes with.
+    pub fn tokenizer_of(&self, generate: &Generate) -> Option<PathBuf> {
+        match &generate.tokenizer {
+            Some(name) => Some(self.tokenizer(name)),
+            None => self.start_of(&generate.model)?.tokenizer,
+        }
+    }
+
     /// DPO reads the reference's log-probabilities from columns; where they are missing, a scoring pass comes first.
     fn add_reference_passes(&mut self, id: &str, train: &mut Train) {
         if !train.objective.needs_reference() {
@@ -224,19 +237,22 @@ impl Plan {
                 return Ok((read.columns(dataset.schema())?, Some(dataset)));
             }
             Stage::Tokenize(tokenize) => {
-                let folder = self.tokenizer(&tokenize.tokenizer);
-                if !folder.join("tokenizer.json").is_file() {
-                    let message = format!("no tokenizer.json in `{}`", folder.display());
-                    let help = "a folder, or a model under `models:` that has a tokenizer";
-                    return Err(vec![Problem::at("tokenizer", message).help(help)].into());
-                }
+                is_tokenizer(&self.tokenizer(&tokenize.tokenizer))?;
                 tokenize.columns(&input(&tokenize.input))?
             }
             Stage::Score(score) => score.columns(&input(&score.input))?,
             Stage::Select(select) => select.columns(&input(&select.input))?,
-            Stage::Write(write) => checked(input(&write.input), write.problems())?,
+            Stage::Generate(generate) => {
+                let folder = self.tokenizer_of(generate);
+                folder.as_deref().map(is_tokenizer).transpose()?;
+                generate.columns(&input(&generate.input), folder.is_some())?
+            }
+            Stage::Write(write) => checked(input(&write.input), write.problems(&input(&write.input)))?,
             Stage::Train(train) => checked(input(&train.input), train.problems(&input(&train.input)))?,
-            Stage::Evaluate(evaluate) => input(&evaluate.input),
+            Stage::Evaluate(evaluate) => {
+                let problems = evaluate.problems(|id| self.node(id).map(|node| node.columns.clone()));
+                checked(evaluate.input.as_ref().map_or_else(|| Schema::empty().into(), |id| input(id)), problems)?
+            }
             Stage::Audit(audit) => checked(input(&audit.input), audit.problems(&input(&audit.input)))?,
         };
         Ok((columns, None))
@@ -247,6 +263,16 @@ impl Plan {
 fn is_id(id: &str) -> bool {
     let first = |c: char| c.is_alphanumeric() || c == '_';
     id.starts_with(first) && id.chars().all(|c| first(c) || c == '-' || c == '.')
+}
+
+/// Whether `folder` holds a tokenizer.
+fn is_tokenizer(folder: &Path) -> Result<(), Vec<Problem>> {
+    if folder.join("tokenizer.json").is_file() {
+        return Ok(());
+    }
+    let message = format!("no tokenizer.json in `{}`", folder.display());
+    let help = "a folder, or a model under `models:` that has a tokenizer";
+    Err(vec![Problem::at("tokenizer", message).help(help)])
 }
 
 /// Stage ids so that each comes after what it uses; unknown names and cycles are problems.
@@ -267,8 +293,12 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
         let ids: Vec<&str> = stages.keys().map(String::as_str).collect();
         let trains = |name: &str| matches!(stages.get(name), Some(Stage::Train(_)));
         let has_rows = |name: &str| {
-            let rows =
-                |s: &Stage| matches!(s, Stage::Read(_) | Stage::Tokenize(_) | Stage::Score(_) | Stage::Select(_));
+            let rows = |s: &Stage| {
+                matches!(
+                    s,
+                    Stage::Read(_) | Stage::Tokenize(_) | Stage::Score(_) | Stage::Select(_) | Stage::Generate(_)
+                )
+            };
             stages.get(name).is_some_and(rows)
         };
         if !is_id(id) {

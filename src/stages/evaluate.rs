@@ -1,93 +1,116 @@
-//! `evaluate` — what models make of held-out pairs: which answer they find likelier, by how much, and how far they went
-//! from the model that they started from.
+//! `evaluate` — models compared: on held-out pairs by likelihood, and by what they answer, with a judge and win rates.
+
+pub mod answers;
+mod judge;
+pub mod pairs;
+mod quickstart;
+mod win_rate;
 
 use std::collections::BTreeMap;
 
-use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::Metrics;
-use super::score::{default_batch_tokens, pairs};
-use crate::error::Result;
-use crate::model::Scorer;
-use crate::model::score::PairIds;
+use super::score::{default_batch_tokens, needs_ids};
+use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
+use crate::error::Problem;
+pub use judge::{Judge, Reward};
+pub use win_rate::{Scores, win_rates};
 
-/// Compares models on pairs.
+/// Compares models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evaluate {
-    /// The stage whose rows to take.
-    pub input: String,
+    /// The stage whose pairs the models are compared on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
     /// The models, by the names that the table gives them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub models: BTreeMap<String, String>,
-    /// The model that they started from: rewards and drift are taken against it.
-    pub start: String,
+    /// The model that they started from: rewards, drift and divergence are taken against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
+    /// Stages with answers (`generate`), by the names that the table gives them. Where `models` has the name too, the
+    /// model's divergence from `start` is measured on its answers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answers: BTreeMap<String, String>,
+    /// Who judges answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<Judge>,
+    /// The name among `answers` that all others are judged against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub against: Option<String>,
     /// Most tokens in one forward pass.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
 }
 
-/// Sums over pairs for one model.
-#[derive(Debug, Default)]
-pub struct Sums {
-    pairs: f64,
-    likelier: f64,
-    likelier_by_mean: f64,
-    rewarded: f64,
-    logps: [f64; 2],
-    mean_margin: f64,
-    reward_margin: f64,
-    drift: [f64; 2],
-    tokens: [f64; 2],
-}
-
-impl Sums {
-    /// Adds the rows of `batch` under `model`, against `start`.
-    pub fn add(&mut self, model: &Scorer, start: &Scorer, batch: &RecordBatch) -> Result<()> {
-        let (prompts, sides) = pairs(batch)?;
-        let pairs: Vec<PairIds> = (0..batch.num_rows())
-            .map(|row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) })
-            .collect();
-        let sum = |logps: &[f32]| logps.iter().copied().map(f64::from).sum::<f64>();
-        for (own, start) in model.logps(&pairs)?.iter().zip(&start.logps(&pairs)?) {
-            let lengths = own.each_ref().map(|logps| logps.len() as f64);
-            let (own, start) = (own.each_ref().map(|logps| sum(logps)), start.each_ref().map(|logps| sum(logps)));
-            let means = [own[0] / lengths[0], own[1] / lengths[1]];
-            let gains = [own[0] - start[0], own[1] - start[1]];
-            let count = |holds: bool| f64::from(u8::from(holds));
-            self.pairs += 1.0;
-            self.likelier += count(own[0] > own[1]);
-            self.likelier_by_mean += count(means[0] > means[1]);
-            self.rewarded += count(gains[0] > gains[1]);
-            self.mean_margin += means[0] - means[1];
-            self.reward_margin += gains[0] - gains[1];
-            for side in 0..2 {
-                self.logps[side] += own[side];
-                self.drift[side] += gains[side];
-                self.tokens[side] += lengths[side];
+impl Evaluate {
+    /// What is wrong with the settings, and what columns are missing; `columns` gives those of a stage.
+    pub fn problems(&self, columns: impl Fn(&str) -> Option<arrow::datatypes::SchemaRef>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.models.is_empty() && self.answers.is_empty() {
+            let help = "`models: { name: model }` with `input` and `start`, or `answers: { name: stage }`";
+            problems.push(Problem::at("", "nothing to compare").help(help));
+        }
+        if !self.models.is_empty() && self.start.is_none() {
+            problems
+                .push(Problem::at("models", "models are compared with the one that they started from: name `start`"));
+        }
+        match &self.input {
+            Some(input) if self.models.is_empty() => {
+                problems.push(Problem::at("input", format!("no `models` to look at the pairs of `{input}`")));
+            }
+            None if !self.models.is_empty() && self.answers.is_empty() => {
+                problems.push(Problem::at("models", "models are compared on pairs: name their stage as `input`"));
+            }
+            Some(input) => problems.extend(columns(input).iter().flat_map(|columns| needs_ids(columns))),
+            None => {}
+        }
+        if let Some(against) = &self.against {
+            let names: Vec<&str> = self.answers.keys().map(String::as_str).collect();
+            if !self.answers.contains_key(against) {
+                let message = format!("no answers of the name `{against}`");
+                problems.push(Problem::at("against", message).help(format!("one of {}", names.join(", "))));
+            }
+            if self.judge.is_none() {
+                let help = "`judge: quickstart`, or `judge: { reward: { oracle: MODEL, reference: MODEL } }`";
+                problems.push(Problem::at("against", "a win needs a judge").help(help));
             }
         }
-        Ok(())
+        if self.judge.is_some() && self.answers.is_empty() {
+            problems.push(Problem::at("judge", "no `answers` to judge"));
+        }
+        for stage in self.answers.values() {
+            let missing = columns(stage).and_then(|columns| self.lacks(&columns));
+            problems.extend(missing.map(|what| Problem::at("answers", format!("stage `{stage}` has no {what}"))));
+        }
+        problems
     }
 
-    /// Means over the pairs. `accuracy`: the chosen answer is likelier per token; `sum_accuracy`: as a whole;
-    /// `reward_accuracy`: it gained more against the start model. Drift is in nats a token.
-    pub fn metrics(&self) -> Metrics {
-        let pairs = self.pairs.max(1.0);
-        let numbers = json!({
-            "pairs": self.pairs,
-            "accuracy": self.likelier_by_mean / pairs,
-            "sum_accuracy": self.likelier / pairs,
-            "reward_accuracy": self.rewarded / pairs,
-            "mean_logp_margin": self.mean_margin / pairs,
-            "reward_margin": self.reward_margin / pairs,
-            "chosen_logps": self.logps[0] / pairs,
-            "rejected_logps": self.logps[1] / pairs,
-            "chosen_drift": self.drift[0] / self.tokens[0].max(1.0),
-            "rejected_drift": self.drift[1] / self.tokens[1].max(1.0),
-        });
-        numbers.as_object().cloned().unwrap_or_default()
+    /// What rows with answers lack.
+    fn lacks(&self, columns: &Schema) -> Option<&'static str> {
+        let has = |name: &str| columns.field_with_name(name).is_ok();
+        let is = |name: &str, kind: DataType| columns.field_with_name(name).is_ok_and(|at| *at.data_type() == kind);
+        match self.judge {
+            _ if !has(ANSWER_IDS) => Some("answers; a `generate` stage writes them"),
+            Some(Judge::Quickstart) if !has(ANSWER) => Some("texts of answers, which the judge reads"),
+            Some(Judge::Quickstart) if !is(PROMPT, messages_type()) => Some("prompts as text, which the judge reads"),
+            _ => None,
+        }
+    }
+
+    /// The models that it needs: (field, name).
+    pub fn models_used(&self) -> Vec<(&'static str, &str)> {
+        let models = self.models.values().map(|model| ("models", model.as_str()));
+        let start = self.start.iter().map(|start| ("start", start.as_str()));
+        let judges = match &self.judge {
+            Some(Judge::Reward(reward)) => {
+                vec![("judge", reward.oracle.as_str()), ("judge", reward.reference.as_str())]
+            }
+            Some(Judge::Quickstart) | None => Vec::new(),
+        };
+        models.chain(start).chain(judges).collect()
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod audit;
 pub mod evaluate;
+pub mod generate;
 pub mod read;
 pub mod score;
 pub mod select;
@@ -36,8 +37,10 @@ pub enum Stage {
     Write(write::Write),
     /// A model trained on the rows.
     Train(Box<train::Train>),
-    /// Models compared on held-out pairs.
-    Evaluate(evaluate::Evaluate),
+    /// What a model answers.
+    Generate(Box<generate::Generate>),
+    /// Models compared on held-out pairs, and by their answers.
+    Evaluate(Box<evaluate::Evaluate>),
     /// Rewards and masks compared with known answers.
     Audit(audit::Audit),
 }
@@ -52,6 +55,7 @@ impl Stage {
             Self::Select(_) => "select",
             Self::Write(_) => "write",
             Self::Train(_) => "train",
+            Self::Generate(_) => "generate",
             Self::Evaluate(_) => "evaluate",
             Self::Audit(_) => "audit",
         }
@@ -65,7 +69,11 @@ impl Stage {
             Self::Score(stage) => vec![("input", &stage.input)],
             Self::Select(stage) => vec![("input", &stage.input)],
             Self::Write(stage) => vec![("input", &stage.input)],
-            Self::Evaluate(stage) => vec![("input", &stage.input)],
+            Self::Generate(stage) => vec![("input", &stage.input)],
+            Self::Evaluate(stage) => {
+                let answers = stage.answers.values().map(|answers| ("answers", answers.as_str()));
+                stage.input.iter().map(|input| ("input", input.as_str())).chain(answers).collect()
+            }
             Self::Audit(stage) => vec![("input", &stage.input)],
             Self::Train(stage) => {
                 let eval = stage.eval.iter().map(|eval| ("eval", eval.input.as_str()));
@@ -86,10 +94,8 @@ impl Stage {
                 let reference = stage.reference.iter().map(|reference| ("reference", reference.as_str()));
                 reference.chain([("model", stage.model.as_str())]).collect()
             }
-            Self::Evaluate(stage) => {
-                let models = stage.models.values().map(|model| ("models", model.as_str()));
-                models.chain([("start", stage.start.as_str())]).collect()
-            }
+            Self::Generate(stage) => vec![("model", &stage.model)],
+            Self::Evaluate(stage) => stage.models_used(),
         }
     }
 

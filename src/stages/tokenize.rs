@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::provenance::Provenance;
-use crate::columns::{PROMPT, PROMPT_IDS, Side, list_type, messages_type, put, row_id, with_column};
+use crate::columns::{PROMPT, PROMPT_IDS, Side, list_type, messages, messages_type, put, row_id, with_column};
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::{Message, Template, Tokenizer};
 pub use boundary::Boundary;
@@ -141,7 +141,8 @@ struct Row {
 
 impl Transform for Work {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
-        let talk = [PROMPT, Side::Chosen.name(), Side::Rejected.name()].map(|name| turns(&batch, name));
+        let [prompts, chosen, rejected] = [PROMPT, Side::Chosen.name(), Side::Rejected.name()];
+        let talk = [messages(&batch, prompts)?, messages(&batch, chosen)?, messages(&batch, rejected)?];
         let rows = (0..batch.num_rows()).into_par_iter().map(|row| {
             let messages = talk
                 .each_ref()
@@ -229,16 +230,6 @@ impl Work {
         }
         Ok(out)
     }
-}
-
-/// Roles and contents of a column in canonical form.
-fn turns(batch: &RecordBatch, name: &str) -> Vec<Vec<(String, String)>> {
-    let list = batch.column_by_name(name).expect("the schema was checked").as_list::<i32>().clone();
-    let turns = list.values().as_struct();
-    let [roles, contents] =
-        ["role", "content"].map(|field| turns.column_by_name(field).expect("the type was checked").as_string::<i32>());
-    let turn = |i: usize| (roles.value(i).to_owned(), contents.value(i).to_owned());
-    list.offsets().windows(2).map(|w| (w[0] as usize..w[1] as usize).map(turn).collect()).collect()
 }
 
 /// The spans of row `row`, in characters.

@@ -1,6 +1,8 @@
 //! `write` — the rows as files that any engine reads: sharded by size, named as the Hugging Face hub names them, visible
 //! under their final names only when all of them are whole.
 
+mod alpaca_eval;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use schemars::JsonSchema;
@@ -20,15 +22,66 @@ pub struct Write {
     pub input: String,
     /// The folder.
     pub to: String,
-    /// The file format.
+    /// The format of the files.
     #[serde(default)]
-    pub format: FileFormat,
+    pub format: Format,
     /// The first part of the file names.
     #[serde(default = "default_split")]
     pub split: String,
     /// A file is closed when it reaches this size, in MiB.
     #[serde(default = "default_shard_mib")]
     pub shard_mib: u64,
+}
+
+/// What files hold, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// Parquet with zstd, small row groups and a page index.
+    #[default]
+    Parquet,
+    /// Arrow IPC files.
+    Arrow,
+    /// Answers of a `generate` stage as AlpacaEval takes them: `model_outputs.json`, whatever `split` and `shard_mib` say.
+    AlpacaEval,
+}
+
+impl Format {
+    fn file(self) -> FileFormat {
+        match self {
+            Self::Parquet => FileFormat::Parquet,
+            Self::Arrow => FileFormat::Arrow,
+            Self::AlpacaEval => FileFormat::Json,
+        }
+    }
+}
+
+impl Write {
+    /// What is wrong with its settings, and what the rows lack for the format.
+    pub fn problems(&self, input: &Schema) -> Vec<Problem> {
+        let mut problems = match self.format {
+            Format::Parquet | Format::Arrow => Vec::new(),
+            Format::AlpacaEval => alpaca_eval::problems(input),
+        };
+        let fits = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+        if !self.split.starts_with(char::is_alphanumeric) || !self.split.chars().all(fits) {
+            let message =
+                format!("`{}` begins no file name; a split has only letters, digits, `_` and `.`", self.split);
+            problems.push(Problem::at("split", message));
+        }
+        if self.shard_mib == 0 {
+            problems.push(Problem::at("shard_mib", "shard_mib is 0; it must be 1 or more"));
+        }
+        problems
+    }
+
+    /// The name of file `index` of `count`.
+    fn name(&self, index: usize, count: usize) -> String {
+        match self.format {
+            Format::AlpacaEval => "model_outputs.json".to_owned(),
+            _ => format!("{}-{index:05}-of-{count:05}.{}", self.split, self.format.file().extension()),
+        }
+    }
 }
 
 fn default_split() -> String {
@@ -44,23 +97,6 @@ const DRAFT: &str = ".draft";
 
 /// The footer's key that `datasets` looks at.
 const FEATURES: &str = "huggingface";
-
-impl Write {
-    /// What is wrong with its settings.
-    pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let fits = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
-        if !self.split.starts_with(char::is_alphanumeric) || !self.split.chars().all(fits) {
-            let message =
-                format!("`{}` begins no file name; a split has only letters, digits, `_` and `.`", self.split);
-            problems.push(Problem::at("split", message));
-        }
-        if self.shard_mib == 0 {
-            problems.push(Problem::at("shard_mib", "shard_mib is 0; it must be 1 or more"));
-        }
-        problems
-    }
-}
 
 /// Shards being written.
 pub struct Shards {
@@ -90,18 +126,23 @@ impl Shards {
 
     /// Appends rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        let batch = match self.stage.format {
+            Format::AlpacaEval => &alpaca_eval::rows(batch)?,
+            Format::Parquet | Format::Arrow => batch,
+        };
         let schema = self.schema.get_or_insert_with(|| with_features(&batch.schema())).clone();
         if self.open.is_none() {
             let name = format!("{}-{:05}{DRAFT}", self.draft, self.closed.len());
             let location = self.folder.join(&name);
-            let writer = self.stage.format.create(&location, &schema)?;
+            let writer = self.stage.format.file().create(&location, &schema)?;
             self.open = Some((location, writer));
         }
         let (_, writer) = self.open.as_mut().expect("opened just above");
         let batch = RecordBatch::try_new(schema, batch.columns().to_vec())
             .map_err(|error| Error::data(Place::file(&self.folder), error))?;
         writer.write(&batch)?;
-        if writer.bytes() >= self.stage.shard_mib << 20 { self.close() } else { Ok(()) }
+        let is_full = writer.bytes() >= self.stage.shard_mib << 20;
+        if is_full && self.stage.format != Format::AlpacaEval { self.close() } else { Ok(()) }
     }
 
     fn close(&mut self) -> Result<()> {
@@ -119,19 +160,19 @@ impl Shards {
             self.write(&RecordBatch::new_empty(schema.clone()))?;
         }
         self.close()?;
-        let Write { split, format, .. } = &self.stage;
         let count = self.closed.len();
-        let own = format!("-of-{count:05}.{}", format.extension());
+        let own: Vec<String> = (0..count).map(|index| self.stage.name(index, count)).collect();
+        let shard = format!("{}-", self.stage.split);
         for old in self.folder.list()? {
             let name = old.name();
             // Files of the new names are replaced, so that no reader finds them missing.
-            if name.starts_with(&format!("{split}-")) && name.contains("-of-") && !name.ends_with(&own) {
+            if name.starts_with(&shard) && name.contains("-of-") && !own.iter().any(|own| own == name) {
                 old.delete()?;
             }
         }
         let mut names = Vec::with_capacity(count);
-        for (index, draft) in self.closed.iter().enumerate() {
-            let to = self.folder.join(&format!("{split}-{index:05}-of-{count:05}.{}", format.extension()));
+        for (draft, name) in self.closed.iter().zip(&own) {
+            let to = self.folder.join(name);
             draft.rename(&to)?;
             names.push(to.to_string());
         }

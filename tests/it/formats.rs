@@ -358,3 +358,19 @@ fn a_prompt_lies_on_one_side_of_a_split_in_every_format() {
     assert!(!train.is_empty() && !held_out.is_empty());
     assert!(train.iter().all(|prompt| !held_out.contains(prompt)));
 }
+
+#[test]
+fn prompts_are_read_without_answers() {
+    let rows = [
+        json!({"instruction": "Two?", "rules": "Be brief.", "chosen": 3}),
+        json!({"instruction": " ", "rules": "Be brief.", "chosen": 4}),
+    ];
+    let read_prompts = read(&rows, "format: prompts, columns: { prompt: instruction, system: rules }");
+    let turns = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Two?"}]);
+    // Columns that are not read stay as they are.
+    assert_eq!((&read_prompts.rows[0]["prompt"], &read_prompts.rows[0]["chosen"]), (&turns, &json!(3)));
+    assert_eq!(read_prompts.set_aside(), [("empty prompt", 1)]);
+    let talk = [json!({"prompt": [{"from": "human", "value": "One?"}]})];
+    let turns = json!([{"role": "user", "content": "One?"}]);
+    assert_eq!(read(&talk, "format: prompts").rows[0]["prompt"], turns);
+}

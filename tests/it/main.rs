@@ -9,6 +9,7 @@ mod checkpoints;
 mod engines;
 mod files;
 mod formats;
+mod generation;
 mod harness;
 mod hostile;
 #[cfg(unix)]

@@ -1,15 +1,19 @@
 //! A linear layer on rows, with the weight as checkpoints store it.
 //!
 //! burn's own would give the weight's gradient as a transposed view; here it comes out in the weight's layout, and
-//! is not computed at all for frozen weights.
+//! is not computed at all for frozen weights. Few rows go through a product of their own ([`few_rows`]).
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
+
+use super::few_rows::{self, FEW_ROWS};
+use super::{tensor, values};
 
 /// How a checkpoint stores a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +39,31 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, layout: Layout) -> Tensor<2> {
 pub trait Linear: Backend {
     /// `x W^T`, or `x W`.
     fn rows_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: Layout) -> FloatTensor<Self> {
-        match layout {
-            Layout::OutIn => Self::float_matmul(x, Self::float_transpose(weight)),
-            Layout::InOut => Self::float_matmul(x, weight),
-        }
+        many_rows::<Self>(x, weight, layout)
     }
 }
 
-impl Linear for Flex {}
+fn many_rows<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, layout: Layout) -> FloatTensor<B> {
+    match layout {
+        Layout::OutIn => B::float_matmul(x, B::float_transpose(weight)),
+        Layout::InOut => B::float_matmul(x, weight),
+    }
+}
+
+impl Linear for Flex {
+    fn rows_linear(x: FlexTensor, weight: FlexTensor, layout: Layout) -> FlexTensor {
+        let [input, output] = match layout {
+            Layout::OutIn => [weight.shape()[1], weight.shape()[0]],
+            Layout::InOut => [weight.shape()[0], weight.shape()[1]],
+        };
+        let rows = x.shape()[0];
+        if (1..=FEW_ROWS).contains(&rows) {
+            let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+            return tensor(few_rows::product(values(&x), values(&weight), [input, output], layout), [rows, output]);
+        }
+        many_rows::<Self>(x, weight, layout)
+    }
+}
 #[cfg(feature = "tch")]
 impl Linear for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]

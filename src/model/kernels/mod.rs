@@ -5,6 +5,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub(super) mod few_rows;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;

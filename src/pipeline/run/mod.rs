@@ -1,7 +1,7 @@
 //! Runs a plan: every stage whose result is not there yet, in order.
 //!
 //! ```text
-//! workdir/data/<id>-<fingerprint>/part-*.parquet, manifest.json   rows of `tokenize` and `score`
+//! workdir/data/<id>-<fingerprint>/part-*.parquet, manifest.json   rows of `tokenize`, `score`, `generate`
 //! workdir/rejects/<id>-<fingerprint>/part-*.parquet               rows set aside on the way there
 //! workdir/models/<id>/                                            what `train` made, and metrics beside it
 //! workdir/checkpoints/<id>-<fingerprint>/step-*                  where a training that was stopped goes on
@@ -130,8 +130,13 @@ impl<'a> Run<'a> {
         if let Some(dataset) = &node.dataset {
             hasher.update(dataset.fingerprint().as_bytes());
         }
-        if let Stage::Tokenize(tokenize) = &node.stage {
-            let tokenizer = Tokenizer::load(&self.plan.tokenizer(&tokenize.tokenizer))?;
+        let tokenizer = match &node.stage {
+            Stage::Tokenize(tokenize) => Some(self.plan.tokenizer(&tokenize.tokenizer)),
+            Stage::Generate(generate) => self.plan.tokenizer_of(generate),
+            _ => None,
+        };
+        if let Some(folder) = tokenizer {
+            let tokenizer = Tokenizer::load(&folder)?;
             hasher.update(tokenizer.digest()?.as_bytes());
             hasher.update(tokenizer.template_digest().unwrap_or_default().as_bytes());
         }
@@ -150,7 +155,7 @@ impl<'a> Run<'a> {
         match &node.stage {
             Stage::Read(_) | Stage::Select(_) => return Ok(Progress::Done),
             Stage::Tokenize(_) if self.joins_its_consumer(&node.id) => return Ok(Progress::Done),
-            Stage::Tokenize(_) | Stage::Score(_) => return self.materialise(node),
+            Stage::Tokenize(_) | Stage::Score(_) | Stage::Generate(_) => return self.materialise(node),
             Stage::Train(_) | Stage::Evaluate(_) if self.work == Work::Merge => {
                 if !self.recall(&node.id)? {
                     return Ok(Progress::Waiting(format!("stage `{}` is left to `sepo run`", node.id)));
@@ -164,10 +169,10 @@ impl<'a> Run<'a> {
         Ok(Progress::Done)
     }
 
-    /// A `tokenize` stage whose rows go into one `score` stage and nowhere else runs in the same pass.
+    /// A `tokenize` stage whose rows go into one `score` or `generate` stage and nowhere else runs in the same pass.
     fn joins_its_consumer(&self, id: &str) -> bool {
         let mut consumers = self.plan.consumers(id);
-        let joins = consumers.next().is_some_and(|node| matches!(node.stage, Stage::Score(_)));
+        let joins = consumers.next().is_some_and(|node| matches!(node.stage, Stage::Score(_) | Stage::Generate(_)));
         joins && consumers.next().is_none()
     }
 

@@ -58,6 +58,10 @@ impl<'a> Run<'a> {
                 let oracle = score.oracle.as_deref().map(|oracle| self.model(oracle)).transpose()?;
                 score.open(oracle.as_ref(), &self.model(&score.reference)?, self.plan.device)?
             }
+            Stage::Generate(generate) => {
+                let tokenizer = self.plan.tokenizer_of(generate).map(|folder| Tokenizer::load(&folder)).transpose()?;
+                generate.open(&self.model(&generate.model)?, tokenizer, self.plan.device)?
+            }
             other => return Err(Error::stage(&node.id, format!("`{}` makes no rows", other.name()))),
         };
         Ok(Station::new(&node.id, work))

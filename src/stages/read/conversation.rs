@@ -91,6 +91,11 @@ fn joined(parts: &[Node]) -> Result<String, Reason> {
     parts.iter().map(text).collect::<Option<String>>().ok_or("a message has parts that are not text")
 }
 
+/// Whether nothing was said.
+pub(super) fn silent(turns: &[Turn]) -> bool {
+    turns.iter().all(|(_, content)| content.trim().is_empty())
+}
+
 /// A pair in canonical form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pair {
@@ -104,7 +109,6 @@ pub(super) struct Pair {
 impl Pair {
     /// A pair that can be used, or why it cannot.
     pub(super) fn new(prompt: Vec<Turn>, answers: [Vec<Turn>; 2]) -> Result<Self, Reason> {
-        let silent = |turns: &[Turn]| turns.iter().all(|(_, content)| content.trim().is_empty());
         if silent(&prompt) {
             return Err("empty prompt");
         }

@@ -8,7 +8,8 @@ use arrow::datatypes::Schema;
 use super::conversation::Pair;
 pub(super) use super::kind::Kind;
 use super::node::{Node, nodes};
-use super::{ColumnNames, Format, PairRule, helpsteer, hh, llama_factory, ranked, shp, trl};
+use super::{ColumnNames, Format, PairRule, helpsteer, hh, llama_factory, prompts, ranked, shp, trl};
+use crate::columns::{PROMPT, Side};
 use crate::error::{Error, Place, Problem, Result};
 
 /// Why a row cannot be used.
@@ -26,6 +27,8 @@ pub(super) struct Form {
 pub(super) enum Rows {
     /// A row is a pair.
     Pair(fn(&Row<'_>) -> Result<Pair, Reason>),
+    /// A row is a prompt; the pair that is made of it has no answers.
+    Prompt(fn(&Row<'_>) -> Result<Pair, Reason>),
     /// A row is a list of ranked answers.
     Ranked(fn(&Row<'_>, PairRule) -> Vec<Result<Pair, Reason>>),
 }
@@ -82,7 +85,16 @@ impl Column {
 impl Form {
     /// The form named `format`.
     pub(super) fn named(format: Format) -> Option<&'static Self> {
-        FORMS.into_iter().find(|form| form.format == format)
+        // Prompts are read when asked for: most data with a prompt holds answers too.
+        FORMS.into_iter().chain([&prompts::PROMPTS]).find(|form| form.format == format)
+    }
+
+    /// The columns of conversations that come out.
+    pub(super) fn turns(&self) -> &'static [&'static str] {
+        match self.rows {
+            Rows::Prompt(_) => &[PROMPT],
+            Rows::Pair(_) | Rows::Ranked(_) => const { &[PROMPT, Side::Chosen.name(), Side::Rejected.name()] },
+        }
     }
 
     /// The form that the columns of `schema` have.
@@ -179,7 +191,8 @@ fn unknown(schema: &Schema) -> Problem {
     let forms: String = forms.collect();
     let help = format!(
         "name the columns (`columns: {{ prompt: …, chosen: …, rejected: … }}`) or bring them into one of the \
-         formats{forms}\n    tokens: prompt_ids, chosen_ids, rejected_ids (lists of integers)"
+         formats{forms}\n    tokens: prompt_ids, chosen_ids, rejected_ids (lists of integers)\n    prompts: prompt, without \
+         answers, for `generate`; taken only when named"
     );
     Problem::at("from", format!("these columns are of no known format: {}", listed(schema))).help(help)
 }

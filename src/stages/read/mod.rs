@@ -10,6 +10,7 @@ mod hh;
 mod kind;
 mod llama_factory;
 mod node;
+mod prompts;
 mod ranked;
 mod reader;
 mod shp;
@@ -23,7 +24,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::columns::{PROMPT, PROMPT_IDS, ROW_ID, Side, messages_type, put};
+use crate::columns::{PROMPT_IDS, ROW_ID, messages_type, put};
 use crate::error::{Error, Place, Problem, Result};
 use form::{Form, Rows};
 pub use reader::Reader;
@@ -39,7 +40,7 @@ pub struct Read {
     /// What the columns hold; found from their names and types by default.
     #[serde(default)]
     pub format: Format,
-    /// The source's names of the columns that `pairs` reads, where they are not `prompt`, `chosen` and `rejected`.
+    /// The source's names of the columns that `pairs` and `prompts` read, where they are not `prompt`, `chosen` and `rejected`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<ColumnNames>,
     /// The source's columns to keep beside those that the format makes and `row_id`; all by default. Others are not even
@@ -108,6 +109,8 @@ pub enum Format {
     Alpaca,
     /// `conversations`, `chosen`, `rejected` of `from` and `value` (LLaMA-Factory).
     Sharegpt,
+    /// `prompt` alone, as text or messages, for a `generate` stage.
+    Prompts,
     /// `prompt_ids`, `chosen_ids`, `rejected_ids`.
     Tokens,
 }
@@ -126,6 +129,7 @@ impl Format {
             Self::Helpsteer3 => "helpsteer3",
             Self::Alpaca => "alpaca",
             Self::Sharegpt => "sharegpt",
+            Self::Prompts => "prompts",
             Self::Tokens => "tokens",
         }
     }
@@ -220,9 +224,11 @@ impl Read {
         if let Some(Err(error)) = self.filter.as_deref().map(Filter::parse) {
             problems.push(Problem::at("where", error));
         }
-        if self.columns.is_some() && !matches!(self.format, Format::Auto | Format::Pairs) {
+        if self.columns.is_some() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
             let message = format!("format `{}` has column names of its own", self.format.name());
-            problems.push(Problem::at("columns", message).help("`columns` goes with `format: pairs`"));
+            problems.push(
+                Problem::at("columns", message).help("`columns` goes with `format: pairs` and `format: prompts`"),
+            );
         }
         let form = match self.form(schema) {
             Ok(form) => form,
@@ -253,9 +259,7 @@ impl Read {
                 let scored = tokens::scored(&Schema::new(out.clone()));
                 tokens::fields().into_iter().chain(scored).for_each(|field| put(&mut out, field));
             }
-            Some(_) => [PROMPT, Side::Chosen.name(), Side::Rejected.name()]
-                .into_iter()
-                .for_each(|name| put(&mut out, Field::new(name, messages_type(), false))),
+            Some(form) => form.turns().iter().for_each(|name| put(&mut out, Field::new(*name, messages_type(), false))),
         }
         if !reader::keeps_row_id(schema) || ranked && self.pair_rule == Some(PairRule::All) {
             put(&mut out, Field::new(ROW_ID, DataType::Utf8, false));

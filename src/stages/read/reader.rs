@@ -8,11 +8,11 @@ use arrow::compute::{cast, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::conversation::{self, Pair};
+use super::conversation::{self, Pair, Turn};
 use super::form::{Form, Reason, Rows, Table};
 use super::sql::Filter;
 use super::{ColumnNames, Keep, PairRule, Read, tokens};
-use crate::columns::{PROMPT, PROMPT_IDS, ROW_ID, Side, row_as_json, with_column};
+use crate::columns::{PROMPT_IDS, ROW_ID, row_as_json, with_column};
 use crate::error::{Error, Place, Result};
 use crate::io::{Bound, Chunk};
 use crate::stages::Outcome;
@@ -110,12 +110,9 @@ impl Reader {
         let reasons: Vec<Option<Reason>> = pairs.iter().map(|pair| pair.as_ref().err().copied()).collect();
         let rows: Vec<Pair> = pairs.into_iter().map(Result::unwrap_or_default).collect();
         let mut out = batch.clone();
-        for (name, column) in [
-            (PROMPT, conversation::column(rows.iter().map(|pair| &pair.prompt[..]))),
-            (Side::Chosen.name(), conversation::column(rows.iter().map(|pair| &pair.answers[0][..]))),
-            (Side::Rejected.name(), conversation::column(rows.iter().map(|pair| &pair.answers[1][..]))),
-        ] {
-            out = with_column(&out, name, column).map_err(failed)?;
+        let parts: [fn(&Pair) -> &[Turn]; 3] = [|pair| &pair.prompt, |pair| &pair.answers[0], |pair| &pair.answers[1]];
+        for (name, part) in form.turns().iter().zip(parts) {
+            out = with_column(&out, name, conversation::column(rows.iter().map(part))).map_err(failed)?;
         }
         Ok((batch, Outcome::sort_out(&self.in_order(&out)?, &reasons)?))
     }
@@ -131,7 +128,7 @@ impl Reader {
         let table = Table::new(batch, form, names)?;
         let rows = (0..batch.num_rows()).map(|row| table.row(row));
         let read = match form.rows {
-            Rows::Pair(read) => return Ok((batch.clone(), rows.map(|row| read(&row)).collect())),
+            Rows::Pair(read) | Rows::Prompt(read) => return Ok((batch.clone(), rows.map(|row| read(&row)).collect())),
             Rows::Ranked(read) => read,
         };
         let rule = self.read.pair_rule.unwrap_or_default();

@@ -25,7 +25,7 @@ use crate::model::Precision;
 pub(super) use panels::Panels;
 pub(super) use tile::{Number, PANEL};
 
-/// Rows of a task; their activations stay in the second-level cache.
+/// Rows of a task; their activations stay in the second-level cache. Fewer rows share out the outputs instead.
 const ROWS: usize = 64;
 
 /// A frozen weight `[outputs, inputs]`.
@@ -123,11 +123,21 @@ fn product<N: Number>(x: FlexTensor, weight: &Panels<N>) -> FlexTensor {
     let rows = x.shape()[0];
     let mut out = Vec::with_capacity(rows * outputs);
     let place = Shared(out.as_mut_ptr());
-    values(&x).par_chunks(ROWS * inputs).enumerate().for_each(|(task, x)| {
-        let x = weight.activations(x);
-        // SAFETY: every task writes the rows of its own chunk.
-        unsafe { weight.times(&x, 0..weight.count(), place.at(task * ROWS * outputs), outputs) };
-    });
+    if rows <= ROWS {
+        let x = weight.activations(values(&x));
+        let share = weight.count().div_ceil(rayon::current_num_threads());
+        (0..weight.count()).into_par_iter().step_by(share.max(1)).for_each(|start| {
+            let panels = start..weight.count().min(start + share);
+            // SAFETY: every task writes the outputs of its own panels.
+            unsafe { weight.times(&x, panels, place.at(start * PANEL), outputs) };
+        });
+    } else {
+        values(&x).par_chunks(ROWS * inputs).enumerate().for_each(|(task, x)| {
+            let x = weight.activations(x);
+            // SAFETY: every task writes the rows of its own chunk.
+            unsafe { weight.times(&x, 0..weight.count(), place.at(task * ROWS * outputs), outputs) };
+        });
+    }
     // SAFETY: the tasks wrote every row, each all its outputs.
     unsafe { out.set_len(rows * outputs) };
     tensor(out, [rows, outputs])

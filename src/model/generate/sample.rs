@@ -1,0 +1,115 @@
+//! The next token from its logits: the likeliest, or a random one. All arithmetic that decides is in f64 and in a fixed
+//! order, so that a seed means the same answer everywhere that the logits are the same.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+/// How tokens are drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Draws from the smallest set of likeliest tokens that have this probability together (arXiv 1904.09751).
+    pub top_p: f64,
+}
+
+/// The random numbers of one answer.
+#[derive(Debug)]
+pub(super) struct Dice(ChaCha8Rng);
+
+impl Dice {
+    /// Those of answer `sample` to the prompt called `key`. Nothing else decides them.
+    pub(super) fn new(seed: u64, key: &str, sample: usize) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&seed.to_le_bytes()).update(&(sample as u64).to_le_bytes()).update(key.as_bytes());
+        Self(ChaCha8Rng::from_seed(*hasher.finalize().as_bytes()))
+    }
+
+    /// In [0, 1).
+    fn roll(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+impl Sampling {
+    /// The next token; of equally likely ones the first.
+    pub(super) fn next(self, logits: &[f32], dice: &mut Dice) -> i32 {
+        let best = likeliest(logits);
+        if self.temperature == 0.0 {
+            return best as i32;
+        }
+        let highest = f64::from(logits[best]);
+        let weight = |logit: f32| ((f64::from(logit) - highest) / self.temperature).exp();
+        let weights: Vec<f64> = logits.iter().map(|logit| weight(*logit)).collect();
+        let total: f64 = weights.iter().sum();
+        let mut tokens: Vec<usize> = (0..weights.len()).collect();
+        let mut kept = total;
+        if self.top_p < 1.0 {
+            tokens.sort_unstable_by(|a, b| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b)));
+            kept = 0.0;
+            let enough = tokens.iter().position(|token| {
+                kept += weights[*token];
+                kept >= self.top_p * total
+            });
+            tokens.truncate(enough.map_or(tokens.len(), |last| last + 1));
+        }
+        let mut left = dice.roll() * kept;
+        let drawn = tokens.iter().find(|token| {
+            left -= weights[**token];
+            left < 0.0
+        });
+        drawn.copied().unwrap_or(best) as i32
+    }
+}
+
+/// The first of the largest values; NaN is none.
+fn likeliest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (token, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] || logits[best].is_nan() {
+            best = token;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
+        let mut counts = vec![0.0; logits.len()];
+        for key in 0..20_000 {
+            counts[sampling.next(logits, &mut Dice::new(7, &key.to_string(), 0)) as usize] += 1.0 / 20_000.0;
+        }
+        counts
+    }
+
+    #[test]
+    fn no_temperature_is_the_first_of_the_likeliest() {
+        let greedy = Sampling { temperature: 0.0, top_p: 1.0 };
+        assert_eq!(greedy.next(&[0.0, 3.0, 1.0, 3.0], &mut Dice::new(0, "", 0)), 1);
+        assert_eq!(greedy.next(&[f32::NAN, -3.0, -1.0], &mut Dice::new(0, "", 0)), 2);
+    }
+
+    #[test]
+    fn tokens_come_as_often_as_they_are_likely() {
+        // Probabilities 0.1, 0.2, 0.3, 0.4; at temperature 0.5 their squares, normalised.
+        let logits = [0.1f32, 0.2, 0.3, 0.4].map(f32::ln);
+        let close = |got: Vec<f64>, want: [f64; 4]| got.iter().zip(want).all(|(got, want)| (got - want).abs() < 0.012);
+        assert!(close(shares(Sampling { temperature: 1.0, top_p: 1.0 }, &logits), [0.1, 0.2, 0.3, 0.4]));
+        let squares = [0.01, 0.04, 0.09, 0.16].map(|square| square / 0.3);
+        assert!(close(shares(Sampling { temperature: 0.5, top_p: 1.0 }, &logits), squares));
+        // 0.4 + 0.3 reach 0.65, 0.4 alone does not.
+        assert!(close(shares(Sampling { temperature: 1.0, top_p: 0.65 }, &logits), [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]));
+        assert!(close(shares(Sampling { temperature: 1.0, top_p: 0.01 }, &logits), [0.0, 0.0, 0.0, 1.0]));
+    }
+
+    #[test]
+    fn rows_and_samples_have_dice_of_their_own() {
+        let roll = |seed, key, sample| Dice::new(seed, key, sample).roll();
+        assert_eq!(roll(1, "a", 0), roll(1, "a", 0));
+        assert!(roll(1, "a", 0) != roll(1, "a", 1) && roll(1, "a", 0) != roll(1, "b", 0));
+        assert!(roll(1, "a", 0) != roll(2, "a", 0));
+    }
+}

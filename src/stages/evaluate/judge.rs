@@ -1,0 +1,76 @@
+//! Who says how good an answer is.
+
+use arrow::array::RecordBatch;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::quickstart::Verdict;
+use crate::columns::{PROMPT, messages};
+use crate::error::Result;
+use crate::model::Scorer;
+use crate::model::score::PairIds;
+
+/// A judge of answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Judge {
+    /// The grammar of the quickstart's data: facts right, polite, format kept.
+    Quickstart,
+    /// The reward that a DPO-trained oracle implies: `log oracle(y | x) - log reference(y | x)`, in nats.
+    Reward(Reward),
+}
+
+/// The models behind a reward.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reward {
+    /// The model that was trained with DPO.
+    pub oracle: String,
+    /// The model that it started from.
+    pub reference: String,
+}
+
+/// A judge at work.
+pub enum Bench {
+    /// [`Judge::Quickstart`].
+    Quickstart,
+    /// [`Judge::Reward`]: oracle and reference.
+    Reward(Box<[Scorer; 2]>),
+}
+
+/// What a judge says of one answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opinion {
+    pub(super) score: f64,
+    /// Of the quickstart's judge.
+    pub(super) verdict: Option<Verdict>,
+}
+
+impl Bench {
+    /// Opinions on `answers` (text and ids) to the prompts of the rows of `batch`, of which `rows` says one for each answer.
+    pub(super) fn judge(
+        &self,
+        batch: &RecordBatch,
+        rows: &[usize],
+        texts: &[String],
+        pairs: &[PairIds],
+    ) -> Result<Vec<Opinion>> {
+        match self {
+            Self::Quickstart => {
+                let prompts = messages(batch, PROMPT)?;
+                let asked = |row: usize| {
+                    let turn = prompts[row].iter().rev().find(|(role, _)| role == "user");
+                    turn.map_or("", |(_, content)| content.as_str())
+                };
+                let verdicts = rows.iter().zip(texts).map(|(row, text)| Verdict::on(asked(*row), text));
+                Ok(verdicts.map(|verdict| Opinion { score: verdict.score(), verdict: Some(verdict) }).collect())
+            }
+            Self::Reward(models) => {
+                let [oracle, reference] = models.each_ref().map(|model| model.logps(pairs));
+                let sum = |logps: &[f32]| logps.iter().copied().map(f64::from).sum::<f64>();
+                let rewards = oracle?.into_iter().zip(reference?).map(|([o, _], [r, _])| sum(&o) - sum(&r));
+                Ok(rewards.map(|score| Opinion { score, verdict: None }).collect())
+            }
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! `generate` — what a model answers to the prompt of every row, greedily or by sampling.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::mem::take;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema, SchemaRef};
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::tokenize::TemplateChoice;
+use super::{Metrics, Outcome, Transform};
+use crate::columns::lists::{from_rows, ids};
+use crate::columns::provenance::Provenance;
+use crate::columns::{
+    ANSWER, ANSWER_IDS, ANSWERS, FINISH_REASON, GENERATOR, PROMPT, PROMPT_IDS, list_type, messages, messages_type, put,
+    row_ids, with_column,
+};
+use crate::error::{Error, Place, Problem, Result};
+use crate::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
+use crate::model::{DeviceSpec, Generator, Message, ModelSource, Precision, Template, Tokenizer};
+
+/// Answers from a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Generate {
+    /// The stage whose rows to take: with `prompt_ids`, or with `prompt`.
+    pub input: String,
+    /// The model that answers.
+    pub model: String,
+    /// Logits are divided by it; 0, as without a word about it, takes the likeliest token every time.
+    #[serde(default)]
+    pub temperature: f64,
+    /// Draw from the smallest set of likeliest tokens that have this probability together, in (0, 1].
+    #[serde(default = "default_top_p")]
+    pub top_p: f64,
+    /// Tokens after which an answer is cut.
+    #[serde(default = "default_max_tokens")]
+    pub max_tokens: usize,
+    /// Texts that end an answer, beside the model's own end tokens; the name of a special token is that token.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    /// Token ids that end an answer instead of the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_ids: Option<Vec<i32>>,
+    /// Answers to every prompt; several are in the column `answers`.
+    #[serde(default = "default_samples")]
+    pub samples: usize,
+    /// Seed of the random numbers; by default the file's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Most tokens whose keys and values are kept at a time.
+    #[serde(default = "default_batch_tokens")]
+    pub batch_tokens: usize,
+    /// Numbers of the weights; by default what the file's `precision` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// The model whose tokenizer to use, or a folder with tokenizer.json; by default the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// The chat template for rows without `prompt_ids`: the tokenizer's own, or none (contents joined as they are).
+    #[serde(default)]
+    pub template: TemplateChoice,
+}
+
+fn default_top_p() -> f64 {
+    1.0
+}
+fn default_max_tokens() -> usize {
+    512
+}
+fn default_samples() -> usize {
+    1
+}
+fn default_batch_tokens() -> usize {
+    8192
+}
+
+/// What a row of `answers` holds.
+fn answer_fields() -> Fields {
+    Fields::from(vec![
+        Field::new(ANSWER, DataType::Utf8, false),
+        Field::new(ANSWER_IDS, list_type(DataType::Int32), false),
+        Field::new(FINISH_REASON, DataType::Utf8, false),
+    ])
+}
+
+impl Generate {
+    /// The columns that it adds; `tokenizer` says whether there is one.
+    pub fn columns(&self, input: &Schema, tokenizer: bool) -> Result<SchemaRef, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut wrong = |field: &str, message: &str| problems.push(Problem::at(field, message));
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            wrong("temperature", "temperature must be 0 or above");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            wrong("top_p", "top_p must be in (0, 1]");
+        }
+        for (field, value) in [("max_tokens", self.max_tokens), ("samples", self.samples)] {
+            if value == 0 {
+                wrong(field, &format!("{field} must be above 0"));
+            }
+        }
+        if self.stop.iter().any(String::is_empty) {
+            wrong("stop", "an empty text ends every answer");
+        }
+        let is = |name: &str, kind: DataType| input.field_with_name(name).is_ok_and(|field| *field.data_type() == kind);
+        let (has_ids, has_text) = (is(PROMPT_IDS, list_type(DataType::Int32)), is(PROMPT, messages_type()));
+        if !has_ids && !has_text {
+            let help = "put a `read` stage before it; `format: prompts` reads prompts without answers";
+            problems.push(Problem::at("input", "no column `prompt_ids`, and no conversation in `prompt`").help(help));
+        }
+        if !tokenizer && (!has_ids || !self.stop.is_empty()) {
+            let message = format!("`{}` has no tokenizer, which prompts and stop texts need", self.model);
+            problems.push(Problem::at("model", message).help("`tokenizer:` names a folder, or a model that has one"));
+        }
+        let mut fields: Vec<Field> = input.fields().iter().map(|field| Field::clone(field)).collect();
+        let mut add = |name: &str, kind| put(&mut fields, Field::new(name, kind, false));
+        add(PROMPT_IDS, list_type(DataType::Int32));
+        if tokenizer {
+            add(ANSWER, DataType::Utf8);
+        }
+        add(ANSWER_IDS, list_type(DataType::Int32));
+        add(FINISH_REASON, DataType::Utf8);
+        add(GENERATOR, DataType::Utf8);
+        if self.samples > 1 {
+            add(ANSWERS, list_type(DataType::Struct(answer_fields())));
+        }
+        let schema = Schema::new_with_metadata(fields, input.metadata().clone());
+        if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
+    }
+
+    /// Loads the model.
+    pub fn open(
+        &self,
+        source: &ModelSource,
+        tokenizer: Option<Tokenizer>,
+        device: DeviceSpec,
+    ) -> Result<Box<dyn Transform>> {
+        let mut stops = Stops { ids: self.end_ids(source, tokenizer.as_ref())?, ..Stops::default() };
+        let (mut template, mut made_with) = (None, [None, None]);
+        if let Some(mut tokenizer) = tokenizer {
+            let special = tokenizer.special_ids();
+            for stop in &self.stop {
+                match tokenizer.id(stop).filter(|id| special.contains(id)) {
+                    Some(id) => drop(stops.ids.insert(id)),
+                    None => stops.texts.push(stop.clone()),
+                }
+            }
+            let renders = match self.template {
+                TemplateChoice::Auto => tokenizer.take_template().map(|template| Template::Chat(Box::new(template))),
+                TemplateChoice::None => Ok(Template::Plain { end: None }),
+            };
+            made_with = [Some(tokenizer.digest()?), renders.as_ref().ok().map(Template::digest)];
+            template = Some(renders);
+            stops.tokenizer = Some(tokenizer);
+        }
+        let settings = Settings {
+            sampling: Sampling { temperature: self.temperature, top_p: self.top_p },
+            max_tokens: self.max_tokens,
+            samples: self.samples,
+            seed: self.seed.unwrap_or_default(),
+            batch_tokens: self.batch_tokens,
+            stops,
+        };
+        let generator = Generator::load(source, device, self.precision.unwrap_or_default(), settings)?;
+        let digest = source.digest()?;
+        Ok(Box::new(Work { stage: self.clone(), generator, template, made_with, digest, seen: Seen::default() }))
+    }
+
+    /// The tokens that end an answer: those of the stage, or else of the model's configuration and of its tokenizer.
+    fn end_ids(&self, source: &ModelSource, tokenizer: Option<&Tokenizer>) -> Result<BTreeSet<i32>> {
+        if let Some(ids) = &self.stop_ids {
+            return Ok(ids.iter().copied().collect());
+        }
+        let mut found: BTreeSet<i32> = ends_in(&source.config()?);
+        if let Some(folder) = source.base_folder()? {
+            found.extend(ends_in(&json_file(&folder.join("generation_config.json"))?));
+        }
+        found.extend(tokenizer.and_then(|tokenizer| tokenizer.id(tokenizer.eos_token()?)));
+        Ok(found)
+    }
+}
+
+/// `eos_token_id` of a configuration: a number or a list of them.
+fn ends_in(config: &Value) -> BTreeSet<i32> {
+    let found = match config.get("eos_token_id") {
+        Some(Value::Array(ids)) => ids.iter().collect(),
+        Some(id) => vec![id],
+        None => Vec::new(),
+    };
+    found.into_iter().filter_map(Value::as_i64).filter_map(|id| i32::try_from(id).ok()).collect()
+}
+
+/// The content of a file that need not be there.
+fn json_file(path: &Path) -> Result<Value> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::model(path.display(), error)),
+        Err(_) => Ok(Value::Null),
+    }
+}
+
+struct Work {
+    stage: Generate,
+    generator: Generator,
+    /// Why there is none is told where one is needed. None without a tokenizer.
+    template: Option<Result<Template>>,
+    /// Digests of tokenizer and template.
+    made_with: [Option<String>; 2],
+    digest: String,
+    seen: Seen,
+}
+
+/// What was written since it was last asked.
+#[derive(Default)]
+struct Seen {
+    answers: u64,
+    tokens: u64,
+    cut: u64,
+}
+
+impl Transform for Work {
+    fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
+        let (prompts, mut reasons) = self.prompts(&batch)?;
+        for (ids, reason) in prompts.iter().zip(&mut reasons) {
+            if ids.is_empty() {
+                reason.get_or_insert("empty prompt");
+            }
+            if self.generator.position_limit().is_some_and(|limit| ids.len() >= limit) {
+                reason.get_or_insert("prompt longer than the model's positions");
+            }
+        }
+        let keys = row_ids(&batch);
+        let asked: Vec<Prompt> = (0..prompts.len())
+            .filter(|row| reasons[*row].is_none())
+            .map(|row| Prompt { ids: &prompts[row], key: keys.get(row).map_or("", String::as_str) })
+            .collect();
+        let mut answers = self.generator.answers(&asked)?.into_iter();
+        let nothing = || vec![Answer { ids: Vec::new(), finish: Finish::Stop }; self.stage.samples];
+        let answers: Vec<Vec<Answer>> = reasons
+            .iter()
+            .map(|reason| if reason.is_none() { answers.next().unwrap_or_default() } else { nothing() })
+            .collect();
+        for answer in answers.iter().zip(&reasons).filter(|(_, reason)| reason.is_none()).flat_map(|(all, _)| all) {
+            self.seen.answers += 1;
+            self.seen.tokens += answer.ids.len() as u64;
+            self.seen.cut += u64::from(answer.finish == Finish::Length);
+        }
+        let mut out = batch;
+        for (name, column) in self.columns(&prompts, &answers)? {
+            out = with_column(&out, name, column).map_err(|error| Error::data(Place::column(name), error))?;
+        }
+        let mut provenance = Provenance::of(&out.schema());
+        let [tokenizer, template] = self.made_with.clone();
+        provenance.tokenizer = provenance.tokenizer.or(tokenizer);
+        provenance.template = provenance.template.or(template);
+        let Generate { temperature, top_p, max_tokens, seed, .. } = &self.stage;
+        provenance.answers = Some(json!({
+            "model": self.digest, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed,
+        }));
+        Outcome::sort_out(&provenance.stamp_rows(&out), &reasons)
+    }
+
+    fn counted(&mut self) -> Metrics {
+        let Seen { answers, tokens, cut } = take(&mut self.seen);
+        let counts = [("answers", answers), ("answer_tokens", tokens), ("cut_at_max_tokens", cut)];
+        counts.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect()
+    }
+}
+
+/// The ids of prompts, and why rows have none.
+type Prompts = (Vec<Vec<i32>>, Vec<Option<&'static str>>);
+
+impl Work {
+    fn prompts(&self, batch: &RecordBatch) -> Result<Prompts> {
+        if batch.column_by_name(PROMPT_IDS).is_some() {
+            let prompts: Vec<Vec<i32>> = ids(batch, PROMPT_IDS)?.rows().map(<[i32]>::to_vec).collect();
+            let reasons = vec![None; prompts.len()];
+            return Ok((prompts, reasons));
+        }
+        let missing = || Error::stage("generate", "prompts need a tokenizer");
+        let tokenizer = self.generator.stops().tokenizer.as_ref().ok_or_else(missing)?;
+        let template = match &self.template {
+            Some(Ok(template)) => template,
+            Some(Err(error)) => return Err(Error::stage("generate", error)),
+            None => return Err(missing()),
+        };
+        let rendered = messages(batch, PROMPT)?.into_par_iter().map(|turns| {
+            let turns: Vec<Message> = turns.iter().map(|(role, content)| Message { role, content }).collect();
+            match template.render_prompt(&turns) {
+                Ok(text) => Ok((tokenizer.encode(&text)?, None)),
+                Err(Error::Data { .. }) => Ok((Vec::new(), Some("refused by the chat template"))),
+                Err(error) => Err(error),
+            }
+        });
+        Ok(rendered.collect::<Result<Vec<_>>>()?.into_iter().unzip())
+    }
+
+    /// The columns of `answers`, of which every row has as many.
+    fn columns(&self, prompts: &[Vec<i32>], answers: &[Vec<Answer>]) -> Result<Vec<(&'static str, ArrayRef)>> {
+        let columns = |answers: &[&Answer]| -> Result<[Option<ArrayRef>; 3]> {
+            let texts = answers.par_iter().map(|answer| self.generator.stops().text(&answer.ids));
+            let texts: Option<StringArray> = texts.collect::<Result<Option<Vec<String>>>>()?.map(StringArray::from);
+            let reasons = answers.iter().map(|answer| match answer.finish {
+                Finish::Stop => "stop",
+                Finish::Length => "length",
+            });
+            Ok([
+                texts.map(|texts| Arc::new(texts) as ArrayRef),
+                Some(from_rows::<Int32Type>(answers.iter().map(|answer| &answer.ids))),
+                Some(Arc::new(StringArray::from_iter_values(reasons))),
+            ])
+        };
+        let mut out: Vec<(&str, ArrayRef)> = vec![(PROMPT_IDS, from_rows::<Int32Type>(prompts))];
+        let first: Vec<&Answer> = answers.iter().filter_map(|answers| answers.first()).collect();
+        let named = [ANSWER, ANSWER_IDS, FINISH_REASON].into_iter().zip(columns(&first)?);
+        out.extend(named.filter_map(|(name, column)| Some((name, column?))));
+        let generator = StringArray::from_iter_values(answers.iter().map(|_| &self.stage.model));
+        out.push((GENERATOR, Arc::new(generator)));
+        if self.stage.samples > 1 {
+            let all: Vec<&Answer> = answers.iter().flatten().collect();
+            let [texts, ids, reasons] = columns(&all)?;
+            let empty = || Arc::new(StringArray::from_iter_values(all.iter().map(|_| ""))) as ArrayRef;
+            let children: Vec<ArrayRef> =
+                [Some(texts.unwrap_or_else(empty)), ids, reasons].into_iter().flatten().collect();
+            let structs = StructArray::new(answer_fields(), children, None);
+            let element = Arc::new(Field::new("element", structs.data_type().clone(), false));
+            let lengths = OffsetBuffer::from_lengths(answers.iter().map(Vec::len));
+            out.push((ANSWERS, Arc::new(ListArray::new(element, lengths, Arc::new(structs), None))));
+        }
+        Ok(out)
+    }
+}
+
+/// Text and token ids of all answers of row `row`.
+pub(super) fn answers_of(batch: &RecordBatch, row: usize) -> Result<Vec<(String, Vec<i32>)>> {
+    let rows = match batch.column_by_name(ANSWERS).and_then(|column| column.as_list_opt::<i32>()) {
+        Some(list) => list.value(row).as_struct().clone(),
+        None => {
+            let of = |name: &str| batch.column_by_name(name).map(|column| column.slice(row, 1));
+            let ids = of(ANSWER_IDS).ok_or_else(|| Error::data(Place::column(ANSWER_IDS), "no such column"))?;
+            let text = of(ANSWER).unwrap_or_else(|| Arc::new(StringArray::from(vec![""])));
+            let fields = answer_fields().iter().take(2).cloned().collect::<Fields>();
+            StructArray::new(fields, vec![text, ids], None)
+        }
+    };
+    let (texts, ids) = (rows.column(0).as_string::<i32>(), rows.column(1).as_list::<i32>());
+    let answer = |at: usize| {
+        let ids = ids.value(at);
+        (texts.value(at).to_owned(), ids.as_primitive::<Int32Type>().values().to_vec())
+    };
+    Ok((0..rows.len()).map(answer).collect())
+}

@@ -1,0 +1,254 @@
+//! What models write: the tokens of `transformers`, and the same ones whatever is written beside them.
+
+use arrow::array::AsArray;
+use sepo::io::{Chunk, Dataset, Stores};
+use sepo::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
+use sepo::model::score::PairIds;
+use sepo::model::{DeviceSpec, Generator, ModelSource, Precision, Scorer};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::harness::{Folder, repository, small_model};
+use crate::parity::{cases, fixture};
+
+/// A row of generated.json, which `tests/fixtures/make_generations.py` made.
+#[derive(Deserialize)]
+struct Row {
+    prompt: Vec<i32>,
+    answer: Vec<i32>,
+}
+
+fn rows(case: &str) -> Vec<Row> {
+    serde_json::from_slice(&std::fs::read(fixture(case).join("generated.json")).unwrap()).unwrap()
+}
+
+/// 40 tokens as in the script, up to the end-of-text token 2.
+fn settings(sampling: Sampling) -> Settings {
+    let stops = Stops { ids: [2].into(), ..Stops::default() };
+    Settings { sampling, max_tokens: 40, samples: 1, seed: 3, batch_tokens: 4096, stops }
+}
+
+const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0 };
+const RANDOM: Sampling = Sampling { temperature: 1.3, top_p: 0.9 };
+
+fn answers(case: &str, settings: Settings, prompts: &[Row]) -> Vec<Vec<Answer>> {
+    let device = std::env::var("SEPO_TEST_DEVICE").unwrap_or("cpu".into()).parse::<DeviceSpec>().unwrap();
+    let source = ModelSource::folder(case, fixture(case));
+    let generator = Generator::load(&source, device, Precision::F32, settings).unwrap();
+    let keys: Vec<String> = prompts.iter().map(|row| format!("{:?}", row.prompt)).collect();
+    let prompts = prompts.iter().zip(&keys).map(|(row, key)| Prompt { ids: &row.prompt, key });
+    generator.answers(&prompts.collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn greedy_answers_are_those_of_transformers() {
+    for case in cases() {
+        let rows = rows(&case);
+        for (row, found) in rows.iter().zip(answers(&case, settings(GREEDY), &rows)) {
+            assert_eq!(found[0].ids, row.answer, "{case}, prompt of {}", row.prompt.len());
+            let finish = if row.answer.last() == Some(&2) { Finish::Stop } else { Finish::Length };
+            assert_eq!(found[0].finish, finish, "{case}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_does_not_depend_on_the_others() {
+    for case in ["llama-tied", "mistral-window", "qwen3-window", "gpt_neox-parallel", "gpt2-bare"] {
+        let rows = rows(case);
+        let together = answers(case, settings(RANDOM), &rows);
+        for (row, together) in rows.into_iter().zip(&together) {
+            assert_eq!(&answers(case, settings(RANDOM), &[row])[0], together, "{case}");
+        }
+        // A cache with room for one prompt at a time, and answers that share theirs.
+        let rows = self::rows(case);
+        let narrow = Settings { batch_tokens: 1, ..settings(RANDOM) };
+        assert_eq!(answers(case, narrow, &rows), together, "{case}");
+        let several = Settings { samples: 20, ..settings(RANDOM) };
+        let several = answers(case, several, &rows);
+        assert!(several.iter().zip(&together).all(|(several, one)| several.len() == 20 && several[0] == one[0]));
+        assert!(several[7].iter().any(|answer| *answer != several[7][0]), "{case}");
+        let other = Settings { seed: 4, ..settings(RANDOM) };
+        assert_ne!(answers(case, other, &rows), together, "{case}");
+    }
+}
+
+#[test]
+fn an_answer_ends_where_the_positions_end() {
+    let prompt = Row { prompt: (0..120).map(|id| id % 90).collect(), answer: Vec::new() };
+    let endless = Settings { stops: Stops::default(), ..settings(GREEDY) };
+    let found = &answers("gpt2-bare", endless, &[prompt])[0][0];
+    // 128 positions take 120 tokens of the prompt and 8 of the answer; the last one needs none.
+    assert_eq!((found.ids.len(), found.finish), (9, Finish::Length));
+}
+
+/// A pipeline in which a small model answers held-out prompts, before and after a little training.
+fn pipeline(folder: &Folder) -> String {
+    let data = repository().join("data/quickstart");
+    let data = data.display();
+    let text = format!(
+        "\
+workdir: run
+{}stages:
+  pairs: {{ read: {{ from: {data}/train.parquet, limit: 64 }} }}
+  tokens: {{ tokenize: {{ input: pairs, tokenizer: base }} }}
+  ref: {{ train: {{ input: tokens, model: base, objective: {{ sft: {{}} }}, batch_size: 8, learning_rate: 0.02, epochs: 6 }} }}
+  prompts: {{ read: {{ from: {data}/test.parquet, format: prompts, limit: 40 }} }}
+  trained: {{ generate: {{ input: prompts, model: ref, max_tokens: 24, temperature: 1, top_p: 0.9 }} }}
+  untrained: {{ generate: {{ input: prompts, model: base, max_tokens: 24, temperature: 1, samples: 2 }} }}
+  out: {{ write: {{ input: trained, to: run/out }} }}
+  leaderboard: {{ write: {{ input: trained, to: run/leaderboard, format: alpaca_eval }} }}
+  report:
+    evaluate:
+      input: tokens
+      start: base
+      models: {{ after: ref }}
+      answers: {{ after: trained, before: untrained }}
+      judge: quickstart
+      against: before
+  rewards:
+    evaluate:
+      answers: {{ after: trained, before: untrained }}
+      judge: {{ reward: {{ oracle: ref, reference: base }} }}
+      against: before
+",
+        small_model()
+    );
+    folder.write("p.yaml", &text).display().to_string()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The text column `name` of the Parquet files in `folder`.
+fn column(folder: &str, name: &str) -> Vec<String> {
+    let dataset = Dataset::open(&[folder.to_owned()], &Stores::default()).unwrap();
+    let chunks = dataset.units().into_iter().flat_map(|unit| dataset.read(&unit, 1024).unwrap().collect::<Vec<_>>());
+    let texts = |chunk: sepo::Result<Chunk>| {
+        let batch = chunk.unwrap().batch;
+        let column = batch.column_by_name(name).unwrap().as_string::<i32>();
+        column.iter().map(|text| text.unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    chunks.flat_map(texts).collect()
+}
+
+#[test]
+fn answers_are_written_judged_and_compared() {
+    let folder = Folder::new();
+    let file = pipeline(&folder);
+    let report = json(&folder.succeeds(&["run", &file, "--json"]));
+    let stages = &report["stages"];
+    assert_eq!((&stages["trained"]["rows_in"], &stages["trained"]["rows_out"]), (&40.into(), &40.into()), "{report}");
+    assert_eq!(stages["untrained"]["metrics"]["answers"], 80);
+
+    let table = &stages["report"]["metrics"];
+    let (after, before) = (&table["after"], &table["before"]);
+    assert_eq!((&after["answers"], &before["answers"]), (&40.0.into(), &80.0.into()), "{table}");
+    let number = |value: &Value| value.as_f64().unwrap();
+    assert!(number(&after["kl"]) > 0.1 && number(&after["accuracy"]) > 0.0, "{after}");
+    assert!(before.get("kl").is_none(), "{before}");
+    assert!(number(&after["distinct_1"]) < number(&before["distinct_1"]), "{table}");
+    let rate = &after["win_rate"];
+    assert!(rate["against"] == "before" && rate["rows"] == 40, "{rate}");
+    assert!(number(&rate["low"]) <= number(&rate["rate"]) && number(&rate["rate"]) <= number(&rate["high"]), "{rate}");
+    // What the model learned to write is likelier under it than under the model that it was.
+    let rewarded = &stages["rewards"]["metrics"];
+    assert!(number(&rewarded["after"]["score"]) > 0.0, "{rewarded}");
+    assert!(number(&rewarded["after"]["win_rate"]["low"]) > 0.5, "{rewarded}");
+
+    let outputs = std::fs::read(folder.path("run/leaderboard/model_outputs.json")).unwrap();
+    let outputs: Vec<Value> = serde_json::from_slice(&outputs).unwrap();
+    let names: Vec<&str> = outputs[0].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!((outputs.len(), names), (40, ["instruction", "output", "generator", "dataset"].to_vec()));
+    let written = folder.path("run/out").display().to_string();
+    let answers = column(&written, "answer");
+    assert!(outputs.iter().zip(&answers).all(|(output, answer)| output["output"] == **answer));
+    assert!(answers.iter().all(|answer| !answer.ends_with("<|end|>")), "{answers:?}");
+    assert_eq!(outputs[0]["generator"], "ref");
+
+    let again = json(&folder.succeeds(&["run", &file, "--json"]));
+    assert_eq!(again["stages"]["trained"], stages["trained"]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let narrow = text.replace("top_p: 0.9", "top_p: 0.9, batch_tokens: 1");
+    folder.succeeds(&["run", folder.write("q.yaml", &narrow).to_str().unwrap(), "--only", "out"]);
+    assert_eq!(column(&written, "answer"), answers);
+    let other = text.replace("top_p: 0.9", "top_p: 0.9, seed: 7");
+    folder.succeeds(&["run", folder.write("q.yaml", &other).to_str().unwrap(), "--only", "out"]);
+    assert_ne!(column(&written, "answer"), answers);
+    let stopped = text.replace("top_p: 0.9", "top_p: 0.9, stop: [e]");
+    folder.succeeds(&["run", folder.write("q.yaml", &stopped).to_str().unwrap(), "--only", "out"]);
+    for (stopped, answer) in column(&written, "answer").iter().zip(&answers) {
+        assert_eq!(Some(stopped.as_str()), answer.split('e').next());
+    }
+}
+
+#[test]
+fn mistakes_about_answers_are_found_before_a_run() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(pipeline(&folder)).unwrap();
+    let fails = |from: &str, to: &str, expected: &str| {
+        let broken = text.replacen(from, to, 1);
+        assert_ne!(broken, text, "{from}");
+        let stderr = folder.fails(&["check", folder.write("q.yaml", &broken).to_str().unwrap()], 78);
+        assert!(stderr.contains(expected), "{expected}\n---\n{stderr}");
+    };
+    fails("temperature: 1, top_p: 0.9", "temperature: -1, top_p: 0", "temperature must be 0 or above");
+    fails("temperature: 1, top_p: 0.9", "temperature: -1, top_p: 0", "top_p must be in (0, 1]");
+    fails("samples: 2", "samples: 0", "samples must be above 0");
+    fails("against: before", "against: befor", "no answers of the name `befor`\n  help: one of after, before");
+    fails("      judge: quickstart\n", "", "a win needs a judge");
+    fails("start: base\n", "\n", "name `start`");
+    fails("after: trained, before: untrained", "after: trained, before: prompts", "has no answers");
+    fails("input: trained, to: run/leaderboard", "input: tokens, to: run/leaderboard", "there is no column `answer`");
+    fails("format: prompts", "format: promts", "unknown choice `promts`\n  help: did you mean `prompts`?");
+    fails(
+        "trained: { generate: { input: prompts",
+        "trained: { generate: { input: prompts, tokenizer: nowhere",
+        "no tokenizer.json in `nowhere`",
+    );
+    let ids = "workdir: run\nmodels: { base: { path: MODEL } }\nstages:\n  rows: { read: { from: rows.jsonl } }\n  \
+               said: { generate: { input: rows, model: base, stop: [x] } }\n";
+    folder.write("rows.jsonl", "{\"prompt_ids\": [1], \"chosen_ids\": [2], \"rejected_ids\": [3]}\n");
+    let ids = ids.replace("MODEL", &fixture("llama-tied").display().to_string());
+    let stderr = folder.fails(&["check", folder.write("q.yaml", &ids).to_str().unwrap()], 78);
+    assert!(stderr.contains("`base` has no tokenizer"), "{stderr}");
+    let plain = ids.replace(", stop: [x]", ", max_tokens: 3") + "  out: { write: { input: said, to: run/out } }\n";
+    folder.succeeds(&["run", folder.write("q.yaml", &plain).to_str().unwrap()]);
+    let shown = json(&folder.succeeds(&["inspect", "run/out", "--json"]));
+    assert_eq!(shown["rows"], 1, "{shown}");
+}
+
+#[test]
+fn prompts_that_no_model_can_take_are_set_aside() {
+    let folder = Folder::new();
+    let long: Vec<i32> = (0..128).map(|id| id % 90).collect();
+    let row = |prompt: &[i32]| format!("{{\"prompt_ids\": {prompt:?}, \"chosen_ids\": [2], \"rejected_ids\": [3]}}\n");
+    folder.write("rows.jsonl", &(row(&long) + &row(&[5, 6])));
+    let text = format!(
+        "workdir: run\nmodels: {{ base: {{ path: {} }} }}\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+         said: {{ generate: {{ input: rows, model: base, max_tokens: 3 }} }}\n",
+        fixture("gpt2-bare").display()
+    );
+    let report = json(&folder.succeeds(&["run", folder.write("p.yaml", &text).to_str().unwrap(), "--json"]));
+    let said = &report["stages"]["said"];
+    assert_eq!((&said["rows_in"], &said["rows_out"]), (&2.into(), &1.into()), "{report}");
+    assert_eq!(said["set_aside"]["prompt longer than the model's positions"], 1, "{report}");
+}
+
+#[test]
+fn divergence_is_that_of_pytorch() {
+    let rows = rows("llama-tied");
+    let scorer = |case: &str| {
+        Scorer::load(&ModelSource::folder(case, fixture(case)), DeviceSpec::Cpu, Precision::F32, 100).unwrap()
+    };
+    let (own, start) = (scorer("llama-tied"), scorer("llama-untied"));
+    let pairs: Vec<PairIds> = rows.iter().map(|row| PairIds::alone(&row.prompt, &row.answer)).collect();
+    let expected = std::fs::read(fixture("divergence.json")).unwrap();
+    let expected: Vec<Vec<f64>> = serde_json::from_slice(&expected).unwrap();
+    for (found, expected) in own.divergences(&start, &pairs).unwrap().iter().zip(&expected) {
+        assert_eq!(found.len(), expected.len());
+        assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-4), "{found:?}");
+    }
+    assert!(own.divergences(&own, &pairs).unwrap().iter().flatten().all(|divergence| *divergence == 0.0));
+}
