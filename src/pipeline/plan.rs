@@ -112,11 +112,9 @@ impl Plan {
             match plan.columns(&stage, monitor) {
                 Err(Obstacle::Failed(error)) => return Err(error.in_stage(&id)),
                 Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
-                Err(Obstacle::Problems(found)) => problems.extend(found.into_iter().map(|mut problem| {
-                    let prefix = ["stages".to_owned(), id.clone(), stage.name().to_owned()];
-                    problem.path.splice(0..0, prefix);
-                    problem
-                })),
+                Err(Obstacle::Problems(found)) => {
+                    problems.extend(found.into_iter().map(|problem| problem.within(&["stages", &id, stage.name()])));
+                }
             }
         }
         if problems.is_empty() {
@@ -175,7 +173,7 @@ impl Plan {
 
     /// DPO reads the reference's log-probabilities from columns; where they are missing, a scoring pass comes first.
     fn add_reference_passes(&mut self, id: &str, train: &mut Train) {
-        if !train.objective.needs_reference() {
+        if !train.objective.formula().needs().reference {
             return;
         }
         let reference = train.reference.clone().unwrap_or_else(|| train.model.clone());
@@ -228,7 +226,10 @@ impl Plan {
             Stage::Score(score) => score.columns(&input(&score.input))?,
             Stage::Select(select) => select.columns(&input(&select.input))?,
             Stage::Write(write) => input(&write.input),
-            Stage::Train(train) => checked(input(&train.input), train.problems(&input(&train.input)))?,
+            Stage::Train(train) => {
+                let held_out = train.eval.as_ref().map(|eval| input(&eval.input));
+                checked(input(&train.input), train.problems(&input(&train.input), held_out.as_deref()))?
+            }
             Stage::Evaluate(evaluate) => input(&evaluate.input),
             Stage::Audit(audit) => checked(input(&audit.input), audit.problems(&input(&audit.input)))?,
         };

@@ -53,6 +53,18 @@ pub(super) fn needs_ids(input: &Schema) -> Vec<Problem> {
         .collect()
 }
 
+/// Whether `rows` have `list<float32>` in column `name`.
+pub(super) fn has_floats(rows: &Schema, name: &str) -> bool {
+    rows.field_with_name(name).is_ok_and(|field| *field.data_type() == list_type(DataType::Float32))
+}
+
+/// Checks that token rewards are there.
+pub(super) fn needs_rewards(rows: &Schema) -> Vec<Problem> {
+    let names = Side::BOTH.map(Side::token_rewards).into_iter().filter(|name| !has_floats(rows, name));
+    let help = "put a `score` stage with an oracle or a contrast before it";
+    names.map(|name| Problem::at("input", format!("no column `{name}`")).help(help)).collect()
+}
+
 /// The pairs of a batch.
 pub(super) fn pairs(batch: &RecordBatch) -> Result<(Lists<'_, i32>, [Lists<'_, i32>; 2])> {
     Ok((ids(batch, PROMPT_IDS)?, [ids(batch, &Side::Chosen.ids())?, ids(batch, &Side::Rejected.ids())?]))
