@@ -42,7 +42,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 use adapter::Stored;
-pub use chat_template::{ChatTemplate, Message, Template};
+pub use chat_template::{ChatTemplate, Message, Rendered, Template};
 use decoder::Decoder;
 pub use device::DeviceSpec;
 use gpt_neox::GptNeoX;

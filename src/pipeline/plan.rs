@@ -185,6 +185,7 @@ impl Plan {
             let score = Score {
                 input: input.clone(),
                 oracle: None,
+                contrast: false,
                 reference: reference.clone(),
                 batch_tokens: train.batch_tokens,
                 // The policy trains in f32; its reference must not differ from it by rounding.
