@@ -46,6 +46,9 @@ pub struct Score {
     pub precision: Option<Precision>,
 }
 
+/// The name of a column, by side.
+type ColumnName = fn(Side) -> String;
+
 /// Tokens of a forward pass without a word about it: fits two thousand positions of a small model in every cache.
 pub(super) fn default_batch_tokens() -> usize {
     4096
@@ -65,16 +68,18 @@ fn has_ids(rows: &Schema, name: &str) -> bool {
     rows.field_with_name(name).is_ok_and(|field| *field.data_type() == list_type(DataType::Int32))
 }
 
-/// Whether `rows` have `list<float32>` in column `name`.
-pub(super) fn has_floats(rows: &Schema, name: &str) -> bool {
-    rows.field_with_name(name).is_ok_and(|field| *field.data_type() == list_type(DataType::Float32))
+/// Checks that both sides have `list<float32>` in the column called `name`; `help` is the way to it.
+pub(super) fn needs_floats(rows: &Schema, name: ColumnName, help: &str) -> Vec<Problem> {
+    let is_there = |name: &String| {
+        rows.field_with_name(name).is_ok_and(|field| *field.data_type() == list_type(DataType::Float32))
+    };
+    let missing = Side::BOTH.map(name).into_iter().filter(|name| !is_there(name));
+    missing.map(|name| Problem::at("input", format!("no column `{name}`")).help(help)).collect()
 }
 
 /// Checks that token rewards are there.
 pub(super) fn needs_rewards(rows: &Schema) -> Vec<Problem> {
-    let names = Side::BOTH.map(Side::token_rewards).into_iter().filter(|name| !has_floats(rows, name));
-    let help = "put a `score` stage with an oracle or a contrast before it";
-    names.map(|name| Problem::at("input", format!("no column `{name}`")).help(help)).collect()
+    needs_floats(rows, Side::token_rewards, "put a `score` stage with an oracle or a contrast before it")
 }
 
 /// The pairs of a batch.
@@ -258,9 +263,6 @@ enum Judge {
 
 /// One list for each response of each row.
 type Logps = Vec<[Vec<f32>; 2]>;
-
-/// The name of a column, by side.
-type ColumnName = fn(Side) -> String;
 
 /// Token rewards, and the log-probabilities behind them by column.
 struct Judged {

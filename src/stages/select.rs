@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::score::{has_floats, needs_rewards};
+use super::score::{needs_floats, needs_rewards};
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{floats, from_masks};
 use crate::columns::provenance::Provenance;
@@ -80,12 +80,13 @@ impl Select {
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = Vec::new();
         let rules = self.rules();
-        if rules.iter().any(|(.., rule)| *rule != Rule::Confidence) {
+        let (by_logps, by_rewards): (Vec<Rule>, Vec<Rule>) =
+            rules.iter().map(|(.., rule)| *rule).partition(|rule| *rule == Rule::Confidence);
+        if !by_rewards.is_empty() {
             problems.extend(needs_rewards(input));
         }
-        if rules.iter().any(|(.., rule)| *rule == Rule::Confidence) && !has_floats(input, &Side::Chosen.ref_logps()) {
-            let problem = Problem::at("input", format!("no column `{}`", Side::Chosen.ref_logps()));
-            problems.push(problem.help("put a `score` stage before it"));
+        if !by_logps.is_empty() {
+            problems.extend(needs_floats(input, Side::ref_logps, "put a `score` stage before it"));
         }
         for (name, picks, rule) in &rules {
             for (pick, side) in picks.iter().zip(Side::BOTH) {

@@ -36,7 +36,7 @@ pub enum Rule {
     /// ones for `bottom`, of all absolute ones for `largest`.
     RewardShare,
     /// The share of all tokens of a batch, as Rho-1 (arXiv 2404.07965): long answers and good ones get more of it. A batch
-    /// is the rows that are read together, at most 256 of one row group; each side has its own.
+    /// is the rows that are read together, at most 256; each side has its own.
     BatchShare,
     /// ConfPO (arXiv 2506.08712): tokens that the reference finds less likely than the mean of the response's token
     /// probabilities. Reads `{side}_ref_logps` and no rewards; the pick does not matter.
@@ -112,12 +112,8 @@ pub(super) struct Masks {
 
 /// The masks of `side`, from the values of the column that `rule` reads; `keys` are stable names of the rows.
 pub(super) fn masks(values: Lists<'_, f32>, pick: Pick, rule: Rule, side: Side, keys: &[String]) -> Masks {
-    let counts = match rule {
-        Rule::BatchShare => of_batch(values, pick),
-        _ => values.rows().map(|row| count(row, pick, rule, side)).collect(),
-    };
     let mut masks = Masks::default();
-    for ((row, count), key) in values.rows().zip(counts).zip(keys) {
+    for ((row, count), key) in values.rows().zip(counts(values, pick, rule, side)).zip(keys) {
         let stands_in = count == 0 && !row.is_empty() && is_never_empty(rule);
         masks.stand_ins += u64::from(stands_in);
         let from = usize::from(rule == Rule::Official);
@@ -136,22 +132,29 @@ fn is_never_empty(rule: Rule) -> bool {
     !matches!(rule, Rule::Official | Rule::ChosenOnly | Rule::RejectedOnly)
 }
 
-/// How many tokens of a response are key tokens.
-fn count(values: &[f32], pick: Pick, rule: Rule, side: Side) -> usize {
+/// How many tokens of each row are key tokens.
+fn counts(values: Lists<'_, f32>, pick: Pick, rule: Rule, side: Side) -> Vec<usize> {
+    let each = |count: &dyn Fn(&[f32]) -> usize| values.rows().map(count).collect();
     match rule {
-        Rule::Share | Rule::Random => pick.count(values),
-        Rule::Official => (pick.share().unwrap_or(1.0) * values.len().saturating_sub(1) as f64) as usize,
-        Rule::RewardShare => holding(values, pick),
-        Rule::Confidence => {
-            let mean = values.iter().map(|logp| f64::from(*logp).exp()).sum::<f64>() / values.len().max(1) as f64;
-            values.iter().filter(|logp| f64::from(**logp) < mean.ln()).count()
+        Rule::Share | Rule::Random => each(&|rewards| pick.count(rewards)),
+        Rule::Official => {
+            each(&|rewards| (pick.share().unwrap_or(1.0) * rewards.len().saturating_sub(1) as f64) as usize)
         }
+        Rule::RewardShare => each(&|rewards| holding(rewards, pick)),
+        Rule::BatchShare => of_batch(values, pick),
+        Rule::Confidence => each(&below_the_mean),
         Rule::ChosenOnly | Rule::RejectedOnly => {
             let keeps = (rule == Rule::ChosenOnly) == (side == Side::Chosen);
-            if keeps { pick.count(values).max(1) } else { 0 }
+            each(&|rewards| if keeps { pick.count(rewards).max(1) } else { 0 })
         }
-        Rule::BatchShare | Rule::All => values.len(),
+        Rule::All => each(&<[f32]>::len),
     }
+}
+
+/// The tokens whose probability is below the mean of the response's.
+fn below_the_mean(logps: &[f32]) -> usize {
+    let mean = logps.iter().map(|logp| f64::from(*logp).exp()).sum::<f64>() / logps.len().max(1) as f64;
+    logps.iter().filter(|logp| f64::from(**logp) < mean.ln()).count()
 }
 
 /// The fewest tokens that hold the pick's share of the response's reward.
@@ -160,25 +163,20 @@ fn holding(rewards: &[f32], pick: Pick) -> usize {
     held.sort_by(|a, b| b.total_cmp(a));
     let wanted = pick.share().unwrap_or(1.0) * held.iter().sum::<f64>();
     let mut sum = 0.0;
-    held.iter()
-        .take_while(|held| {
-            let goes_on = sum < wanted;
-            sum += **held;
-            goes_on
-        })
-        .count()
+    let is_needed = |held: &&f64| {
+        let needed = sum < wanted;
+        sum += **held;
+        needed
+    };
+    held.iter().take_while(is_needed).count()
 }
 
 /// How many tokens of each row are among the pick's share of the whole batch.
 fn of_batch(values: Lists<'_, f32>, pick: Pick) -> Vec<usize> {
-    let of_row = |(row, rewards): (usize, &'_ [f32])| {
-        rewards.iter().map(move |reward| (row, pick.worth(*reward))).collect::<Vec<_>>()
-    };
-    let tokens: Vec<(usize, f32)> = values.rows().enumerate().flat_map(of_row).collect();
-    let mask = first(tokens.len(), 0, part(pick.share().unwrap_or(1.0), tokens.len()), |index| tokens[index].1);
-    let mut counts = vec![0; values.len()];
-    tokens.iter().zip(mask).filter(|(_, key)| *key).for_each(|((row, _), _)| counts[*row] += 1);
-    counts
+    let worths = values.rows().flatten().map(|reward| pick.worth(*reward)).collect::<Vec<_>>();
+    let mask = first(worths.len(), 0, part(pick.share().unwrap_or(1.0), worths.len()), |index| worths[index]);
+    let mut mask = mask.into_iter();
+    values.rows().map(|row| mask.by_ref().take(row.len()).filter(|key| *key).count()).collect()
 }
 
 /// `share` of `n`, rounded half up.
