@@ -77,7 +77,8 @@ fn ranks(values: &[f64]) -> impl Iterator<Item = f64> {
 impl Weights {
     /// The weights of a response's tokens; `sign` is -1 for the rejected one.
     fn of(self, rewards: &[f32], sign: f64) -> Vec<f64> {
-        let signed = rewards.iter().map(|reward| sign * f64::from(*reward));
+        // Adding zero makes -0 a 0: they are ties.
+        let signed = rewards.iter().map(|reward| sign * f64::from(*reward) + 0.0);
         match self {
             Self::Rank { range } => ranks(&signed.collect::<Vec<_>>()).map(|rank| between(range, rank)).collect(),
             Self::Clip { limit, range } => {

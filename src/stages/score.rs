@@ -167,24 +167,10 @@ struct Work {
 impl Transform for Work {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let (prompts, sides) = pairs(&batch)?;
-        let pairs = behind(prompts, sides);
-        let reference = self.reference.logps(&pairs)?;
-        let judged = match &self.judge {
-            Judge::Nobody => None,
-            Judge::Oracle { scorer, .. } => {
-                let oracle = scorer.logps(&pairs)?;
-                let rewards = token_rewards(&oracle, &reference, |oracle, reference| oracle - reference);
-                Some(Judged { rewards, logps: vec![(Side::oracle_logps as ColumnName, oracle)] })
-            }
-            Judge::Prompts => {
-                let asked = |name: &str| self.reference.logps(&behind(ids(&batch, name)?, sides));
-                let (better, worse) = (asked(BETTER_PROMPT_IDS)?, asked(WORSE_PROMPT_IDS)?);
-                let rewards = token_rewards(&better, &worse, contrast_reward);
-                Some(Judged { rewards, logps: vec![(Side::better_logps, better), (Side::worse_logps, worse)] })
-            }
-        };
-        let (rewards, mut logps) = judged.map_or((None, Vec::new()), |judged| (Some(judged.rewards), judged.logps));
-        logps.push((Side::ref_logps, reference));
+        let pairs: Vec<PairIds> = (0..batch.num_rows())
+            .map(|row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) })
+            .collect();
+        let Judged { rewards, logps } = self.judge(&batch, &pairs)?;
 
         let is_finite = |row: usize| logps.iter().all(|(_, l)| l[row].iter().flatten().all(|logp| logp.is_finite()));
         let reasons: Vec<Option<&'static str>> =
@@ -237,6 +223,37 @@ impl Transform for Work {
 }
 
 impl Work {
+    /// Scores `pairs`, the rows of `batch`.
+    fn judge(&self, batch: &RecordBatch, pairs: &[PairIds]) -> Result<Judged> {
+        let reference = self.reference.logps(pairs)?;
+        Ok(match &self.judge {
+            Judge::Nobody => Judged { rewards: None, logps: vec![(Side::ref_logps, reference)] },
+            Judge::Oracle { scorer, .. } => {
+                let oracle = scorer.logps(pairs)?;
+                let rewards = token_rewards(&oracle, &reference, |oracle, reference| oracle - reference);
+                let logps: Vec<(ColumnName, Logps)> = vec![(Side::ref_logps, reference), (Side::oracle_logps, oracle)];
+                Judged { rewards: Some(rewards), logps }
+            }
+            Judge::Prompts => {
+                let [better, worse] = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS].map(|name| self.behind(batch, name, pairs));
+                let (better, worse) = (better?, worse?);
+                let rewards = token_rewards(&better, &worse, contrast_reward);
+                let columns: [ColumnName; 3] = [Side::ref_logps, Side::better_logps, Side::worse_logps];
+                Judged { rewards: Some(rewards), logps: columns.into_iter().zip([reference, better, worse]).collect() }
+            }
+        })
+    }
+
+    /// What the reference says of the responses of `pairs` behind the prompts in column `name`.
+    fn behind(&self, batch: &RecordBatch, name: &str, pairs: &[PairIds]) -> Result<Logps> {
+        let prompts = ids(batch, name)?;
+        if prompts.rows().any(<[i32]>::is_empty) {
+            return Err(Error::data(Place::column(name), "holds an empty prompt; tokenize the rows again"));
+        }
+        let asked = prompts.rows().zip(pairs).map(|(prompt, pair)| PairIds { prompt, ..*pair });
+        self.reference.logps(&asked.collect::<Vec<_>>())
+    }
+
     fn provenance(&self, mut provenance: Provenance) -> Provenance {
         provenance.reference = Some(self.digest.clone());
         provenance.precision = serde_json::to_value(self.reference.precision()).ok();
@@ -264,16 +281,10 @@ enum Judge {
 /// One list for each response of each row.
 type Logps = Vec<[Vec<f32>; 2]>;
 
-/// Token rewards, and the log-probabilities behind them by column.
+/// Log-probabilities by column, and the token rewards that follow from them.
 struct Judged {
-    rewards: Logps,
+    rewards: Option<Logps>,
     logps: Vec<(ColumnName, Logps)>,
-}
-
-/// Every row's responses behind its prompt.
-fn behind<'a>(prompts: Lists<'a, i32>, sides: [Lists<'a, i32>; 2]) -> Vec<PairIds<'a>> {
-    let pair = |row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) };
-    (0..prompts.len()).map(pair).collect()
 }
 
 /// The reward of every token, from what two models or prompts say of it.

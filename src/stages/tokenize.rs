@@ -231,6 +231,9 @@ impl Work {
             turns[at].content = &words;
             let Some(rendered) = self.render(&turns, [chosen, rejected])? else { return Ok(refused()) };
             *ids = self.tokenizer.encode(&rendered.prompt)?;
+            if ids.is_empty() {
+                return Ok(Row { reason: Some("empty prompt"), ..Row::default() });
+            }
         }
         out.masks = vec![Default::default(); self.stage.spans.len()];
         let room = self.stage.max_length - out.prompt.len();

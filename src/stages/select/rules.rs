@@ -192,6 +192,7 @@ fn draw(side: Side, row: &str, index: usize) -> f32 {
 
 /// Marks the `count` indices from `from` on that are worth most; ties go to the lower index.
 fn first(n: usize, from: usize, count: usize, worth: impl Fn(usize) -> f32) -> Vec<bool> {
+    // Adding zero makes -0 a 0: they are ties.
     let mut order: Vec<(usize, f32)> = (from.min(n)..n).map(|index| (index, worth(index) + 0.0)).collect();
     order.sort_by(|(i, a), (j, b)| b.total_cmp(a).then(i.cmp(j)));
     let mut mask = vec![false; n];
