@@ -84,6 +84,12 @@ impl Problem {
         Self { path, message: message.into(), help: None }
     }
 
+    /// The same problem, seen from further up: `keys` lead to where its path begins.
+    pub fn within(mut self, keys: &[&str]) -> Self {
+        self.path.splice(0..0, keys.iter().map(|key| (*key).to_owned()));
+        self
+    }
+
     /// The same problem with a way out.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());

@@ -32,6 +32,10 @@ pub const FINISH_REASON: &str = "finish_reason";
 pub const GENERATOR: &str = "generator";
 /// All answers to the prompt, where there are several: list<struct<answer, answer_ids, finish_reason>>.
 pub const ANSWERS: &str = "answers";
+/// Token ids of the prompt in words that ask for a better answer.
+pub const BETTER_PROMPT_IDS: &str = "better_prompt_ids";
+/// Token ids of the prompt in words that ask for a worse answer.
+pub const WORSE_PROMPT_IDS: &str = "worse_prompt_ids";
 /// Sum of the chosen response's token rewards minus that of the rejected one.
 pub const REWARD_MARGIN: &str = "reward_margin";
 
@@ -77,7 +81,17 @@ impl Side {
         format!("{}_ref_logps", self.name())
     }
 
-    /// `{side}_token_rewards`: oracle minus reference, for every response token.
+    /// `{side}_better_logps`: the reference's, behind the prompt that asks for a better answer.
+    pub fn better_logps(self) -> String {
+        format!("{}_better_logps", self.name())
+    }
+
+    /// `{side}_worse_logps`: the reference's, behind the prompt that asks for a worse answer.
+    pub fn worse_logps(self) -> String {
+        format!("{}_worse_logps", self.name())
+    }
+
+    /// `{side}_token_rewards`: oracle minus reference, or better minus worse prompt, for every response token.
     pub fn token_rewards(self) -> String {
         format!("{}_token_rewards", self.name())
     }

@@ -31,6 +31,12 @@ pub struct Provenance {
     /// Digest of the reference behind `{side}_ref_logps`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// The wordings behind `better_prompt_ids` and `worse_prompt_ids`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<Value>,
+    /// What `{side}_token_rewards` are made of: an oracle and its reference, or a model and two wordings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rewards: Option<Value>,
     /// Numbers of the weights behind the log-probabilities: `f32`, `bf16x2`, `bf16`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Value>,

@@ -43,7 +43,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 use adapter::Stored;
-pub use chat_template::{ChatTemplate, Message, Template};
+pub use chat_template::{ChatTemplate, Message, Rendered, Template};
 use decoder::Decoder;
 pub use device::DeviceSpec;
 pub use generate::Generator;

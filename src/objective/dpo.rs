@@ -1,14 +1,21 @@
-//! Direct preference optimization (arXiv 2305.18290), sigmoid form with label smoothing (cDPO):
+//! Direct preference optimization (arXiv 2305.18290), with label smoothing (cDPO) or in the robust form (arXiv 2403.00409):
 //!
-//! `L = -(1 - e) log sigmoid(beta d) - e log sigmoid(-beta d)`, where `d` is the sum over the chosen response of policy
-//! minus reference log-probabilities, minus the same of the rejected one. Rewards are `beta` times those sums.
+//! `L = -(1 - e) log sigmoid(m) - e log sigmoid(-m)`, or, robust,
+//! `L = (-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e)`, where `m = r(y_w) - r(y_l)` and
+//! `r(y) = beta sum_t (log pi(y_t) - log pi_ref(y_t))`.
+//!
+//! The robust form is an unbiased estimate of the loss on clean labels when the share `e` of the labels is flipped; cDPO
+//! aims at a policy that is as unsure as the labels are. TRL's `sigmoid` loss ignores `label_smoothing`, its `robust` does not.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, Pair, Response, log_sigmoid, sigmoid};
+use super::contrast::{Contrast, Loss, Reward, logistic, share_of_wrong_labels};
+use super::{Formula, Needs, Outcome, Pair, above_zero};
+use crate::error::Problem;
 
-/// DPO on sums over whole responses.
+/// `-log sigmoid(beta d)`, where `d` is what the policy gained on the reference on the chosen response, minus the same of
+/// the rejected one, summed over tokens. arXiv 2305.18290; robust form arXiv 2403.00409.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dpo {
@@ -16,30 +23,48 @@ pub struct Dpo {
     pub beta: f64,
     /// Probability that a preference label is wrong, in [0, 0.5).
     pub label_smoothing: f64,
+    /// Correct for wrong labels instead of learning to doubt them.
+    pub robust: bool,
 }
 
 impl Default for Dpo {
     fn default() -> Self {
-        Self { beta: 0.1, label_smoothing: 0.0 }
+        Self { beta: 0.1, label_smoothing: 0.0, robust: false }
     }
 }
 
-impl Dpo {
-    pub(super) fn evaluate(self, pair: &Pair) -> Outcome {
-        let Self { beta, label_smoothing: e } = self;
-        let reward = |response: &Response| {
-            let reference: f64 = response.reference.iter().copied().map(f64::from).sum();
-            beta * (response.logps.iter().sum::<f64>() - reference)
-        };
-        let (chosen_reward, rejected_reward) = (reward(&pair.chosen), reward(&pair.rejected));
-        let margin = chosen_reward - rejected_reward;
-        let slope = beta * (e * sigmoid(margin) - (1.0 - e) * sigmoid(-margin));
-        Outcome {
-            loss: -(1.0 - e) * log_sigmoid(margin) - e * log_sigmoid(-margin),
-            chosen_grad: vec![slope; pair.chosen.logps.len()],
-            rejected_grad: vec![-slope; pair.rejected.logps.len()],
-            chosen_reward,
-            rejected_reward,
+/// `beta sum_t (log pi(y_t) - log pi_ref(y_t))` of both responses.
+pub(super) fn log_ratio_rewards(beta: f64, pair: &Pair) -> [Reward; 2] {
+    [&pair.chosen, &pair.rejected].map(|response| Reward::of_ratios(response, vec![beta; response.logps.len()]))
+}
+
+impl Contrast for Dpo {
+    fn rewards(&self, pair: &Pair) -> [Reward; 2] {
+        log_ratio_rewards(self.beta, pair)
+    }
+
+    fn loss(&self, margin: f64) -> Loss {
+        let e = self.label_smoothing;
+        if !self.robust {
+            return logistic(margin, e);
         }
+        let (right, flipped) = (logistic(margin, 0.0), logistic(margin, 1.0));
+        let unbiased = |right: f64, flipped: f64| ((1.0 - e) * right - e * flipped) / (1.0 - 2.0 * e);
+        Loss { value: unbiased(right.value, flipped.value), slope: unbiased(right.slope, flipped.slope) }
+    }
+}
+
+impl Formula for Dpo {
+    fn needs(&self) -> Needs {
+        Needs::all().and_reference()
+    }
+
+    fn evaluate(&self, pair: &Pair) -> Outcome {
+        self.contrast(pair)
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let smoothing = share_of_wrong_labels("label_smoothing", self.label_smoothing);
+        above_zero("beta", self.beta).into_iter().chain(smoothing).collect()
     }
 }

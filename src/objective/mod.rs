@@ -2,33 +2,139 @@
 //! derivative with respect to every log-probability out. No tensor, no column, no model.
 //!
 //! The trainer runs the model forward, asks the objective for `dLoss/dlogp`, and back-propagates `sum(c_i logp_i)`; so
-//! every objective gets the same fast path, and each is checked with numbers on paper.
+//! every objective gets the same fast path, and each is checked with numbers on paper. An objective is a struct of
+//! settings that implements [`Formula`], in a file of its own, and a variant of [`Objective`].
 
-pub mod dpo;
-pub mod sepo;
-pub mod sft;
-pub mod simpo;
+mod base;
+mod contrast;
+mod d2po;
+mod dpo;
+mod hinge;
+mod ipo;
+mod rrhf;
+mod sepo;
+mod sft;
+mod simpo;
+mod t_reg;
+mod tgdpo;
+mod tis_dpo;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Problem;
+pub use base::Base;
+pub use d2po::D2po;
 pub use dpo::Dpo;
-pub use sepo::Sepo;
+pub use hinge::Hinge;
+pub use ipo::Ipo;
+pub use rrhf::Rrhf;
+pub use sepo::{Normalizer, Sepo};
 pub use sft::Sft;
 pub use simpo::Simpo;
+pub use t_reg::TReg;
+pub use tgdpo::Tgdpo;
+pub use tis_dpo::{TisDpo, Weights};
 
 /// The objective of a `train` stage: a map with one key.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
-    /// Supervised fine-tuning on the chosen response: the start of every recipe.
+    /// Imitates the chosen responses: the start of every recipe, and the reference of an oracle.
     Sft(Sft),
-    /// Direct preference optimization: trains the oracle.
+    /// Direct preference optimization: trains the oracle, and is the baseline to beat; smoothed or robust where labels
+    /// are noisy.
     Dpo(Dpo),
-    /// Reference-free, length-normalised preference optimization on all tokens.
+    /// Pulls the margin to a target instead of driving it up: for labels so clean that DPO overfits.
+    Ipo(Ipo),
+    /// Leaves pairs alone once they are ranked right by a margin: for clean labels and long trainings.
+    Hinge(Hinge),
+    /// Length-normalised and without a reference: when answers of DPO grow too long.
     Simpo(Simpo),
-    /// Selective preference optimization on the key tokens alone.
+    /// Ranks by mean log-probability and imitates the chosen response: a plain baseline without a reference.
+    Rrhf(Rrhf),
+    /// Selective preference optimization on the key tokens alone: when rewards tell which tokens matter.
     Sepo(Sepo),
+    /// DPO in which tokens weigh more where their reward agrees with the label: when no token should be left out.
+    Tgdpo(Tgdpo),
+    /// DPO or SimPO with token rewards as a regulariser: when rewards are noisy and should only guide.
+    TReg(TReg),
+    /// DPO with bounded importance weights from token rewards: when their order is trusted more than their size.
+    TisDpo(TisDpo),
+    /// DPO or SimPO in which earlier tokens weigh more: against long answers, without stored rewards.
+    D2po(D2po),
+}
+
+impl Objective {
+    /// The word that names it in a pipeline file.
+    pub fn name(&self) -> String {
+        word(self)
+    }
+
+    /// What the name stands for.
+    pub fn formula(&self) -> &dyn Formula {
+        match self {
+            Self::Sft(objective) => objective,
+            Self::Dpo(objective) => objective,
+            Self::Ipo(objective) => objective,
+            Self::Hinge(objective) => objective,
+            Self::Simpo(objective) => objective,
+            Self::Rrhf(objective) => objective,
+            Self::Sepo(objective) => objective,
+            Self::Tgdpo(objective) => objective,
+            Self::TReg(objective) => objective,
+            Self::TisDpo(objective) => objective,
+            Self::D2po(objective) => objective,
+        }
+    }
+}
+
+/// What the trainer and the planner ask of an objective.
+pub trait Formula {
+    /// What it reads of a pair.
+    fn needs(&self) -> Needs;
+
+    /// Loss and gradient of one pair.
+    fn evaluate(&self, pair: &Pair) -> Outcome;
+
+    /// Settings that make no sense, by field.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// The pair's share in the denominator of a batch's mean: one, unless the mean is not over pairs.
+    fn weight(&self, _chosen_tokens: usize) -> f64 {
+        1.0
+    }
+}
+
+/// What an objective reads of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    /// The tokens whose log-probabilities it reads: of the chosen response, of the rejected one.
+    pub tokens: [Tokens; 2],
+    /// Whether it reads the reference's log-probabilities of those tokens.
+    pub reference: bool,
+    /// Whether it reads stored rewards of those tokens.
+    pub rewards: bool,
+}
+
+impl Needs {
+    /// The policy's log-probabilities of `tokens`.
+    const fn policy(tokens: [Tokens; 2]) -> Self {
+        Self { tokens, reference: false, rewards: false }
+    }
+
+    /// The policy's log-probabilities of all tokens.
+    const fn all() -> Self {
+        Self::policy([Tokens::All; 2])
+    }
+
+    const fn and_reference(self) -> Self {
+        Self { reference: true, ..self }
+    }
+
+    const fn and_rewards(self) -> Self {
+        Self { rewards: true, ..self }
+    }
 }
 
 /// Which tokens of a response an objective reads.
@@ -45,10 +151,14 @@ pub enum Tokens {
 /// One response as an objective sees it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Response<'a> {
-    /// The policy's log-probability of every token that [`Objective::tokens`] asks for, in order.
+    /// The policy's log-probability of every token that [`Needs::tokens`] asks for, in order.
     pub logps: &'a [f64],
-    /// The reference's, for the same tokens; empty where the objective has no reference.
+    /// The reference's, for the same tokens; empty where [`Needs::reference`] does not ask for them.
     pub reference: &'a [f32],
+    /// The rewards of the same tokens; empty where [`Needs::rewards`] does not ask for them.
+    pub rewards: &'a [f32],
+    /// Number of tokens of the whole response.
+    pub length: usize,
 }
 
 /// Both responses to one prompt.
@@ -75,96 +185,27 @@ pub struct Outcome {
     pub rejected_reward: f64,
 }
 
-impl Objective {
-    /// The word that names it in YAML.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Sft(_) => "sft",
-            Self::Dpo(_) => "dpo",
-            Self::Simpo(_) => "simpo",
-            Self::Sepo(_) => "sepo",
-        }
-    }
-
-    /// The tokens it reads: of the chosen response, of the rejected one.
-    pub fn tokens(&self) -> [Tokens; 2] {
-        match self {
-            Self::Sft(_) => [Tokens::All, Tokens::Nothing],
-            Self::Dpo(_) | Self::Simpo(_) => [Tokens::All; 2],
-            Self::Sepo(_) => [Tokens::Key; 2],
-        }
-    }
-
-    /// Whether it reads the reference's log-probabilities.
-    pub fn needs_reference(&self) -> bool {
-        matches!(self, Self::Dpo(_))
-    }
-
-    /// Loss and gradient of one pair.
-    pub fn evaluate(&self, pair: &Pair) -> Outcome {
-        match self {
-            Self::Sft(objective) => objective.evaluate(pair),
-            Self::Dpo(objective) => objective.evaluate(pair),
-            Self::Simpo(objective) => objective.evaluate(pair),
-            Self::Sepo(objective) => objective.evaluate(pair),
-        }
-    }
-
-    /// The pair's share in the denominator of a batch's mean: its tokens for SFT (a mean over tokens, as TRL's), one
-    /// for everything else (a mean over pairs).
-    pub fn weight(&self, chosen_tokens: usize) -> f64 {
-        match self {
-            Self::Sft(_) => chosen_tokens as f64,
-            Self::Dpo(_) | Self::Simpo(_) | Self::Sepo(_) => 1.0,
-        }
-    }
-
-    /// Settings that make no sense: (field, what is wrong).
-    pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let mut problems = Vec::new();
-        let mut check = |field, holds: bool, rule: &str, value: f64| {
-            if !holds {
-                problems.push((field, format!("{field} is {value}; it must be {rule}")));
-            }
-        };
-        let above_zero = |value: f64| value > 0.0 && value.is_finite();
-        match *self {
-            Self::Sft(_) => {}
-            Self::Dpo(Dpo { beta, label_smoothing }) => {
-                check("beta", above_zero(beta), "above 0", beta);
-                check("label_smoothing", (0.0..0.5).contains(&label_smoothing), "in [0, 0.5)", label_smoothing);
-            }
-            Self::Simpo(Simpo { beta, margin }) => {
-                check("beta", above_zero(beta), "above 0", beta);
-                check("margin", margin.is_finite(), "a number", margin);
-            }
-            Self::Sepo(Sepo { gamma, margin }) => {
-                check("gamma", above_zero(gamma), "above 0", gamma);
-                check("margin", margin.is_finite(), "a number", margin);
-            }
-        }
-        problems
-    }
+/// The key of an enum's value, which is a map with one key.
+fn word(value: &impl Serialize) -> String {
+    let map = serde_json::to_value(value).unwrap_or_default();
+    map.as_object().and_then(|map| map.keys().next().cloned()).unwrap_or_default()
 }
 
-/// `log sigmoid(x)` without overflow.
-fn log_sigmoid(x: f64) -> f64 {
-    x.min(0.0) - (-x.abs()).exp().ln_1p()
+/// A problem with `field` unless its `value` `holds` what `rule` says.
+fn must_be(field: &str, value: f64, holds: bool, rule: &str) -> Option<Problem> {
+    (!holds).then(|| Problem::at(field, format!("{field} is {value}; it must be {rule}")))
 }
 
-/// `sigmoid(x)` without overflow.
-fn sigmoid(x: f64) -> f64 {
-    log_sigmoid(x).exp()
+fn above_zero(field: &str, value: f64) -> Option<Problem> {
+    must_be(field, value, value > 0.0 && value.is_finite(), "above 0")
 }
 
-/// The mean, and 0 for nothing: a side without key tokens has no say.
-fn mean(values: &[f64]) -> f64 {
-    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
+fn at_least_zero(field: &str, value: f64) -> Option<Problem> {
+    must_be(field, value, value >= 0.0 && value.is_finite(), "0 or more")
 }
 
-/// `value` spread evenly over `count` tokens.
-fn spread(value: f64, count: usize) -> Vec<f64> {
-    vec![value / count.max(1) as f64; count]
+fn a_number(field: &str, value: f64) -> Option<Problem> {
+    must_be(field, value, value.is_finite(), "a number")
 }
 
 #[cfg(test)]

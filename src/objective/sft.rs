@@ -3,15 +3,20 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, Pair};
+use super::{Formula, Needs, Outcome, Pair, Tokens};
+use crate::error::Problem;
 
 /// Negative log-likelihood of the chosen response.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sft {}
 
-impl Sft {
-    pub(super) fn evaluate(self, pair: &Pair) -> Outcome {
+impl Formula for Sft {
+    fn needs(&self) -> Needs {
+        Needs::policy([Tokens::All, Tokens::Nothing])
+    }
+
+    fn evaluate(&self, pair: &Pair) -> Outcome {
         let sum: f64 = pair.chosen.logps.iter().sum();
         Outcome {
             loss: -sum,
@@ -20,5 +25,14 @@ impl Sft {
             chosen_reward: sum,
             rejected_reward: 0.0,
         }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    /// A mean over tokens, as TRL's.
+    fn weight(&self, chosen_tokens: usize) -> f64 {
+        chosen_tokens as f64
     }
 }

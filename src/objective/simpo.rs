@@ -1,5 +1,5 @@
-//! SimPO (arXiv 2405.14734): `L = -log sigmoid(beta (mean logp_w - mean logp_l) - margin)`, means over all tokens of a
-//! response.
+//! SimPO (arXiv 2405.14734): `L = -(1 - e) log sigmoid(m) - e log sigmoid(-m)` with
+//! `m = beta (mean logp_w - mean logp_l) - margin`, means over all tokens of a response.
 //!
 //! The paper writes the margin as `gamma`; its tables give `gamma / beta`, and TRL's `simpo_gamma` is that too, divided
 //! before it multiplies by beta: `margin = simpo_gamma` in TRL's spelling `beta (d - simpo_gamma / beta)`.
@@ -7,9 +7,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, Pair, log_sigmoid, mean, sigmoid, spread};
+use super::contrast::{Contrast, Loss, Reward, logistic, share_of_wrong_labels, spread};
+use super::{Formula, Needs, Outcome, Pair, Response, a_number, above_zero};
+use crate::error::Problem;
 
-/// Length-normalised preference optimization without a reference.
+/// `-log sigmoid(beta (mean logp_w - mean logp_l) - margin)`. arXiv 2405.14734.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Simpo {
@@ -17,30 +19,42 @@ pub struct Simpo {
     pub beta: f64,
     /// How far the chosen response's reward should lead, after scaling by beta.
     pub margin: f64,
+    /// Probability that a preference label is wrong, in [0, 0.5).
+    pub label_smoothing: f64,
 }
 
 impl Default for Simpo {
     fn default() -> Self {
-        Self { beta: 2.0, margin: 1.0 }
+        Self { beta: 2.0, margin: 1.0, label_smoothing: 0.0 }
     }
 }
 
-impl Simpo {
-    pub(super) fn evaluate(self, pair: &Pair) -> Outcome {
-        contrast(self.beta, self.margin, pair)
+/// `scale` times the mean log-probability of the tokens given.
+pub(super) fn mean_reward(scale: f64, response: &Response) -> Reward {
+    Reward::of_logps(response, spread(scale, response.logps.len()))
+}
+
+impl Contrast for Simpo {
+    fn rewards(&self, pair: &Pair) -> [Reward; 2] {
+        [&pair.chosen, &pair.rejected].map(|response| mean_reward(self.beta, response))
+    }
+
+    fn loss(&self, margin: f64) -> Loss {
+        logistic(margin - self.margin, self.label_smoothing)
     }
 }
 
-/// `-log sigmoid(scale (mean logp_w - mean logp_l) - margin)` over the tokens given.
-pub(super) fn contrast(scale: f64, margin: f64, pair: &Pair) -> Outcome {
-    let (chosen_reward, rejected_reward) = (scale * mean(pair.chosen.logps), scale * mean(pair.rejected.logps));
-    let lead = chosen_reward - rejected_reward - margin;
-    let slope = -scale * sigmoid(-lead);
-    Outcome {
-        loss: -log_sigmoid(lead),
-        chosen_grad: spread(slope, pair.chosen.logps.len()),
-        rejected_grad: spread(-slope, pair.rejected.logps.len()),
-        chosen_reward,
-        rejected_reward,
+impl Formula for Simpo {
+    fn needs(&self) -> Needs {
+        Needs::all()
+    }
+
+    fn evaluate(&self, pair: &Pair) -> Outcome {
+        self.contrast(pair)
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let smoothing = share_of_wrong_labels("label_smoothing", self.label_smoothing);
+        [above_zero("beta", self.beta), a_number("margin", self.margin), smoothing].into_iter().flatten().collect()
     }
 }

@@ -1,140 +1,284 @@
 //! Values and gradients against PyTorch, finite differences, and properties.
 
 use proptest::prelude::*;
+use serde_json::json;
 
+use super::contrast::log_sigmoid;
 use super::*;
 
-const CHOSEN: [f64; 3] = [-0.5, -1.25, -2.0];
-const REJECTED: [f64; 2] = [-0.75, -3.0];
-const CHOSEN_REFERENCE: [f32; 3] = [-0.75, -1.0, -2.5];
-const REJECTED_REFERENCE: [f32; 2] = [-0.5, -2.0];
-
-fn pair<'a>(chosen: &'a [f64], rejected: &'a [f64]) -> Pair<'a> {
-    let response = |logps, reference| Response { logps, reference };
-    Pair { chosen: response(chosen, &CHOSEN_REFERENCE[..]), rejected: response(rejected, &REJECTED_REFERENCE[..]) }
+/// One response with everything that an objective may read.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Side {
+    logps: Vec<f64>,
+    reference: Vec<f32>,
+    rewards: Vec<f32>,
+    key: Vec<bool>,
 }
 
-#[track_caller]
-fn assert_outcome(objective: Objective, pair: &Pair, loss: f64, chosen_grad: &[f64], rejected_grad: &[f64]) {
-    let outcome = objective.evaluate(pair);
-    let close = |a: &[f64], b: &[f64]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12);
-    assert!(close(&[outcome.loss], &[loss]), "loss {}", outcome.loss);
-    assert!(close(&outcome.chosen_grad, chosen_grad), "{:?}", outcome.chosen_grad);
-    assert!(close(&outcome.rejected_grad, rejected_grad), "{:?}", outcome.rejected_grad);
+impl Side {
+    fn response(&self, length: usize) -> Response<'_> {
+        Response { logps: &self.logps, reference: &self.reference, rewards: &self.rewards, length }
+    }
+
+    /// The tokens that the mask marks, or all.
+    fn taken<T: Copy>(&self, tokens: Tokens, values: &[T]) -> Vec<T> {
+        let wanted = |index: usize| match tokens {
+            Tokens::All => true,
+            Tokens::Key => self.key[index],
+            Tokens::Nothing => false,
+        };
+        values.iter().enumerate().filter_map(|(index, value)| wanted(index).then_some(*value)).collect()
+    }
 }
 
-// Numbers of PyTorch 2.15.0:
-//
-// import torch, torch.nn.functional as F
-// torch.set_default_dtype(torch.float64)
-// w = torch.tensor([-0.5, -1.25, -2.0], requires_grad=True); l = torch.tensor([-0.75, -3.0], requires_grad=True)
-// rw = torch.tensor([-0.75, -1.0, -2.5]); rl = torch.tensor([-0.5, -2.0])
-// d = (w.sum() - rw.sum()) - (l.sum() - rl.sum())
-// dpo = -F.logsigmoid(0.1 * d)
-// dpo_smooth = -(1 - 0.1) * F.logsigmoid(0.1 * d) - 0.1 * F.logsigmoid(-0.1 * d)
-// simpo = -F.logsigmoid(2.0 * (w.mean() - l.mean()) - 1.0)
-// mw = torch.tensor([1., 0, 1.]); ml = torch.tensor([0., 1.])
-// u = 2.0 * ((w * mw).sum() / mw.sum() - (l * ml).sum() / ml.sum())
-// sepo = -F.logsigmoid(u); sepo_margin = -F.logsigmoid(u - 0.5)
-// for loss in ...: print(loss.item(), torch.autograd.grad(loss, (w, l), retain_graph=True))
+/// The objective's outcome, as the trainer asks for it.
+fn evaluate(formula: &dyn Formula, sides: [&Side; 2]) -> Outcome {
+    let needs = formula.needs();
+    let [chosen, rejected] = [0, 1].map(|index| {
+        let (side, tokens) = (sides[index], needs.tokens[index]);
+        let asked = |wanted: bool| if wanted { tokens } else { Tokens::Nothing };
+        Side {
+            logps: side.taken(tokens, &side.logps),
+            reference: side.taken(asked(needs.reference), &side.reference),
+            rewards: side.taken(asked(needs.rewards), &side.rewards),
+            key: side.key.clone(),
+        }
+    });
+    let pair =
+        Pair { chosen: chosen.response(sides[0].logps.len()), rejected: rejected.response(sides[1].logps.len()) };
+    formula.evaluate(&pair)
+}
+
+fn objective(settings: serde_json::Value) -> Objective {
+    serde_json::from_value(settings).unwrap()
+}
+
+/// What `tests/fixtures/objectives.py` found.
+#[derive(Deserialize)]
+struct Found {
+    pairs: Vec<[Side; 2]>,
+    outcomes: Vec<FoundOutcome>,
+}
+
+#[derive(Deserialize)]
+struct FoundOutcome {
+    objective: Objective,
+    pair: usize,
+    loss: f64,
+    gradients: [Vec<f64>; 2],
+}
 
 #[test]
-fn dpo_is_pytorchs() {
-    let pair = pair(&CHOSEN, &REJECTED);
-    let plain = Objective::Dpo(Dpo::default());
-    assert_outcome(plain, &pair, 0.6094704306630468, &[-0.04563613127629212; 3], &[0.04563613127629212; 2]);
-    let smooth = Objective::Dpo(Dpo { beta: 0.1, label_smoothing: 0.1 });
-    assert_outcome(smooth, &pair, 0.6269704306630468, &[-0.035636131276292116; 3], &[0.035636131276292116; 2]);
+fn every_objective_is_pytorchs() {
+    let found: Found = serde_json::from_str(include_str!("../../tests/fixtures/objectives.json")).unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    for FoundOutcome { objective, pair, loss, gradients } in &found.outcomes {
+        let [chosen, rejected] = &found.pairs[*pair];
+        let outcome = evaluate(objective.formula(), [chosen, rejected]);
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9 * (1.0 + b.abs());
+        assert!(close(outcome.loss, *loss), "{objective:?}, pair {pair}: {} is not {loss}", outcome.loss);
+        let tokens = objective.formula().needs().tokens;
+        for (index, got) in [&outcome.chosen_grad, &outcome.rejected_grad].into_iter().enumerate() {
+            let want = found.pairs[*pair][index].taken(tokens[index], &gradients[index]);
+            let same = got.len() == want.len() && got.iter().zip(&want).all(|(got, want)| close(*got, *want));
+            assert!(same, "{objective:?}, pair {pair}: {got:?} is not {want:?}");
+        }
+        seen.insert(objective.name());
+    }
+    let schema = schemars::schema_for!(Objective).to_value();
+    assert_eq!(Some(seen.len()), schema["oneOf"].as_array().map(Vec::len), "{seen:?}");
 }
 
 #[test]
-fn simpo_is_pytorchs() {
-    let objective = Objective::Simpo(Simpo::default());
-    let pair = pair(&CHOSEN, &REJECTED);
-    assert_outcome(objective, &pair, 0.5759394198788436, &[-0.29188233274280123; 3], &[0.4378234991142019; 2]);
-}
-
-#[test]
-fn sepo_is_pytorchs() {
-    let key = [CHOSEN[0], CHOSEN[2]];
-    let pair = pair(&key, &REJECTED[1..]);
-    let plain = Objective::Sepo(Sepo::default());
-    assert_outcome(plain, &pair, 0.029750418272620566, &[-0.029312230751356316; 2], &[0.05862446150271263]);
-    let margin = Objective::Sepo(Sepo { gamma: 2.0, margin: 0.5 });
-    assert_outcome(margin, &pair, 0.04858735157374206, &[-0.04742587317756679; 2], &[0.09485174635513358]);
-}
-
-#[test]
-fn sft_counts_tokens() {
-    let objective = Objective::Sft(Sft::default());
-    assert_outcome(objective, &pair(&CHOSEN, &[]), 3.75, &[-1.0; 3], &[]);
-    assert_eq!(objective.weight(3), 3.0);
-    assert_eq!(Objective::Sepo(Sepo::default()).weight(3), 1.0);
+fn a_mean_is_over_pairs_but_for_sft() {
+    assert_eq!(Sft::default().weight(3), 3.0);
+    assert_eq!(Sepo::default().weight(3), 1.0);
 }
 
 #[test]
 fn a_side_without_tokens_has_no_say() {
-    let outcome = Objective::Sepo(Sepo::default()).evaluate(&pair(&[-1.0], &[]));
+    let side = |logps: &[f64], key: &[bool]| Side { logps: logps.into(), key: key.into(), ..Side::default() };
+    let outcome = evaluate(&Sepo::default(), [&side(&[-1.0], &[true]), &side(&[-2.0], &[false])]);
     assert!((outcome.loss + log_sigmoid(-2.0)).abs() < 1e-15);
     assert!(outcome.rejected_grad.is_empty());
 }
 
 #[test]
 fn settings_without_sense_are_named() {
-    let wrong = Objective::Dpo(Dpo { beta: 0.0, label_smoothing: 0.5 });
-    let fields: Vec<&str> = wrong.problems().iter().map(|(field, _)| *field).collect();
-    assert_eq!(fields, ["beta", "label_smoothing"]);
-    assert!(Objective::Sepo(Sepo { gamma: f64::NAN, margin: 0.0 }).problems()[0].1.contains("above 0"));
-    assert_eq!(Objective::Simpo(Simpo::default()).problems(), []);
+    let problems = |settings| -> Vec<String> {
+        let problems = objective(settings).formula().problems();
+        problems.iter().map(|problem| format!("{}: {}", problem.path.join("."), problem.message)).collect()
+    };
+    assert_eq!(
+        problems(json!({"dpo": {"beta": 0.0, "label_smoothing": 0.5}})),
+        ["beta: beta is 0; it must be above 0", "label_smoothing: label_smoothing is 0.5; it must be in [0, 0.5)"]
+    );
+    assert_eq!(
+        problems(json!({"t_reg": {"base": {"simpo": {"beta": -1.0}}, "alpha": -0.1}})),
+        ["alpha: alpha is -0.1; it must be 0 or more", "base.simpo.beta: beta is -1; it must be above 0"]
+    );
+    assert_eq!(
+        problems(json!({"tis_dpo": {"weights": {"rank": {"range": [1.3, 0.7]}}}})),
+        ["weights.rank.range: range is [1.3, 0.7]; it must be two numbers of 0 or more, the lower one first"]
+    );
+    assert_eq!(
+        problems(json!({"sepo": {"normalizer": {"response_share": [0.3, 0.0]}}})),
+        ["normalizer: normalizer is 0; it must be in (0, 1]"]
+    );
+    let [official] = &problems(json!({"sepo": {"official": true, "margin": 0.5}}))[..] else { panic!() };
+    assert!(official.starts_with("official: "), "{official}");
+    for fine in
+        [json!({"sepo": {"official": true}}), json!({"d2po": {"gamma": 1.0}}), json!({"simpo": {"margin": 0.0}})]
+    {
+        assert_eq!(problems(fine), [""; 0]);
+    }
 }
 
 fn objectives() -> impl Strategy<Value = Objective> {
-    prop_oneof![
-        (0.01..5.0, 0.0..0.49).prop_map(|(beta, label_smoothing)| Objective::Dpo(Dpo { beta, label_smoothing })),
-        (0.1..5.0, 0.0..2.0).prop_map(|(beta, margin)| Objective::Simpo(Simpo { beta, margin })),
-        (0.1..5.0, 0.0..2.0).prop_map(|(gamma, margin)| Objective::Sepo(Sepo { gamma, margin })),
-        Just(Objective::Sft(Sft {})),
-    ]
+    let base = prop_oneof![
+        (0.01..5.0, 0.0..0.49).prop_map(|(beta, e)| json!({"dpo": {"beta": beta, "label_smoothing": e}})),
+        (0.1..5.0, 0.0..2.0).prop_map(|(beta, margin)| json!({"simpo": {"beta": beta, "margin": margin}})),
+    ];
+    let weights = prop_oneof![
+        (0.0..1.0, 1.0..2.0).prop_map(|(low, high)| json!({"rank": {"range": [low, high]}})),
+        (0.1..2.0, 0.0..1.0, 1.0..2.0)
+            .prop_map(|(limit, low, high)| json!({"clip": {"limit": limit, "range": [low, high]}})),
+        (0.0..2.0f64, 0.1..2.0f64).prop_map(|(mu, limit)| json!({"exp": {"mu": mu, "clamp": [-limit, limit]}})),
+    ];
+    let scale = 0.1..5.0f64;
+    let settings = prop_oneof![
+        Just(json!({"sft": {}})),
+        (scale.clone(), 0.0..0.49, any::<bool>())
+            .prop_map(|(beta, e, robust)| json!({"dpo": {"beta": beta, "label_smoothing": e, "robust": robust}})),
+        (scale.clone(), any::<bool>())
+            .prop_map(|(beta, mean)| json!({"ipo": {"beta": beta, "length_normalized": mean}})),
+        scale.clone().prop_map(|beta| json!({"hinge": {"beta": beta}})),
+        (scale.clone(), 0.0..2.0, 0.0..0.49)
+            .prop_map(|(beta, margin, e)| json!({"simpo": {"beta": beta, "margin": margin, "label_smoothing": e}})),
+        (0.0..2.0).prop_map(|weight| json!({"rrhf": {"sft_weight": weight}})),
+        (scale.clone(), 0.0..2.0).prop_map(|(gamma, margin)| json!({"sepo": {"gamma": gamma, "margin": margin}})),
+        (scale.clone(), 0.1..1.0, 0.1..1.0)
+            .prop_map(|(gamma, w, l)| json!({"sepo": {"gamma": gamma, "normalizer": {"response_share": [w, l]}}})),
+        (scale.clone(), 0.0..2.0, any::<bool>())
+            .prop_map(|(beta, alpha, clamp)| json!({"tgdpo": {"beta": beta, "alpha": alpha, "clamp": clamp}})),
+        (base.clone(), 0.0..1.0)
+            .prop_map(|(base, alpha)| json!({"t_reg": {"base": base, "alpha": alpha, "sequence_weight": false}})),
+        (scale, weights).prop_map(|(beta, weights)| json!({"tis_dpo": {"beta": beta, "weights": weights}})),
+        (base, 0.5..1.0).prop_map(|(base, gamma)| json!({"d2po": {"base": base, "gamma": gamma}})),
+    ];
+    settings.prop_map(objective)
 }
 
-fn logps() -> impl Strategy<Value = Vec<f64>> {
-    prop::collection::vec(-6.0..-0.01f64, 1..6)
+fn side() -> impl Strategy<Value = Side> {
+    let token = (-6.0..-0.01f64, -6f32..0.0, -2f32..2.0, any::<bool>());
+    prop::collection::vec(token, 1..6).prop_map(|tokens| Side {
+        logps: tokens.iter().map(|token| token.0).collect(),
+        reference: tokens.iter().map(|token| token.1).collect(),
+        rewards: tokens.iter().map(|token| token.2).collect(),
+        key: tokens.iter().map(|token| token.3).collect(),
+    })
+}
+
+/// Margins where a hinge bends have no derivative.
+fn is_at_a_bend(objective: Objective, outcome: &Outcome) -> bool {
+    let margin = outcome.chosen_reward - outcome.rejected_reward;
+    match objective {
+        Objective::Hinge(_) => (margin - 1.0).abs() < 1e-4,
+        Objective::Rrhf(_) => margin.abs() < 1e-4,
+        _ => false,
+    }
+}
+
+/// What changes when the sides change places: the rewards' signs, so that they agree with the labels again.
+fn swapped([chosen, rejected]: &[Side; 2]) -> [Side; 2] {
+    let negated = |side: &Side| Side { rewards: side.rewards.iter().map(|reward| -reward).collect(), ..side.clone() };
+    [negated(rejected), negated(chosen)]
+}
+
+fn margin(objective: Objective, [chosen, rejected]: &[Side; 2]) -> f64 {
+    let outcome = evaluate(objective.formula(), [chosen, rejected]);
+    outcome.chosen_reward - outcome.rejected_reward
 }
 
 proptest! {
     #[test]
-    fn gradients_match_finite_differences(objective in objectives(), chosen in logps(), rejected in logps()) {
-        let loss = |chosen: &[f64], rejected: &[f64]| objective.evaluate(&pair(chosen, rejected)).loss;
-        let outcome = objective.evaluate(&pair(&chosen, &rejected));
-        let h = 1e-6;
-        for (index, grad) in outcome.chosen_grad.iter().enumerate() {
-            let (mut up, mut down) = (chosen.clone(), chosen.clone());
-            up[index] += h;
-            down[index] -= h;
-            let numeric = (loss(&up, &rejected) - loss(&down, &rejected)) / (2.0 * h);
-            prop_assert!((numeric - grad).abs() < 1e-6 * (1.0 + grad.abs()), "{} {}", numeric, grad);
+    fn gradients_match_finite_differences(objective in objectives(), sides in [side(), side()]) {
+        let formula = objective.formula();
+        let outcome = evaluate(formula, sides.each_ref());
+        prop_assume!(!is_at_a_bend(objective, &outcome));
+        let tokens = formula.needs().tokens;
+        for (index, grads) in [&outcome.chosen_grad, &outcome.rejected_grad].into_iter().enumerate() {
+            let places: Vec<usize> = (0..sides[index].logps.len()).collect();
+            for (place, grad) in sides[index].taken(tokens[index], &places).into_iter().zip(grads) {
+                let loss = |step: f64| {
+                    let mut moved = sides.clone();
+                    moved[index].logps[place] += step;
+                    evaluate(formula, moved.each_ref()).loss
+                };
+                let numeric = (loss(1e-6) - loss(-1e-6)) / 2e-6;
+                prop_assert!((numeric - grad).abs() < 1e-5 * (1.0 + grad.abs()), "{:?}: {} {}", objective, numeric, grad);
+            }
         }
-        for (index, grad) in outcome.rejected_grad.iter().enumerate() {
-            let (mut up, mut down) = (rejected.clone(), rejected.clone());
-            up[index] += h;
-            down[index] -= h;
-            let numeric = (loss(&chosen, &up) - loss(&chosen, &down)) / (2.0 * h);
-            prop_assert!((numeric - grad).abs() < 1e-6 * (1.0 + grad.abs()), "{} {}", numeric, grad);
+    }
+
+    /// No gradient flows through the weight of a pair, so it multiplies the regulariser's gradient.
+    #[test]
+    fn the_sequence_weight_is_a_factor(beta in 0.1..5.0f64, alpha in 0.1..1.0f64, sides in [side(), side()]) {
+        let base = Base::Dpo(Dpo { beta, ..Dpo::default() });
+        let of = |formula: &dyn Formula| evaluate(formula, sides.each_ref());
+        let plain = of(base.contrast());
+        let weight = log_sigmoid(plain.rejected_reward - plain.chosen_reward).exp();
+        let [weighted, constant] = [true, false].map(|sequence_weight| of(&TReg { base, alpha, sequence_weight }));
+        let all = |outcome: Outcome| [vec![outcome.loss], outcome.chosen_grad, outcome.rejected_grad].concat();
+        for ((plain, weighted), constant) in all(plain).into_iter().zip(all(weighted)).zip(all(constant)) {
+            prop_assert!((weighted - plain - weight * (constant - plain)).abs() < 1e-12);
         }
     }
 
     #[test]
-    fn swapping_sides_flips_the_margin(chosen in logps(), rejected in logps(), gamma in 0.1..5.0f64) {
-        let objective = Objective::Sepo(Sepo { gamma, margin: 0.0 });
-        let margin = |outcome: Outcome| outcome.chosen_reward - outcome.rejected_reward;
-        let (there, back) = (objective.evaluate(&pair(&chosen, &rejected)), objective.evaluate(&pair(&rejected, &chosen)));
-        prop_assert_eq!(margin(there), -margin(back));
+    fn swapping_sides_flips_the_margin(objective in objectives(), sides in [side(), side()]) {
+        let has_equal_sides = match objective {
+            Objective::Sft(_) => false,
+            Objective::Sepo(sepo) => sepo.normalizer == Normalizer::Selected,
+            _ => true,
+        };
+        prop_assume!(has_equal_sides);
+        let (there, back) = (margin(objective, &sides), margin(objective, &swapped(&sides)));
+        prop_assert!((there + back).abs() < 1e-12 * (1.0 + there.abs()), "{} {}", there, back);
     }
 
     #[test]
-    fn sepo_on_all_tokens_is_simpo(chosen in logps(), rejected in logps(), scale in 0.1..5.0f64, margin in 0.0..2.0f64) {
-        let pair = pair(&chosen, &rejected);
-        let sepo = Objective::Sepo(Sepo { gamma: scale, margin }).evaluate(&pair);
-        prop_assert_eq!(sepo, Objective::Simpo(Simpo { beta: scale, margin }).evaluate(&pair));
+    fn without_its_own_term_an_objective_is_its_base(beta in 0.1..5.0f64, sides in [side(), side()]) {
+        let dpo = json!({"dpo": {"beta": beta}});
+        let simpo = json!({"simpo": {"beta": beta, "margin": 0.5}});
+        let cases = [
+            (json!({"tgdpo": {"beta": beta, "alpha": 0.0}}), &dpo),
+            (json!({"tis_dpo": {"beta": beta, "weights": {"rank": {"range": [1.0, 1.0]}}}}), &dpo),
+            (json!({"dpo": {"beta": beta, "robust": true}}), &dpo),
+            (json!({"t_reg": {"base": dpo, "alpha": 0.0}}), &dpo),
+            (json!({"t_reg": {"base": simpo, "alpha": 0.0}}), &simpo),
+            (json!({"d2po": {"base": dpo, "gamma": 1.0}}), &dpo),
+            (json!({"d2po": {"base": simpo, "gamma": 1.0}}), &simpo),
+        ];
+        let all = |outcome: Outcome| [vec![outcome.loss], outcome.chosen_grad, outcome.rejected_grad].concat();
+        for (own, base) in cases {
+            let [own_values, base_values] =
+                [own.clone(), base.clone()].map(|it| all(evaluate(objective(it).formula(), sides.each_ref())));
+            let same = own_values.iter().zip(&base_values).all(|(a, b)| (a - b).abs() < 1e-12 * (1.0 + b.abs()));
+            prop_assert!(same, "{}: {:?} {:?}", own, own_values, base_values);
+        }
+    }
+
+    #[test]
+    fn sepo_on_all_tokens_is_simpo(sides in [side(), side()], scale in 0.1..5.0f64, margin in 0.0..2.0f64, share in 0.1..1.0) {
+        let sides = sides.map(|side| Side { key: vec![true; side.logps.len()], ..side });
+        let simpo = Simpo { beta: scale, margin, ..Simpo::default() };
+        for normalizer in [Normalizer::Selected, Normalizer::ResponseShare([share; 2])] {
+            let sepo = Sepo { gamma: scale, margin, normalizer, official: false };
+            prop_assert_eq!(evaluate(&sepo, sides.each_ref()), evaluate(&simpo, sides.each_ref()));
+        }
+        let official = Sepo { official: true, ..Sepo::default() };
+        let bare = Simpo { beta: 1.0, margin: 0.0, ..Simpo::default() };
+        prop_assert_eq!(evaluate(&official, sides.each_ref()), evaluate(&bare, sides.each_ref()));
     }
 }

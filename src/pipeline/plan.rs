@@ -124,11 +124,9 @@ impl Plan {
             match plan.columns(&stage, monitor) {
                 Err(Obstacle::Failed(error)) => return Err(error.in_stage(&id)),
                 Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
-                Err(Obstacle::Problems(found)) => problems.extend(found.into_iter().map(|mut problem| {
-                    let prefix = ["stages".to_owned(), id.clone(), stage.name().to_owned()];
-                    problem.path.splice(0..0, prefix);
-                    problem
-                })),
+                Err(Obstacle::Problems(found)) => {
+                    problems.extend(found.into_iter().map(|problem| problem.within(&["stages", &id, stage.name()])));
+                }
             }
         }
         if problems.is_empty() {
@@ -195,7 +193,7 @@ impl Plan {
 
     /// DPO reads the reference's log-probabilities from columns; where they are missing, a scoring pass comes first.
     fn add_reference_passes(&mut self, id: &str, train: &mut Train) {
-        if !train.objective.needs_reference() {
+        if !train.objective.formula().needs().reference {
             return;
         }
         let reference = train.reference.clone().unwrap_or_else(|| train.model.clone());
@@ -207,6 +205,7 @@ impl Plan {
             let score = Score {
                 input: input.clone(),
                 oracle: None,
+                contrast: false,
                 reference: reference.clone(),
                 batch_tokens: train.batch_tokens,
                 // The policy trains in f32; its reference must not differ from it by rounding.
@@ -248,7 +247,10 @@ impl Plan {
                 generate.columns(&input(&generate.input), folder.is_some())?
             }
             Stage::Write(write) => checked(input(&write.input), write.problems(&input(&write.input)))?,
-            Stage::Train(train) => checked(input(&train.input), train.problems(&input(&train.input)))?,
+            Stage::Train(train) => {
+                let held_out = train.eval.as_ref().map(|eval| input(&eval.input));
+                checked(input(&train.input), train.problems(&input(&train.input), held_out.as_deref()))?
+            }
             Stage::Evaluate(evaluate) => {
                 let problems = evaluate.problems(|id| self.node(id).map(|node| node.columns.clone()));
                 checked(evaluate.input.as_ref().map_or_else(|| Schema::empty().into(), |id| input(id)), problems)?

@@ -103,7 +103,7 @@ impl Stage {
     pub fn conclude(&self, sums: Metrics) -> Result<Metrics> {
         match self {
             Self::Tokenize(stage) => stage.conclude(sums),
-            Self::Score(_) => Ok(score::conclude(sums)),
+            Self::Score(stage) => Ok(stage.conclude(sums)),
             Self::Select(_) => Ok(select::conclude(sums)),
             _ => Ok(sums),
         }

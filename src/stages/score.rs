@@ -1,7 +1,11 @@
 //! `score` — the log-probability of every response token under an oracle and under its reference; their difference is
 //! the token reward (SePO, arXiv 2408.13518, section 3): `r_i = log pi_oracle(y_i | x, y_<i) - log pi_ref(y_i | x, y_<i)`.
+//!
+//! With `contrast` there is no oracle: the reference itself is asked for a better and for a worse answer (T-REG,
+//! arXiv 2412.02685): `r_i = sigmoid(log pi_ref(y_i | x_better, y_<i) - log pi_ref(y_i | x_worse, y_<i)) - 1/2`.
 
 use std::mem::take;
+use std::ops::Not;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float32Array, RecordBatch};
@@ -13,7 +17,9 @@ use serde_json::{Value, json};
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{Lists, from_rows, ids};
 use crate::columns::provenance::Provenance;
-use crate::columns::{PROMPT_IDS, REWARD_MARGIN, Side, list_type, put, with_column};
+use crate::columns::{
+    BETTER_PROMPT_IDS, PROMPT_IDS, REWARD_MARGIN, Side, WORSE_PROMPT_IDS, list_type, put, with_column,
+};
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::score::PairIds;
 use crate::model::{DeviceSpec, ModelSource, Precision, Scorer};
@@ -27,8 +33,11 @@ pub struct Score {
     /// The model that was trained with DPO; without one, only the reference's log-probabilities are added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oracle: Option<String>,
-    /// The model that the oracle started from.
+    /// The model that the oracle started from; with `contrast`, the one that is asked.
     pub reference: String,
+    /// Rewards from two prompts in place of an oracle. Reads what `tokenize` with `contrast` writes.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub contrast: bool,
     /// Most tokens in one forward pass.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
@@ -36,6 +45,9 @@ pub struct Score {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
 }
+
+/// The name of a column, by side.
+type ColumnName = fn(Side) -> String;
 
 /// Tokens of a forward pass without a word about it: fits two thousand positions of a small model in every cache.
 pub(super) fn default_batch_tokens() -> usize {
@@ -45,12 +57,29 @@ pub(super) fn default_batch_tokens() -> usize {
 /// Checks that the token columns are there.
 pub(super) fn needs_ids(input: &Schema) -> Vec<Problem> {
     let names = [PROMPT_IDS.to_owned(), Side::Chosen.ids(), Side::Rejected.ids()];
-    let missing = names.iter().filter(|name| {
-        input.field_with_name(name).map_or(true, |field| *field.data_type() != list_type(DataType::Int32))
-    });
+    let missing = names.iter().filter(|name| !has_ids(input, name));
     missing
         .map(|name| Problem::at("input", format!("no column `{name}`")).help("put a `tokenize` stage before it"))
         .collect()
+}
+
+/// Whether `rows` have `list<int32>` in column `name`.
+fn has_ids(rows: &Schema, name: &str) -> bool {
+    rows.field_with_name(name).is_ok_and(|field| *field.data_type() == list_type(DataType::Int32))
+}
+
+/// Checks that both sides have `list<float32>` in the column called `name`; `help` is the way to it.
+pub(super) fn needs_floats(rows: &Schema, name: ColumnName, help: &str) -> Vec<Problem> {
+    let is_there = |name: &String| {
+        rows.field_with_name(name).is_ok_and(|field| *field.data_type() == list_type(DataType::Float32))
+    };
+    let missing = Side::BOTH.map(name).into_iter().filter(|name| !is_there(name));
+    missing.map(|name| Problem::at("input", format!("no column `{name}`")).help(help)).collect()
+}
+
+/// Checks that token rewards are there.
+pub(super) fn needs_rewards(rows: &Schema) -> Vec<Problem> {
+    needs_floats(rows, Side::token_rewards, "put a `score` stage with an oracle or a contrast before it")
 }
 
 /// The pairs of a batch.
@@ -61,7 +90,17 @@ pub(super) fn pairs(batch: &RecordBatch) -> Result<(Lists<'_, i32>, [Lists<'_, i
 impl Score {
     /// The columns that it adds.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
-        let problems = needs_ids(input);
+        let mut problems = needs_ids(input);
+        if self.contrast {
+            let missing = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS].into_iter().filter(|name| !has_ids(input, name));
+            let problem = |name| Problem::at("contrast", format!("no column `{name}`"));
+            problems
+                .extend(missing.map(|name| problem(name).help("give the `tokenize` stage before it `contrast: {}`")));
+            if self.oracle.is_some() {
+                let message = "rewards come from an oracle or from a contrast, not from both";
+                problems.push(Problem::at("contrast", message).help("leave one of them out, or write two stages"));
+            }
+        }
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -71,14 +110,34 @@ impl Score {
             add(&side.ref_logps(), list_type(DataType::Float32));
             if self.oracle.is_some() {
                 add(&side.oracle_logps(), list_type(DataType::Float32));
+            }
+            if self.contrast {
+                add(&side.better_logps(), list_type(DataType::Float32));
+                add(&side.worse_logps(), list_type(DataType::Float32));
+            }
+            if self.makes_rewards() {
                 add(&side.token_rewards(), list_type(DataType::Float32));
                 add(&side.reward(), DataType::Float32);
             }
         }
-        if self.oracle.is_some() {
+        if self.makes_rewards() {
             add(REWARD_MARGIN, DataType::Float32);
         }
         Ok(Arc::new(Schema::new_with_metadata(fields, input.metadata().clone())))
+    }
+
+    fn makes_rewards(&self) -> bool {
+        self.contrast || self.oracle.is_some()
+    }
+
+    /// What the stage reports, given the sums over all its units.
+    pub(super) fn conclude(&self, mut sums: Metrics) -> Metrics {
+        let [right, pairs] = ["pairs_ranked_right", "pairs"].map(|name| sums.get(name).and_then(Value::as_f64));
+        if let (Some(right), Some(pairs)) = (right, pairs.filter(|pairs| *pairs > 0.0)) {
+            let judge = if self.contrast { "contrast" } else { "oracle" };
+            sums.insert(format!("{judge}_pair_accuracy"), json!(right / pairs));
+        }
+        sums
     }
 
     /// Loads the models.
@@ -92,31 +151,27 @@ impl Score {
             let precision = self.precision.unwrap_or_default();
             Ok((Scorer::load(source, device, precision, self.batch_tokens)?, source.digest()?))
         };
-        Ok(Box::new(Work {
-            oracle: oracle.map(load).transpose()?,
-            reference: load(reference)?,
-            tokens: 0,
-            accurate: 0,
-            rows: 0,
-        }))
+        let judge = match oracle {
+            Some(oracle) => {
+                let (scorer, digest) = load(oracle)?;
+                Judge::Oracle { scorer: Box::new(scorer), digest }
+            }
+            None if self.contrast => Judge::Prompts,
+            None => Judge::Nobody,
+        };
+        let (reference, digest) = load(reference)?;
+        Ok(Box::new(Work { judge, reference, digest, tokens: 0, accurate: 0, rows: 0 }))
     }
 }
 
 struct Work {
-    oracle: Option<(Scorer, String)>,
-    reference: (Scorer, String),
+    judge: Judge,
+    reference: Scorer,
+    /// Of the reference.
+    digest: String,
     tokens: u64,
     accurate: u64,
     rows: u64,
-}
-
-/// What the stage reports, given the sums over all its units.
-pub(super) fn conclude(mut sums: Metrics) -> Metrics {
-    let [right, pairs] = ["pairs_ranked_right", "pairs"].map(|name| sums.get(name).and_then(Value::as_f64));
-    if let (Some(right), Some(pairs)) = (right, pairs.filter(|pairs| *pairs > 0.0)) {
-        sums.insert("oracle_pair_accuracy".into(), json!(right / pairs));
-    }
-    sums
 }
 
 impl Transform for Work {
@@ -125,40 +180,26 @@ impl Transform for Work {
         let pairs: Vec<PairIds> = (0..batch.num_rows())
             .map(|row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) })
             .collect();
-        let reference = self.reference.0.logps(&pairs)?;
-        let oracle = self.oracle.as_ref().map(|(scorer, _)| scorer.logps(&pairs)).transpose()?;
-        let mut reasons: Vec<Option<&'static str>> = vec![None; pairs.len()];
-        let mut check = |logps: &[[Vec<f32>; 2]]| {
-            for (row, sides) in logps.iter().enumerate() {
-                if sides.iter().flatten().any(|logp| !logp.is_finite()) {
-                    reasons[row] = Some("log-probability is not finite");
-                }
-            }
-        };
-        check(&reference);
-        oracle.iter().for_each(|logps| check(logps));
+        let Judged { rewards, logps } = self.judge(&batch, &pairs)?;
 
+        let is_finite = |row: usize| logps.iter().all(|(_, l)| l[row].iter().flatten().all(|logp| logp.is_finite()));
+        let reasons: Vec<Option<&'static str>> =
+            (0..pairs.len()).map(|row| (!is_finite(row)).then_some("log-probability is not finite")).collect();
         let mut columns: Vec<(String, ArrayRef)> = Vec::new();
-        let mut sums = [Vec::new(), Vec::new()];
-        for (index, side) in Side::BOTH.into_iter().enumerate() {
-            columns.push((side.ref_logps(), from_rows::<Float32Type>(reference.iter().map(|row| &row[index]))));
-            let Some(oracle) = &oracle else { continue };
-            let rewards: Vec<Vec<f32>> = oracle
-                .iter()
-                .zip(&reference)
-                .map(|(o, r)| o[index].iter().zip(&r[index]).map(|(o, r)| o - r).collect())
-                .collect();
-            let sum = |rewards: &Vec<f32>| rewards.iter().copied().map(f64::from).sum::<f64>();
-            sums[index] = rewards.iter().map(sum).collect();
-            columns.push((side.oracle_logps(), from_rows::<Float32Type>(oracle.iter().map(|row| &row[index]))));
-            columns.push((side.token_rewards(), from_rows::<Float32Type>(&rewards)));
-            columns.push((side.reward(), floats(sums[index].iter().copied())));
+        for side in Side::BOTH {
+            let of = |values: &Logps| from_rows::<Float32Type>(values.iter().map(|row| &row[side as usize]));
+            columns.extend(logps.iter().map(|(name, values)| (name(side), of(values))));
+            columns.extend(rewards.iter().map(|rewards| (side.token_rewards(), of(rewards))));
         }
-        if oracle.is_some() {
-            let margins: Vec<f64> = sums[0].iter().zip(&sums[1]).map(|(chosen, rejected)| chosen - rejected).collect();
-            self.accurate +=
-                margins.iter().zip(&reasons).filter(|(m, reason)| **m > 0.0 && reason.is_none()).count() as u64;
-            columns.push((REWARD_MARGIN.to_owned(), floats(margins.into_iter())));
+        if let Some(rewards) = &rewards {
+            let sum = |rewards: &Vec<f32>| rewards.iter().copied().map(f64::from).sum::<f64>();
+            let sums: Vec<[f64; 2]> = rewards.iter().map(|row| row.each_ref().map(sum)).collect();
+            for side in Side::BOTH {
+                columns.push((side.reward(), floats(sums.iter().map(|sums| sums[side as usize]))));
+            }
+            let right = sums.iter().zip(&reasons).filter(|([c, r], reason)| c > r && reason.is_none());
+            self.accurate += right.count() as u64;
+            columns.push((REWARD_MARGIN.to_owned(), floats(sums.iter().map(|[chosen, rejected]| chosen - rejected))));
         }
         self.rows += reasons.iter().filter(|reason| reason.is_none()).count() as u64;
         self.tokens += pairs.iter().flat_map(|pair| pair.responses).map(|ids| ids.len() as u64).sum::<u64>();
@@ -167,25 +208,96 @@ impl Transform for Work {
         for (name, column) in columns {
             out = with_column(&out, &name, column).map_err(|error| Error::data(Place::column(&name), error))?;
         }
-        let mut provenance = Provenance::of(&out.schema());
-        provenance.reference = Some(self.reference.1.clone());
-        provenance.precision = serde_json::to_value(self.reference.0.precision()).ok();
-        if let Some((_, digest)) = &self.oracle {
-            provenance.oracle = Some(digest.clone());
-        }
-        let out = provenance.stamp_rows(&out);
+        let out = self.provenance(Provenance::of(&out.schema())).stamp_rows(&out);
         Outcome::sort_out(&out, &reasons)
     }
 
     fn counted(&mut self) -> Metrics {
         let mut counted = Metrics::new();
         counted.insert("response_tokens".into(), json!(take(&mut self.tokens)));
-        if self.oracle.is_some() {
+        if !matches!(self.judge, Judge::Nobody) {
             counted.insert("pairs".into(), json!(take(&mut self.rows)));
             counted.insert("pairs_ranked_right".into(), json!(take(&mut self.accurate)));
         }
         counted
     }
+}
+
+impl Work {
+    /// Scores `pairs`, the rows of `batch`.
+    fn judge(&self, batch: &RecordBatch, pairs: &[PairIds]) -> Result<Judged> {
+        let reference = self.reference.logps(pairs)?;
+        Ok(match &self.judge {
+            Judge::Nobody => Judged { rewards: None, logps: vec![(Side::ref_logps, reference)] },
+            Judge::Oracle { scorer, .. } => {
+                let oracle = scorer.logps(pairs)?;
+                let rewards = token_rewards(&oracle, &reference, |oracle, reference| oracle - reference);
+                let logps: Vec<(ColumnName, Logps)> = vec![(Side::ref_logps, reference), (Side::oracle_logps, oracle)];
+                Judged { rewards: Some(rewards), logps }
+            }
+            Judge::Prompts => {
+                let [better, worse] = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS].map(|name| self.behind(batch, name, pairs));
+                let (better, worse) = (better?, worse?);
+                let rewards = token_rewards(&better, &worse, contrast_reward);
+                let columns: [ColumnName; 3] = [Side::ref_logps, Side::better_logps, Side::worse_logps];
+                Judged { rewards: Some(rewards), logps: columns.into_iter().zip([reference, better, worse]).collect() }
+            }
+        })
+    }
+
+    /// What the reference says of the responses of `pairs` behind the prompts in column `name`.
+    fn behind(&self, batch: &RecordBatch, name: &str, pairs: &[PairIds]) -> Result<Logps> {
+        let prompts = ids(batch, name)?;
+        if prompts.rows().any(<[i32]>::is_empty) {
+            return Err(Error::data(Place::column(name), "holds an empty prompt; tokenize the rows again"));
+        }
+        let asked = prompts.rows().zip(pairs).map(|(prompt, pair)| PairIds { prompt, ..*pair });
+        self.reference.logps(&asked.collect::<Vec<_>>())
+    }
+
+    fn provenance(&self, mut provenance: Provenance) -> Provenance {
+        provenance.reference = Some(self.digest.clone());
+        provenance.precision = serde_json::to_value(self.reference.precision()).ok();
+        match &self.judge {
+            Judge::Nobody => {}
+            Judge::Oracle { digest, .. } => {
+                provenance.oracle = Some(digest.clone());
+                provenance.rewards = Some(json!({"oracle": digest, "reference": self.digest}));
+            }
+            Judge::Prompts => {
+                provenance.rewards = Some(json!({"model": self.digest, "contrast": provenance.contrast}));
+            }
+        }
+        provenance
+    }
+}
+
+/// Who says what tokens are worth.
+enum Judge {
+    Nobody,
+    Oracle { scorer: Box<Scorer>, digest: String },
+    Prompts,
+}
+
+/// One list for each response of each row.
+type Logps = Vec<[Vec<f32>; 2]>;
+
+/// Log-probabilities by column, and the token rewards that follow from them.
+struct Judged {
+    rewards: Option<Logps>,
+    logps: Vec<(ColumnName, Logps)>,
+}
+
+/// The reward of every token, from what two models or prompts say of it.
+fn token_rewards(one: &Logps, other: &Logps, reward: impl Fn(f32, f32) -> f32) -> Logps {
+    let side = |one: &[f32], other: &[f32]| one.iter().zip(other).map(|(a, b)| reward(*a, *b)).collect();
+    let rows = one.iter().zip(other);
+    rows.map(|(one, other)| [side(&one[0], &other[0]), side(&one[1], &other[1])]).collect()
+}
+
+/// `sigmoid(better - worse) - 1/2`, in [-1/2, 1/2].
+fn contrast_reward(better: f32, worse: f32) -> f32 {
+    (0.5 * (0.5 * (f64::from(better) - f64::from(worse))).tanh()) as f32
 }
 
 fn floats(values: impl Iterator<Item = f64>) -> ArrayRef {

@@ -2,6 +2,7 @@
 //! tokenized apart, so that both answers share one prompt. Nothing is added to what the template writes.
 
 mod boundary;
+mod contrast;
 
 use std::sync::Arc;
 
@@ -14,11 +15,16 @@ use serde::{Deserialize, Serialize};
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::provenance::Provenance;
-use crate::columns::{PROMPT, PROMPT_IDS, Side, list_type, messages, messages_type, put, row_id, with_column};
+use crate::columns::{
+    BETTER_PROMPT_IDS, PROMPT, PROMPT_IDS, Side, WORSE_PROMPT_IDS, list_type, messages, messages_type, put, row_id,
+    with_column,
+};
 use crate::error::{Error, Place, Problem, Result};
-use crate::model::{Message, Template, Tokenizer};
+use crate::model::{Message, Rendered, Template, Tokenizer};
 pub use boundary::Boundary;
 use boundary::{Boundaries, Faults, Seen};
+pub use contrast::Contrast;
+use contrast::reworded;
 
 /// Tokenizes conversations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,6 +43,10 @@ pub struct Tokenize {
     /// Shares of rows above which the stage fails, by what is wrong where prompts and answers meet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boundary: Option<Boundary>,
+    /// Write the prompts in two more wordings as well, `better_prompt_ids` and `worse_prompt_ids`, which `score` with
+    /// `contrast` compares. They may be longer than `max_length` by their wording.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<Contrast>,
     /// Span columns to turn into token masks: `planted` makes `{side}_planted_mask` from `{side}_planted`
     /// (list<struct<start, end>> in characters of the answer).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -84,6 +94,10 @@ impl Tokenize {
         let mut fields: Vec<Field> = input.fields().iter().map(|field| Field::clone(field)).collect();
         let mut add = |name: &str, data_type| put(&mut fields, Field::new(name, data_type, false));
         add(PROMPT_IDS, list_type(DataType::Int32));
+        if let Some(contrast) = &self.contrast {
+            problems.extend(contrast.problems());
+            CONTRAST_IDS.iter().for_each(|name| add(name, list_type(DataType::Int32)));
+        }
         for side in Side::BOTH {
             add(&side.ids(), list_type(DataType::Int32));
             add(&side.truncated(), DataType::Boolean);
@@ -118,6 +132,9 @@ impl Tokenize {
     }
 }
 
+/// The columns of the two wordings, better first.
+const CONTRAST_IDS: [&str; 2] = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS];
+
 struct Work {
     stage: Tokenize,
     tokenizer: Tokenizer,
@@ -131,6 +148,8 @@ struct Work {
 #[derive(Default)]
 struct Row {
     prompt: Vec<i32>,
+    /// The prompt in the words of the contrast, better first; empty without one.
+    contrast: [Vec<i32>; 2],
     answers: [Vec<i32>; 2],
     truncated: [bool; 2],
     /// For every span column, the masks of both answers.
@@ -157,6 +176,11 @@ impl Transform for Work {
         }
         let mut columns: Vec<(String, ArrayRef)> =
             vec![(PROMPT_IDS.to_owned(), from_rows::<Int32Type>(rows.iter().map(|row| &row.prompt)))];
+        if self.stage.contrast.is_some() {
+            columns.extend(CONTRAST_IDS.into_iter().enumerate().map(|(index, name)| {
+                (name.to_owned(), from_rows::<Int32Type>(rows.iter().map(|row| &row.contrast[index])))
+            }));
+        }
         for (index, side) in Side::BOTH.into_iter().enumerate() {
             columns.push((side.ids(), from_rows::<Int32Type>(rows.iter().map(|row| &row.answers[index]))));
             let truncated: BooleanArray = rows.iter().map(|row| Some(row.truncated[index])).collect();
@@ -174,7 +198,8 @@ impl Transform for Work {
             out = with_column(&out, &name, column).map_err(|error| Error::data(Place::column(&name), error))?;
         }
         let (tokenizer, template) = (Some(self.digest.clone()), Some(self.template.digest()));
-        let out = Provenance { tokenizer, template, ..Provenance::of(&out.schema()) }.stamp_rows(&out);
+        let contrast = self.stage.contrast.as_ref().and_then(|contrast| serde_json::to_value(contrast).ok());
+        let out = Provenance { tokenizer, template, contrast, ..Provenance::of(&out.schema()) }.stamp_rows(&out);
         Outcome::sort_out(&out, &rows.iter().map(|row| row.reason).collect::<Vec<_>>())
     }
 
@@ -184,19 +209,34 @@ impl Transform for Work {
 }
 
 impl Work {
+    /// The texts of a conversation; none where the template refuses it.
+    fn render(&self, prompt: &[Message], answers: [&Vec<Message>; 2]) -> Result<Option<Rendered>> {
+        match self.template.render(prompt, &answers.map(Vec::as_slice)) {
+            Err(Error::Data { .. }) => Ok(None),
+            rendered => rendered.map(Some),
+        }
+    }
+
     fn row(&self, [prompt, chosen, rejected]: &[Vec<Message>; 3], batch: &RecordBatch, row: usize) -> Result<Row> {
-        let rendered = match self.template.render(prompt, &[chosen, rejected]) {
-            Err(Error::Data { .. }) => {
-                return Ok(Row { reason: Some("refused by the chat template"), ..Row::default() });
-            }
-            rendered => rendered?,
-        };
+        let refused = || Row { reason: Some("refused by the chat template"), ..Row::default() };
+        let Some(rendered) = self.render(prompt, [chosen, rejected])? else { return Ok(refused()) };
         let mut out = Row { prompt: self.tokenizer.encode(&rendered.prompt)?, ..Row::default() };
         if out.prompt.is_empty() {
             return Ok(Row { reason: Some("empty prompt"), ..Row::default() });
         }
         if out.prompt.len() >= self.stage.max_length {
             return Ok(Row { reason: Some("prompt too long"), ..Row::default() });
+        }
+        let wordings = self.stage.contrast.iter().flat_map(Contrast::wordings);
+        for (wording, ids) in wordings.zip(&mut out.contrast) {
+            let (at, words) = reworded(prompt, wording);
+            let mut turns = prompt.clone();
+            turns[at].content = &words;
+            let Some(rendered) = self.render(&turns, [chosen, rejected])? else { return Ok(refused()) };
+            *ids = self.tokenizer.encode(&rendered.prompt)?;
+            if ids.is_empty() {
+                return Ok(Row { reason: Some("empty prompt"), ..Row::default() });
+            }
         }
         out.masks = vec![Default::default(); self.stage.spans.len()];
         let room = self.stage.max_length - out.prompt.len();

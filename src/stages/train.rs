@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use arrow::datatypes::{DataType, Schema};
 
-use super::score::{default_batch_tokens, needs_ids};
+use super::score::{default_batch_tokens, needs_ids, needs_rewards};
 use crate::columns::{Side, list_type};
 use crate::error::Problem;
 use crate::io::Location;
@@ -25,8 +25,8 @@ pub struct Train {
     pub input: String,
     /// The model to start from: a name under `models:`, or a `train` stage.
     pub model: String,
-    /// DPO's reference; by default the model that training starts from. Its log-probabilities are taken from the
-    /// columns, or computed once before the training begins.
+    /// The reference of DPO and its kin; by default the model that training starts from. Its log-probabilities are taken
+    /// from the columns, or computed once before the training begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// What to minimise.
@@ -147,11 +147,17 @@ fn default_log_every() -> u64 {
 }
 
 impl Train {
-    /// What is wrong with the settings, or with the columns of the input.
-    pub fn problems(&self, input: &Schema) -> Vec<Problem> {
+    /// What is wrong with the settings, or with the columns of the input and of the held-out rows.
+    pub fn problems(&self, input: &Schema, held_out: Option<&Schema>) -> Vec<Problem> {
+        let needs = self.objective.formula().needs();
         let mut problems = needs_ids(input);
-        let wrong = self.objective.problems().into_iter().map(|(_, message)| Problem::at("objective", message));
-        problems.extend(wrong);
+        if needs.rewards {
+            problems.extend(needs_rewards(input));
+            problems.extend(held_out.into_iter().flat_map(needs_rewards).map(|problem| problem.within(&["eval"])));
+        }
+        let name = self.objective.name();
+        let wrong = self.objective.formula().problems().into_iter();
+        problems.extend(wrong.map(|problem| problem.within(&["objective", &name])));
         let wrong = self.lora.as_ref().and_then(Lora::problem);
         problems.extend(wrong.map(|message| Problem::at("lora", message)));
         let mut at_least = |field: &str, holds: bool, rule: &str| {
@@ -170,7 +176,7 @@ impl Train {
         at_least("learning_rate", self.learning_rate > 0.0 && self.learning_rate.is_finite(), "above 0");
         at_least("max_grad_norm", self.max_grad_norm > 0.0, "above 0");
         at_least("warmup", (0.0..1.0).contains(&self.warmup), "in [0, 1)");
-        if self.objective.tokens().contains(&Tokens::Key) {
+        if needs.tokens.contains(&Tokens::Key) {
             for side in Side::BOTH {
                 let name = side.key_mask(self.mask.as_deref());
                 if input.field_with_name(&name).map_or(true, |f| *f.data_type() != list_type(DataType::Boolean)) {
@@ -201,8 +207,9 @@ impl Train {
     /// The columns that the objective reads, as far as `input` has them: held-out rows may lack masks.
     pub fn wanted(&self, input: &Schema) -> Wanted {
         let has_mask = input.field_with_name(&Side::Chosen.key_mask(self.mask.as_deref())).is_ok();
-        let key = self.objective.tokens().contains(&Tokens::Key) && has_mask;
-        Wanted { mask: key.then(|| self.mask.clone()), reference: self.objective.needs_reference() }
+        let needs = self.objective.formula().needs();
+        let key = needs.tokens.contains(&Tokens::Key) && has_mask;
+        Wanted { mask: key.then(|| self.mask.clone()), reference: needs.reference, rewards: needs.rewards }
     }
 
     /// The order of the rows.

@@ -191,7 +191,7 @@ impl Seen {
         if let Some(norm) = self.grad_norm {
             put("grad_norm", norm);
         }
-        if objective.tokens()[1] != Tokens::Nothing {
+        if objective.formula().needs().tokens[1] != Tokens::Nothing {
             let pairs = self.pairs.max(1.0);
             put("rewards/chosen", self.chosen_reward / pairs);
             put("rewards/rejected", self.rejected_reward / pairs);
@@ -206,7 +206,7 @@ impl Seen {
 impl Trainer<'_> {
     /// One optimizer step; the loss is the mean over the step.
     fn step(&mut self, examples: &[Example], rate: f64) -> Result<Seen> {
-        let objective = &self.settings.objective;
+        let objective = self.settings.objective.formula();
         let weights: Vec<f64> = examples.iter().map(|example| objective.weight(example.responses[0].len())).collect();
         let total: f64 = weights.iter().sum();
         let (mut seen, mut gradients) = (Seen::default(), Gradients::default());
@@ -263,7 +263,7 @@ impl Trainer<'_> {
                 }
                 let logps = model.token_logps(&batch, &device);
                 for (outcome, example) in self.evaluate(&part[range.clone()], &batch, logps)?.iter().zip(&part[range]) {
-                    seen.add(outcome, self.settings.objective.weight(example.responses[0].len()));
+                    seen.add(outcome, self.settings.objective.formula().weight(example.responses[0].len()));
                 }
                 seen.tokens += batch.len();
             }
@@ -273,7 +273,7 @@ impl Trainer<'_> {
     }
 
     fn needed<'e>(&self, example: &'e Example) -> [Response<'e>; 2] {
-        let tokens = self.settings.objective.tokens();
+        let tokens = self.settings.objective.formula().needs().tokens;
         std::array::from_fn(|side| Response {
             ids: &example.responses[side],
             needed: match (tokens[side], &example.masks) {
@@ -305,8 +305,10 @@ impl Trainer<'_> {
             let response = |side: usize| objective::Response {
                 logps: &logps[ranges[side].clone()],
                 reference: example.reference.as_ref().map_or(&[], |reference| &reference[side][..]),
+                rewards: example.rewards.as_ref().map_or(&[], |rewards| &rewards[side][..]),
+                length: example.responses[side].len(),
             };
-            self.settings.objective.evaluate(&Pair { chosen: response(0), rejected: response(1) })
+            self.settings.objective.formula().evaluate(&Pair { chosen: response(0), rejected: response(1) })
         };
         Ok(examples.iter().zip(batch.responses.chunks_exact(2)).map(outcome).collect())
     }

@@ -17,6 +17,7 @@ mod hub;
 #[cfg(unix)]
 mod hub_server;
 mod lora;
+mod objectives;
 mod parity;
 mod pipeline;
 mod proxy;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use sepo::model::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Response};
-use sepo::objective::{self, Dpo, Objective, Pair};
+use sepo::objective::{self, Dpo, Formula, Pair};
 use serde::Deserialize;
 
 /// Every folder of the fixtures that holds a checkpoint.
@@ -102,10 +102,12 @@ pub(crate) fn assert_parity(
     for (row, ranges) in expected.pairs.iter().zip(batch.responses.chunks(2)) {
         let reference = |logps: &[f64]| logps.iter().map(|logp| (0.9 * logp) as f32).collect::<Vec<_>>();
         let (chosen, rejected) = (reference(&row.chosen_logps), reference(&row.rejected_logps));
-        let outcome = Objective::Dpo(Dpo::default()).evaluate(&Pair {
-            chosen: objective::Response { logps: &values[ranges[0].clone()], reference: &chosen },
-            rejected: objective::Response { logps: &values[ranges[1].clone()], reference: &rejected },
-        });
+        let response = |side: usize, reference| objective::Response {
+            logps: &values[ranges[side].clone()],
+            reference,
+            ..Default::default()
+        };
+        let outcome = Dpo::default().evaluate(&Pair { chosen: response(0, &chosen), rejected: response(1, &rejected) });
         loss += outcome.loss;
         coefficients.extend(outcome.chosen_grad.iter().chain(&outcome.rejected_grad).map(|c| *c as f32));
     }

@@ -42,7 +42,7 @@ impl Run<'_> {
         };
         let load_seconds = start.elapsed().as_secs_f64();
         let input = self.flow(&train.input)?.0;
-        if train.objective.needs_reference() {
+        if train.objective.formula().needs().reference {
             self.refuse_another_reference(node, &input, train.reference.as_ref().unwrap_or(&train.model))?;
         }
         let held_out = match &train.eval {
