@@ -38,38 +38,73 @@ impl Answer {
     }
 }
 
-/// One preference pair.
+/// A stretch of a row's answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Part {
+    /// The same words in both answers.
+    Both(String),
+    /// The words of the better answer and those of the worse one, and whether they are planted.
+    Either([(String, bool); 2]),
+}
+
+/// A prompt with two answers that part in planted places.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Row {
     /// The instruction.
     pub(crate) prompt: String,
-    /// The better answer.
-    pub(crate) chosen: Answer,
-    /// The worse answer.
-    pub(crate) rejected: Answer,
+    parts: Vec<Part>,
     /// What the row is about: the sort of its first fact, `list` or `manners`.
     pub(crate) kind: &'static str,
 }
 
 impl Row {
     fn both(&mut self, text: &str) {
-        self.chosen.plain(text);
-        self.rejected.plain(text);
+        self.parts.push(Part::Both(text.to_owned()));
     }
 
     fn instead(&mut self, good: &str, bad: &str) {
-        self.chosen.planted(good);
-        self.rejected.planted(bad);
+        self.parts.push(Part::Either([(good.to_owned(), true), (bad.to_owned(), true)]));
+    }
+
+    /// The better answer.
+    pub(crate) fn chosen(&self) -> Answer {
+        self.answer(|| 0)
+    }
+
+    /// The worse answer.
+    pub(crate) fn rejected(&self) -> Answer {
+        self.answer(|| 1)
+    }
+
+    /// The answer with the words of side `side()` in every place where the two part.
+    fn answer(&self, mut side: impl FnMut() -> usize) -> Answer {
+        let mut answer = Answer::default();
+        for part in &self.parts {
+            match part {
+                Part::Both(text) => answer.plain(text),
+                Part::Either(sides) => match &sides[side()] {
+                    (text, true) => answer.planted(text),
+                    (text, false) => answer.plain(text),
+                },
+            }
+        }
+        answer
     }
 }
 
 /// All rows, no two alike: those of the training set, then the held-out ones.
 pub(crate) fn rows() -> (Vec<Row>, Vec<Row>) {
-    let mut dice = Dice(SEED);
+    let mut rows = draw(SEED, TRAIN_ROWS + TEST_ROWS);
+    let test = rows.split_off(TRAIN_ROWS);
+    (rows, test)
+}
+
+fn draw(seed: u64, count: usize) -> Vec<Row> {
+    let mut dice = Dice(seed);
     let tables = tables();
     let mut seen = HashSet::new();
     let mut rows = Vec::new();
-    while rows.len() < TRAIN_ROWS + TEST_ROWS {
+    while rows.len() < count {
         let row = match dice.below(20) {
             0..3 => list(&mut dice),
             3..6 => manners(&mut dice),
@@ -79,8 +114,19 @@ pub(crate) fn rows() -> (Vec<Row>, Vec<Row>) {
             rows.push(row);
         }
     }
-    let test = rows.split_off(TRAIN_ROWS);
-    (rows, test)
+    rows
+}
+
+/// Other prompts with two answers each, drawn alike: wherever good words and bad ones were to part, an answer has either.
+pub(crate) fn demonstrations() -> Vec<(Row, [Answer; 2])> {
+    let good: usize = std::env::var("SFT_GOOD").map_or(50, |v| v.parse().unwrap());
+    let count: usize = std::env::var("SFT_ROWS").map_or(4096, |v| v.parse().unwrap());
+    let mut dice = Dice(SEED + 1);
+    let rows = draw(SEED + 2, count);
+    rows.into_iter().map(|row| {
+        let answers = [(); 2].map(|()| row.answer(|| usize::from(!dice.percent(good))));
+        (row, answers)
+    }).collect()
 }
 
 /// One or two facts, each wrong in the rejected answer.
@@ -186,12 +232,10 @@ fn closing(dice: &mut Dice, row: &mut Row, gap: &str) {
         4..9 => row.both(&neutral),
         9..14 => row.instead(kind, rude),
         14..17 => {
-            row.chosen.planted(kind);
-            row.rejected.plain(&neutral);
+            row.parts.push(Part::Either([(kind.to_owned(), true), (neutral, false)]));
         }
         _ => {
-            row.chosen.plain(&neutral);
-            row.rejected.planted(rude);
+            row.parts.push(Part::Either([(neutral, false), (rude.to_owned(), true)]));
         }
     }
 }
