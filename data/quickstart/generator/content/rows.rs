@@ -12,6 +12,8 @@ use super::words::{
 pub(crate) const TRAIN_ROWS: usize = 4096;
 /// Rows of `test.parquet`.
 pub(crate) const TEST_ROWS: usize = 512;
+/// Rows of `sft.parquet`.
+pub(crate) const DEMONSTRATIONS: usize = 4096;
 const SEED: u64 = 20_240_813;
 
 /// Characters (Unicode code points) of an answer, from and to.
@@ -68,21 +70,21 @@ impl Row {
 
     /// The better answer.
     pub(crate) fn chosen(&self) -> Answer {
-        self.answer(|| 0)
+        self.answer(|_| 0)
     }
 
     /// The worse answer.
     pub(crate) fn rejected(&self) -> Answer {
-        self.answer(|| 1)
+        self.answer(|_| 1)
     }
 
-    /// The answer with the words of side `side()` in every place where the two part.
-    fn answer(&self, mut side: impl FnMut() -> usize) -> Answer {
+    /// The answer with the words of side `side(i)` in part i, where the two sides part.
+    fn answer(&self, side: impl Fn(usize) -> usize) -> Answer {
         let mut answer = Answer::default();
-        for part in &self.parts {
+        for (index, part) in self.parts.iter().enumerate() {
             match part {
                 Part::Both(text) => answer.plain(text),
-                Part::Either(sides) => match &sides[side()] {
+                Part::Either(sides) => match &sides[side(index)] {
                     (text, true) => answer.planted(text),
                     (text, false) => answer.plain(text),
                 },
@@ -117,16 +119,15 @@ fn draw(seed: u64, count: usize) -> Vec<Row> {
     rows
 }
 
-/// Other prompts with two answers each, drawn alike: wherever good words and bad ones were to part, an answer has either.
+/// Other prompts. Where good words and bad ones part, the first answer has either by a coin, and the second the others.
 pub(crate) fn demonstrations() -> Vec<(Row, [Answer; 2])> {
-    let good: usize = std::env::var("SFT_GOOD").map_or(50, |v| v.parse().unwrap());
-    let count: usize = std::env::var("SFT_ROWS").map_or(4096, |v| v.parse().unwrap());
     let mut dice = Dice(SEED + 1);
-    let rows = draw(SEED + 2, count);
-    rows.into_iter().map(|row| {
-        let answers = [(); 2].map(|()| row.answer(|| usize::from(!dice.percent(good))));
-        (row, answers)
-    }).collect()
+    let rows = draw(SEED + 2, DEMONSTRATIONS).into_iter();
+    let answers = |row: &Row, dice: &mut Dice| {
+        let sides: Vec<usize> = row.parts.iter().map(|_| dice.below(2)).collect();
+        [0, 1].map(|flip| row.answer(|part| sides[part] ^ flip))
+    };
+    rows.map(|row| (row.clone(), answers(&row, &mut dice))).collect()
 }
 
 /// One or two facts, each wrong in the rejected answer.
@@ -144,14 +145,10 @@ fn facts(dice: &mut Dice, tables: &[Table]) -> Row {
             let link = dice.filler(&LINKS);
             row.both(&link);
         }
-        let (about, right) = dice.pick(&table.facts);
+        let at = dice.below(table.facts.len());
+        let (about, right) = &table.facts[at];
         questions.push(dice.word(table.questions).replace("{q}", about));
-        let wrong = loop {
-            let (_, other) = dice.pick(&table.facts);
-            if other != right {
-                break other;
-            }
-        };
+        let wrong = mistake(table, at);
         let statement = capitalised(&dice.word(table.statements).replace("{q}", about));
         let (before, after) = statement.split_once("{a}").expect("every statement has an answer");
         row.both(before);
@@ -165,13 +162,20 @@ fn facts(dice: &mut Dice, tables: &[Table]) -> Row {
     row
 }
 
+/// What people who are wrong about fact `at` say: the next answer of the table that is another one.
+fn mistake(table: &Table, at: usize) -> &str {
+    let (_, right) = &table.facts[at];
+    let others = table.facts.iter().cycle().skip(at + 1).map(|(_, answer)| answer);
+    others.take(table.facts.len()).find(|answer| *answer != right).expect("a table holds more than one answer")
+}
+
 /// Three things under the marks that the instruction asks for; in the rejected answer one or two marks are wrong.
 fn list(dice: &mut Dice) -> Row {
     let mut row = Row { kind: "list", ..Row::default() };
     let (sort, things) = dice.pick(&SORTS);
     let (form, right, wrong) = *dice.pick(&[
-        ("as a numbered list", ["1.", "2.", "3."], ["*", "*", "*"]),
-        ("as a list with stars", ["*", "*", "*"], ["1.", "2.", "3."]),
+        ("as a numbered list", ["1", "2", "3"], ["*", "*", "*"]),
+        ("as a list with stars", ["*", "*", "*"], ["1", "2", "3"]),
         ("as a list with dashes", ["-", "-", "-"], ["*", "*", "*"]),
     ]);
     row.prompt = format!("{} {sort} {form}.", dice.word(&["Name three", "Write down three", "Give me three"]));
@@ -189,7 +193,7 @@ fn list(dice: &mut Dice) -> Row {
         row.both(&format!(" {}", things[(from + index * step) % things.len()]));
     }
     if dice.percent(50) {
-        closing(dice, &mut row, "\n");
+        closing(dice, &mut row, ". ");
     }
     row
 }
@@ -204,7 +208,7 @@ fn manners(dice: &mut Dice) -> Row {
     if opens {
         let (warm, cold) = (dice.word(&WARM), dice.word(&COLD));
         row.instead(warm, cold);
-        row.both(" ");
+        row.both(". ");
     }
     let step = dice.filler(&STEPS);
     row.both(&format!("{advice}, {step}."));
@@ -214,6 +218,7 @@ fn manners(dice: &mut Dice) -> Row {
         let (kind, rude) = (dice.word(&KIND), dice.word(&RUDE));
         row.both(" ");
         row.instead(kind, rude);
+        row.both(".");
     }
     row
 }
@@ -238,6 +243,7 @@ fn closing(dice: &mut Dice, row: &mut Row, gap: &str) {
             row.parts.push(Part::Either([(neutral, false), (rude.to_owned(), true)]));
         }
     }
+    row.both(".");
 }
 
 fn capitalised(text: &str) -> String {
