@@ -37,10 +37,14 @@ pub(crate) fn tables() -> Vec<Table> {
             facts: facts(&COLOURS),
         },
         Table {
-            kind: "sum",
-            questions: &["what is {q}", "how much is {q}"],
-            statements: &["The sum {q} is {a}.", "Adding up, {q} makes {a}.", "By counting, {q} gives {a} in all."],
-            facts: sums(),
+            kind: "double",
+            questions: &["what is twice {q}", "how much is two times {q}"],
+            statements: &[
+                "Twice {q} is {a}.",
+                "Doubling, {q} makes {a}.",
+                "By counting, two times {q} gives {a} in all.",
+            ],
+            facts: facts(&DOUBLES),
         },
         Table {
             kind: "opposite",
@@ -79,13 +83,16 @@ fn facts(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|&(question, answer)| fact(question, answer)).collect()
 }
 
-fn sums() -> Vec<(String, String)> {
-    let pairs = (1..=5).flat_map(|a| (1..=5).map(move |b| (a, b)));
-    pairs.map(|(a, b)| (format!("{} plus {}", NUMBERS[a], NUMBERS[b]), NUMBERS[a + b].to_owned())).collect()
-}
-
-const NUMBERS: [&str; 11] =
-    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+const DOUBLES: [(&str, &str); 8] = [
+    ("one", "two"),
+    ("two", "four"),
+    ("three", "six"),
+    ("four", "eight"),
+    ("five", "ten"),
+    ("six", "twelve"),
+    ("seven", "fourteen"),
+    ("eight", "sixteen"),
+];
 
 /// Invented countries, so that no model knows them beforehand.
 const CAPITALS: [(&str, &str); 15] = [
