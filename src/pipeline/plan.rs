@@ -30,6 +30,8 @@ pub struct Plan {
     pub device: DeviceSpec,
     /// Seed of the order of training rows.
     pub seed: u64,
+    /// Whether other pipelines, the variants of a sweep, keep their results in the same workdir.
+    pub shared: bool,
     models: Models,
 }
 
@@ -95,6 +97,7 @@ impl Plan {
             stores,
             device: spec.file.device,
             seed: spec.file.seed,
+            shared: false,
             models,
         };
         for id in order {

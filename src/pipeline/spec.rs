@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::schema::{self, Mistake};
+use super::sweep::Sweep;
 use super::tree::{Content, Node, expand, lookup};
 use crate::error::{Error, Problem, Result};
 use crate::io::Storage;
@@ -31,6 +32,9 @@ pub struct File {
     /// Seed of new parameters and of the order of training rows.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// Run the pipeline for every combination of some variables' values.
+    #[serde(default)]
+    pub sweep: Option<Sweep>,
     /// How object stores are reached.
     #[serde(default)]
     pub storage: Storage,
