@@ -145,7 +145,11 @@ impl Sweep {
 /// # Errors
 /// As [`Plan::watched`]; and variants that do not share a workdir.
 pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
-    let plan = |variant: &Variant| Ok(Plan { shared: true, ..Plan::watched(&variant.spec, monitor)? });
+    let plan = |variant: &Variant| {
+        let mut plan = Plan::watched(&variant.spec, monitor)?;
+        plan.shared = true;
+        Ok(plan)
+    };
     let plans: Vec<Plan> = variants.iter().map(plan).collect::<Result<_>>()?;
     if plans.windows(2).any(|pair| pair[0].workdir != pair[1].workdir) {
         let message = "the variants of a sweep share one workdir; leave its variables out of `workdir`";
