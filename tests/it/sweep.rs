@@ -17,7 +17,7 @@ seed: ${{seed}}
   tokens: {{ tokenize: {{ input: pairs, tokenizer: base }} }}
   ref: {{ train: {{ input: tokens, model: base, objective: {{ sft: {{}} }}, batch_size: 8, learning_rate: 0.01 }} }}
   policy:
-    train: {{ input: tokens, model: ref, objective: {{ dpo: {{ beta: ${{beta}} }} }}, batch_size: 8, learning_rate: '${{lr}}' }}
+    train: {{ input: tokens, model: ref, objective: {{ dpo: {{ beta: '${{beta}}' }} }}, batch_size: 8, learning_rate: '${{lr}}' }}
   validation: {{ evaluate: {{ input: tokens, start: ref, models: {{ dpo: policy, start: ref }} }} }}
   report: {{ evaluate: {{ input: tokens, start: ref, models: {{ dpo: policy, start: ref }} }} }}
 ",
