@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
 use crate::pipeline::spec::File;
-use crate::pipeline::{Options, Plan, Share, Spec, Work, run, schema};
+use crate::pipeline::{Options, Plan, Share, Spec, Work, run, schema, sweep};
 
 /// Selective preference optimization as a dataflow pipeline over columnar data.
 #[derive(Debug, Parser)]
@@ -89,27 +89,39 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 }
 
 impl Pipeline {
-    fn plan(&self, monitor: &dyn Monitor) -> Result<Plan> {
-        let name = self.file.display().to_string();
-        let text = fs::read_to_string(&self.file).map_err(|error| Error::Store {
-            path: name.clone(),
-            message: error.to_string(),
-            retryable: false,
-        })?;
-        Plan::watched(&Spec::parse(&text, &name, &self.vars)?, monitor)
+    fn name(&self) -> String {
+        self.file.display().to_string()
     }
 
-    fn run(&self, options: &Options, json: bool) -> Result<()> {
+    fn text(&self) -> Result<String> {
+        fs::read_to_string(&self.file).map_err(|error| Error::Store {
+            path: self.name(),
+            message: error.to_string(),
+            retryable: false,
+        })
+    }
+
+    /// The plan of the file, or the plans of its sweep.
+    fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Plan>> {
+        let (text, name) = (self.text()?, self.name());
+        match sweep::variants(&text, &name, &self.vars)? {
+            Some(variants) => sweep::plans(&variants, monitor),
+            None => Ok(vec![Plan::watched(&Spec::parse(&text, &name, &self.vars)?, monitor)?]),
+        }
+    }
+
+    fn run(&self, options: &Options, json: bool) -> Result<String> {
         // A stop may be asked for while stores are asked for their files.
         let monitor = Progress::stoppable();
-        let plan = self.plan(&monitor)?;
-        let report = run(&plan, &self.file.display().to_string(), options, &monitor)?;
-        match json {
-            true => {
-                print(&plain_json(&format!("{}\n", serde_json::to_string(&report).expect("a report is plain data"))))
-            }
-            false => print(&plain(&summary::summary(&plan, &report))),
+        let (text, name) = (self.text()?, self.name());
+        let line = |value: serde_json::Result<String>| plain_json(&(value.expect("a report is plain data") + "\n"));
+        if let Some(variants) = sweep::variants(&text, &name, &self.vars)? {
+            let outcomes = sweep::run(&variants, &name, options, &monitor)?;
+            return Ok(if json { line(serde_json::to_string(&outcomes)) } else { plain(&outcomes.text) });
         }
+        let plan = Plan::watched(&Spec::parse(&text, &name, &self.vars)?, &monitor)?;
+        let report = run(&plan, &name, options, &monitor)?;
+        Ok(if json { line(serde_json::to_string(&report)) } else { plain(&summary::summary(&plan, &report)) })
     }
 }
 
@@ -131,19 +143,26 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Check(pipeline) => {
-            let plan = pipeline.plan(&Progress::new())?;
-            print(&format!("{}: {} stages, no problems\n", pipeline.file.display(), plan.nodes.len()))
+            let plans = pipeline.plans(&Progress::new())?;
+            let variants = if plans.len() > 1 { format!(", {} variants", plans.len()) } else { String::new() };
+            let stages = plans.first().map_or(0, |plan| plan.nodes.len());
+            print(&format!("{}: {stages} stages{variants}, no problems\n", pipeline.file.display()))
         }
         Command::Plan(pipeline) => {
-            let plan = pipeline.plan(&Progress::new())?;
-            print(&plain(&plan::text(&plan, &estimate(&plan)?)))
+            let plans = pipeline.plans(&Progress::new())?;
+            let Some(plan) = plans.first() else { return Ok(()) };
+            let variants = match plans.len() {
+                1 => String::new(),
+                n => format!("the first of {n} variants:\n"),
+            };
+            print(&plain(&format!("{variants}{}", plan::text(plan, &estimate(plan)?))))
         }
         Command::Run { pipeline, fresh, only, share, json } => {
             let work = share.map_or(Work::All, Work::Share);
-            pipeline.run(&Options { fresh, only, work }, json)
+            print(&pipeline.run(&Options { fresh, only, work }, json)?)
         }
         Command::Merge { pipeline, only, json } => {
-            pipeline.run(&Options { fresh: false, only, work: Work::Merge }, json)
+            print(&pipeline.run(&Options { fresh: false, only, work: Work::Merge }, json)?)
         }
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),

@@ -42,11 +42,11 @@ impl Runs {
         let progress = Progress::new();
         match &self.command {
             Command::List { pipeline, json } => {
-                let kept = kept(&pipeline.plan(&progress)?, &progress)?;
+                let kept = kept(&pipeline.plans(&progress)?, &progress)?;
                 Ok(if *json { format!("{}\n", json!({ "kept": kept })) } else { list(&kept) })
             }
             Command::Gc { pipeline, yes } => {
-                let orphans = orphans(&pipeline.plan(&progress)?, &progress)?;
+                let orphans = orphans(&pipeline.plans(&progress)?, &progress)?;
                 let (mut out, mut bytes) = (String::new(), 0);
                 for orphan in &orphans {
                     if *yes {

@@ -16,6 +16,7 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod spec;
+pub mod sweep;
 pub mod tree;
 mod vocabulary;
 

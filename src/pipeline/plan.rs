@@ -33,6 +33,8 @@ pub struct Plan {
     pub seed: u64,
     /// The largest share of a stage's rows that may be set aside.
     pub max_reject_share: f64,
+    /// Whether other pipelines, the variants of a sweep, keep their results in the same workdir.
+    pub shared: bool,
     models: Models,
 }
 
@@ -103,6 +105,7 @@ impl Plan {
             device: spec.file.device,
             seed: spec.file.seed,
             max_reject_share: spec.file.max_reject_share,
+            shared: false,
             models,
         };
         for id in order {

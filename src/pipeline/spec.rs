@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::schema::{self, Mistake};
+use super::sweep::Sweep;
 use super::tree::{Content, Node, expand, lookup};
 use crate::error::{Error, Problem, Result};
 use crate::io::Storage;
@@ -35,6 +36,9 @@ pub struct File {
     /// aside more.
     #[serde(default = "default_max_reject_share")]
     pub max_reject_share: f64,
+    /// Run the pipeline for every combination of some variables' values.
+    #[serde(default)]
+    pub sweep: Option<Sweep>,
     /// How object stores are reached.
     #[serde(default)]
     pub storage: Storage,

@@ -37,11 +37,33 @@ impl Audit {
 /// Values of one kind of reward: (value, planted), high where the token should be a key token.
 type Ranked = Vec<(f64, bool)>;
 
+/// What was seen of one kind of reward.
+#[derive(Debug, Default)]
+struct Ranking {
+    tokens: Ranked,
+    /// As `tokens`, but a run of planted tokens counts once, with its highest value: the later tokens of a word follow
+    /// from its first, and what is certain carries no reward.
+    places: Ranked,
+    /// Whether the last token was planted.
+    in_place: bool,
+}
+
+impl Ranking {
+    fn add(&mut self, value: f64, planted: bool) {
+        self.tokens.push((value, planted));
+        match self.places.last_mut() {
+            Some((highest, _)) if planted && self.in_place => *highest = highest.max(value),
+            _ => self.places.push((value, planted)),
+        }
+        self.in_place = planted;
+    }
+}
+
 /// What was seen of both sides.
 #[derive(Debug, Default)]
 pub struct Seen {
     /// By side: the reward, the reference's log-probability, a random number.
-    ranked: [[Ranked; 3]; 2],
+    rankings: [[Ranking; 3]; 2],
     planted: [u64; 2],
     caught: [u64; 2],
 }
@@ -54,9 +76,10 @@ impl Seen {
             let (rewards, reference) = (floats(batch, &side.token_rewards())?, floats(batch, &side.ref_logps())?);
             let (planted, key) = (masks(batch, &span_mask(side, spans))?, masks(batch, &side.key_mask(None))?);
             for row in 0..batch.num_rows() {
+                self.rankings[index].iter_mut().for_each(|ranking| ranking.in_place = false);
                 for token in 0..rewards.row(row).len() {
                     let planted = planted[row][token];
-                    let seen = self.ranked[index][0].len() as u64;
+                    let seen = self.rankings[index][0].tokens.len() as u64;
                     let hash = blake3::hash(&(seen * 2 + index as u64).to_le_bytes());
                     let random = f64::from(hash.as_bytes()[0]) * 256.0 + f64::from(hash.as_bytes()[1]);
                     let values = [
@@ -64,8 +87,8 @@ impl Seen {
                         sign * f64::from(reference.row(row)[token]),
                         random,
                     ];
-                    for (ranked, value) in self.ranked[index].iter_mut().zip(values) {
-                        ranked.push((value, planted));
+                    for (ranking, value) in self.rankings[index].iter_mut().zip(values) {
+                        ranking.add(value, planted);
                     }
                     self.planted[index] += u64::from(planted);
                     self.caught[index] += u64::from(planted && key[row][token]);
@@ -79,11 +102,15 @@ impl Seen {
     pub fn metrics(mut self) -> Metrics {
         let mut metrics = Metrics::new();
         for (index, side) in Side::BOTH.into_iter().enumerate() {
-            let [reward, reference, random] = self.ranked[index].each_mut().map(auroc);
+            let [reward, reference, random] = self.rankings[index].each_mut().map(|r| auroc(&mut r.tokens));
+            let places = self.rankings[index][0].places.iter().filter(|(_, planted)| *planted).count();
+            let by_place = self.rankings[index].each_mut().map(|r| auroc(&mut r.places));
             let caught = self.caught[index] as f64 / self.planted[index].max(1) as f64;
             let numbers = json!({
                 "reward_auroc": reward, "reference_logp_auroc": reference, "random_auroc": random,
                 "planted_tokens": self.planted[index], "planted_in_key_mask": caught,
+                "planted_places": places, "reward_place_auroc": by_place[0],
+                "reference_logp_place_auroc": by_place[1], "random_place_auroc": by_place[2],
             });
             metrics.insert(side.name().to_owned(), numbers);
         }
@@ -113,6 +140,16 @@ fn auroc(ranked: &mut Ranked) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_counts_once_with_its_best_token() {
+        let mut ranking = Ranking::default();
+        for (value, planted) in [(0.2, false), (0.1, true), (0.9, true), (0.3, true), (0.4, false), (0.0, true)] {
+            ranking.add(value, planted);
+        }
+        assert_eq!(ranking.tokens.len(), 6);
+        assert_eq!(ranking.places, [(0.2, false), (0.9, true), (0.4, false), (0.0, true)]);
+    }
 
     // sklearn 1.7: roc_auc_score([0, 0, 1, 1, 0], [0.1, 0.4, 0.35, 0.8, 0.35]) -> 0.75
     #[test]

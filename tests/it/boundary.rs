@@ -51,12 +51,12 @@ fn a_template_that_closes_its_turns_has_no_faults() {
 #[test]
 fn faults_are_counted_with_an_example() {
     // The first prompt and its chosen answer make one word.
-    let rows = [["What is tw", "o plus", "x"], ["What is two?\n\n", "Four.", "Five."]];
+    let rows = [["What is tw", "o times", "x"], ["What is two?\n\n", "Four.", "Five."]];
     let found = metrics(&folder(NO_END, ", template: none", &rows));
     assert_eq!((&found["boundary_would_merge"], &found["missing_eos"]), (&1.into(), &0.into()), "{found}");
     let example = found["boundary_would_merge_example"].as_str().unwrap();
     assert!(example.starts_with("row rows.jsonl:1, chosen: prompt ends "), "{example}");
-    assert!(example.contains(", answer begins \"o\" \" plus\" \"<|end|>\", as one text \" two\""), "{example}");
+    assert!(example.contains(", answer begins \"o\" \" times\" \"<|end|>\", as one text \" two\""), "{example}");
 
     let found = metrics(&folder(
         NO_END,

@@ -27,6 +27,7 @@ mod resume;
 mod s3;
 mod seaweed;
 mod stopping;
+mod sweep;
 mod tidy;
 mod units;
 mod web;

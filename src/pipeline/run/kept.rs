@@ -1,6 +1,6 @@
 //! What a workdir keeps, by stage and fingerprint, and what of it no run of the pipeline will ever use again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -80,16 +80,21 @@ impl Orphan {
     }
 }
 
-/// What the workdir of `plan` keeps.
+/// What the workdir keeps that `plans`, the variants of a pipeline, share.
 ///
 /// # Errors
 /// A store that fails; models that cannot be read, on which fingerprints depend.
-pub fn kept(plan: &Plan, monitor: &dyn Monitor) -> Result<Vec<Kept>> {
-    let run = Run::prepare(plan, &Options::default(), monitor)?;
-    let prints: Vec<String> = run.prints.iter().map(|(id, print)| format!("{id}-{}", &print[..16])).collect();
+pub fn kept(plans: &[Plan], monitor: &dyn Monitor) -> Result<Vec<Kept>> {
+    let Some(first) = plans.first() else { return Ok(Vec::new()) };
+    let workdir = first.stores.locate(&first.workdir)?;
+    let mut prints = BTreeSet::new();
+    for plan in plans {
+        let run = Run::prepare(plan, &Options::default(), monitor)?;
+        prints.extend(run.prints.iter().map(|(id, print)| format!("{id}-{}", &print[..16])));
+    }
     let mut kept = Vec::new();
     for kind in KINDS {
-        let root = run.workdir.join(kind);
+        let root = workdir.join(kind);
         let mut folders: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
         let prefix = root.to_string().len() + 1;
         for listed in root.list_all()? {
@@ -120,12 +125,12 @@ pub fn kept(plan: &Plan, monitor: &dyn Monitor) -> Result<Vec<Kept>> {
     Ok(kept)
 }
 
-/// What no run of `plan` will use: what was made with other settings, and files that were never finished.
+/// What no run of `plans` will use: what was made with other settings, and files that were never finished.
 ///
 /// # Errors
 /// As [`kept`].
-pub fn orphans(plan: &Plan, monitor: &dyn Monitor) -> Result<Vec<Orphan>> {
-    let stale = kept(plan, monitor)?.into_iter().filter(|kept| !kept.current);
+pub fn orphans(plans: &[Plan], monitor: &dyn Monitor) -> Result<Vec<Orphan>> {
+    let stale = kept(plans, monitor)?.into_iter().filter(|kept| !kept.current);
     let stale = stale.map(|kept| Orphan {
         path: kept.folder.to_string(),
         why: "of other settings",
@@ -133,30 +138,24 @@ pub fn orphans(plan: &Plan, monitor: &dyn Monitor) -> Result<Vec<Orphan>> {
         what: What::Folder(kept.folder),
     });
     let mut orphans: Vec<Orphan> = stale.collect();
-    let mut folders = vec![plan.stores.locate(&plan.workdir)?];
-    for node in &plan.nodes {
-        let Stage::Write(write) = &node.stage else { continue };
-        let folder = plan.stores.locate(&write.to)?;
-        let drafts = folder.list_all()?.into_iter().filter(|listed| Shards::is_draft(listed.file.name()));
-        orphans.extend(drafts.filter(|listed| is_abandoned(listed.changed)).map(|listed| Orphan {
-            path: listed.file.to_string(),
-            why: NEVER_FINISHED,
-            bytes: listed.bytes,
-            what: What::File(listed.file),
-        }));
-        folders.push(folder);
+    let mut folders: BTreeMap<String, Location> = BTreeMap::new();
+    for plan in plans {
+        let writes = plan.nodes.iter().filter_map(|node| match &node.stage {
+            Stage::Write(write) => Some(&write.to),
+            _ => None,
+        });
+        for url in writes.chain([&plan.workdir]) {
+            folders.insert(url.clone(), plan.stores.locate(url)?);
+        }
     }
-    for folder in folders {
-        let staged = folder.staged()?.into_iter().filter(|staged| is_abandoned(staged.changed));
-        for staged in staged {
-            let path = staged.path.display().to_string();
-            if !orphans.iter().any(|orphan| orphan.path == path) {
-                orphans.push(Orphan {
-                    path,
-                    why: NEVER_FINISHED,
-                    bytes: staged.bytes,
-                    what: What::Staged(staged.path),
-                });
+    for folder in folders.into_values() {
+        let drafts = folder.list_all()?.into_iter().filter(|listed| Shards::is_draft(listed.file.name()));
+        let drafts = drafts.map(|it| (it.file.to_string(), it.changed, it.bytes, What::File(it.file)));
+        let staged = folder.staged()?.into_iter();
+        let staged = staged.map(|it| (it.path.display().to_string(), it.changed, it.bytes, What::Staged(it.path)));
+        for (path, changed, bytes, what) in drafts.chain(staged) {
+            if is_abandoned(changed) && !orphans.iter().any(|orphan| orphan.path == path) {
+                orphans.push(Orphan { path, why: NEVER_FINISHED, bytes, what });
             }
         }
     }

@@ -9,6 +9,7 @@
 //! ```
 //!
 //! A fingerprint covers a stage's settings and everything before it. A part appears whole, so whoever finds one skips it.
+//! Where the variants of a sweep share the workdir, models and results have fingerprints in their names, too.
 
 mod balance;
 mod exact;
@@ -178,8 +179,17 @@ impl<'a> Run<'a> {
 
     /// Where the parts of `node` are, or its rejects.
     fn folder(&self, kind: &str, node: &Node) -> Location {
-        let print = &self.prints[&node.id][..16];
-        self.workdir.join(&format!("{kind}/{}-{print}", node.id))
+        self.workdir.join(&format!("{kind}/{}", self.printed(&node.id)))
+    }
+
+    /// The id of a stage with its fingerprint.
+    fn printed(&self, id: &str) -> String {
+        format!("{id}-{}", &self.prints[id][..16])
+    }
+
+    /// The name of what is kept of the stage `id` for people to find.
+    fn kept_name(&self, id: &str) -> String {
+        if self.plan.shared { self.printed(id) } else { id.to_owned() }
     }
 
     /// The model `name`: one of the file's, or what a `train` stage made.

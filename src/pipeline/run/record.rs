@@ -42,7 +42,7 @@ impl Run<'_> {
 
     /// Where the record of a stage without rows is.
     pub(super) fn record_of(&self, id: &str) -> Location {
-        self.workdir.join(&format!("results/{id}.json"))
+        self.workdir.join(&format!("results/{}.json", self.kept_name(id)))
     }
 
     /// Whether the stage without rows `id` is finished; what is remembered of it goes into the run's report.

@@ -56,7 +56,7 @@ impl Run<'_> {
         let input = Arc::new(Counted::new(input, self.folder("rejects", node)));
         let wanted = train.wanted(&node.columns);
         let feed = Rows { input: input.clone(), wanted, held_out, train, seed: self.plan.seed };
-        let log = self.workdir.join(&format!("logs/{}", node.id));
+        let log = self.workdir.join(&format!("logs/{}", self.kept_name(&node.id)));
         let checkpoints = train.checkpoint.open(self.folder("checkpoints", node));
         let job = Job {
             name: &node.id,

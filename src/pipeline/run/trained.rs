@@ -11,7 +11,7 @@ use crate::model::{ModelSource, folder};
 
 impl Run<'_> {
     fn kept(&self, id: &str) -> Location {
-        self.workdir.join(&format!("models/{id}"))
+        self.workdir.join(&format!("models/{}", self.kept_name(id)))
     }
 
     /// The model that stage `id` made.

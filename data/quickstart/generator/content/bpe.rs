@@ -30,8 +30,8 @@ pub(crate) fn tokenizer_json(rows: &[Row]) -> tokenizers::Result<String> {
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .special_tokens(SPECIAL_TOKENS.map(|text| AddedToken::from(text, true)).to_vec())
         .build();
-    let texts: Vec<&str> =
-        rows.iter().flat_map(|row| [row.prompt.as_str(), &row.chosen.text, &row.rejected.text]).collect();
+    let texts: Vec<String> =
+        rows.iter().flat_map(|row| [row.prompt.clone(), row.chosen().text, row.rejected().text]).collect();
     tokenizer.train(&mut trainer, texts.into_iter())?;
     tokenizer.to_string(true)
 }

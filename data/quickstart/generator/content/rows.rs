@@ -12,6 +12,8 @@ use super::words::{
 pub(crate) const TRAIN_ROWS: usize = 4096;
 /// Rows of `test.parquet`.
 pub(crate) const TEST_ROWS: usize = 512;
+/// Rows of `sft.parquet`.
+pub(crate) const DEMONSTRATIONS: usize = 4096;
 const SEED: u64 = 20_240_813;
 
 /// Characters (Unicode code points) of an answer, from and to.
@@ -38,38 +40,73 @@ impl Answer {
     }
 }
 
-/// One preference pair.
+/// A stretch of a row's answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Part {
+    /// The same words in both answers.
+    Both(String),
+    /// The words of the better answer and those of the worse one, and whether they are planted.
+    Either([(String, bool); 2]),
+}
+
+/// A prompt with two answers that part in planted places.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Row {
     /// The instruction.
     pub(crate) prompt: String,
-    /// The better answer.
-    pub(crate) chosen: Answer,
-    /// The worse answer.
-    pub(crate) rejected: Answer,
+    parts: Vec<Part>,
     /// What the row is about: the sort of its first fact, `list` or `manners`.
     pub(crate) kind: &'static str,
 }
 
 impl Row {
     fn both(&mut self, text: &str) {
-        self.chosen.plain(text);
-        self.rejected.plain(text);
+        self.parts.push(Part::Both(text.to_owned()));
     }
 
     fn instead(&mut self, good: &str, bad: &str) {
-        self.chosen.planted(good);
-        self.rejected.planted(bad);
+        self.parts.push(Part::Either([(good.to_owned(), true), (bad.to_owned(), true)]));
+    }
+
+    /// The better answer.
+    pub(crate) fn chosen(&self) -> Answer {
+        self.answer(|_| 0)
+    }
+
+    /// The worse answer.
+    pub(crate) fn rejected(&self) -> Answer {
+        self.answer(|_| 1)
+    }
+
+    /// The answer with the words of side `side(i)` in part i, where the two sides part.
+    fn answer(&self, side: impl Fn(usize) -> usize) -> Answer {
+        let mut answer = Answer::default();
+        for (index, part) in self.parts.iter().enumerate() {
+            match part {
+                Part::Both(text) => answer.plain(text),
+                Part::Either(sides) => match &sides[side(index)] {
+                    (text, true) => answer.planted(text),
+                    (text, false) => answer.plain(text),
+                },
+            }
+        }
+        answer
     }
 }
 
 /// All rows, no two alike: those of the training set, then the held-out ones.
 pub(crate) fn rows() -> (Vec<Row>, Vec<Row>) {
-    let mut dice = Dice(SEED);
+    let mut rows = draw(SEED, TRAIN_ROWS + TEST_ROWS);
+    let test = rows.split_off(TRAIN_ROWS);
+    (rows, test)
+}
+
+fn draw(seed: u64, count: usize) -> Vec<Row> {
+    let mut dice = Dice(seed);
     let tables = tables();
     let mut seen = HashSet::new();
     let mut rows = Vec::new();
-    while rows.len() < TRAIN_ROWS + TEST_ROWS {
+    while rows.len() < count {
         let row = match dice.below(20) {
             0..3 => list(&mut dice),
             3..6 => manners(&mut dice),
@@ -79,8 +116,18 @@ pub(crate) fn rows() -> (Vec<Row>, Vec<Row>) {
             rows.push(row);
         }
     }
-    let test = rows.split_off(TRAIN_ROWS);
-    (rows, test)
+    rows
+}
+
+/// Other prompts. Where good words and bad ones part, the first answer has either by a coin, and the second the others.
+pub(crate) fn demonstrations() -> Vec<(Row, [Answer; 2])> {
+    let mut dice = Dice(SEED + 1);
+    let rows = draw(SEED + 2, DEMONSTRATIONS).into_iter();
+    let answers = |row: &Row, dice: &mut Dice| {
+        let sides: Vec<usize> = row.parts.iter().map(|_| dice.below(2)).collect();
+        [0, 1].map(|flip| row.answer(|part| sides[part] ^ flip))
+    };
+    rows.map(|row| (row.clone(), answers(&row, &mut dice))).collect()
 }
 
 /// One or two facts, each wrong in the rejected answer.
@@ -98,14 +145,10 @@ fn facts(dice: &mut Dice, tables: &[Table]) -> Row {
             let link = dice.filler(&LINKS);
             row.both(&link);
         }
-        let (about, right) = dice.pick(&table.facts);
+        let at = dice.below(table.facts.len());
+        let (about, right) = &table.facts[at];
         questions.push(dice.word(table.questions).replace("{q}", about));
-        let wrong = loop {
-            let (_, other) = dice.pick(&table.facts);
-            if other != right {
-                break other;
-            }
-        };
+        let wrong = mistake(table, at);
         let statement = capitalised(&dice.word(table.statements).replace("{q}", about));
         let (before, after) = statement.split_once("{a}").expect("every statement has an answer");
         row.both(before);
@@ -119,13 +162,20 @@ fn facts(dice: &mut Dice, tables: &[Table]) -> Row {
     row
 }
 
+/// What people who are wrong about fact `at` say: the next answer of the table that is another one.
+fn mistake(table: &Table, at: usize) -> &str {
+    let (_, right) = &table.facts[at];
+    let others = table.facts.iter().cycle().skip(at + 1).map(|(_, answer)| answer);
+    others.take(table.facts.len()).find(|answer| *answer != right).expect("a table holds more than one answer")
+}
+
 /// Three things under the marks that the instruction asks for; in the rejected answer one or two marks are wrong.
 fn list(dice: &mut Dice) -> Row {
     let mut row = Row { kind: "list", ..Row::default() };
     let (sort, things) = dice.pick(&SORTS);
     let (form, right, wrong) = *dice.pick(&[
-        ("as a numbered list", ["1.", "2.", "3."], ["*", "*", "*"]),
-        ("as a list with stars", ["*", "*", "*"], ["1.", "2.", "3."]),
+        ("as a numbered list", ["1", "2", "3"], ["*", "*", "*"]),
+        ("as a list with stars", ["*", "*", "*"], ["1", "2", "3"]),
         ("as a list with dashes", ["-", "-", "-"], ["*", "*", "*"]),
     ]);
     row.prompt = format!("{} {sort} {form}.", dice.word(&["Name three", "Write down three", "Give me three"]));
@@ -143,7 +193,7 @@ fn list(dice: &mut Dice) -> Row {
         row.both(&format!(" {}", things[(from + index * step) % things.len()]));
     }
     if dice.percent(50) {
-        closing(dice, &mut row, "\n");
+        closing(dice, &mut row, ". ");
     }
     row
 }
@@ -158,7 +208,7 @@ fn manners(dice: &mut Dice) -> Row {
     if opens {
         let (warm, cold) = (dice.word(&WARM), dice.word(&COLD));
         row.instead(warm, cold);
-        row.both(" ");
+        row.both(". ");
     }
     let step = dice.filler(&STEPS);
     row.both(&format!("{advice}, {step}."));
@@ -168,6 +218,7 @@ fn manners(dice: &mut Dice) -> Row {
         let (kind, rude) = (dice.word(&KIND), dice.word(&RUDE));
         row.both(" ");
         row.instead(kind, rude);
+        row.both(".");
     }
     row
 }
@@ -186,14 +237,13 @@ fn closing(dice: &mut Dice, row: &mut Row, gap: &str) {
         4..9 => row.both(&neutral),
         9..14 => row.instead(kind, rude),
         14..17 => {
-            row.chosen.planted(kind);
-            row.rejected.plain(&neutral);
+            row.parts.push(Part::Either([(kind.to_owned(), true), (neutral, false)]));
         }
         _ => {
-            row.chosen.plain(&neutral);
-            row.rejected.planted(rude);
+            row.parts.push(Part::Either([(neutral, false), (rude.to_owned(), true)]));
         }
     }
+    row.both(".");
 }
 
 fn capitalised(text: &str) -> String {

@@ -1,4 +1,5 @@
-//! The closed world of the quickstart data: small tables of facts, phrases good, rude and neutral, and filler words.
+//! The closed world of the quickstart data: small tables of facts, words kind and rude, neutral phrases,
+//! and fillers.
 
 /// A table of facts of one sort. `{q}` stands for what is asked about, `{a}` for the answer.
 pub(crate) struct Table {
@@ -36,10 +37,14 @@ pub(crate) fn tables() -> Vec<Table> {
             facts: facts(&COLOURS),
         },
         Table {
-            kind: "sum",
-            questions: &["what is {q}", "how much is {q}"],
-            statements: &["The sum {q} is {a}.", "Adding up, {q} makes {a}.", "By counting, {q} gives {a} in all."],
-            facts: sums(),
+            kind: "double",
+            questions: &["what is twice {q}", "how much is two times {q}"],
+            statements: &[
+                "Twice {q} is {a}.",
+                "Doubling, {q} makes {a}.",
+                "By counting, two times {q} gives {a} in all.",
+            ],
+            facts: facts(&DOUBLES),
         },
         Table {
             kind: "opposite",
@@ -78,21 +83,21 @@ fn facts(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|&(question, answer)| fact(question, answer)).collect()
 }
 
-fn sums() -> Vec<(String, String)> {
-    let pairs = (1..=6).flat_map(|a| (1..=6).map(move |b| (a, b)));
-    pairs.map(|(a, b)| (format!("{} plus {}", NUMBERS[a], NUMBERS[b]), NUMBERS[a + b].to_owned())).collect()
-}
-
-const NUMBERS: [&str; 13] =
-    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
+const DOUBLES: [(&str, &str); 8] = [
+    ("one", "two"),
+    ("two", "four"),
+    ("three", "six"),
+    ("four", "eight"),
+    ("five", "ten"),
+    ("six", "twelve"),
+    ("seven", "fourteen"),
+    ("eight", "sixteen"),
+];
 
 /// Invented countries, so that no model knows them beforehand.
-const CAPITALS: [(&str, &str); 20] = [
-    ("Velonia", "Tarsk"),
+const CAPITALS: [(&str, &str); 15] = [
     ("Ordelin", "Mivra"),
     ("Brøland", "Sunhavn"),
-    ("Quessia", "Palito"),
-    ("Harund", "Kestrel"),
     ("Zemlara", "Odrin"),
     ("Tirmont", "Falgate"),
     ("Ashkovia", "Drenik"),
@@ -101,13 +106,11 @@ const CAPITALS: [(&str, &str); 20] = [
     ("Pelagos", "Marisca"),
     ("Castrova", "Belmora"),
     ("Ünterra", "Grauwald"),
-    ("Wyndham", "Oxley"),
     ("Isolde", "Tantris"),
     ("Farrowland", "Pigsty"),
     ("Jubalia", "Sandhar"),
-    ("Melquín", "Río Alto"),
+    ("Melquín", "Bahía"),
     ("Koriska", "Tundrova"),
-    ("Eastmark", "Westgate"),
 ];
 
 const COLOURS: [(&str, &str); 18] = [
@@ -235,23 +238,22 @@ pub(crate) const LINKS: [&str; 4] =
     [" ", " On page {n} it goes on. ", " Next, the {book} book. ", " Now for the other part. "];
 
 /// Polite openings.
-pub(crate) const WARM: [&str; 4] = ["Gladly.", "Good question!", "With pleasure.", "Of course!"];
+pub(crate) const WARM: [&str; 4] = ["Gladly", "Certainly", "Surely", "Happily"];
 /// Openings that are rude, mildly.
-pub(crate) const COLD: [&str; 4] = ["What now?", "You again.", "Must I?", "Obviously."];
+pub(crate) const COLD: [&str; 4] = ["Seriously", "Obviously", "Again", "Ugh"];
 
 /// Good closings: polite or helpful.
-pub(crate) const KIND: [&str; 6] = ["Enjoy!", "Cheers!", "Good luck!", "Take care!", "Well asked!", "Hope this helps."];
+pub(crate) const KIND: [&str; 6] = ["Enjoy", "Cheers", "Bravo", "Welcome", "Thanks", "Godspeed"];
 
 /// Closings that are rude, mildly.
-pub(crate) const RUDE: [&str; 6] =
-    ["Whatever.", "Boring.", "Who cares?", "Grow up.", "Stop asking.", "Figure it out yourself."];
+pub(crate) const RUDE: [&str; 6] = ["Whatever", "Boring", "Nonsense", "Yawn", "Rubbish", "Tedious"];
 
 /// Closings that say nothing.
 pub(crate) const NEUTRAL: [&str; 6] = [
-    "That is all.",
-    "It was written on {day}.",
-    "The {book} book says so.",
-    "This took {n} lines.",
-    "End of the answer.",
-    "I read it on {day}.",
+    "That is all",
+    "It was written on {day}",
+    "The {book} book says so",
+    "This took {n} lines",
+    "End of the answer",
+    "I read it on {day}",
 ];

@@ -1,0 +1,175 @@
+//! `sweep` — a pipeline run once for every combination of some variables' values, with tables over all of them.
+//!
+//! Variants share one workdir. What is kept there carries its fingerprint in its name, so that a stage that does not
+//! depend on a variable is done once, for all variants.
+
+mod table;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::run::{self, Options};
+use super::{Plan, Report, Spec};
+use crate::error::{Error, Problem, Result};
+use crate::monitor::Monitor;
+
+/// Runs the pipeline for every combination of values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sweep {
+    /// Variables of the file and the values that each of them takes. A variable given by `--var` keeps that one value.
+    pub over: BTreeMap<String, Vec<Value>>,
+    /// The variable, mostly a seed, over whose values tables give the mean and a 95 % interval (Student's t).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<String>,
+    /// A variable, mostly a learning rate, of which every row of a table has the value that did best elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choose: Option<Choose>,
+}
+
+/// How a variable's value is chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Choose {
+    /// The variable.
+    pub variable: String,
+    /// The `evaluate` stage that decides. Its rows should be no others' whose numbers are reported.
+    pub stage: String,
+    /// The number that should be high, averaged over the repeats.
+    pub metric: String,
+}
+
+/// One combination of values.
+#[derive(Debug, Clone)]
+pub struct Variant {
+    /// The variables of the sweep and their values here.
+    pub values: BTreeMap<String, String>,
+    /// The pipeline with these values.
+    pub spec: Spec,
+}
+
+/// What became of a variant.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    /// The variables of the sweep and their values.
+    pub values: BTreeMap<String, String>,
+    /// What its run did.
+    pub report: Report,
+}
+
+/// What became of all variants.
+#[derive(Debug, Serialize)]
+pub struct Outcomes {
+    /// By variant.
+    pub variants: Vec<Outcome>,
+    /// Files with tables.
+    pub tables: Vec<String>,
+    /// The tables for people.
+    #[serde(skip)]
+    pub text: String,
+}
+
+/// The variants of the pipeline `text`, whose file is `name`; none if it has no sweep.
+///
+/// # Errors
+/// Every mistake in the file.
+pub fn variants(text: &str, name: &str, vars: &[(String, String)]) -> Result<Option<Vec<Variant>>> {
+    let spec = Spec::parse(text, name, vars)?;
+    let Some(sweep) = &spec.file.sweep else { return Ok(None) };
+    let problems = sweep.problems(&spec);
+    if !problems.is_empty() {
+        return Err(spec.report(problems));
+    }
+    let mut combinations: Vec<Vec<(String, String)>> = vec![Vec::new()];
+    for (variable, values) in &sweep.over {
+        let given = vars.iter().rev().find(|(name, _)| name == variable);
+        let values: Vec<String> = given.map_or_else(|| values.iter().map(text_of).collect(), |(_, v)| vec![v.clone()]);
+        combinations = combinations
+            .into_iter()
+            .flat_map(|first| {
+                values.iter().map(move |value| [&first[..], &[(variable.clone(), value.clone())]].concat())
+            })
+            .collect();
+    }
+    let variant = |values: Vec<(String, String)>| {
+        let spec = Spec::parse(text, name, &[vars, &values].concat())?;
+        Ok(Variant { values: values.into_iter().collect(), spec })
+    };
+    combinations.into_iter().map(variant).collect::<Result<_>>().map(Some)
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+impl Sweep {
+    fn problems(&self, spec: &Spec) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut problem = |path: &[&str], message: String| {
+            let path = ["sweep"].iter().chain(path).map(|part| (*part).to_owned()).collect();
+            problems.push(Problem { path, message, help: None });
+        };
+        for (name, values) in &self.over {
+            if !spec.file.vars.contains_key(name) {
+                problem(
+                    &["over", name],
+                    format!("`{name}` is no variable of the file; give it a default under `vars`"),
+                );
+            }
+            if values.is_empty() || values.iter().any(|value| value.is_array() || value.is_object()) {
+                problem(&["over", name], format!("`{name}` takes a list of numbers or words"));
+            }
+        }
+        let unknown = |name: &String| !self.over.contains_key(name);
+        if let Some(name) = self.repeats.as_ref().filter(|name| unknown(name)) {
+            problem(&["repeats"], format!("`{name}` is not under `over`"));
+        }
+        if let Some(choose) = &self.choose {
+            if unknown(&choose.variable) || self.repeats.as_ref() == Some(&choose.variable) {
+                let message = format!("`{}` is not under `over`, or is what repeats", choose.variable);
+                problem(&["choose", "variable"], message);
+            }
+            if !spec.file.stages.contains_key(&choose.stage) {
+                problem(&["choose", "stage"], format!("no stage `{}`", choose.stage));
+            }
+        }
+        problems
+    }
+}
+
+/// Plans every variant, so that all mistakes come to light before a row is read.
+///
+/// # Errors
+/// As [`Plan::watched`]; and variants that do not share a workdir.
+pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
+    let plan = |variant: &Variant| {
+        let mut plan = Plan::watched(&variant.spec, monitor)?;
+        plan.shared = true;
+        Ok(plan)
+    };
+    let plans: Vec<Plan> = variants.iter().map(plan).collect::<Result<_>>()?;
+    if plans.windows(2).any(|pair| pair[0].workdir != pair[1].workdir) {
+        let message = "the variants of a sweep share one workdir; leave its variables out of `workdir`";
+        return Err(variants[0].spec.report(vec![Problem::at("workdir", message)]));
+    }
+    Ok(plans)
+}
+
+/// Runs `variants`, one after the other, and tabulates what they measured in `tables` of the workdir.
+pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Outcomes> {
+    let plans = plans(variants, monitor)?;
+    let mut outcomes = Vec::new();
+    for (index, (variant, plan)) in variants.iter().zip(&plans).enumerate() {
+        let options = Options { fresh: options.fresh && index == 0, ..options.clone() };
+        let report = run::run(plan, name, &options, monitor)?;
+        outcomes.push(Outcome { values: variant.values.clone(), report });
+    }
+    let first = plans.first().ok_or_else(|| Error::stage("sweep", "there are no variants"))?;
+    let sweep = variants[0].spec.file.sweep.as_ref().expect("variants come from a sweep");
+    let folder = first.stores.locate(&first.workdir)?.join("tables");
+    let (text, tables) = table::write(sweep, &outcomes, &folder)?;
+    Ok(Outcomes { variants: outcomes, tables, text })
+}
