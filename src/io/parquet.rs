@@ -48,6 +48,7 @@ impl File {
             let hint = "not a whole Parquet file (cut short while it was written or copied?)";
             Error::data(place.clone(), format!("{hint}: {error}"))
         })?;
+        super::footer::check(footer.metadata(), blob.len()).map_err(|wrong| Error::data(place.clone(), wrong))?;
         Ok(Self { place, blob, footer })
     }
 

@@ -46,6 +46,9 @@ impl Tokenizer {
         // Some published files carry the truncation and padding of the run that made them.
         inner.with_truncation(None).map_err(|error| broken(&error))?;
         inner.with_padding(None);
+        if let Some((token, id)) = inner.get_vocab(true).into_iter().find(|(_, id)| i32::try_from(*id).is_err()) {
+            return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
+        }
 
         let config = object(&folder.join("tokenizer_config.json"))?;
         let map = object(&folder.join("special_tokens_map.json"))?;
