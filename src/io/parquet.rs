@@ -4,6 +4,7 @@
 //! dictionary, ids keep theirs, row groups are capped in rows and in bytes, pages are content-defined and indexed. The
 //! schema's metadata becomes the footer's key-value pairs.
 
+use std::iter;
 use std::ops::Range;
 
 use arrow::array::RecordBatch;
@@ -77,7 +78,8 @@ impl File {
         let file = self.clone();
         groups.flat_map(move |group| {
             let place = file.place.clone().row_group(group);
-            let mut row: u64 = file.groups()[..group].iter().sum();
+            let first: u64 = file.groups()[..group].iter().sum();
+            let (mut row, end) = (first, first + file.groups()[group]);
             let columns = file.footer.metadata().row_group(group).columns().iter().map(|column| column.byte_range());
             let spans = columns.map(|(start, length)| start..start.saturating_add(length));
             let windows = Windows::new(file.blob.clone(), spans);
@@ -88,10 +90,22 @@ impl File {
                 Ok(reader) => (Some(reader), None),
                 Err(error) => (None, Some(Err(wrong(&error)))),
             };
-            let chunks = reader.into_iter().flatten().map(move |batch| {
-                let batch = batch.map_err(|error| wrong(&error))?;
-                row += batch.num_rows() as u64;
-                Ok(Chunk { first_row: row - batch.num_rows() as u64 + 1, batch })
+            let mut done = reader.is_none();
+            let mut batches = reader.into_iter().flatten();
+            let chunks = iter::from_fn(move || {
+                if done {
+                    return None;
+                }
+                let Some(batch) = batches.next() else {
+                    done = true;
+                    let message = format!("holds {} rows; the footer says {}", row - first, end - first);
+                    return (row != end).then(|| Err(wrong(&message)));
+                };
+                done = batch.is_err();
+                Some(batch.map_err(|error| wrong(&error)).map(|batch| {
+                    row += batch.num_rows() as u64;
+                    Chunk { first_row: row - batch.num_rows() as u64 + 1, batch }
+                }))
             });
             failed.into_iter().chain(chunks)
         })

@@ -9,6 +9,7 @@ mod engines;
 mod files;
 mod formats;
 mod harness;
+mod hostile;
 #[cfg(unix)]
 mod hub;
 #[cfg(unix)]

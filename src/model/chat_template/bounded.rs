@@ -21,15 +21,39 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// When it takes longer than [`PATIENCE`], or no thread can be had.
 pub(super) fn bounded<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    within(PATIENCE, work)
+}
+
+fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     let (sender, receiver) = sync_channel(1);
     let builder = Builder::new().name("chat template".to_owned()).stack_size(STACK);
     let thread = builder.spawn(move || drop(sender.send(work())));
     let thread = thread.map_err(|error| format!("no thread to work on it: {error}"))?;
-    receiver.recv_timeout(PATIENCE).map_err(|failure| match failure {
-        RecvTimeoutError::Timeout => format!("does not end: stopped after {} s", PATIENCE.as_secs()),
+    receiver.recv_timeout(patience).map_err(|failure| match failure {
+        RecvTimeoutError::Timeout => format!("does not end: stopped after {} s", patience.as_secs()),
         RecvTimeoutError::Disconnected => match thread.join() {
             Err(panic) => resume_unwind(panic),
             Ok(()) => "ended without a result".to_owned(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::sleep;
+
+    #[test]
+    fn nobody_waits_for_what_does_not_end() {
+        let endless = || sleep(Duration::from_secs(3600));
+        let error = within(Duration::from_millis(10), endless).unwrap_err();
+        assert_eq!(error, "does not end: stopped after 0 s");
+        assert_eq!(bounded(|| 7), Ok(7));
+    }
+
+    #[test]
+    #[should_panic(expected = "its own words")]
+    fn a_panic_goes_on_in_the_caller() {
+        let _ = bounded(|| panic!("its own words"));
+    }
 }
