@@ -3,7 +3,11 @@
 //! [`Error`] is the only error type that leaves the crate. Everything that names a position in data carries a
 //! [`Place`]; everything that names a position in a pipeline file is a [`Problem`].
 
+mod caught;
+
 use std::fmt;
+
+pub(crate) use caught::caught;
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -16,7 +16,7 @@ use super::find::{KINDS, Kind, WILD, find};
 use super::store::{Location, Stores, shown};
 use super::unify::unify;
 use super::{csv, ipc, jsonl, parquet};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, caught};
 use crate::monitor::{Monitor, Silent};
 
 /// Small row groups are taken together up to this many rows.
@@ -65,13 +65,15 @@ enum File {
 
 impl File {
     fn open(location: &Location) -> Result<Self> {
-        let file = match Kind::of(location.name()) {
+        let place = Place::file(location);
+        let open = || match Kind::of(location.name()) {
             Some(Kind::Parquet) => parquet::File::open(location).map(Self::Parquet),
             Some(Kind::JsonLines | Kind::Json) => jsonl::File::open(location).map(Self::Json),
             Some(Kind::Csv) => csv::File::open(location).map(Self::Csv),
             Some(Kind::Ipc) => ipc::File::open(location).map(Self::Ipc),
-            None => Err(Error::data(Place::file(location), format!("unknown kind of file; {KINDS}"))),
+            None => Err(Error::data(place.clone(), format!("unknown kind of file; {KINDS}"))),
         };
+        let file = caught(open).unwrap_or_else(|panic| Err(broken(&place, &panic)));
         file.map_err(|error| location.cause(error))
     }
 
@@ -213,7 +215,7 @@ impl Dataset {
             File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows).map_err(cause)?),
         };
         let place = Place::file(&location);
-        Ok(Box::new(chunks.map(move |chunk| {
+        Ok(Box::new(whole(chunks, place.clone()).map(move |chunk| {
             let Chunk { batch, first_row } = chunk.map_err(|error| location.cause(error))?;
             let wrong = |error: ArrowError| Error::data(place.clone(), error);
             let columns = schema.fields().iter().map(|field| {
@@ -236,6 +238,26 @@ impl Dataset {
         }
         hasher.finalize().to_hex().to_string()
     }
+}
+
+/// Readers trust what a file says of itself; where it contradicts itself they may panic.
+fn broken(place: &Place, panic: &str) -> Error {
+    Error::data(place.clone(), format!("a broken file: {panic}"))
+}
+
+/// `chunks` up to a panic of their reader, which is an error.
+fn whole(
+    chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send>,
+    place: Place,
+) -> impl Iterator<Item = Result<Chunk>> + Send {
+    let mut chunks = Some(chunks);
+    std::iter::from_fn(move || {
+        let reader = chunks.as_mut()?;
+        caught(|| reader.next()).unwrap_or_else(|panic| {
+            chunks = None;
+            Some(Err(broken(&place, &panic)))
+        })
+    })
 }
 
 /// The files at `locations` with their versions, several at a time unless they are local.

@@ -1,6 +1,6 @@
 //! The texts of the rows of a JSON file: its lines, or the elements of its one array.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 
 use super::store::Location;
 use super::text;
@@ -12,6 +12,9 @@ pub(super) struct Row {
     pub(super) number: u64,
     pub(super) text: String,
 }
+
+/// Longest row, in bytes: a compressed file of a few kilobytes may hold a line without end.
+const LONGEST: usize = 256 << 20;
 
 type Rows = Box<dyn Iterator<Item = Result<Row>> + Send>;
 
@@ -30,11 +33,10 @@ fn lines(mut reader: impl BufRead, location: Location) -> impl Iterator<Item = R
     std::iter::from_fn(move || {
         loop {
             number += 1;
-            let mut text = String::new();
-            match reader.read_line(&mut text) {
-                Ok(0) => return None,
-                Ok(_) if text.trim().is_empty() => continue,
-                Ok(_) => {
+            match line(&mut reader) {
+                Ok(None) => return None,
+                Ok(Some(text)) if text.trim().is_empty() => continue,
+                Ok(Some(mut text)) => {
                     text.truncate(text.trim_end().len());
                     return Some(Ok(Row { number, text }));
                 }
@@ -42,6 +44,16 @@ fn lines(mut reader: impl BufRead, location: Location) -> impl Iterator<Item = R
             }
         }
     })
+}
+
+fn line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut bytes = Vec::new();
+    let length = reader.take(LONGEST as u64 + 1).read_until(b'\n', &mut bytes)?;
+    if length > LONGEST {
+        return Err(too_long());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| invalid("not UTF-8"))?;
+    Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
 fn elements(mut reader: impl BufRead, location: Location) -> impl Iterator<Item = Result<Row>> {
@@ -95,6 +107,9 @@ fn element(reader: &mut impl BufRead, first: bool) -> io::Result<(Vec<u8>, bool)
             escaped = in_string && byte == b'\\' && !escaped;
         }
         bytes.extend_from_slice(block);
+        if bytes.len() > LONGEST {
+            return Err(too_long());
+        }
         let length = block.len();
         reader.consume(length);
     }
@@ -112,6 +127,10 @@ fn only_space(reader: &mut impl BufRead) -> io::Result<()> {
         let length = block.len();
         reader.consume(length);
     }
+}
+
+fn too_long() -> io::Error {
+    invalid(&format!("a row of more than {LONGEST} bytes"))
 }
 
 fn invalid(message: &str) -> io::Error {

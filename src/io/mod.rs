@@ -10,6 +10,7 @@ pub mod bounds;
 pub mod csv;
 pub mod dataset;
 mod find;
+mod footer;
 pub mod hub;
 pub mod ipc;
 mod ipc_stream;

@@ -6,6 +6,7 @@
 
 mod pages;
 
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ impl File {
             let hint = "not a whole Parquet file (cut short while it was written or copied?)";
             Error::data(place.clone(), format!("{hint}: {error}"))
         })?;
+        super::footer::check(footer.metadata(), blob.len()).map_err(|wrong| Error::data(place.clone(), wrong))?;
         Ok(Self { place, blob, footer, left: Arc::default() })
     }
 
@@ -90,6 +92,7 @@ impl File {
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
         let footer = ArrowReaderMetadata::load(&self.blob, options);
         let footer = footer.map_err(|error| Error::data(self.place.clone(), error))?;
+        pages::check(footer.metadata(), self.blob.len()).map_err(|wrong| Error::data(self.place.clone(), wrong))?;
         let left = (0..groups.len()).map(|group| pages::rows_left(footer.metadata(), group, &bounds)).collect();
         self.left = Arc::new(left);
         self.footer = footer;
@@ -115,27 +118,43 @@ impl File {
                 Ok(reader) => (Some(reader), None),
                 Err(error) => (None, Some(Err(Error::data(place.clone(), error)))),
             };
-            let mut left = file.rows_left(group).into_iter();
+            let left = file.rows_left(group);
+            let (mut rows, end): (usize, usize) = (0, left.iter().map(Range::len).sum());
+            let mut left = left.into_iter();
             let mut piece = 0..0;
-            let chunks = reader.into_iter().flatten().flat_map(move |batch| {
+            let mut done = reader.is_none();
+            let mut batches = reader.into_iter().flatten();
+            let chunks = iter::from_fn(move || {
+                if done {
+                    return None;
+                }
+                let Some(batch) = batches.next() else {
+                    done = true;
+                    let message = format!("holds {rows} rows; the footer says {end}");
+                    return (rows != end).then(|| vec![Err(Error::data(place.clone(), message))]);
+                };
                 let batch = match batch {
                     Ok(batch) => batch,
-                    Err(error) => return vec![Err(Error::data(place.clone(), error))],
+                    Err(error) => {
+                        done = true;
+                        return Some(vec![Err(Error::data(place.clone(), error))]);
+                    }
                 };
+                rows += batch.num_rows();
                 let (mut chunks, mut at) = (Vec::new(), 0);
                 while at < batch.num_rows() {
                     if piece.is_empty() {
                         piece = left.next().unwrap_or(0..usize::MAX);
                     }
-                    let rows = piece.len().min(batch.num_rows() - at);
+                    let taken = piece.len().min(batch.num_rows() - at);
                     let first_row = before + piece.start as u64 + 1;
-                    chunks.push(Ok(Chunk { first_row, batch: batch.slice(at, rows) }));
-                    piece.start += rows;
-                    at += rows;
+                    chunks.push(Ok(Chunk { first_row, batch: batch.slice(at, taken) }));
+                    piece.start += taken;
+                    at += taken;
                 }
-                chunks
+                Some(chunks)
             });
-            failed.into_iter().chain(chunks)
+            failed.into_iter().chain(chunks.flatten())
         })
     }
 

@@ -4,6 +4,7 @@
 //! methods, `raise_exception`, `strftime_now`, a `tojson` that writes JSON as Python does. How a prompt and its answers
 //! are cut apart follows TRL (`maybe_apply_chat_template`): the prompt ends where both answers' texts leave it.
 
+mod bounded;
 mod json;
 mod methods;
 mod python;
@@ -12,7 +13,9 @@ mod source;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
+use std::sync::Arc;
 
+use bounded::bounded;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig};
 
@@ -93,16 +96,16 @@ enum Ending {
 }
 
 /// A Jinja template that turns messages into text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     file: String,
     digest: String,
 }
 
 /// What one rendering may use: an instruction or 64 bytes of text each cost one. A conversation of a megabyte uses a
-/// few hundred thousand.
-const FUEL: u64 = 10_000_000;
+/// few hundred thousand. `bounded::STACK` is made for it.
+const FUEL: u64 = 2_000_000;
 
 /// The only template of its environment.
 const NAME: &str = "chat_template";
@@ -126,7 +129,9 @@ impl ChatTemplate {
         }
         let prepared = source::prepare(source);
         let prepared = prepared.map_err(|error| Error::model(&file, format!("chat template, {error}")))?;
-        environment.add_template_owned(NAME, prepared).map_err(|error| located(&file, &error))?;
+        let parsed = bounded(move || environment.add_template_owned(NAME, prepared).map(|()| environment));
+        let parsed = parsed.map_err(|why| Error::model(&file, format!("chat template: {why}")))?;
+        let environment = Arc::new(parsed.map_err(|error| located(&file, &error))?);
         let digest = blake3::hash(source.as_bytes()).to_hex().to_string();
         Ok(Self { environment, file, digest })
     }
@@ -139,10 +144,8 @@ impl ChatTemplate {
     /// The text of `prompt` up to where the model answers. A prompt that ends with an assistant turn is left open
     /// behind that turn's words (`continue_final_message`).
     pub fn render_prompt(&self, prompt: &[Message<'_>]) -> Result<String> {
-        match prompt.last() {
-            Some(last) if last.role == "assistant" => self.render_open(prompt, last.content),
-            _ => self.render_turns(prompt, Ending::GenerationPrompt),
-        }
+        let prompt = owned(prompt);
+        self.bounded(move |template| template.open(&borrowed(&prompt)))
     }
 
     /// The text of `prompt` and of every answer behind it.
@@ -150,15 +153,32 @@ impl ChatTemplate {
     /// Some templates open the model's turn with more than they write once the answer is there (an empty `<think>`
     /// block, say). The prompt is then what all texts have in common, and the rest belongs to the answers.
     pub fn render_answers(&self, prompt: &[Message<'_>], answers: &[&[Message<'_>]]) -> Result<Rendered> {
-        let mut text = self.render_prompt(prompt)?;
-        let mut whole = Vec::with_capacity(answers.len());
-        for answer in answers {
-            let full = self.render_turns(&[prompt, answer].concat(), Ending::Turn)?;
-            text.truncate(common_prefix(&text, &full));
-            whole.push(full);
+        let prompt = owned(prompt);
+        let answers: Vec<_> = answers.iter().map(|turns| owned(turns)).collect();
+        self.bounded(move |template| {
+            let prompt = borrowed(&prompt);
+            let mut text = template.open(&prompt)?;
+            let mut whole = Vec::with_capacity(answers.len());
+            for answer in &answers {
+                let full = template.render_turns(&[&prompt[..], &borrowed(answer)].concat(), Ending::Turn)?;
+                text.truncate(common_prefix(&text, &full));
+                whole.push(full);
+            }
+            let answers = whole.into_iter().map(|full| full[text.len()..].to_owned()).collect();
+            Ok(Rendered { prompt: text, answers })
+        })
+    }
+
+    fn bounded<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+        let template = self.clone();
+        bounded(move || work(&template)).map_err(|why| Error::model(&self.file, format!("chat template: {why}")))?
+    }
+
+    fn open(&self, prompt: &[Message<'_>]) -> Result<String> {
+        match prompt.last() {
+            Some(last) if last.role == "assistant" => self.render_open(prompt, last.content),
+            _ => self.render_turns(prompt, Ending::GenerationPrompt),
         }
-        let answers = whole.into_iter().map(|full| full[text.len()..].to_owned()).collect();
-        Ok(Rendered { prompt: text, answers })
     }
 
     fn render_turns(&self, messages: &[Message<'_>], ending: Ending) -> Result<String> {
@@ -195,6 +215,15 @@ impl ChatTemplate {
         }
         Ok(text)
     }
+}
+
+/// Roles and contents that outlive what they were read from.
+fn owned(messages: &[Message<'_>]) -> Vec<(String, String)> {
+    messages.iter().map(|message| (message.role.to_owned(), message.content.to_owned())).collect()
+}
+
+fn borrowed(messages: &[(String, String)]) -> Vec<Message<'_>> {
+    messages.iter().map(|(role, content)| Message { role, content }).collect()
 }
 
 /// Put behind the words of a turn that is left open, to find their end in the rendered text. The space shows whether

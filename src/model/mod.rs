@@ -217,7 +217,31 @@ impl CausalLm {
     }
 }
 
+/// The sizes in config.json, whatever the architecture.
+const SIZES: [&str; 12] = [
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "n_positions",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_inner",
+];
+
+/// No model has more of anything. Products of three stay within 64 bits.
+const LARGEST_SIZE: u64 = 1 << 20;
+
 /// Reads an architecture's config.json.
 fn parse<C: DeserializeOwned, T>(config: &Value, then: impl FnOnce(C) -> T) -> Result<T, String> {
+    for name in SIZES {
+        if let Some(size) = config.get(name).and_then(Value::as_u64).filter(|size| *size > LARGEST_SIZE) {
+            return Err(format!("{name} {size} is above {LARGEST_SIZE}"));
+        }
+    }
     serde_json::from_value(config.clone()).map(then).map_err(|error| error.to_string())
 }

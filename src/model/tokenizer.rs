@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::chat_template::ChatTemplate;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, caught};
 
 /// Token ids of a text, each with the characters (Unicode code points, from and to) that it covers.
 pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
@@ -42,10 +42,14 @@ impl Tokenizer {
             Error::model(file.display(), format!("not found; {help}"))
         })?;
         let broken = |error: &dyn std::fmt::Display| Error::model(file.display(), format!("not a tokenizer: {error}"));
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| broken(&error))?;
+        let inner = caught(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|panic| broken(&panic))?;
+        let mut inner = inner.map_err(|error| broken(&error))?;
         // Some published files carry the truncation and padding of the run that made them.
         inner.with_truncation(None).map_err(|error| broken(&error))?;
         inner.with_padding(None);
+        if let Some((token, id)) = inner.get_vocab(true).into_iter().find(|(_, id)| i32::try_from(*id).is_err()) {
+            return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
+        }
 
         let config = object(&folder.join("tokenizer_config.json"))?;
         let map = object(&folder.join("special_tokens_map.json"))?;
@@ -57,14 +61,14 @@ impl Tokenizer {
 
     /// Token ids of `text`. Special tokens written in the text become their ids; none is added.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| self.error(&error))?;
+        let encoding = self.call(|inner| inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
     }
 
     /// As [`Tokenizer::encode`], with the characters that every token covers. Tokens that share the bytes of one
     /// character all cover it.
     pub fn encode_with_offsets(&self, text: &str) -> Result<IdsWithOffsets> {
-        let encoding = self.inner.encode_char_offsets(text, false).map_err(|error| self.error(&error))?;
+        let encoding = self.call(|inner| inner.encode_char_offsets(text, false))?;
         let ids = encoding.get_ids().iter().map(|&id| id as i32).collect();
         Ok((ids, encoding.get_offsets().to_vec()))
     }
@@ -72,7 +76,7 @@ impl Tokenizer {
     /// The text of `ids`, special tokens included. Ids outside the vocabulary are left out.
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
-        self.inner.decode(&ids, false).map_err(|error| self.error(&error))
+        self.call(|inner| inner.decode(&ids, false))
     }
 
     /// The text of one token for a person to read; part of a character shows as U+FFFD.
@@ -139,6 +143,13 @@ impl Tokenizer {
             hasher.update(sorted(whole.get(part).unwrap_or(&Value::Null)).to_string().as_bytes());
         }
         Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// Files whose parts contradict each other may only be found out in use, and by a panic.
+    fn call<T>(&self, work: impl FnOnce(&tokenizers::Tokenizer) -> tokenizers::Result<T>) -> Result<T> {
+        let result =
+            caught(|| work(&self.inner)).map_err(|panic| self.error(&format!("a broken tokenizer: {panic}")))?;
+        result.map_err(|error| self.error(&error))
     }
 
     fn error(&self, error: &dyn std::fmt::Display) -> Error {

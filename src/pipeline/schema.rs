@@ -154,9 +154,15 @@ pub(super) fn unknown(at: (u64, u64), what: &str, word: &str, choices: &[&str]) 
     Mistake { at, message: format!("unknown {what} `{word}`"), help: Some(suggest(word, choices)) }
 }
 
+/// What is longer was not meant as a word.
+const LONGEST_WORD: usize = 64;
+
 /// A near spelling, or all choices.
 pub(super) fn suggest(word: &str, choices: &[&str]) -> String {
-    let near = choices.iter().map(|choice| (strsim::damerau_levenshtein(word, choice), choice)).min();
+    // The distance takes as many steps as both have letters, multiplied.
+    let short = word.len() <= LONGEST_WORD;
+    let near = choices.iter().filter(|_| short);
+    let near = near.map(|choice| (strsim::damerau_levenshtein(word, choice), choice)).min();
     match near {
         Some((distance, choice)) if distance <= 2.max(word.len() / 4) => format!("did you mean `{choice}`?"),
         _ => format!("one of {}", choices.join(", ")),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::schema::{self, Mistake};
 use super::sweep::Sweep;
-use super::tree::{Content, Node, expand, lookup};
+use super::tree::{Allowance, Content, Node, expand, lookup};
 use crate::error::{Error, Problem, Result};
 use crate::io::Storage;
 use crate::model::{DeviceSpec, Precision};
@@ -96,9 +96,10 @@ impl Spec {
         let fail = |mistakes: Vec<Mistake>| Error::Pipeline(mistakes.iter().map(|m| render(name, m)).collect());
         let mut tree = Node::parse(text).map_err(|message| Error::Pipeline(vec![format!("{name}: {message}")]))?;
         let mut mistakes = Vec::new();
-        let vars = variables(&tree, vars, &mut mistakes);
+        let allowance = Allowance::default();
+        let vars = variables(&tree, vars, &allowance, &mut mistakes);
         let mut unknown = Vec::new();
-        tree.substitute(&|name| lookup(&vars, name), &mut unknown);
+        tree.substitute(&|name| allowance.take(lookup(&vars, name)?), &mut unknown);
         mistakes.extend(unknown.into_iter().map(|(at, message)| Mistake { at, message, help: None }));
         let root = schema::of::<File>();
         schema::check(&mut tree, &root, &root, &mut mistakes);
@@ -143,7 +144,12 @@ fn render(name: &str, mistake: &Mistake) -> String {
 }
 
 /// The values of all variables; defaults may use variables that stand before them.
-fn variables(tree: &Node, given: &[(String, String)], mistakes: &mut Vec<Mistake>) -> BTreeMap<String, String> {
+fn variables(
+    tree: &Node,
+    given: &[(String, String)],
+    allowance: &Allowance,
+    mistakes: &mut Vec<Mistake>,
+) -> BTreeMap<String, String> {
     let mut vars: BTreeMap<String, String> = BTreeMap::new();
     let Some(Content::Map(entries)) = tree.get("vars").map(|vars| &vars.content) else {
         if let Some((name, _)) = given.first() {
@@ -157,7 +163,7 @@ fn variables(tree: &Node, given: &[(String, String)], mistakes: &mut Vec<Mistake
             Some((_, value)) => Ok(value.clone()),
             None => {
                 let scalar = entry.value.scalar().ok_or_else(|| format!("variable `{}` is not a scalar", entry.key));
-                scalar.and_then(|value| expand(&value, &|name| lookup(&vars, name)))
+                scalar.and_then(|value| expand(&value, &|name| allowance.take(lookup(&vars, name)?)))
             }
         };
         match value {

@@ -1,5 +1,6 @@
 //! A YAML document with the position of every node, in which `${name}` and `${env:NAME}` are substituted.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -121,6 +122,28 @@ pub(super) fn expand(text: &str, lookup: &dyn Fn(&str) -> Result<String, String>
         rest = &rest[at + end + 1..];
     }
     Ok(out + rest)
+}
+
+/// Bytes that all variables of a file may stand for together. Ten variables, each made of the one before it ten times,
+/// would be ten gigabytes.
+const EXPANDED: usize = 1 << 20;
+
+/// What variables may still stand for.
+pub(super) struct Allowance(Cell<usize>);
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self(Cell::new(EXPANDED))
+    }
+}
+
+impl Allowance {
+    /// `text`, if it still fits.
+    pub(super) fn take(&self, text: String) -> Result<String, String> {
+        let left = self.0.get().checked_sub(text.len());
+        self.0.set(left.ok_or_else(|| format!("variables stand for more than {EXPANDED} bytes of text"))?);
+        Ok(text)
+    }
 }
 
 /// What `${name}` means: a variable, or an environment variable after `env:`.

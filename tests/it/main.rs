@@ -11,7 +11,8 @@ mod files;
 mod formats;
 mod generation;
 mod harness;
-mod hostile;
+mod hostile_files;
+mod hostile_names;
 #[cfg(unix)]
 mod hub;
 #[cfg(unix)]

@@ -4,8 +4,34 @@ use std::ops::Range;
 
 use parquet::arrow::ProjectionMask;
 use parquet::file::metadata::ParquetMetaData;
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use crate::io::bounds::Bound;
+
+/// What is wrong with the page index of a file of `size` bytes, whose word all below takes.
+pub(super) fn check(metadata: &ParquetMetaData, size: u64) -> Result<(), String> {
+    let (Some(indexes), Some(offsets)) = (metadata.column_index(), metadata.offset_index()) else { return Ok(()) };
+    for (group, content) in metadata.row_groups().iter().enumerate() {
+        for (leaf, column) in content.columns().iter().enumerate() {
+            let pages = offsets[group].get(leaf).map_or(&[][..], |pages| pages.page_locations());
+            let rows = pages.iter().map(|page| page.first_row_index);
+            let in_order =
+                rows.clone().chain([content.num_rows()]).is_sorted() && rows.min().is_none_or(|row| row == 0);
+            let inside = pages.iter().all(|page| {
+                let ends = page.offset.checked_add(i64::from(page.compressed_page_size));
+                page.offset >= 0 && page.compressed_page_size >= 0 && ends.is_some_and(|end| end as u64 <= size)
+            });
+            let has_values = |index: &ColumnIndexMetaData| {
+                matches!(index, ColumnIndexMetaData::NONE) || index.num_pages() == pages.len() as u64
+            };
+            if !(in_order && inside && indexes[group].get(leaf).is_none_or(has_values)) {
+                let name = column.column_path().string();
+                return Err(format!("the page index of column `{name}` of row group {group} cannot be true"));
+            }
+        }
+    }
+    Ok(())
+}
 
 /// The rows of `group`, from 0, outside of pages of which no row can fulfil all of `bounds`.
 pub(super) fn rows_left(metadata: &ParquetMetaData, group: usize, bounds: &[&Bound]) -> Vec<Range<usize>> {

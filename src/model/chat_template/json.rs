@@ -5,6 +5,8 @@ use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 use serde_json::Value as Json;
 
+use super::methods::charge;
+
 /// Values nested deeper than this are refused.
 const DEPTH: usize = 128;
 
@@ -52,16 +54,16 @@ impl Dump<'_, '_> {
         }
         match value.kind() {
             ValueKind::Seq | ValueKind::Iterable => {
-                self.out.push('[');
+                self.put("[")?;
                 let mut any = false;
                 for item in value.try_iter()? {
                     self.next(&mut any, depth)?;
                     self.write(&item, depth + 1)?;
                 }
-                self.close(any, depth, ']')
+                self.close(any, depth, "]")
             }
             ValueKind::Map => {
-                self.out.push('{');
+                self.put("{")?;
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.sort {
                     keys.sort();
@@ -70,61 +72,61 @@ impl Dump<'_, '_> {
                 for key in keys {
                     self.next(&mut any, depth)?;
                     let name = key.as_str().map_or_else(|| scalar(&key), |text| Some(text.to_owned()));
-                    self.string(&name.ok_or_else(|| no_form(&key))?);
-                    self.out += &self.colon;
+                    self.string(&name.ok_or_else(|| no_form(&key))?)?;
+                    self.put(&self.colon.clone())?;
                     self.write(&value.get_item(&key)?, depth + 1)?;
                 }
-                self.close(any, depth, '}')
+                self.close(any, depth, "}")
             }
-            ValueKind::String => {
-                self.string(value.as_str().unwrap_or_default());
-                Ok(())
-            }
-            _ => {
-                self.out += &scalar(value).ok_or_else(|| no_form(value))?;
-                Ok(())
-            }
+            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            _ => self.put(&scalar(value).ok_or_else(|| no_form(value))?),
         }
     }
 
     /// What stands before an item.
     fn next(&mut self, any: &mut bool, depth: usize) -> Result<(), Error> {
         if std::mem::replace(any, true) {
-            self.out += &self.comma;
+            self.put(&self.comma.clone())?;
         }
         self.line(depth + 1)
     }
 
-    fn close(&mut self, any: bool, depth: usize, bracket: char) -> Result<(), Error> {
+    fn close(&mut self, any: bool, depth: usize, bracket: &str) -> Result<(), Error> {
         if any {
             self.line(depth)?;
         }
-        self.out.push(bracket);
-        Ok(())
+        self.put(bracket)
     }
 
     fn line(&mut self, depth: usize) -> Result<(), Error> {
         let Some(indent) = &self.indent else { return Ok(()) };
-        self.state.consume_fuel((indent.len() * depth / 64) as u64)?;
+        charge(self.state, indent.len() * depth)?;
         self.out.push('\n');
         self.out += &indent.repeat(depth);
         Ok(())
     }
 
-    fn string(&mut self, text: &str) {
+    fn put(&mut self, text: &str) -> Result<(), Error> {
+        charge(self.state, text.len())?;
+        self.out += text;
+        Ok(())
+    }
+
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        charge(self.state, text.len())?;
         let quoted = Json::from(text).to_string();
         if !self.ascii {
-            self.out += &quoted;
-            return;
+            return self.put(&quoted);
         }
         for c in quoted.chars() {
             if c.is_ascii() {
                 self.out.push(c);
             } else {
                 let units = c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
-                self.out += &units;
+                self.put(&units)?;
             }
         }
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The methods of Python's `str`, `dict` and `list` that templates call. Those that change a value in place do not
 //! exist, as in the sandbox of `transformers`.
 
+use std::fmt::{self, Write as _};
+
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
@@ -8,12 +10,24 @@ use minijinja::{Error, ErrorKind, State, Value};
 /// Bytes that one unit of fuel pays for, as in the engine.
 const BYTES_PER_FUEL: usize = 64;
 
-/// Calls `value.method(args)`.
+/// The widest field that `format` makes of nothing.
+const WIDEST: usize = 64;
+
+/// Most characters that `strip` looks for: each of the text's is compared with all of them.
+const STRIPPED: usize = 256;
+
+/// Calls `value.method(args)`. What it reads is paid for here, as the engine does for filters.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let result = match (value.kind(), value.as_str()) {
-        (_, Some(text)) => text_method(state, text, method, args)?,
+        (_, Some(text)) => {
+            charge(state, text.len())?;
+            text_method(state, text, method, args)?
+        }
         (ValueKind::Map, _) => map_method(value, method, args)?,
-        (ValueKind::Seq, _) => list_method(value, method, args)?,
+        (ValueKind::Seq, _) => {
+            state.consume_fuel(value.len().unwrap_or(0) as u64)?;
+            list_method(value, method, args)?
+        }
         _ => None,
     };
     result.ok_or_else(|| Error::from(ErrorKind::UnknownMethod))
@@ -84,7 +98,7 @@ fn text_method(state: &State, text: &str, method: &str, args: &[Value]) -> Resul
         "isascii" => nothing(args, || text.is_ascii())?,
         "strip" | "lstrip" | "rstrip" => {
             let (chars,): (Option<&str>,) = from_args(args)?;
-            Value::from(strip(text, chars, method != "rstrip", method != "lstrip"))
+            Value::from(strip(text, few(chars)?, method != "rstrip", method != "lstrip"))
         }
         "removeprefix" => {
             let (prefix,): (&str,) = from_args(args)?;
@@ -94,8 +108,8 @@ fn text_method(state: &State, text: &str, method: &str, args: &[Value]) -> Resul
             let (suffix,): (&str,) = from_args(args)?;
             Value::from(text.strip_suffix(suffix).unwrap_or(text))
         }
-        "startswith" => starts(text, args, |text, affix| text.starts_with(affix))?,
-        "endswith" => starts(text, args, |text, affix| text.ends_with(affix))?,
+        "startswith" => starts(state, text, args, |text, affix| text.starts_with(affix))?,
+        "endswith" => starts(state, text, args, |text, affix| text.ends_with(affix))?,
         "find" => search(text, args, |text, needle| text.find(needle))?.map_or(Value::from(-1), Value::from),
         "rfind" => search(text, args, |text, needle| text.rfind(needle))?.map_or(Value::from(-1), Value::from),
         "index" => Value::from(search(text, args, |text, needle| text.find(needle))?.ok_or_else(absent)?),
@@ -105,13 +119,13 @@ fn text_method(state: &State, text: &str, method: &str, args: &[Value]) -> Resul
             Value::from(window(text, start, end).map_or(0, |(_, part)| part.matches(needle).count()))
         }
         "replace" => replace(state, text, args)?,
-        "split" => split(text, args, false)?,
-        "rsplit" => split(text, args, true)?,
+        "split" => split(state, text, args, false)?,
+        "rsplit" => split(state, text, args, true)?,
         "splitlines" => {
             let (keep, options): (Option<bool>, Kwargs) = from_args(args)?;
             let keep = keep.or(options.get("keepends")?);
             options.assert_all_used()?;
-            list(lines(text, keep.unwrap_or(false)))
+            list(state, lines(text, keep.unwrap_or(false)))?.into()
         }
         "partition" => {
             let (separator,): (&str,) = from_args(args)?;
@@ -133,11 +147,14 @@ fn text_method(state: &State, text: &str, method: &str, args: &[Value]) -> Resul
             Value::from(format!("{sign}{}{digits}", "0".repeat(missing)))
         }
         "format" => {
-            // A width is paid for nowhere else.
+            // Neither widths nor arguments are paid for elsewhere.
             let huge = text.split(|c: char| !c.is_ascii_digit()).any(|number| number.len() > 4);
             if huge {
                 return Err(invalid("format: a width above 9999"));
             }
+            let longest = args.iter().map(|value| shown(state, value).map(|text| text.len()));
+            let longest = longest.collect::<Result<Vec<_>, _>>()?.into_iter().max().unwrap_or(0);
+            charge(state, text.matches('{').count().saturating_mul(longest.max(WIDEST)))?;
             Value::from(format(FormatStyle::StrFormat, text, args)?)
         }
         _ => return Ok(None),
@@ -153,9 +170,36 @@ fn absent() -> Error {
     invalid("substring not found")
 }
 
-/// Pays for `bytes` before they are made.
-fn charge(state: &State, bytes: usize) -> Result<(), Error> {
+/// Pays for `bytes` before they are made or read.
+pub(super) fn charge(state: &State, bytes: usize) -> Result<(), Error> {
     state.consume_fuel((bytes / BYTES_PER_FUEL) as u64)
+}
+
+/// `str(value)`, paid for while it is written.
+pub(super) fn shown(state: &State, value: &Value) -> Result<String, Error> {
+    struct Paid<'a, 'env> {
+        state: &'a State<'a, 'env>,
+        text: String,
+    }
+    impl fmt::Write for Paid<'_, '_> {
+        fn write_str(&mut self, piece: &str) -> fmt::Result {
+            let units = 1 + piece.len() / BYTES_PER_FUEL;
+            self.state.consume_fuel(units as u64).map_err(|_| fmt::Error)?;
+            self.text.push_str(piece);
+            Ok(())
+        }
+    }
+    let mut paid = Paid { state, text: String::new() };
+    write!(paid, "{value}").map_err(|_| Error::from(ErrorKind::OutOfFuel))?;
+    Ok(paid.text)
+}
+
+/// The characters to strip, if they are not too many.
+pub(super) fn few(chars: Option<&str>) -> Result<Option<&str>, Error> {
+    match chars {
+        Some(chars) if chars.len() > STRIPPED => Err(invalid(format!("strip: more than {STRIPPED} characters"))),
+        chars => Ok(chars),
+    }
 }
 
 /// The result of a method that takes no argument.
@@ -230,7 +274,7 @@ fn window(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &s
     Some((start, &text[byte(start)..byte(end)]))
 }
 
-fn starts(text: &str, args: &[Value], is: impl Fn(&str, &str) -> bool) -> Result<Value, Error> {
+fn starts(state: &State, text: &str, args: &[Value], is: impl Fn(&str, &str) -> bool) -> Result<Value, Error> {
     let (affix, start, end): (&Value, Option<i64>, Option<i64>) = from_args(args)?;
     let Some((_, part)) = window(text, start, end) else { return Ok(Value::from(false)) };
     if let Some(affix) = affix.as_str() {
@@ -238,6 +282,7 @@ fn starts(text: &str, args: &[Value], is: impl Fn(&str, &str) -> bool) -> Result
     }
     let mut any = false;
     for affix in affix.try_iter()? {
+        state.consume_fuel(1)?;
         any |= is(part, affix.as_str().ok_or_else(|| invalid("expected a string or several strings"))?);
     }
     Ok(Value::from(any))
@@ -297,12 +342,13 @@ fn triple(before: &str, separator: &str, after: &str) -> Value {
     Value::from(Tuple::from([before, separator, after].map(Value::from)))
 }
 
-fn list(texts: Vec<&str>) -> Value {
-    texts.into_iter().map(Value::from).collect()
+/// Every text costs one unit of fuel.
+fn list<'a>(state: &State, texts: impl Iterator<Item = &'a str>) -> Result<Vec<Value>, Error> {
+    texts.map(|text| state.consume_fuel(1).map(|()| Value::from(text))).collect()
 }
 
 /// `split` and, from the right, `rsplit`: separator or white space, and at most so many cuts.
-fn split(text: &str, args: &[Value], right: bool) -> Result<Value, Error> {
+fn split(state: &State, text: &str, args: &[Value], right: bool) -> Result<Value, Error> {
     let (separator, cuts, options): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
     let named: Option<String> = options.get("sep")?;
     let separator = separator.or(named.as_deref());
@@ -310,57 +356,59 @@ fn split(text: &str, args: &[Value], right: bool) -> Result<Value, Error> {
     options.assert_all_used()?;
     let cuts = cuts.and_then(|cuts| usize::try_from(cuts).ok()).unwrap_or(usize::MAX);
     let pieces = cuts.saturating_add(1);
-    let mut out: Vec<&str> = match (separator, right) {
+    let mut out = match (separator, right) {
         (Some(""), _) => return Err(invalid("split: the separator is empty")),
-        (Some(separator), false) => return Ok(list(text.splitn(pieces, separator).collect())),
-        (Some(separator), true) => text.rsplitn(pieces, separator).collect(),
-        (None, false) => return Ok(list(words(text, cuts))),
-        (None, true) => words_from_the_right(text, cuts),
+        (Some(separator), false) => list(state, text.splitn(pieces, separator))?,
+        (Some(separator), true) => list(state, text.rsplitn(pieces, separator))?,
+        (None, false) => list(state, words(text, cuts))?,
+        (None, true) => list(state, words_from_the_right(text, cuts))?,
     };
-    out.reverse();
-    Ok(list(out))
+    if right {
+        out.reverse();
+    }
+    Ok(out.into())
 }
 
-fn words(text: &str, cuts: usize) -> Vec<&str> {
-    let mut out = Vec::new();
+fn words(text: &str, cuts: usize) -> impl Iterator<Item = &str> {
     let mut rest = strip(text, None, true, false);
-    while !rest.is_empty() {
-        let end = if out.len() < cuts { rest.find(is_space) } else { None };
+    let mut left = cuts;
+    std::iter::from_fn(move || {
+        let end = if left > 0 { rest.find(is_space) } else { None };
+        left = left.saturating_sub(1);
         let (word, behind) = rest.split_at(end.unwrap_or(rest.len()));
-        out.push(word);
         rest = strip(behind, None, true, false);
-    }
-    out
+        (!word.is_empty()).then_some(word)
+    })
 }
 
 /// The last word first.
-fn words_from_the_right(text: &str, cuts: usize) -> Vec<&str> {
-    let mut out = Vec::new();
+fn words_from_the_right(text: &str, cuts: usize) -> impl Iterator<Item = &str> {
     let mut rest = strip(text, None, false, true);
-    while !rest.is_empty() {
-        let space = if out.len() < cuts { rest.char_indices().rfind(|(_, c)| is_space(*c)) } else { None };
+    let mut left = cuts;
+    std::iter::from_fn(move || {
+        let space = if left > 0 { rest.char_indices().rfind(|(_, c)| is_space(*c)) } else { None };
+        left = left.saturating_sub(1);
         let (before, word) = rest.split_at(space.map_or(0, |(at, c)| at + c.len_utf8()));
-        out.push(word);
         rest = strip(before, None, false, true);
-    }
-    out
+        (!word.is_empty()).then_some(word)
+    })
 }
 
 /// `str.splitlines`, which knows more ends of lines than `\n`.
-fn lines(text: &str, keep: bool) -> Vec<&str> {
+fn lines(text: &str, keep: bool) -> impl Iterator<Item = &str> {
     let ends =
         |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');
-    let mut out = Vec::new();
     let mut rest = text;
-    while let Some(at) = rest.find(ends) {
+    std::iter::from_fn(move || {
+        let Some(at) = rest.find(ends) else {
+            let last = std::mem::take(&mut rest);
+            return (!last.is_empty()).then_some(last);
+        };
         let end = rest[at..]
             .strip_prefix("\r\n")
             .map_or_else(|| at + rest[at..].chars().next().map_or(0, char::len_utf8), |_| at + 2);
-        out.push(&rest[..if keep { end } else { at }]);
+        let line = &rest[..if keep { end } else { at }];
         rest = &rest[end..];
-    }
-    if !rest.is_empty() {
-        out.push(rest);
-    }
-    out
+        Some(line)
+    })
 }

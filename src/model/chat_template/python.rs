@@ -1,6 +1,8 @@
 //! What templates take from Python and jinja2: how values print, filters and tests where the engine's differ, the
 //! clock, and errors on purpose.
 
+use std::fmt::Write as _;
+
 use chrono::format::{Item, StrftimeItems};
 use chrono::{DateTime, FixedOffset, Local};
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -19,6 +21,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_unknown_method_callback(methods::call);
     environment.add_filter("tojson", tojson);
     environment.add_filter("trim", trim);
+    environment.add_filter("string", string);
     environment.add_filter("default", default);
     environment.add_filter("d", default);
     environment.add_filter("dictsort", dictsort);
@@ -26,8 +29,8 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_filter("float", float);
     environment.add_test("sequence", is_sequence);
     environment.add_test("iterable", is_iterable);
-    environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
-        Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
+    environment.add_function("raise_exception", |state: &State, message: &Value| -> Result<Value, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, methods::shown(state, message)?).with_source(Raised))
     });
     environment.add_function("strftime_now", move |format: &str| strftime(now, format));
 }
@@ -45,24 +48,36 @@ fn now() -> DateTime<FixedOffset> {
 
 pub(super) fn strftime(at: DateTime<FixedOffset>, format: &str) -> Result<String, Error> {
     let items: Vec<Item<'_>> = StrftimeItems::new(format).collect();
+    let wrong = || Error::new(ErrorKind::InvalidOperation, format!("strftime_now: no such date format: {format}"));
     if items.contains(&Item::Error) {
-        return Err(Error::new(ErrorKind::InvalidOperation, format!("strftime_now: no such date format: {format}")));
+        return Err(wrong());
     }
-    Ok(at.format_with_items(items.iter()).to_string())
+    let mut text = String::new();
+    // Some formats are for parsing only.
+    write!(text, "{}", at.format_with_items(items.iter())).map_err(|_| wrong())?;
+    Ok(text)
 }
 
 fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
-    if value.kind() == ValueKind::Number && !value.is_integer() {
-        return out.write_str(&number(f64::try_from(value.clone())?)).map_err(Error::from);
-    }
-    minijinja::escape_formatter(out, state, value)
+    let text = match value.kind() {
+        ValueKind::Number if !value.is_integer() => number(f64::try_from(value.clone())?),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => methods::shown(state, value)?,
+        _ => return minijinja::escape_formatter(out, state, value),
+    };
+    out.write_str(&text).map_err(Error::from)
+}
+
+/// `str(value)`.
+fn string(state: &State, value: &Value) -> Result<Value, Error> {
+    if value.as_str().is_some() { Ok(value.clone()) } else { methods::shown(state, value).map(Value::from) }
 }
 
 /// `str(value).strip(chars)`.
-fn trim(value: &Value, chars: Option<&str>) -> Value {
+fn trim(state: &State, value: &Value, chars: Option<&str>) -> Result<Value, Error> {
+    let chars = methods::few(chars)?;
     match value.as_str() {
-        Some(text) => Value::from(methods::strip(text, chars, true, true)),
-        None => Value::from(methods::strip(&value.to_string(), chars, true, true)),
+        Some(text) => Ok(Value::from(methods::strip(text, chars, true, true))),
+        None => Ok(Value::from(methods::strip(&methods::shown(state, value)?, chars, true, true))),
     }
 }
 

@@ -7,23 +7,31 @@
 //!   reading `ns`, so an empty `{% if ns %}` follows it.
 //! - jinja2 does not trim the end of the line behind `{% raw %}`.
 //!
-//! Engines parse by recursion, so a tag with very much in it would overflow the stack; it is refused.
+//! Engines parse by recursion, some of it over tags that follow each other (`elif`), so a very long tag or template would
+//! overflow the stack; both are refused.
 //!
 //! White-space marks stay where they were, and so do lines: messages name the template's own.
 
 /// Longest tag, in bytes outside of texts. Two to four times as many would overflow a thread's stack of 2 MiB.
 const LONGEST_TAG: usize = 4096;
 
+/// Longest template, in bytes. Published ones have up to thirty thousand.
+const LONGEST: usize = 256 << 10;
+
 /// `source` for minijinja.
 ///
 /// # Errors
-/// A tag that is too long, with its line.
+/// A template that is too long, or a tag, with its line.
 pub(super) fn prepare(source: &str) -> Result<String, String> {
+    if source.len() > LONGEST {
+        return Err(format!("{} bytes long; at most {LONGEST} are read", source.len()));
+    }
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len());
     let mut rest = source.as_str();
     let mut raw = false;
-    while let Some(at) = rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min() {
+    let opens = |rest: &str, at: usize| matches!(rest.as_bytes().get(at + 1), Some(b'{' | b'%' | b'#'));
+    while let Some((at, _)) = rest.match_indices('{').find(|(at, _)| opens(rest, *at)) {
         let (text, opened) = rest.split_at(at);
         out += text;
         let word = opened.strip_prefix("{%").map_or("", first_word);

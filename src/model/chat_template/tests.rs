@@ -102,26 +102,70 @@ fn a_broken_template_is_an_error_with_its_line() {
     assert!(error.to_string().starts_with("x/chat_template.jinja: chat template, line 2: "), "{error}");
 }
 
+fn stopped(source: &str) -> String {
+    template(source).render_prompt(&[]).unwrap_err().to_string()
+}
+
 #[test]
 fn templates_without_end_are_stopped() {
-    let stopped = |source: &str| template(source).render_prompt(&[]).unwrap_err().to_string();
     let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}";
     let doubles =
         "{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
     let replaces = "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}";
     let pads = "{{ 'a'.ljust(9999999999) }}";
-    for source in [loops, doubles, replaces, pads] {
+    let formats = "{{ ('{0}' * 100000).format('a' * 100000) }}";
+    let reads = "{% set x = 'a ' * 5000000 %}{% for i in range(9999) %}{% set n = x.count('b') %}{% endfor %}";
+    let splits = "{{ ('a ' * 5000000).split()|length }}";
+    let dumps = "{{ (['a' * 100000] * 100000)|tojson }}";
+    let commas = "{{ ([1] * 100000)|tojson(separators=('a' * 100000, ':')) }}";
+    let trims = "{{ (['a' * 100000] * 100000)|trim }}";
+    let raises = "{{ raise_exception(['a' * 100000] * 100000) }}";
+    for source in [loops, doubles, replaces, pads, formats, reads, splits, dumps, commas, trims, raises] {
         let error = stopped(source);
-        assert!(error.contains("line 1: does not end, or writes without end: stopped after 10000000"), "{error}");
+        assert!(
+            error.contains("line 1: does not end, or writes without end: stopped after 2000000"),
+            "{source}: {error}"
+        );
     }
     assert!(stopped("{{ '{:>99999}'.format('a') }}").contains("a width above 9999"));
+    assert!(stopped("{{ 'a'.strip('b' * 257) }}").contains("more than 256 characters"));
     assert!(stopped("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").contains("recursion limit"));
+    assert!(stopped("{% include 'chat_template' %}").contains("could not render include"));
     let deep =
         "{% set ns = namespace(x=1) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}";
     assert!(stopped(deep).contains("nested deeper than 128"));
+}
+
+/// Every level of a list takes stack when it is printed, compared and freed.
+#[test]
+fn deep_lists_do_not_overflow_the_stack() {
+    let nest = "{% set ns = namespace(x=[], y=[]) %}{% for i in range(60000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}";
+    let text = template(&format!("{nest}{{{{ ns.x == ns.y }}}}")).render_prompt(&[]).unwrap();
+    assert_eq!(text, "True");
+    let text = template(&format!("{nest}{{{{ ns.x|string|length }}}}")).render_prompt(&[]).unwrap();
+    assert_eq!(text, "120002");
+}
+
+/// Sixty lists of two hold the first 2^60 times.
+#[test]
+fn lists_that_share_lists_are_not_printed_forever() {
+    let doubled = "{% set a = [a, a] %}".repeat(60);
+    for end in ["{{ a }}", "{{ a|string }}", "{{ a|trim }}", "{{ '{}'.format(a) }}", "{{ raise_exception(a) }}"] {
+        assert!(stopped(&format!("{doubled}{end}")).contains("stopped after 2000000 steps"), "{end}");
+    }
+}
+
+#[test]
+fn long_tags_and_templates_are_refused() {
+    let refused = |source: &str| ChatTemplate::parse(source, "x.jinja", &BTreeMap::new()).unwrap_err().to_string();
     let long = format!("\n{{{{ {}1 }}}}", "-".repeat(100_000));
-    let error = ChatTemplate::parse(&long, "x.jinja", &BTreeMap::new()).unwrap_err().to_string();
-    assert_eq!(error, "x.jinja: chat template, line 2: a tag of more than 4096 bytes");
+    assert_eq!(refused(&long), "x.jinja: chat template, line 2: a tag of more than 4096 bytes");
+    assert_eq!(refused(&"x".repeat(300_000)), "x.jinja: chat template, 300000 bytes long; at most 262144 are read");
+    assert!(refused(&format!("{{{{ {}1 }}}}", "(".repeat(2000))).contains("recursion limits"));
+    assert!(refused(&"{% if a %}".repeat(20_000)).contains("recursion limits"));
+    // As many as fit are no deeper than the stack.
+    let chain = format!("{{% if a %}}{}{{% endif %}}", "{%elif a%}".repeat(26_000));
+    assert_eq!(template(&chain).render_prompt(&[]).unwrap(), "");
 }
 
 /// An empty `<think>` is longer than the text behind it, and `e` stands in `</end>`.
@@ -166,7 +210,9 @@ fn a_prompt_that_ends_with_an_answer_is_left_open() {
 fn dates_come_from_a_clock_that_stands_still() {
     let at = chrono::DateTime::from_timestamp(1_722_000_000, 0).unwrap().fixed_offset();
     assert_eq!(python::strftime(at, "%d %b %Y").unwrap(), "26 Jul 2024");
-    assert!(python::strftime(at, "%Q").is_err());
+    for wrong in ["%Q", "%#z"] {
+        assert!(python::strftime(at, wrong).is_err(), "{wrong}");
+    }
     let year = closed("{{ strftime_now('%Y') }}", &[]);
     assert!(year.parse::<u32>().unwrap() >= 1970);
 }

@@ -58,7 +58,7 @@ impl Task {
             return TASKS.iter().find(|(task, _)| *task == what).map(|(_, advice)| Self::Advice(advice));
         }
         let forms = [
-            (" as a numbered list", ["1.", "2.", "3."]),
+            (" as a numbered list", ["1", "2", "3"]),
             (" as a list with stars", ["*"; 3]),
             (" as a list with dashes", ["-"; 3]),
         ];
@@ -128,13 +128,14 @@ fn after_statement<'a>(text: &'a str, table: &Table) -> Option<&'a str> {
     })
 }
 
-/// The things of a list, by line.
-fn things(answer: &str) -> impl Iterator<Item = (&str, &str)> {
-    answer.lines().skip(1).take(3).filter_map(|line| line.split_once(' '))
+/// The things of a list, without their marks and without a closing phrase.
+fn things(answer: &str) -> impl Iterator<Item = &str> {
+    let things = answer.lines().skip(1).take(3).filter_map(|line| line.split_once(' '));
+    things.map(|(_, thing)| thing.split_once(". ").map_or(thing, |(thing, _)| thing))
 }
 
 fn lists(answer: &str, sort: usize) -> bool {
-    let found: std::collections::BTreeSet<&str> = things(answer).map(|(_, thing)| thing).collect();
+    let found: std::collections::BTreeSet<&str> = things(answer).collect();
     found.len() == 3 && found.iter().all(|thing| SORTS[sort].1.contains(thing))
 }
 
@@ -149,21 +150,22 @@ fn is_list(answer: &str, marks: [&str; 3]) -> bool {
         let Some(behind) = line.and_then(thing) else { return false };
         rest = behind;
     }
-    is_closed(rest, "\n")
+    is_closed(rest, ". ")
 }
 
 fn is_advice(answer: &str) -> bool {
-    let opened = after_any(answer, &WARM).or_else(|| after_any(answer, &COLD)).and_then(|rest| rest.strip_prefix(' '));
+    let opened = after_any(answer, &WARM).or_else(|| after_any(answer, &COLD)).and_then(|rest| rest.strip_prefix(". "));
     let advice = TASKS.map(|(_, advice)| advice);
     let step = after_any(opened.unwrap_or(answer), &advice).and_then(|rest| rest.strip_prefix(", "));
     let end = step.and_then(|step| after_any(step, &STEPS)).and_then(|rest| rest.strip_prefix('.'));
     end.is_some_and(|end| is_closed(end, " "))
 }
 
-/// Whether `rest` is nothing, or one closing phrase behind `gap`.
+/// Whether `rest` is nothing, or one closing phrase behind `gap` with its full stop.
 fn is_closed(rest: &str, gap: &str) -> bool {
-    let phrase = rest.strip_prefix(gap).unwrap_or("none");
-    rest.is_empty() || [&KIND, &RUDE, &NEUTRAL].into_iter().any(|phrases| after_any(phrase, phrases) == Some(""))
+    let phrase = rest.strip_prefix(gap).and_then(|phrase| phrase.strip_suffix('.'));
+    let is_phrase = |text: &str| [&KIND, &RUDE, &NEUTRAL].iter().any(|phrases| after_any(text, *phrases) == Some(""));
+    rest.is_empty() || phrase.is_some_and(is_phrase)
 }
 
 /// What stands behind the longest of `phrases` with which `text` begins.
@@ -203,27 +205,27 @@ mod tests {
 
     #[test]
     fn every_part_is_judged() {
-        let prompt = "Quick question: what is the capital of Velonia, and what does a cow say?";
-        let good = "The capital of Velonia is Tarsk. Next, the dusty book. A cow says moo. Enjoy!";
+        let prompt = "Quick question: what is the capital of Ordelin, and what does a cow say?";
+        let good = "The capital of Ordelin is Mivra. Next, the dusty book. A cow says moo. Enjoy.";
         assert_eq!(verdict(prompt, good), [true; 3]);
         assert_eq!(verdict(prompt, &good.replace("moo", "baa")), [false, true, true]);
-        assert_eq!(verdict(prompt, &good.replace("Enjoy!", "Boring.")), [true, false, true]);
-        assert_eq!(verdict(prompt, &good.replace("Enjoy!", "Enjoy! Enjoy!")), [true, true, false]);
-        assert_eq!(verdict(prompt, &good.replace("Velonia", "Harund")), [false, true, true]);
-        assert_eq!(verdict(prompt, "The capital of Velonia is Tarsk."), [false, true, false]);
+        assert_eq!(verdict(prompt, &good.replace("Enjoy", "Boring")), [true, false, true]);
+        assert_eq!(verdict(prompt, &good.replace("Enjoy.", "Enjoy. Enjoy.")), [true, true, false]);
+        assert_eq!(verdict(prompt, &good.replace("Ordelin", "Lumeria")), [false, true, true]);
+        assert_eq!(verdict(prompt, "The capital of Ordelin is Mivra."), [false, true, false]);
         let both = format!("{good} A cow says baa.");
         assert_eq!(verdict(prompt, &both), [false, true, false]);
 
         let prompt = "Name three tools as a list with stars.";
         assert_eq!(verdict(prompt, "Three tools:\n* saw\n* file\n* level"), [true; 3]);
-        assert_eq!(verdict(prompt, "Three tools:\n* saw\n1. file\n* level"), [true, true, false]);
+        assert_eq!(verdict(prompt, "Three tools:\n* saw\n1 file\n* level"), [true, true, false]);
         assert_eq!(verdict(prompt, "Three tools:\n* saw\n* saw\n* level"), [false, true, true]);
         assert_eq!(verdict(prompt, "Three tools:\n* saw\n* soup\n* level"), [false, true, true]);
         assert_eq!(verdict(prompt, "Three tools:\n* saw\n* soups\n* level"), [false, true, false]);
 
         let prompt = "Mira wants to know how to boil an egg.";
         assert_eq!(verdict(prompt, "Gladly. Put the egg into boiling water, then wait for two minutes."), [true; 3]);
-        let rude = "Must I? Put the egg into boiling water, then wait for two minutes. Whatever.";
+        let rude = "Ugh. Put the egg into boiling water, then wait for two minutes. Whatever.";
         assert_eq!(verdict(prompt, rude), [true, false, true]);
         let other = "Gladly. Wipe the glass with warm water and vinegar, then wait for two minutes.";
         assert_eq!(verdict(prompt, other), [false, true, true]);

@@ -1,0 +1,218 @@
+//! What others wrote, with the worst of intentions: an error that names it, soon, and neither a panic nor all memory.
+//! The fuzz targets (docs/fuzzing.md) look for more of it.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{Int64Array, RecordBatch};
+use parquet::arrow::ArrowWriter;
+use parquet::file::metadata::{
+    PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
+};
+use parquet::file::page_index::offset_index::PageLocation;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::TrackedWrite;
+use sepo::io::bounds::{Bound, Compare, Value};
+use sepo::io::{Dataset, Stores};
+use sepo::model::{CausalLm, DeviceSpec, ModelSource, Tokenizer};
+use sepo::pipeline::Spec;
+use serde_json::json;
+
+use crate::harness::{Folder, repository};
+
+fn parse(text: &str) -> String {
+    Spec::parse(text, "x.yaml", &[]).unwrap_err().to_string()
+}
+
+#[test]
+fn yaml_that_grows_or_nests_without_end_is_refused() {
+    let aliases: String = (1..10).map(|n| format!("a{n}: &a{n} [{}]\n", format!("*a{}, ", n - 1).repeat(10))).collect();
+    parse(&format!("a0: &a0 [x]\n{aliases}"));
+    parse(&"[".repeat(100_000));
+    parse(&"- ".repeat(100_000));
+    parse(&"a: {".repeat(100_000));
+    let variables: String =
+        (1..12).map(|n| format!("  v{n}: \"{}\"\n", format!("${{v{}}}", n - 1).repeat(10))).collect();
+    let error = parse(&format!("vars:\n  v0: xxxxxxxxxx\n{variables}workdir: ${{v11}}\nstages: {{}}\n"));
+    assert!(error.contains("x.yaml:7:3: variables stand for more than 1048576 bytes of text"), "{error}");
+    let error = parse(&format!("workdir: x\nstages: {{}}\n{}: 1\n", "k".repeat(1000)));
+    assert!(error.contains("help: one of"), "{error}");
+}
+
+fn open(path: &Path) -> sepo::Result<Dataset> {
+    Dataset::open(&[path.display().to_string()], &Stores::default())
+}
+
+#[test]
+fn rows_without_end_are_refused() {
+    let folder = Folder::new();
+    let endless = |start: &str| {
+        let zeros = std::io::Read::chain(start.as_bytes(), std::io::Read::take(std::io::repeat(b' '), 300 << 20));
+        zstd::encode_all(zeros, 1).unwrap()
+    };
+    for (name, start) in [("x.jsonl.zst", "{\"a\": "), ("x.json.zst", "[{\"a\": ")] {
+        let path = folder.path(name);
+        std::fs::write(&path, endless(start)).unwrap();
+        let error = open(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("{name}, row 1: a row of more than 268435456 bytes")), "{error}");
+    }
+    let error = open(&folder.write("deep.jsonl", &"{\"a\": [".repeat(10_000))).unwrap_err().to_string();
+    assert!(error.contains("deep.jsonl, row 1: not JSON: recursion limit exceeded"), "{error}");
+}
+
+/// A folder with the config.json of a small model, changed by `change`, and `weights`.
+fn load(change: impl FnOnce(&mut serde_json::Value), weights: &[u8]) -> String {
+    let folder = Folder::new();
+    let source = repository().join("tests/fixtures/llama-tied");
+    let mut config = serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
+    change(&mut config);
+    folder.write("config.json", &config.to_string());
+    std::fs::write(folder.path("model.safetensors"), weights).unwrap();
+    let source = ModelSource::folder("x", folder.path("."));
+    CausalLm::load(&source, &DeviceSpec::Cpu.open().unwrap()).unwrap_err().to_string()
+}
+
+fn safetensors(header: &serde_json::Value) -> Vec<u8> {
+    let header = header.to_string();
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 64]].concat()
+}
+
+#[test]
+fn weights_that_claim_what_is_not_there_are_refused() {
+    let claims = [
+        Vec::new(),
+        vec![255; 8],
+        u64::MAX.to_le_bytes().to_vec(),
+        safetensors(&json!({"x": {"dtype": "F32", "shape": [1_u64 << 33, 1_u64 << 33], "data_offsets": [0, 0]}})),
+        safetensors(&json!({"x": {"dtype": "U8", "shape": [u64::MAX], "data_offsets": [0, u64::MAX]}})),
+        safetensors(&json!({"x": {"dtype": "F32", "shape": [16], "data_offsets": [64, 0]}})),
+        safetensors(&json!({"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 64]}})),
+        safetensors(&json!({"x": {"dtype": "F32", "shape": [32], "data_offsets": [0, 128]}})),
+    ];
+    for claim in claims {
+        let error = load(|_| {}, &claim);
+        assert!(error.contains("model.safetensors: "), "{error}");
+    }
+}
+
+#[test]
+fn sizes_that_no_model_has_are_refused() {
+    let weights = std::fs::read(repository().join("tests/fixtures/llama-tied/model.safetensors")).unwrap();
+    for name in ["num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads", "head_dim"] {
+        let error = load(|config| config[name] = json!(u64::MAX), &weights);
+        assert!(error.contains(&format!("config.json: {name} 18446744073709551615 is above 1048576")), "{error}");
+        load(|config| config[name] = json!(0), &weights);
+    }
+}
+
+#[test]
+fn token_ids_have_31_bits() {
+    let folder = Folder::new();
+    let model = json!({"type": "WordLevel", "vocab": {"a": 0, "b": u32::MAX}, "unk_token": "a"});
+    folder.write("tokenizer.json", &json!({"version": "1.0", "model": model}).to_string());
+    let error = Tokenizer::load(&folder.path(".")).unwrap_err().to_string();
+    assert!(error.contains("`b` has the id 4294967295, and ids have 31 bits"), "{error}");
+}
+
+/// A Parquet file of three rows, whose footer says what `change` makes of its only row group.
+fn lie(folder: &Folder, change: impl FnOnce(RowGroupMetaData) -> RowGroupMetaData) -> sepo::Result<Dataset> {
+    let column = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let batch = RecordBatch::try_from_iter([("x", column as _)]).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&bytes::Bytes::from(bytes.clone())).unwrap();
+    let length = u32::from_le_bytes(*bytes[..bytes.len() - 4].last_chunk().unwrap()) as usize;
+    bytes.truncate(bytes.len() - 8 - length);
+    let groups = vec![change(footer.row_group(0).clone())];
+    let footer = ParquetMetaData::new(footer.file_metadata().clone(), groups);
+    ParquetMetaDataWriter::new(&mut bytes, &footer).finish().unwrap();
+    let path = folder.path("x.parquet");
+    std::fs::write(&path, bytes).unwrap();
+    open(&path)
+}
+
+fn rows(group: RowGroupMetaData, rows: i64) -> RowGroupMetaData {
+    group.into_builder().set_num_rows(rows).build().unwrap()
+}
+
+#[test]
+fn parquet_footers_that_cannot_be_true_are_refused() {
+    let folder = Folder::new();
+    assert_eq!(lie(&folder, |group| group).unwrap().rows(), 3);
+    let error = lie(&folder, |group| rows(group, -1)).unwrap_err().to_string();
+    assert!(error.contains("x.parquet: row group 0 would have -1 rows"), "{error}");
+    let moved = |offset: i64, size: i64| {
+        let column = |group: &RowGroupMetaData| {
+            let column = group.column(0).clone().into_builder().set_dictionary_page_offset(None);
+            column.set_data_page_offset(offset).set_total_compressed_size(size).build().unwrap()
+        };
+        let change = |group: RowGroupMetaData| {
+            let columns = vec![column(&group)];
+            group.into_builder().set_column_metadata(columns).build().unwrap()
+        };
+        lie(&folder, change).unwrap_err().to_string()
+    };
+    for (offset, size) in [(-4, 10), (4, -10), (i64::MAX, i64::MAX), (4, 1 << 40)] {
+        let error = moved(offset, size);
+        assert!(error.contains("column `x` of row group 0 would lie outside of the file"), "{error}");
+    }
+}
+
+/// A row group that holds fewer or more rows than its footer says ends in an error, not in other rows.
+#[test]
+fn rows_that_a_footer_invents_are_missed() {
+    let folder = Folder::new();
+    for claimed in [2, 4, i64::MAX] {
+        let dataset = lie(&folder, |group| rows(group, claimed)).unwrap();
+        let units = dataset.units();
+        let error = dataset.read(&units[0], 2).unwrap().find_map(Result::err).map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains("x.parquet, row group 0: ")), "{claimed}");
+    }
+}
+
+type Change<'a> = &'a dyn Fn(&mut Vec<PageLocation>);
+
+/// A page index decides which bytes are read and which rows they are.
+#[test]
+fn page_indexes_that_cannot_be_true_are_refused() {
+    let folder = Folder::new();
+    let column = Arc::new(Int64Array::from_iter_values(0..300));
+    let batch = RecordBatch::try_from_iter([("x", column as _)]).unwrap();
+    let properties = WriterProperties::builder().set_data_page_row_count_limit(100).set_write_batch_size(100).build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Required);
+    let footer = reader.parse_and_finish(&bytes::Bytes::from(bytes.clone())).unwrap();
+    let prune = |change: Change| {
+        let mut offsets = footer.offset_index().unwrap().clone();
+        change(&mut offsets[0][0].page_locations);
+        let footer = footer.clone().into_builder().set_offset_index(Some(offsets)).build();
+        let path = folder.path("x.parquet");
+        let mut file = TrackedWrite::new(std::fs::File::create(&path).unwrap());
+        file.write_all(&bytes).unwrap();
+        ParquetMetaDataWriter::new_with_tracked(file, &footer).finish().unwrap();
+        let mut dataset = open(&path).unwrap();
+        let bound = Bound { column: "x".to_owned(), compare: Compare::Less, value: Value::Integer(50) };
+        dataset.prune(&[bound])?;
+        let chunks = dataset.units().into_iter().flat_map(|unit| dataset.read(&unit, 1000).unwrap());
+        chunks.map(|chunk| chunk.map(|chunk| chunk.batch.num_rows())).sum::<sepo::Result<usize>>()
+    };
+    assert_eq!(prune(&|_| {}).unwrap(), 100);
+    let lies: [Change; 6] = [
+        &|pages| pages[1].first_row_index = 1 << 40,
+        &|pages| pages[1].first_row_index = -1,
+        &|pages| pages[0].first_row_index = 1,
+        &|pages| pages[1].offset = -4,
+        &|pages| pages[1].compressed_page_size = i32::MAX,
+        &|pages| pages.truncate(1),
+    ];
+    for lie in lies {
+        let error = prune(lie).unwrap_err().to_string();
+        assert!(error.contains("x.parquet: the page index of column `x` of row group 0 cannot be true"), "{error}");
+    }
+}
