@@ -4,7 +4,7 @@
 //! a pass: the last token of every answer under way, and as many tokens of new prompts as there is room for
 //! ```
 //!
-//! A pass takes at most [`FEW_ROWS`] rows. Within that limit no operation of the `cpu` device lets one row's result depend on
+//! A pass takes at most 64 rows. Within that limit no operation of the `cpu` device lets one row's result depend on
 //! the rows beside it, so an answer is the same, to the last bit, whatever else is under way.
 
 pub mod cache;

@@ -1,7 +1,7 @@
 //! A linear layer on rows, with the weight as checkpoints store it.
 //!
 //! burn's own would give the weight's gradient as a transposed view; here it comes out in the weight's layout, and
-//! is not computed at all for frozen weights. Few rows go through a product of their own ([`few_rows`]).
+//! is not computed at all for frozen weights. Few rows go through a product of their own (`few_rows`).
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
