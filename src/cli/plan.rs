@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, HumanDuration};
 
 use crate::io::store::shown;
 use crate::pipeline::Plan;
-use crate::pipeline::estimate::{Estimate, Rows};
+use crate::pipeline::estimate::{Computing, Estimate, Rows};
 
 /// The stages in the order in which they run.
 pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
@@ -37,8 +38,17 @@ pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> Strin
         if let Some(bytes) = estimate.memory {
             more(format!("about {} of memory for models and a batch", HumanBytes(bytes)));
         }
+        if let Some(computing) = estimate.computing {
+            more(takes(computing));
+        }
     }
     out
+}
+
+fn takes(Computing { operations, seconds }: Computing) -> String {
+    let (tflop, speed) = (operations / 1e12, operations / seconds / 1e9);
+    let time = HumanDuration(Duration::from_secs_f64(seconds.min(1e15)));
+    format!("about {tflop:.1} TFLOP: {time} or more, with products at {speed:.0} GFLOP/s")
 }
 
 fn meets(rows: &Rows) -> String {

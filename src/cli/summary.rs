@@ -27,6 +27,13 @@ pub(super) fn summary(plan: &Plan, report: &Report) -> String {
                 for (name, value) in &stage.metrics {
                     let _ = writeln!(out, "  {name:<28} {}", number(value));
                 }
+                for (name, sum) in [("tokens a second", "tokens"), ("GFLOP/s", "gflop")] {
+                    let sum =
+                        stage.metrics.get(sum).and_then(Value::as_f64).filter(|_| stage.metrics.contains_key("gflop"));
+                    if let Some(sum) = sum.filter(|_| stage.seconds > 0.0) {
+                        let _ = writeln!(out, "  {name:<28} {:.1}", sum / stage.seconds);
+                    }
+                }
             }
         }
     }

@@ -3,18 +3,17 @@
 //! What differs between them is plain data: which layers have biases, whether heads are normed, which layers see a
 //! window. Each architecture's own file reads its config.json into a [`Config`].
 
-use std::sync::Arc;
-
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::generate::cache::{KvCache, LayerCache, attend};
-use super::kernels::attention::{Segment, Spans};
+use super::generate::cache::{LayerCache, attend};
+use super::kernels::attention::Spans;
 use super::kernels::swiglu::swiglu;
 use super::layers::{Embedding, Linear, RmsNorm};
 use super::packed::PackedBatch;
-use super::rope::{Angles, Rope, RopeConfig};
+use super::pass::Setting;
+use super::rope::{Rope, RopeConfig};
 use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
@@ -180,7 +179,7 @@ impl Decoder {
         Ok(Self { model, lm_head })
     }
 
-    /// Layers that keep keys and values.
+    /// Layers between the embeddings and the final norm.
     pub fn layers(&self) -> usize {
         self.model.layers.len()
     }
@@ -195,19 +194,26 @@ impl Decoder {
         self.model.norm.forward(hidden)
     }
 
-    /// Hidden states before the final norm, `[batch.len(), width]`; with a cache, rows see what it holds of their sequence.
-    pub fn hidden(&self, batch: &PackedBatch, mut cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
-        let angles = self.model.rope.angles(&batch.positions, device);
-        let segments: Arc<[Segment]> = batch.segments.as_slice().into();
-        let mut x = self.model.embed_tokens.forward(&batch.ids, device);
-        for (index, layer) in self.model.layers.iter().enumerate() {
-            let normed = layer.input_layernorm.forward(x.clone());
-            let kept = cache.as_mut().map(|cache| cache.layer(index));
-            x = x + layer.self_attn.forward(normed, &angles, segments.clone(), kept);
-            let normed = layer.post_attention_layernorm.forward(x.clone());
-            x = x + layer.mlp.forward(normed);
+    /// What every layer needs to know of the batch.
+    pub fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
+        Setting {
+            segments: batch.segments.as_slice().into(),
+            angles: Some(self.model.rope.angles(&batch.positions, device)),
         }
-        x
+    }
+
+    /// What the first layer takes, `[batch.len(), width]`.
+    pub fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+        self.model.embed_tokens.forward(&batch.ids, device)
+    }
+
+    /// What layer `index` makes of `x`.
+    pub fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+        let layer = &self.model.layers[index];
+        let normed = layer.input_layernorm.forward(x.clone());
+        let x = x + layer.self_attn.forward(normed, setting, kept);
+        let normed = layer.post_attention_layernorm.forward(x.clone());
+        x + layer.mlp.forward(normed)
     }
 }
 
@@ -249,21 +255,15 @@ impl DecoderLayer {
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        angles: &Angles,
-        segments: Arc<[Segment]>,
-        kept: Option<&mut LayerCache>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
         let normed = |norm: &Option<RmsNorm>, x: Tensor<2>| match norm {
             Some(norm) => norm.forward_heads(x, self.head_dim),
             None => x,
         };
-        let q = angles.turn(normed(&self.q_norm, self.q_proj.forward(x.clone())));
-        let k = angles.turn(normed(&self.k_norm, self.k_proj.forward(x.clone())));
+        let q = setting.turn(normed(&self.q_norm, self.q_proj.forward(x.clone())));
+        let k = setting.turn(normed(&self.k_norm, self.k_proj.forward(x.clone())));
         let v = self.v_proj.forward(x);
-        let mut spans = Spans::new(segments, self.heads, self.kv_heads, self.head_dim);
+        let mut spans = Spans::new(setting.segments.clone(), self.heads, self.kv_heads, self.head_dim);
         spans.window = self.window;
         self.o_proj.forward(attend(q, k, v, spans, kept))
     }

@@ -1,17 +1,16 @@
 //! The GPT-2 architecture (Radford et al. 2019): learned positions, and weights stored `[in, out]` (`Conv1D`). Reference
 //! implementation: `transformers`, `models/gpt2/modeling_gpt2.py`.
 
-use std::sync::Arc;
-
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::generate::cache::{KvCache, LayerCache, attend};
-use super::kernels::attention::{Segment, Spans};
+use super::generate::cache::{LayerCache, attend};
+use super::kernels::attention::Spans;
 use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
+use super::pass::Setting;
 use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
@@ -141,7 +140,7 @@ impl Gpt2 {
         self.transformer.wpe.entries()
     }
 
-    /// Layers that keep keys and values.
+    /// Layers between the embeddings and the final norm.
     pub fn layers(&self) -> usize {
         self.transformer.h.len()
     }
@@ -156,18 +155,23 @@ impl Gpt2 {
         self.transformer.ln_f.forward(hidden)
     }
 
-    /// Hidden states before the final norm, `[batch.len(), width]`; with a cache, rows see what it holds of their sequence.
-    pub fn hidden(&self, batch: &PackedBatch, mut cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
-        let segments: Arc<[Segment]> = batch.segments.as_slice().into();
+    /// What every layer needs to know of the batch.
+    pub fn setting(&self, batch: &PackedBatch) -> Setting {
+        Setting { segments: batch.segments.as_slice().into(), angles: None }
+    }
+
+    /// What the first layer takes, `[batch.len(), width]`.
+    pub fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
         let positions: Vec<i32> = batch.positions.iter().map(|position| *position as i32).collect();
         let body = &self.transformer;
-        let mut x = body.wte.forward(&batch.ids, device) + body.wpe.forward(&positions, device);
-        for (index, block) in body.h.iter().enumerate() {
-            let kept = cache.as_mut().map(|cache| cache.layer(index));
-            x = x.clone() + block.attn.forward(block.ln_1.forward(x), segments.clone(), kept);
-            x = x.clone() + block.mlp.forward(block.ln_2.forward(x));
-        }
-        x
+        body.wte.forward(&batch.ids, device) + body.wpe.forward(&positions, device)
+    }
+
+    /// What layer `index` makes of `x`.
+    pub fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+        let block = &self.transformer.h[index];
+        let x = x.clone() + block.attn.forward(block.ln_1.forward(x), setting, kept);
+        x.clone() + block.mlp.forward(block.ln_2.forward(x))
     }
 }
 
@@ -195,11 +199,11 @@ impl Block {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, segments: Arc<[Segment]>, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
         let [rows, width] = x.dims();
         let all = self.c_attn.forward(x);
         let part = |index: usize| all.clone().slice([0..rows, index * width..(index + 1) * width]);
-        let mut spans = Spans::new(segments, self.heads, self.heads, width / self.heads);
+        let mut spans = Spans::new(setting.segments.clone(), self.heads, self.heads, width / self.heads);
         spans.scale = self.scale;
         self.c_proj.forward(attend(part(0), part(1), part(2), spans, kept))
     }

@@ -2,18 +2,17 @@
 //! dimensions of each head turn with the position; attention and feed-forward side by side or one after the other.
 //! Reference implementation: `transformers`, `models/gpt_neox/modeling_gpt_neox.py`.
 
-use std::sync::Arc;
-
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::generate::cache::{KvCache, LayerCache, attend};
-use super::kernels::attention::{Segment, Spans};
+use super::generate::cache::{LayerCache, attend};
+use super::kernels::attention::Spans;
 use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
-use super::rope::{Angles, Rope, RopeConfig};
+use super::pass::Setting;
+use super::rope::{Rope, RopeConfig};
 use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
@@ -141,7 +140,7 @@ impl GptNeoX {
         Ok(Self { gpt_neox, embed_out })
     }
 
-    /// Layers that keep keys and values.
+    /// Layers between the embeddings and the final norm.
     pub fn layers(&self) -> usize {
         self.gpt_neox.layers.len()
     }
@@ -156,15 +155,20 @@ impl GptNeoX {
         self.gpt_neox.final_layer_norm.forward(hidden)
     }
 
-    /// Hidden states before the final norm, `[batch.len(), width]`; with a cache, rows see what it holds of their sequence.
-    pub fn hidden(&self, batch: &PackedBatch, mut cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
+    /// What every layer needs to know of the batch.
+    pub fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
         let angles = self.gpt_neox.rope.angles(&batch.positions, device);
-        let segments: Arc<[Segment]> = batch.segments.as_slice().into();
-        let embedded = self.gpt_neox.embed_in.forward(&batch.ids, device);
-        self.gpt_neox.layers.iter().enumerate().fold(embedded, |x, (index, layer)| {
-            let kept = cache.as_mut().map(|cache| cache.layer(index));
-            layer.forward(x, &angles, segments.clone(), kept)
-        })
+        Setting { segments: batch.segments.as_slice().into(), angles: Some(angles) }
+    }
+
+    /// What the first layer takes, `[batch.len(), width]`.
+    pub fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+        self.gpt_neox.embed_in.forward(&batch.ids, device)
+    }
+
+    /// What layer `index` makes of `x`.
+    pub fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+        self.gpt_neox.layers[index].forward(x, setting, kept)
     }
 }
 
@@ -191,14 +195,8 @@ impl Layer {
         })
     }
 
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        angles: &Angles,
-        segments: Arc<[Segment]>,
-        kept: Option<&mut LayerCache>,
-    ) -> Tensor<2> {
-        let attended = self.attention.forward(self.input_layernorm.forward(x.clone()), angles, segments, kept);
+    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+        let attended = self.attention.forward(self.input_layernorm.forward(x.clone()), setting, kept);
         if self.parallel {
             return self.mlp.forward(self.post_attention_layernorm.forward(x.clone())) + attended + x;
         }
@@ -208,13 +206,7 @@ impl Layer {
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        angles: &Angles,
-        segments: Arc<[Segment]>,
-        kept: Option<&mut LayerCache>,
-    ) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
         let Self { heads, head_dim, .. } = *self;
         let rows = x.dims()[0];
         // Every head has its query, key and value side by side.
@@ -223,8 +215,8 @@ impl Attention {
             let columns = index * head_dim..(index + 1) * head_dim;
             all.clone().slice([0..rows, 0..heads, columns]).reshape([rows, heads * head_dim])
         };
-        let (q, k, v) = (angles.turn(part(0)), angles.turn(part(1)), part(2));
-        self.dense.forward(attend(q, k, v, Spans::new(segments, heads, heads, head_dim), kept))
+        let (q, k, v) = (setting.turn(part(0)), setting.turn(part(1)), part(2));
+        self.dense.forward(attend(q, k, v, Spans::new(setting.segments.clone(), heads, heads, head_dim), kept))
     }
 }
 

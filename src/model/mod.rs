@@ -12,6 +12,7 @@
 pub mod adapter;
 pub mod chat_template;
 mod checkpoint;
+pub mod cost;
 pub mod decoder;
 pub mod device;
 pub mod folder;
@@ -25,6 +26,7 @@ pub mod lora;
 pub mod mistral;
 mod overlay;
 pub mod packed;
+pub mod pass;
 pub mod precision;
 pub mod qwen2;
 pub mod qwen3;
@@ -36,7 +38,7 @@ pub mod weight;
 pub mod weights;
 
 use burn::module::Module;
-use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -53,6 +55,7 @@ use gpt2::Gpt2;
 pub use lora::Lora;
 use overlay::{Overlay, Training};
 pub use packed::{Needed, PackedBatch, Response};
+pub use pass::{Memory, Pass};
 pub use precision::Precision;
 pub use score::Scorer;
 pub use source::{ModelSource, Weights};
@@ -181,24 +184,9 @@ impl CausalLm {
         self.head().logits(self.needed(batch, Some(cache), device))
     }
 
-    /// Hidden states of the batch's needed rows, ready for the head.
-    fn needed(&self, batch: &PackedBatch, cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
-        let rows = TensorData::new(batch.rows.clone(), [batch.rows.len()]);
-        let rows = Tensor::<1, Int>::from_data(rows, device);
-        match self {
-            Self::Decoder(model) => model.norm(model.hidden(batch, cache, device).select(0, rows)),
-            Self::GptNeoX(model) => model.norm(model.hidden(batch, cache, device).select(0, rows)),
-            Self::Gpt2(model) => model.norm(model.hidden(batch, cache, device).select(0, rows)),
-        }
-    }
-
     /// An empty cache for the keys and values of its layers.
     pub fn cache(&self) -> KvCache {
-        KvCache::new(match self {
-            Self::Decoder(model) => model.layers(),
-            Self::GptNeoX(model) => model.layers(),
-            Self::Gpt2(model) => model.layers(),
-        })
+        KvCache::new(self.layers())
     }
 
     /// Calls `visit` with every parameter's checkpoint name and tensor, flattened, in a fixed order.

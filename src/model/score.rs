@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use burn::tensor::Device;
 
+use super::cost::{Cost, Work};
 use super::kernels::packed::Packed;
 use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Precision, Response};
 use crate::error::{Error, Result};
@@ -33,13 +34,15 @@ pub struct Scorer {
     precision: Precision,
     name: String,
     batch_tokens: usize,
+    cost: Option<Cost>,
 }
 
 impl Scorer {
     /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
         let (model, device, precision) = open(source, device, precision)?;
-        Ok(Self { model, device, precision, name: source.to_string(), batch_tokens })
+        let (name, cost) = (source.to_string(), Cost::of(&source.config()?));
+        Ok(Self { model, device, precision, name, batch_tokens, cost })
     }
 
     /// The numbers that it computes in, which are f32 where the processor has no others.
@@ -47,9 +50,9 @@ impl Scorer {
         self.precision
     }
 
-    /// Scores with a model that is loaded already.
-    pub fn new(model: CausalLm, device: Device, name: String, batch_tokens: usize) -> Self {
-        Self { model, device, precision: Precision::F32, name, batch_tokens }
+    /// Floating-point operations of a pass over `work`; zero where config.json does not tell.
+    pub fn operations(&self, work: Work) -> f64 {
+        self.cost.map_or(0.0, |cost| cost.forward(work))
     }
 
     /// The log-probability of every response token, `[chosen, rejected]` for every pair.

@@ -1,17 +1,21 @@
 //! What a plan will meet, judged from a few hundred rows and from the checkpoints' headers: rows, tokens, rows that will
-//! be set aside, memory. Nothing is written.
+//! be set aside, memory, time. Nothing is written.
+
+mod computing;
 
 use std::collections::BTreeMap;
-
-use crate::columns::lists::ids;
-use crate::columns::{PROMPT_IDS, Side};
-use crate::error::Result;
-use crate::model::{Precision, Tokenizer};
-use crate::stages::Stage;
 
 use super::flow::{Flow, Station};
 use super::plan::{Node, Plan};
 use super::report::{Reports, add};
+use crate::columns::PROMPT_IDS;
+use crate::error::Result;
+use crate::model::cost::Work;
+use crate::model::score::PairIds;
+use crate::model::{Memory, Precision, Tokenizer};
+use crate::stages::{Stage, score::pairs};
+use computing::Clock;
+pub use computing::Computing;
 
 /// Units that are looked at, spread over the dataset; of each the first batch.
 const PROBES: usize = 4;
@@ -23,6 +27,8 @@ pub struct Estimate {
     pub rows: Option<Rows>,
     /// Bytes of memory that models and one batch take; not known of models whose weights are not here yet.
     pub memory: Option<u64>,
+    /// What its models compute.
+    pub computing: Option<Computing>,
 }
 
 /// Rows of a stage, scaled up from a sample.
@@ -38,6 +44,8 @@ pub struct Rows {
     pub set_aside: BTreeMap<String, f64>,
     /// Tokens of prompts and of chosen and rejected responses, once there are any.
     pub tokens: Option<[f64; 3]>,
+    /// What these tokens are for a model.
+    pub work: Option<Work>,
 }
 
 /// Estimates for the stages of `plan`, by id.
@@ -46,13 +54,15 @@ pub struct Rows {
 /// Rows or checkpoints that cannot be read.
 pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
     let mut estimates = BTreeMap::new();
+    let mut clock = Clock::new(plan);
     for node in &plan.nodes {
         let rows = match &node.stage {
             Stage::Read(_) | Stage::Tokenize(_) => sample(plan, node).map_err(|error| error.in_stage(&node.id))?,
             // What comes after keeps its rows but for the rarest.
             _ => None,
         };
-        let estimate = Estimate { rows, memory: memory(plan, node)? };
+        let computing = clock.computing(node, &estimates)?;
+        let estimate = Estimate { rows, memory: memory(plan, node)?, computing };
         estimates.insert(node.id.clone(), estimate);
     }
     Ok(estimates)
@@ -75,18 +85,20 @@ fn path(plan: &Plan, node: &Node) -> Result<Option<(Flow, Vec<Station>)>> {
 
 fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
     let Some((flow, mut stations)) = path(plan, node)? else { return Ok(None) };
-    let (mut reports, mut sampled, mut tokens) = (Reports::new(), 0, None);
+    let (mut reports, mut sampled, mut sums) = (Reports::new(), 0, None);
     let units = flow.units.len();
     let probes = PROBES.min(units);
     for probe in 0..probes {
         let passed = flow.run(probe * units / probes, &Reports::new(), &mut stations, &mut |batch| {
             sampled += batch.num_rows() as u64;
             if batch.column_by_name(PROMPT_IDS).is_some() {
-                let tokens = tokens.get_or_insert([0.0; 3]);
-                let names = [PROMPT_IDS.to_owned(), Side::Chosen.ids(), Side::Rejected.ids()];
-                for (sum, name) in tokens.iter_mut().zip(names) {
-                    let lists = ids(&batch, &name)?;
-                    *sum += (0..batch.num_rows()).map(|row| lists.row(row).len() as f64).sum::<f64>();
+                let (tokens, work) = sums.get_or_insert(([0.0; 3], Work::default()));
+                let (prompts, sides) = pairs(&batch)?;
+                for row in 0..batch.num_rows() {
+                    let pair = PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) };
+                    let lengths = [pair.prompt, pair.responses[0], pair.responses[1]].map(<[i32]>::len);
+                    tokens.iter_mut().zip(lengths).for_each(|(sum, length)| *sum += length as f64);
+                    *work = *work + pair.work();
                 }
             }
             Ok(false)
@@ -100,8 +112,16 @@ fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
     for (reason, count) in reports.values().flat_map(|report| &report.set_aside) {
         *set_aside.entry(reason.clone()).or_default() += *count as f64 * scale;
     }
-    let tokens = tokens.map(|tokens| tokens.map(|sum: f64| sum * scale));
-    Ok(Some(Rows { sampled: seen, rows_in: flow.rows as f64, rows_out: sampled as f64 * scale, set_aside, tokens }))
+    let tokens = sums.map(|(tokens, _)| tokens.map(|sum| sum * scale));
+    let work = sums.map(|(_, work)| work.times(scale));
+    Ok(Some(Rows {
+        sampled: seen,
+        rows_in: flow.rows as f64,
+        rows_out: sampled as f64 * scale,
+        set_aside,
+        tokens,
+        work,
+    }))
 }
 
 /// Weights, and what a pass keeps of a batch. What trains has a gradient and both moments of AdamW beside it; the rest of a
@@ -117,8 +137,10 @@ fn memory(plan: &Plan, node: &Node) -> Result<Option<u64>> {
             Some(Precision::Bf16 | Precision::Bf16x2) => (2, 4, generate.batch_tokens),
             Some(Precision::F32) | None => (4, 4, generate.batch_tokens),
         },
-        Stage::Train(train) if train.lora.is_some() => (4, 1, train.batch_tokens),
-        Stage::Train(train) => (16, 1, train.batch_tokens),
+        Stage::Train(train) => {
+            let share_kept = if train.memory == Memory::Low { 8 } else { 1 };
+            (if train.lora.is_some() { 4 } else { 16 }, share_kept, train.batch_tokens)
+        }
         _ => return Ok(None),
     };
     let mut bytes = 0;

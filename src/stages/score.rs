@@ -21,6 +21,7 @@ use crate::columns::{
     BETTER_PROMPT_IDS, PROMPT_IDS, REWARD_MARGIN, Side, WORSE_PROMPT_IDS, list_type, put, with_column,
 };
 use crate::error::{Error, Place, Problem, Result};
+use crate::model::cost::Work;
 use crate::model::score::PairIds;
 use crate::model::{DeviceSpec, ModelSource, Precision, Scorer};
 
@@ -83,7 +84,7 @@ pub(super) fn needs_rewards(rows: &Schema) -> Vec<Problem> {
 }
 
 /// The pairs of a batch.
-pub(super) fn pairs(batch: &RecordBatch) -> Result<(Lists<'_, i32>, [Lists<'_, i32>; 2])> {
+pub fn pairs(batch: &RecordBatch) -> Result<(Lists<'_, i32>, [Lists<'_, i32>; 2])> {
     Ok((ids(batch, PROMPT_IDS)?, [ids(batch, &Side::Chosen.ids())?, ids(batch, &Side::Rejected.ids())?]))
 }
 
@@ -160,21 +161,31 @@ impl Score {
             None => Judge::Nobody,
         };
         let (reference, digest) = load(reference)?;
-        Ok(Box::new(Work { judge, reference, digest, tokens: 0, accurate: 0, rows: 0 }))
+        Ok(Box::new(Scoring { judge, reference, digest, seen: Seen::default() }))
     }
 }
 
-struct Work {
+struct Scoring {
     judge: Judge,
     reference: Scorer,
     /// Of the reference.
     digest: String,
-    tokens: u64,
-    accurate: u64,
-    rows: u64,
+    seen: Seen,
 }
 
-impl Transform for Work {
+/// What was counted since it was last asked.
+#[derive(Default)]
+struct Seen {
+    /// Tokens of one model's passes.
+    tokens: u64,
+    response_tokens: u64,
+    /// Of all models' passes.
+    operations: f64,
+    rows: u64,
+    ranked_right: u64,
+}
+
+impl Transform for Scoring {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let (prompts, sides) = pairs(&batch)?;
         let pairs: Vec<PairIds> = (0..batch.num_rows())
@@ -198,11 +209,14 @@ impl Transform for Work {
                 columns.push((side.reward(), floats(sums.iter().map(|sums| sums[side as usize]))));
             }
             let right = sums.iter().zip(&reasons).filter(|([c, r], reason)| c > r && reason.is_none());
-            self.accurate += right.count() as u64;
+            self.seen.ranked_right += right.count() as u64;
             columns.push((REWARD_MARGIN.to_owned(), floats(sums.iter().map(|[chosen, rejected]| chosen - rejected))));
         }
-        self.rows += reasons.iter().filter(|reason| reason.is_none()).count() as u64;
-        self.tokens += pairs.iter().flat_map(|pair| pair.responses).map(|ids| ids.len() as u64).sum::<u64>();
+        self.seen.rows += reasons.iter().filter(|reason| reason.is_none()).count() as u64;
+        let work: Work = pairs.iter().map(PairIds::work).sum();
+        self.seen.tokens += work.tokens as u64;
+        self.seen.response_tokens += work.needed as u64;
+        self.seen.operations += self.operations(work);
 
         let mut out = batch.clone();
         for (name, column) in columns {
@@ -213,17 +227,20 @@ impl Transform for Work {
     }
 
     fn counted(&mut self) -> Metrics {
+        let Seen { tokens, response_tokens, operations, rows, ranked_right } = take(&mut self.seen);
         let mut counted = Metrics::new();
-        counted.insert("response_tokens".into(), json!(take(&mut self.tokens)));
+        counted.insert("tokens".into(), json!(tokens));
+        counted.insert("response_tokens".into(), json!(response_tokens));
+        counted.insert("gflop".into(), json!(operations / 1e9));
         if !matches!(self.judge, Judge::Nobody) {
-            counted.insert("pairs".into(), json!(take(&mut self.rows)));
-            counted.insert("pairs_ranked_right".into(), json!(take(&mut self.accurate)));
+            counted.insert("pairs".into(), json!(rows));
+            counted.insert("pairs_ranked_right".into(), json!(ranked_right));
         }
         counted
     }
 }
 
-impl Work {
+impl Scoring {
     /// Scores `pairs`, the rows of `batch`.
     fn judge(&self, batch: &RecordBatch, pairs: &[PairIds]) -> Result<Judged> {
         let reference = self.reference.logps(pairs)?;
@@ -243,6 +260,16 @@ impl Work {
                 Judged { rewards: Some(rewards), logps: columns.into_iter().zip([reference, better, worse]).collect() }
             }
         })
+    }
+
+    /// Floating-point operations of all passes over `work`.
+    fn operations(&self, work: Work) -> f64 {
+        let others = match &self.judge {
+            Judge::Nobody => 0.0,
+            Judge::Oracle { scorer, .. } => scorer.operations(work),
+            Judge::Prompts => 2.0 * self.reference.operations(work),
+        };
+        self.reference.operations(work) + others
     }
 
     /// What the reference says of the responses of `pairs` behind the prompts in column `name`.

@@ -9,7 +9,7 @@ use super::score::{default_batch_tokens, needs_ids, needs_rewards};
 use crate::columns::{Side, list_type};
 use crate::error::Problem;
 use crate::io::Location;
-use crate::model::Lora;
+use crate::model::{Lora, Memory};
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
 use crate::train::optimizer::AdamW;
@@ -49,6 +49,12 @@ pub struct Train {
     /// Most tokens in one forward and backward pass; a step takes as many passes as it needs.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
+    /// What a pass keeps for its way back: `low` takes a third more time and much less memory. The gradients are the same, so
+    /// it can change in the middle of a training.
+    // Not serialised, as `checkpoint` and `log_every`: fingerprints are of serialised settings, and none of these changes what
+    // comes out.
+    #[serde(default, skip_serializing)]
+    pub memory: Memory,
     /// The highest learning rate.
     #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
@@ -77,7 +83,6 @@ pub struct Train {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<Eval>,
     /// When to save what an interrupted training needs to go on.
-    // Not serialised, as `log_every`: fingerprints are of serialised settings, and neither changes what comes out.
     #[serde(default, skip_serializing)]
     pub checkpoint: Checkpoint,
     /// Steps between two lines of metrics.
@@ -196,6 +201,8 @@ impl Train {
             max_steps: self.max_steps,
             batch_size: self.batch_size,
             batch_tokens: self.batch_tokens,
+            frozen: self.lora.is_some(),
+            memory: self.memory,
             schedule: Schedule { peak: self.learning_rate, warmup: self.warmup, decay: self.decay },
             max_grad_norm: self.max_grad_norm,
             optimizer: AdamW { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay },

@@ -27,6 +27,12 @@ pub struct Cursor {
     pub taken: u64,
     /// Seconds that it took so far.
     pub seconds: f64,
+    /// Tokens that went through the model's layers so far.
+    #[serde(default)]
+    pub tokens: u64,
+    /// Floating-point operations so far, in units of 10^9.
+    #[serde(default)]
+    pub gflop: f64,
 }
 
 /// The checkpoints of one training.

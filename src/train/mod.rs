@@ -14,13 +14,14 @@ pub mod stream;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::Location;
+use crate::model::cost::{Cost, Work};
 use crate::model::score::{budget, check};
-use crate::model::{CausalLm, Needed, PackedBatch, Response};
+use crate::model::{CausalLm, Memory, Needed, PackedBatch, Response};
 use crate::monitor::Monitor;
 use crate::objective::{self, Objective, Outcome, Pair, Tokens};
 pub use checkpoint::Checkpoints;
@@ -42,6 +43,10 @@ pub struct Settings {
     pub batch_size: usize,
     /// Most tokens in one forward and backward pass.
     pub batch_tokens: usize,
+    /// Whether the layers' own weights stay as they are, below adapters.
+    pub frozen: bool,
+    /// What a pass may keep for its way back.
+    pub memory: Memory,
     /// Learning rate over time.
     pub schedule: Schedule,
     /// Largest norm of the whole gradient; larger ones are scaled down to it.
@@ -52,6 +57,16 @@ pub struct Settings {
     pub eval_every: Option<u64>,
     /// Steps between two lines of progress and metrics.
     pub log_every: u64,
+}
+
+impl Settings {
+    /// What a forward and backward pass costs, in forward passes. On its way back a layer has two products for one, or one
+    /// where its weights are frozen.
+    pub fn passes(&self) -> f64 {
+        let back = if self.frozen { 1.0 } else { 2.0 };
+        let again = if self.memory == Memory::Low { 1.0 } else { 0.0 };
+        1.0 + back + again
+    }
 }
 
 /// Examples of one epoch, and of the held-out data.
@@ -76,6 +91,8 @@ pub struct Job<'a> {
     pub feed: &'a dyn Feed,
     /// Where an interrupted training goes on.
     pub checkpoints: &'a Checkpoints,
+    /// What the model's passes cost, where that is known.
+    pub cost: Option<Cost>,
     /// Folder of the metrics.
     pub log: &'a Location,
     /// Who watches.
@@ -116,6 +133,8 @@ impl Job<'_> {
                 let taken = trainer.step(&pairs, rate)?;
                 at.step += 1;
                 at.taken += pairs.len() as u64;
+                at.tokens += taken.work.tokens as u64;
+                at.gflop += self.operations(taken.work) / 1e9;
                 at.seconds = before + start.elapsed().as_secs_f64();
                 monitor.advance(1, &format!("loss {:.4}", taken.loss));
                 if at.step % settings.log_every == 0 || at.step == steps {
@@ -148,8 +167,15 @@ impl Job<'_> {
         monitor.end();
         log.publish()?;
         last.insert("steps".into(), json!(at.step));
+        last.insert("tokens".into(), json!(at.tokens));
+        last.insert("gflop".into(), json!(at.gflop));
         last.insert("train_seconds".into(), json!(at.seconds));
         Ok((trainer.model.valid(), last))
+    }
+
+    /// Floating-point operations of a step over `work`, there and back.
+    fn operations(&self, work: Work) -> f64 {
+        self.cost.map_or(0.0, |cost| cost.forward(work)) * self.settings.passes()
     }
 }
 
@@ -170,7 +196,7 @@ struct Seen {
     chosen_reward: f64,
     rejected_reward: f64,
     accurate: f64,
-    tokens: usize,
+    work: Work,
     grad_norm: Option<f64>,
 }
 
@@ -198,7 +224,7 @@ impl Seen {
             put("rewards/margins", (self.chosen_reward - self.rejected_reward) / pairs);
             put("rewards/accuracies", self.accurate / pairs);
         }
-        put("tokens", self.tokens as f64);
+        put("tokens", self.work.tokens);
         metrics
     }
 }
@@ -216,18 +242,16 @@ impl Trainer<'_> {
             if batch.targets.is_empty() {
                 continue;
             }
-            let logps = self.model.token_logps(&batch, self.device);
-            let outcomes = self.evaluate(&examples[range.clone()], &batch, logps.clone().inner())?;
-            seen.tokens += batch.len();
+            let pass = self.model.pass(&batch, self.device, self.settings.memory);
+            let outcomes = self.evaluate(&examples[range.clone()], &batch, pass.logps())?;
+            seen.work = seen.work + batch.work();
             let mut coefficients = Vec::with_capacity(batch.targets.len());
             for (outcome, weight) in outcomes.iter().zip(&weights[range]) {
                 seen.add(outcome, *weight);
                 let slopes = outcome.chosen_grad.iter().chain(&outcome.rejected_grad);
                 coefficients.extend(slopes.map(|slope| (slope / total) as f32));
             }
-            let coefficients = TensorData::new(coefficients, [batch.targets.len()]);
-            let coefficients = Tensor::<1>::from_data(coefficients, self.device);
-            gradients.add(&self.model, &mut (logps * coefficients).sum().backward());
+            pass.backward(coefficients, |own| gradients.add(&self.model, own));
         }
         seen.loss /= total;
         let norm = gradients.norm();
@@ -265,7 +289,7 @@ impl Trainer<'_> {
                 for (outcome, example) in self.evaluate(&part[range.clone()], &batch, logps)?.iter().zip(&part[range]) {
                     seen.add(outcome, self.settings.objective.formula().weight(example.responses[0].len()));
                 }
-                seen.tokens += batch.len();
+                seen.work = seen.work + batch.work();
             }
         }
         seen.loss /= seen.weight.max(1.0);

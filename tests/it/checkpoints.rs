@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 use sepo::model::folder::{self, Card};
-use sepo::model::{CausalLm, ModelSource, Scorer};
+use sepo::model::{CausalLm, DeviceSpec, ModelSource, Precision, Scorer};
 use serde_json::{Value, json};
 
 use crate::harness::{Folder, repository};
@@ -281,8 +281,7 @@ fn an_index_names_what_is_there() {
 
 #[test]
 fn sequences_longer_than_learned_positions_are_an_error() {
-    let model = CausalLm::load(&source("gpt2-bare"), &device()).unwrap();
-    let scorer = Scorer::new(model, device(), "gpt2".into(), 4096);
+    let scorer = Scorer::load(&source("gpt2-bare"), DeviceSpec::Cpu, Precision::F32, 4096).unwrap();
     let ids = vec![3; 100];
     let pair = |prompt| sepo::model::score::PairIds { prompt, responses: [&ids[..28], &ids[..27]] };
     assert!(scorer.logps(&[pair(&ids)]).is_ok());

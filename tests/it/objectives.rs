@@ -157,3 +157,25 @@ fn two_prompts_make_rewards_that_select_and_train_take() {
         }
     }
 }
+
+#[test]
+fn short_memory_trains_the_same_model_and_says_what_it_cost() {
+    let folder = Folder::new();
+    let train = |memory: &str| {
+        format!(
+            "train: {{ input: tokens, model: base, objective: {{ simpo: {{}} }}, batch_size: 8, learning_rate: 0.01, \
+             memory: {memory} }}"
+        )
+    };
+    let stages = format!("  normal: {{ {} }}\n  low: {{ {} }}\n", train("normal"), train("low"));
+    let file = pipeline(&folder, "", &stages);
+    let report: Value = serde_json::from_str(&folder.succeeds(&["run", &file, "--json"])).unwrap();
+    let weights = |id: &str| std::fs::read(folder.path(&format!("run/models/{id}/model.safetensors"))).unwrap();
+    assert!(weights("normal") == weights("low"));
+    let metric = |id: &str, name: &str| report["stages"][id]["metrics"][name].as_f64().unwrap();
+    assert_eq!(metric("normal", "tokens"), metric("low", "tokens"));
+    let ratio = metric("low", "gflop") / metric("normal", "gflop");
+    assert!((ratio - 4.0 / 3.0).abs() < 1e-9, "{ratio}");
+    let plan = folder.succeeds(&["plan", &file]);
+    assert_eq!(plan.matches(" TFLOP: ").count(), 2, "{plan}");
+}

@@ -14,6 +14,7 @@ use super::{Run, Work};
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::io::Location;
+use crate::model::cost::Cost;
 use crate::model::folder::{self, Card};
 use crate::model::{CausalLm, adapter};
 use crate::pipeline::flow::Flow;
@@ -64,6 +65,7 @@ impl Run<'_> {
             settings: &train.settings(),
             feed: &feed,
             checkpoints: &checkpoints,
+            cost: Cost::of(&source.config()?),
             log: &log,
             monitor: self.monitor,
         };

@@ -1,0 +1,175 @@
+//! What a pass costs, in floating-point operations. Only products count, of which two operations are one term: norms,
+//! rotations and activations are a few in a thousand.
+
+use std::iter::Sum;
+use std::ops::Add;
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Distribution, Tensor};
+use serde_json::Value;
+
+use super::kernels::linear::{Layout, linear};
+use super::kernels::packed::{Packed, packed_linear};
+use super::score::PairIds;
+use super::{DeviceSpec, PackedBatch, Precision};
+use crate::error::Result;
+
+/// What a model has to do for some pairs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Tokens that go through the layers.
+    pub tokens: f64,
+    /// Tokens whose log-probability is wanted.
+    pub needed: f64,
+    /// Pairs of a token and one that it sees, itself included.
+    pub seen: f64,
+}
+
+impl Work {
+    /// This many times the work.
+    pub fn times(self, factor: f64) -> Self {
+        Self { tokens: factor * self.tokens, needed: factor * self.needed, seen: factor * self.seen }
+    }
+}
+
+impl Add for Work {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self { tokens: self.tokens + other.tokens, needed: self.needed + other.needed, seen: self.seen + other.seen }
+    }
+}
+
+impl Sum for Work {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Add::add)
+    }
+}
+
+impl PackedBatch {
+    /// What a model has to do for the batch.
+    pub fn work(&self) -> Work {
+        let seen = self.positions.iter().map(|position| f64::from(*position) + 1.0).sum();
+        Work { tokens: self.len() as f64, needed: self.targets.len() as f64, seen }
+    }
+}
+
+impl PairIds<'_> {
+    /// What a model has to do for all log-probabilities of its responses.
+    pub fn work(&self) -> Work {
+        let own = |rows: f64| rows * (rows + 1.0) / 2.0;
+        let prompt = self.prompt.len() as f64;
+        let mut work = Work { tokens: prompt, needed: 0.0, seen: own(prompt) };
+        for response in self.responses {
+            // The last token of a response predicts nothing.
+            let rows = response.len().saturating_sub(1) as f64;
+            work.tokens += rows;
+            work.needed += response.len() as f64;
+            work.seen += rows * prompt + own(rows);
+        }
+        work
+    }
+}
+
+/// Operations of a model's forward pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    width: usize,
+    /// In the products of all layers, for every token.
+    token: f64,
+    /// In the attention of all layers, for every pair of tokens that see each other.
+    seen: f64,
+    /// In the head, for every token that is needed.
+    needed: f64,
+}
+
+impl Cost {
+    /// From config.json; none where it has not the usual names.
+    pub fn of(config: &Value) -> Option<Self> {
+        let number = |names: &[&str]| names.iter().find_map(|name| config.get(*name)?.as_u64()).map(|n| n as f64);
+        let width = number(&["hidden_size", "n_embd"])?;
+        let layers = number(&["num_hidden_layers", "n_layer"])?;
+        let heads = number(&["num_attention_heads", "n_head"])?;
+        let kv_heads = number(&["num_key_value_heads"]).unwrap_or(heads);
+        let head_dim = number(&["head_dim"]).unwrap_or(width / heads);
+        let inner = number(&["intermediate_size", "n_inner"]).unwrap_or(4.0 * width);
+        let gpt = matches!(config.get("model_type").and_then(Value::as_str), Some("gpt2" | "gpt_neox"));
+        let attention = 2.0 * width * head_dim * (heads + kv_heads);
+        let feed_forward = if gpt { 2.0 } else { 3.0 } * width * inner;
+        Some(Self {
+            width: width as usize,
+            token: 2.0 * layers * (attention + feed_forward),
+            seen: 4.0 * layers * heads * head_dim,
+            needed: 2.0 * width * number(&["vocab_size"])?,
+        })
+    }
+
+    /// Numbers between two layers.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Operations of a forward pass.
+    pub fn forward(&self, work: Work) -> f64 {
+        self.token * work.tokens + self.seen * work.seen + self.needed * work.needed
+    }
+}
+
+/// Operations a second in a product of the width of a model's layers, in the numbers and on the device of a stage; frozen
+/// weights are packed where that is fast. Takes about half a second.
+pub fn calibrate(device: DeviceSpec, frozen: Option<Precision>, width: usize) -> Result<f64> {
+    const ROWS: usize = 512;
+    let shape = [3 * width, width];
+    let operations = 2.0 * (ROWS * shape[0] * shape[1]) as f64;
+    let packed = frozen.filter(|precision| device == DeviceSpec::Cpu && Packed::is_fast(*precision));
+    let packed = packed.map(|precision| Packed::new(shape, precision, |output, input| ((output + input) % 7) as f32));
+    let packed = packed.map(std::sync::Arc::new);
+    let device: Device = device.open()?;
+    let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+    let (x, weight) = (random([ROWS, width]), random(shape));
+    let once = || {
+        let start = Instant::now();
+        let out = match &packed {
+            Some(packed) => packed_linear(x.clone(), packed.clone()),
+            None => linear(x.clone(), weight.clone(), Layout::OutIn),
+        };
+        // Devices answer before they are done.
+        out.slice([0..1, 0..1]).into_data();
+        start.elapsed()
+    };
+    once();
+    let (start, mut best) = (Instant::now(), Duration::MAX);
+    while start.elapsed() < Duration::from_millis(300) {
+        best = best.min(once());
+    }
+    Ok(operations / best.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Needed, Response};
+    use serde_json::json;
+
+    /// SmolLM2-135M has 106.2 M parameters in its layers' products, and 49152 x 576 in its head.
+    #[test]
+    fn a_token_costs_two_operations_a_parameter() {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+            "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152
+        });
+        let cost = Cost::of(&config).unwrap();
+        assert_eq!(cost.token, 2.0 * 106_168_320.0);
+        assert_eq!(cost.needed, 2.0 * 49_152.0 * 576.0);
+        assert_eq!(cost.forward(Work { tokens: 1.0, needed: 0.0, seen: 1.0 }), cost.token + 4.0 * 30.0 * 576.0);
+        assert_eq!(Cost::of(&json!({"hidden_size": 8})), None);
+    }
+
+    #[test]
+    fn the_work_of_a_pair_is_that_of_its_packed_batch() {
+        let (prompt, chosen, rejected) = ([1; 5], [2; 4], [3; 1]);
+        let mut batch = PackedBatch::default();
+        batch.push(&prompt, &[&chosen[..], &rejected].map(|ids| Response { ids, needed: Needed::All }));
+        assert_eq!(batch.work(), Work { tokens: 8.0, needed: 5.0, seen: 15.0 + 6.0 + 7.0 + 8.0 });
+        assert_eq!(PairIds { prompt: &prompt, responses: [&chosen, &rejected] }.work(), batch.work());
+    }
+}
