@@ -165,3 +165,19 @@ fn columns_widen_over_rows_and_files() {
     assert_eq!(read.rows[0]["n"], 0.5);
     assert_eq!(read.set_aside(), [("empty answer", 1)]);
 }
+
+#[test]
+fn paths_may_lead_upwards() {
+    let folder = Folder::new();
+    folder.write("rows.jsonl", "{\"prompt\": \"q\", \"chosen\": \"a\", \"rejected\": \"b\"}\n");
+    std::fs::create_dir_all(folder.path("there/deep")).unwrap();
+    std::os::unix::fs::symlink(folder.path("there/deep"), folder.path("link")).unwrap();
+    std::fs::rename(folder.path("rows.jsonl"), folder.path("there/rows.jsonl")).unwrap();
+    let text = "workdir: there/../run\nstages:\n  rows: { read: { from: link/../rows.jsonl } }\n  \
+                out: { write: { input: rows, to: there/deep/../../out } }\n";
+    folder.succeeds(&["run", folder.write("p.yaml", text).to_str().unwrap()]);
+    assert!(folder.path("out/train-00000-of-00001.parquet").is_file());
+    let missing = text.replace("link/..", "nowhere/..");
+    let stderr = folder.fails(&["run", folder.write("p.yaml", &missing).to_str().unwrap()], 1);
+    assert!(stderr.contains("nowhere/../rows.jsonl"), "{stderr}");
+}

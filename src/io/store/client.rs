@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Component, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -183,13 +184,27 @@ impl Stores {
 }
 
 fn local(text: &str, path: &str) -> Result<Location> {
-    let absolute = std::path::absolute(PathBuf::from(path)).map_err(|error| failed(text, &error))?;
+    let absolute = upright(path).map_err(|error| failed(text, &error))?;
     let path = Path::from_absolute_path(&absolute).map_err(|error| failed(text, &error))?;
     let objects = Arc::new(LocalFileSystem::new());
     let retry = Retry { max_retries: 0, ..Retry::default() };
     let patience = Patience { retry, asked: Asked::default() };
     let client = Client { objects, parts: None, patience, kind: Kind::Local };
     Ok(Location::new(client, path, text.trim_end_matches('/').to_owned(), Some(absolute)))
+}
+
+/// An absolute path without `..`, which the store does not take: the folder above a link is that of its target.
+fn upright(path: &str) -> io::Result<PathBuf> {
+    let mut upright = PathBuf::new();
+    for part in std::path::absolute(path)?.components() {
+        if part == Component::ParentDir {
+            upright = upright.canonicalize()?;
+            upright.pop();
+        } else {
+            upright.push(part);
+        }
+    }
+    Ok(upright)
 }
 
 /// A URL without user, password, query and fragment; a path as it is.

@@ -21,10 +21,10 @@ pub(in crate::model::kernels) struct Panels<N> {
     parts: usize,
 }
 
-/// Activations `[rows up to a whole tile][inputs up to a whole group]`, in as many parts as their weight asks for; their
-/// sum is the activation.
+/// Activations `[tiles][parts][TILE][inputs up to a whole group]`, in as many parts as their weight asks for; their sum is
+/// the activation.
 pub(in crate::model::kernels) struct Activations<N> {
-    parts: Vec<Vec<N>>,
+    values: Vec<N>,
     count: usize,
 }
 
@@ -80,20 +80,27 @@ impl<N: Number> Panels<N> {
 
     /// `x [rows, inputs]` for products with this weight.
     pub(in crate::model::kernels) fn activations(&self, x: &[f32]) -> Activations<N> {
-        let (count, width) = (x.len() / self.inputs, self.width());
-        let mut parts = vec![vec![N::ZERO; count.next_multiple_of(TILE) * width]; self.parts];
+        let count = x.len() / self.inputs;
+        let mut values = vec![N::ZERO; count.div_ceil(TILE) * self.tile()];
         let mut left = vec![0f32; self.inputs];
         for (row, x) in x.chunks_exact(self.inputs).enumerate() {
             left.copy_from_slice(x);
-            for part in &mut parts {
-                let part = &mut part[row * width..][..self.inputs];
-                N::round(&left, part);
-                if self.parts > 1 {
-                    left.iter_mut().zip(part).for_each(|(left, part)| *left -= part.to_f32());
-                }
+            for part in 0..self.parts {
+                let place = self.place(row, part);
+                N::round(&mut left, &mut values[place..][..self.inputs]);
             }
         }
-        Activations { parts, count }
+        Activations { values, count }
+    }
+
+    /// Numbers of a tile of activations.
+    fn tile(&self) -> usize {
+        self.parts * TILE * self.width()
+    }
+
+    /// Where part `part` of activation `row` begins.
+    fn place(&self, row: usize, part: usize) -> usize {
+        row / TILE * self.tile() + (part * TILE + row % TILE) * self.width()
     }
 
     /// `out [rows, outputs of panels] = x W^T`, with `stride` numbers from one row of `out` to the next.
@@ -107,15 +114,12 @@ impl<N: Number> Panels<N> {
         out: *mut f32,
         stride: usize,
     ) {
-        let size = self.width() * TILE;
         for panel in panels.clone() {
             let weight = self.panel(panel);
             let columns = PANEL.min(self.outputs - panel * PANEL);
-            for row in (0..x.count).step_by(TILE) {
+            for (row, tile) in (0..x.count).step_by(TILE).zip(x.values.chunks_exact(self.tile())) {
                 let mut sums = [[0f32; PANEL]; TILE];
-                for part in &x.parts {
-                    N::add_products(&part[row / TILE * size..][..size], weight, &mut sums);
-                }
+                N::add_products(tile, weight, &mut sums);
                 for (offset, sums) in sums.iter().enumerate().take(x.count - row) {
                     // SAFETY: the caller's contract; `columns` numbers of row `row + offset`.
                     unsafe {
@@ -147,10 +151,10 @@ impl<N: Number> Panels<N> {
 
     /// The product of one row and one output.
     pub(in crate::model::kernels) fn dot(&self, x: &Activations<N>, row: usize, output: usize) -> f32 {
-        let part = |part: &Vec<N>| {
-            let x = &part[row * self.width()..][..self.inputs];
+        let part = |part: usize| {
+            let x = &x.values[self.place(row, part)..][..self.inputs];
             x.iter().zip(self.row(output)).map(|(x, w)| f64::from(x.to_f32()) * f64::from(w)).sum::<f64>()
         };
-        x.parts.iter().map(part).sum::<f64>() as f32
+        (0..self.parts).map(part).sum::<f64>() as f32
     }
 }
