@@ -50,6 +50,7 @@ pub use generate::Generator;
 use generate::KvCache;
 use gpt_neox::GptNeoX;
 use gpt2::Gpt2;
+pub use kernels::token_kl::Compared;
 pub use lora::Lora;
 use overlay::{Overlay, Training};
 pub use packed::{Needed, PackedBatch, Response};
@@ -173,6 +174,13 @@ impl CausalLm {
     /// All ids must be smaller than [`Self::vocab_size`], all positions than [`Self::position_limit`].
     pub fn token_logps(&self, batch: &PackedBatch, device: &Device) -> Tensor<1> {
         self.head().token_logps(self.needed(batch, None, device), batch.targets.as_slice().into())
+    }
+
+    /// As [`Self::token_logps`], beside what `reference`, which has the same vocabulary, says about the same tokens.
+    pub fn token_kl(&self, reference: &Self, batch: &PackedBatch, device: &Device) -> Compared {
+        let inner = device.clone().without_autodiff();
+        let other = (reference.head(), reference.needed(batch, None, &inner));
+        self.head().token_kl(self.needed(batch, None, device), other, batch.targets.as_slice().into())
     }
 
     /// Logits `[batch.rows.len(), vocabulary]` of the tokens that follow the batch's needed rows, of which there is at least one.
