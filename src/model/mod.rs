@@ -10,6 +10,7 @@
 //! in [`kernels`]. Nothing here knows about columns or files of data.
 
 pub mod adapter;
+pub mod baseline;
 pub mod chat_template;
 mod checkpoint;
 pub mod decoder;
@@ -43,6 +44,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 use adapter::Stored;
+pub use baseline::Baseline;
 pub use chat_template::{ChatTemplate, Message, Rendered, Template};
 use decoder::Decoder;
 pub use device::DeviceSpec;
@@ -153,6 +155,11 @@ impl CausalLm {
         self.head().rows()
     }
 
+    /// Size of a hidden state.
+    pub fn hidden_size(&self) -> usize {
+        self.head().width()
+    }
+
     /// The longest sequence that the model can take; none where positions are computed.
     pub fn position_limit(&self) -> Option<usize> {
         match self {
@@ -174,6 +181,12 @@ impl CausalLm {
     /// All ids must be smaller than [`Self::vocab_size`], all positions than [`Self::position_limit`].
     pub fn token_logps(&self, batch: &PackedBatch, device: &Device) -> Tensor<1> {
         self.head().token_logps(self.needed(batch, None, device), batch.targets.as_slice().into())
+    }
+
+    /// As [`Self::token_logps`], with the last hidden state before each of those tokens, `[batch.targets.len(), hidden]`.
+    pub fn token_logps_and_states(&self, batch: &PackedBatch, device: &Device) -> (Tensor<1>, Tensor<2>) {
+        let hidden = self.needed(batch, None, device);
+        (self.head().token_logps(hidden.clone(), batch.targets.as_slice().into()), hidden)
     }
 
     /// As [`Self::token_logps`], beside what `reference`, which has the same vocabulary, says about the same tokens.

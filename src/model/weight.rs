@@ -99,6 +99,14 @@ impl Head {
         }
     }
 
+    /// Size of the rows that it takes.
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Plain(weight) => weight.dims()[1],
+            Self::Frozen(packed) => packed.shape()[1],
+        }
+    }
+
     /// The log-probability of `targets[i]` at every row of `hidden` `[rows, width]`.
     pub fn token_logps(self, hidden: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
         match self {

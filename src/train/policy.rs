@@ -1,0 +1,84 @@
+//! What trains, and what it says about a batch: a model, and a baseline head where the objective learns one.
+
+use burn::module::Module;
+use burn::tensor::{Device, Gradients, Tensor};
+
+use crate::model::{Baseline, CausalLm, PackedBatch};
+use crate::objective::States;
+
+/// A model in training.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    model: CausalLm,
+    baseline: Option<Baseline>,
+}
+
+/// What a policy says about the needed tokens of a batch, each `[needed]`.
+pub(super) struct Said {
+    /// Their log-probabilities.
+    pub(super) logps: Tensor<1>,
+    /// The numbers of the states before them, where the objective reads any.
+    pub(super) states: Option<Tensor<1>>,
+    /// The log-probabilities of a live reference.
+    pub(super) reference: Option<Tensor<1>>,
+}
+
+impl Policy {
+    /// `model` with what an objective that reads `states` trains beside it, from `seed`.
+    pub fn new(model: CausalLm, states: States, seed: u64, device: &Device) -> Self {
+        let baseline = match states {
+            States::Baseline { width } => Some(Baseline::new(model.hidden_size(), width, seed, device)),
+            States::Nothing | States::Divergence => None,
+        };
+        Self { model, baseline }
+    }
+
+    /// The model alone.
+    pub fn model(&self) -> &CausalLm {
+        &self.model
+    }
+
+    /// The same without autodiff.
+    pub(super) fn valid(&self) -> Self {
+        Self { model: self.model.valid(), baseline: self.baseline.as_ref().map(Module::valid) }
+    }
+
+    /// What it says about `batch`, beside the live `reference` where there is one.
+    pub(super) fn say(&self, reference: Option<&CausalLm>, batch: &PackedBatch, device: &Device) -> Said {
+        match (reference, &self.baseline) {
+            (Some(reference), _) => {
+                let compared = self.model.token_kl(reference, batch, device);
+                let (states, reference) = (Some(compared.divergences), Some(compared.reference));
+                Said { logps: compared.logps, states, reference }
+            }
+            (None, Some(baseline)) => {
+                let (logps, hidden) = self.model.token_logps_and_states(batch, device);
+                // The baseline follows the policy; it does not lead it.
+                Said { logps, states: Some(baseline.values(hidden.detach())), reference: None }
+            }
+            (None, None) => Said { logps: self.model.token_logps(batch, device), states: None, reference: None },
+        }
+    }
+
+    /// Calls `visit` with every parameter's name and tensor, flattened, in a fixed order.
+    pub(super) fn for_each_parameter(&self, mut visit: impl FnMut(&str, Tensor<1>, &[usize])) {
+        self.model.for_each_parameter(&mut visit);
+        if let Some(baseline) = &self.baseline {
+            baseline.for_each_parameter(visit);
+        }
+    }
+
+    /// Takes every trained parameter's gradient out of `gradients`.
+    pub(super) fn take_gradients(&self, gradients: &mut Gradients, mut take: impl FnMut(&str, Tensor<1>)) {
+        self.model.take_gradients(gradients, &mut take);
+        if let Some(baseline) = &self.baseline {
+            baseline.take_gradients(gradients, take);
+        }
+    }
+
+    /// Replaces every parameter by what `replace` makes of its name and tensor.
+    pub(super) fn map_parameters(self, mut replace: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
+        let model = self.model.map_parameters(&mut replace);
+        Self { model, baseline: self.baseline.map(|baseline| baseline.map_parameters(replace)) }
+    }
+}
