@@ -38,7 +38,7 @@ pub struct Compared {
 impl Compared {
     /// From `[2, rows]` and `[3, rows]`; see [`TokenKl::token_kl`].
     fn new(tracked: Tensor<2>, constant: Tensor<2>) -> Self {
-        let row = |tensor: &Tensor<2>, row: usize| tensor.clone().slice([row..row + 1]).flatten(0, 1);
+        let row = |tensor: &Tensor<2>, row: usize| tensor.clone().narrow(0, row, 1).flatten(0, 1);
         Self { logps: row(&tracked, 0), divergences: row(&tracked, 1), reference: row(&constant, 2) }
     }
 }
@@ -396,6 +396,9 @@ impl<B: TokenKl, C: CheckpointStrategy> TokenKl for Autodiff<B, C> {
     }
 }
 
+/// See [`TokenKl::token_kl`].
+type Found<B> = (FloatTensor<B>, FloatTensor<B>);
+
 /// The forward pass on the graph: a node above the policy's hidden rows and head, none above the reference.
 fn tracked<B: TokenKl, C: CheckpointStrategy>(
     hidden: FloatTensor<Autodiff<B, C>>,
@@ -403,7 +406,7 @@ fn tracked<B: TokenKl, C: CheckpointStrategy>(
     reference: FloatTensor<Autodiff<B, C>>,
     reference_head: ReferenceHead<B>,
     targets: Arc<[i32]>,
-) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+) -> Found<Autodiff<B, C>> {
     #[derive(Debug)]
     struct Node;
     impl<B: TokenKl> Backward<B, 2> for Node {
