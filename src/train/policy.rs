@@ -82,3 +82,36 @@ impl Policy {
         Self { model, baseline: self.baseline.map(|baseline| baseline.map_parameters(replace)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ModelSource, Needed, Response, Weights};
+    use serde_json::json;
+
+    fn policy(device: &Device) -> Policy {
+        let config = json!({
+            "model_type": "llama", "vocab_size": 20, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+        });
+        let source = ModelSource::new("small", Weights::Init { config, seed: 1 }, None);
+        Policy::new(CausalLm::load(&source, device).unwrap(), States::Baseline { width: 4 }, 1, device)
+    }
+
+    #[test]
+    fn a_baseline_learns_and_leaves_the_policy_alone() {
+        let device = Device::flex().autodiff();
+        let policy = policy(&device);
+        let mut batch = PackedBatch::default();
+        batch.push(&[1, 2], &[Response { ids: &[3, 4, 5], needed: Needed::All }]);
+        let said = policy.say(None, &batch, &device);
+        let states = said.states.unwrap();
+        assert_eq!(states.to_data().try_into_vec::<f32>().unwrap(), [0.0; 3], "it starts at 0");
+        let mut seen = Vec::new();
+        policy.take_gradients(&mut states.sum().backward(), |name, _| seen.push(name.to_owned()));
+        assert_eq!(seen, ["baseline.up", "baseline.shift", "baseline.down"]);
+        let moved = policy.map_parameters(|name, values| if name == "baseline.down" { values + 1.0 } else { values });
+        let states = moved.say(None, &batch, &device).states.unwrap().to_data().try_into_vec::<f32>().unwrap();
+        assert!(states.iter().all(|state| *state != 0.0) && states[0] != states[1], "{states:?}");
+    }
+}

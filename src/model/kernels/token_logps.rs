@@ -17,7 +17,9 @@ use rayon::prelude::*;
 
 use super::packed::{Numbers, Packed};
 use super::simd::{exp, exp_shifted, max, vectorized};
-use super::vocabulary::{BLOCK, BLOCK_ROWS, InPanels, Logits, Plain, chunks, column, log_sum_exp, logits};
+use super::vocabulary::{
+    BLOCK, BLOCK_ROWS, InPanels, Logits, Plain, chunks, column, log_sum_exp, logits, portable_errors,
+};
 use super::{tensor, values};
 
 /// Log-probability of `targets[i]` at every row: hidden `[rows, d]`, head `[vocabulary, d]`, result `[rows]`.
@@ -98,34 +100,16 @@ pub(super) fn portable_backward<B: Backend>(
     targets: Arc<[i32]>,
     head_trains: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    let device = hidden.device();
-    let [vocabulary, d] = head.shape().dims();
-    let mut grad_hidden = Vec::new();
-    let mut grad_head: Option<FloatTensor<B>> = None;
-    for (start, targets) in chunks(&targets, vocabulary) {
-        let count = targets.len();
-        let part = |x: FloatTensor<B>| {
-            let x = B::float_slice(x, &[Slice::from(start..start + count)]);
+    portable_errors::<B>(hidden.clone(), head.clone(), &targets, head_trains, |start, count| {
+        let part = |x: &FloatTensor<B>| {
+            let x = B::float_slice(x.clone(), &[Slice::from(start..start + count)]);
             B::float_reshape(x, [count, 1].into())
         };
         let logits = logits::<B>(hidden.clone(), head.clone(), start, count);
-        let softmax = B::float_exp(B::float_sub(logits, part(lse.clone())));
-        let grad = part(grad.clone());
-        let error = B::float_neg(B::float_mul(softmax, grad.clone()));
-        let update = burn::tensor::IndexingUpdateOp::Add;
-        let error = B::float_scatter(1, error, column::<B>(targets, &device), grad, update);
-        grad_hidden.push(B::float_matmul(error.clone(), head.clone()));
-        if !head_trains {
-            continue;
-        }
-        let rows = B::float_slice(hidden.clone(), &[start..start + count, 0..d].map(Slice::from));
-        let part = B::float_matmul(B::float_transpose(error), rows);
-        grad_head = Some(match grad_head {
-            Some(sum) => B::float_add(sum, part),
-            None => part,
-        });
-    }
-    (B::float_cat(grad_hidden, 0), grad_head)
+        let softmax = B::float_exp(B::float_sub(logits, part(&lse)));
+        let grad = part(&grad);
+        (B::float_neg(B::float_mul(softmax, grad.clone())), grad)
+    })
 }
 
 #[cfg(feature = "tch")]
