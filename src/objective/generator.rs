@@ -10,7 +10,7 @@ use super::contrast::{Loss, logistic};
 use super::{above_zero, at_least_zero};
 use crate::error::Problem;
 
-/// What a ratio of 1 or more costs: a word, or a map with one key.
+/// What a ratio costs: a word, or a map with one key.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Generator {

@@ -123,8 +123,8 @@ fn a_live_reference_is_named_and_has_the_policys_vocabulary() {
     let file = pipeline(&folder, "", &train("tdpo1", ", reference: other"));
     let text = std::fs::read_to_string(&file).unwrap().replace("stages:", &format!("{other}stages:"));
     std::fs::write(&file, text).unwrap();
-    let stderr = folder.fails(&["run", &file], 1);
-    assert!(stderr.contains("the reference has 1290 entries in its vocabulary, the policy 1280"), "{stderr}");
+    let stderr = folder.fails(&["check", &file], 78);
+    assert!(stderr.contains("`other` has 1290 entries in its vocabulary, `base` has 1280"), "{stderr}");
 }
 
 #[test]
