@@ -11,6 +11,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use sepo::model::kernels::attention::{Segment, Spans, attention};
 use sepo::model::kernels::linear::{Layout, linear};
 use sepo::model::kernels::packed::{Packed, packed_linear};
+use sepo::model::kernels::token_kl::{packed_token_kl, token_kl};
 use sepo::model::kernels::token_logps::{packed_token_logps, token_logps};
 use sepo::model::{Needed, PackedBatch, Precision, Response};
 
@@ -59,6 +60,22 @@ fn head(c: &mut Criterion) {
     group.finish();
 }
 
+/// Two models' heads against each other; both products count.
+fn compared_heads(c: &mut Criterion) {
+    let (rows, vocabulary) = (256, 49152);
+    let mut group = c.benchmark_group("token_kl");
+    group.throughput(Throughput::Elements((4 * rows * WIDTH * vocabulary) as u64));
+    group.sample_size(20);
+    let targets: Arc<[i32]> = (0..rows as i32).map(|row| row * 191).collect();
+    let [policy, reference] = [(); 2].map(|()| [random([rows, WIDTH]), random([vocabulary, WIDTH])]);
+    group.bench_function("f32", |b| b.iter(|| token_kl(policy.clone(), reference.clone(), targets.clone())));
+    let (rows, head) = (&reference[0], packed([vocabulary, WIDTH], Precision::F32));
+    group.bench_function("f32, packed reference", |b| {
+        b.iter(|| packed_token_kl(policy.clone(), (rows.clone(), head.clone()), targets.clone()));
+    });
+    group.finish();
+}
+
 fn spans(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
     let (heads, kv_heads, head_dim) = (9, 3, 64);
@@ -93,5 +110,5 @@ fn packing(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, products, head, spans, packing);
+criterion_group!(benches, products, head, compared_heads, spans, packing);
 criterion_main!(benches);

@@ -10,6 +10,7 @@
 //! in [`kernels`]. Nothing here knows about columns or files of data.
 
 pub mod adapter;
+pub mod baseline;
 pub mod chat_template;
 mod checkpoint;
 pub mod cost;
@@ -45,6 +46,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 
 use adapter::Stored;
+pub use baseline::Baseline;
 pub use chat_template::{ChatTemplate, Message, Rendered, Template};
 use decoder::Decoder;
 pub use device::DeviceSpec;
@@ -52,6 +54,7 @@ pub use generate::Generator;
 use generate::KvCache;
 use gpt_neox::GptNeoX;
 use gpt2::Gpt2;
+pub use kernels::token_kl::Compared;
 pub use lora::Lora;
 use overlay::{Overlay, Training};
 pub use packed::{Needed, PackedBatch, Response};
@@ -155,6 +158,11 @@ impl CausalLm {
         self.head().rows()
     }
 
+    /// Size of a hidden state.
+    pub fn hidden_size(&self) -> usize {
+        self.head().width()
+    }
+
     /// The longest sequence that the model can take; none where positions are computed.
     pub fn position_limit(&self) -> Option<usize> {
         match self {
@@ -175,7 +183,19 @@ impl CausalLm {
     ///
     /// All ids must be smaller than [`Self::vocab_size`], all positions than [`Self::position_limit`].
     pub fn token_logps(&self, batch: &PackedBatch, device: &Device) -> Tensor<1> {
-        self.head().token_logps(self.needed(batch, None, device), batch.targets.as_slice().into())
+        self.logps_of(self.hidden(batch, device), batch)
+    }
+
+    /// As [`Self::token_logps`], of the batch's hidden states ([`Self::hidden`]).
+    pub fn logps_of(&self, hidden: Tensor<2>, batch: &PackedBatch) -> Tensor<1> {
+        self.head().token_logps(hidden, batch.targets.as_slice().into())
+    }
+
+    /// As [`Self::logps_of`], beside what `reference`, which has the same vocabulary, says about the same tokens.
+    pub fn compared(&self, hidden: Tensor<2>, reference: &Self, batch: &PackedBatch, device: &Device) -> Compared {
+        let inner = device.clone().without_autodiff();
+        let other = (reference.head(), reference.hidden(batch, &inner));
+        self.head().token_kl(hidden, other, batch.targets.as_slice().into())
     }
 
     /// Logits `[batch.rows.len(), vocabulary]` of the tokens that follow the batch's needed rows, of which there is at least one.

@@ -97,24 +97,27 @@ impl CausalLm {
         self.select(x, batch, device)
     }
 
-    /// A pass whose [`Pass::backward`] is still to come, on a device with autodiff.
+    /// Hidden states of the batch's needed rows, `[batch.rows.len(), width]`, ready for the head.
+    pub fn hidden(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+        self.needed(batch, None, device)
+    }
+
+    /// As [`Self::hidden`], with the way back still to come, on a device with autodiff.
     pub fn pass<'a>(&'a self, batch: &'a PackedBatch, device: &'a Device, memory: Memory) -> Pass<'a> {
-        let kept = match memory {
-            Memory::Low if self.layers() > 0 => {
-                let (model, device) = (self.valid(), device.clone().without_autodiff());
-                let setting = model.setting(batch, &device);
-                let mut between = Vec::with_capacity(model.layers());
-                let mut x = model.embed(batch, &device);
-                for index in 0..model.layers() {
-                    x = model.layer(index, x, &setting, None);
-                    between.push(x.clone());
-                }
-                let x = model.select(x, batch, &device);
-                Kept::Between { between, logps: model.head().token_logps(x, batch.targets.as_slice().into()) }
+        let mut between = Vec::new();
+        let hidden = if memory == Memory::Low && self.layers() > 0 {
+            let (model, device) = (self.valid(), device.clone().without_autodiff());
+            let setting = model.setting(batch, &device);
+            let mut x = model.embed(batch, &device);
+            for index in 0..model.layers() {
+                x = model.layer(index, x, &setting, None);
+                between.push(x.clone());
             }
-            _ => Kept::All(self.token_logps(batch, device)),
+            Tensor::from_inner(model.select(x, batch, &device)).require_grad()
+        } else {
+            self.hidden(batch, device)
         };
-        Pass { model: self, batch, device, kept }
+        Pass { model: self, batch, device, hidden, between }
     }
 }
 
@@ -123,51 +126,43 @@ pub struct Pass<'a> {
     model: &'a CausalLm,
     batch: &'a PackedBatch,
     device: &'a Device,
-    kept: Kept,
-}
-
-enum Kept {
-    /// Everything, in the graph of these log-probabilities.
-    All(Tensor<1>),
-    /// What each layer gives, `[batch.len(), width]`.
-    Between { between: Vec<Tensor<2>>, logps: Tensor<1> },
+    hidden: Tensor<2>,
+    /// What each layer gave, `[batch.len(), width]`; empty where the hidden states know their way back.
+    between: Vec<Tensor<2>>,
 }
 
 impl Pass<'_> {
-    /// Log-probabilities `[batch.targets.len()]` of the batch's needed tokens, without autodiff.
-    pub fn logps(&self) -> Tensor<1> {
-        match &self.kept {
-            Kept::All(logps) => logps.clone().inner(),
-            Kept::Between { logps, .. } => logps.clone(),
-        }
+    /// Hidden states of the batch's needed rows, `[batch.rows.len(), width]`, ready for the head.
+    pub fn hidden(&self) -> Tensor<2> {
+        self.hidden.clone()
     }
 
-    /// Back-propagates `sum(slopes_i logp_i)`, one slope a log-probability. `add` gets gradients of the model's parameters:
-    /// once all, or once those of each layer.
-    pub fn backward(self, slopes: Vec<f32>, mut add: impl FnMut(&mut Gradients)) {
-        let Self { model, batch, device, kept } = self;
-        let slopes = Tensor::<1>::from_data(TensorData::new(slopes, [batch.targets.len()]), device);
-        let mut between = match kept {
-            Kept::All(logps) => return add(&mut (logps * slopes).sum().backward()),
-            Kept::Between { between, .. } => between,
-        };
-        let setting = model.setting(batch, device);
-        let mut below = || between.pop().map(|x| Tensor::from_inner(x).require_grad());
+    /// Back-propagates `loss`, one number that follows from the hidden states. `add` gets gradients of the model's and of all
+    /// other parameters: once all, or once those of each layer.
+    pub fn backward(self, loss: Tensor<1>, mut add: impl FnMut(&mut Gradients)) {
+        let Self { model, batch, device, hidden, mut between } = self;
         let mut back = |x: Option<Tensor<2>>, y: Tensor<1>| {
             let mut gradients = y.backward();
             let slope = x.and_then(|x| x.grad_remove(&mut gradients));
             add(&mut gradients);
             slope.map(Tensor::<2>::from_inner)
         };
-        let mut x = below();
-        let Some(last) = x.clone() else { return };
-        let logps = model.head().token_logps(model.select(last, batch, device), batch.targets.as_slice().into());
-        let mut slope = back(x, (logps * slopes).sum());
-        for index in (0..model.layers()).rev() {
+        if between.is_empty() {
+            back(None, loss);
+            return;
+        }
+        let setting = model.setting(batch, device);
+        let mut slope = back(Some(hidden), loss);
+        // The way back from the final norm, then from each layer, the last one first.
+        for index in (0..=model.layers()).rev() {
             let Some(above) = slope else { return };
-            x = below();
+            let x = between.pop().map(|x| Tensor::from_inner(x).require_grad());
             let input = x.clone().unwrap_or_else(|| model.embed(batch, device));
-            slope = back(x, (model.layer(index, input, &setting, None) * above).sum());
+            let y = match index == model.layers() {
+                true => model.select(input, batch, device),
+                false => model.layer(index, input, &setting, None),
+            };
+            slope = back(x, (y * above).sum());
         }
     }
 }
@@ -190,10 +185,12 @@ mod tests {
             batch.push(prompt, &responses);
         }
         let pass = model.pass(&batch, &device, memory);
-        let logps = pass.logps().into_data().try_into_vec().unwrap();
-        let slopes = (0..batch.targets.len()).map(|index| 0.3 - 0.1 * index as f32).collect();
+        let logps = model.logps_of(pass.hidden(), &batch);
+        let slopes: Vec<f32> = (0..batch.targets.len()).map(|index| 0.3 - 0.1 * index as f32).collect();
+        let slopes = Tensor::<1>::from_data(TensorData::new(slopes, [batch.targets.len()]), &device);
+        let values = logps.to_data().try_into_vec().unwrap();
         let mut sums: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        pass.backward(slopes, |gradients| {
+        pass.backward((logps * slopes).sum(), |gradients| {
             model.take_gradients(gradients, |name, gradient| {
                 let values: Vec<f32> = gradient.into_data().try_into_vec().unwrap();
                 match sums.get_mut(name) {
@@ -202,7 +199,7 @@ mod tests {
                 }
             });
         });
-        (logps, sums)
+        (values, sums)
     }
 
     /// To the last bit, so that a training can change its mind about memory between two steps.

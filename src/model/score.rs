@@ -83,11 +83,10 @@ impl Scorer {
 }
 
 /// The frozen model on its device, and the numbers that it computes in: f32 where the processor has no others.
-pub(super) fn open(
-    source: &ModelSource,
-    device: DeviceSpec,
-    precision: Precision,
-) -> Result<(CausalLm, Device, Precision)> {
+///
+/// # Errors
+/// A checkpoint that cannot be read.
+pub fn open(source: &ModelSource, device: DeviceSpec, precision: Precision) -> Result<(CausalLm, Device, Precision)> {
     let fast = |precision| device == DeviceSpec::Cpu && Packed::is_fast(precision);
     let (frozen, precision) = match precision {
         wanted if fast(wanted) => (Some(wanted), wanted),

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::kernels::linear::{Layout, linear};
 use super::kernels::packed::{Packed, packed_linear};
+use super::kernels::token_kl::{Compared, packed_token_kl, token_kl};
 use super::kernels::token_logps::{packed_token_logps, token_logps};
 
 /// A weight matrix.
@@ -86,10 +87,7 @@ impl Head {
     pub fn plus(self, delta: Tensor<2>) -> Self {
         match self {
             Self::Plain(weight) => Self::Plain(weight + delta),
-            Self::Frozen(packed) => {
-                let rows = packed.rows(0..packed.shape()[0]);
-                Self::Plain(Tensor::from_data(TensorData::new(rows, packed.shape()), &delta.device()) + delta)
-            }
+            Self::Frozen(packed) => Self::Plain(unpacked(&packed, &delta.device()) + delta),
         }
     }
 
@@ -101,11 +99,31 @@ impl Head {
         }
     }
 
+    /// Size of the rows that it takes.
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Plain(weight) => weight.dims()[1],
+            Self::Frozen(packed) => packed.shape()[1],
+        }
+    }
+
     /// The log-probability of `targets[i]` at every row of `hidden` `[rows, width]`.
     pub fn token_logps(self, hidden: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
         match self {
             Self::Plain(weight) => token_logps(hidden, weight, targets),
             Self::Frozen(packed) => packed_token_logps(hidden, packed, targets),
+        }
+    }
+
+    /// As [`Self::token_logps`], beside what a reference with the head `other` says at its rows `[rows, its width]`.
+    pub fn token_kl(self, hidden: Tensor<2>, (other, rows): (Self, Tensor<2>), targets: Arc<[i32]>) -> Compared {
+        let own = match self {
+            Self::Plain(weight) => weight,
+            Self::Frozen(packed) => unpacked(&packed, &hidden.device()),
+        };
+        match other {
+            Self::Plain(weight) => token_kl([hidden, own], [rows, weight], targets),
+            Self::Frozen(packed) => packed_token_kl([hidden, own], (rows, packed), targets),
         }
     }
 
@@ -116,4 +134,10 @@ impl Head {
             Self::Frozen(packed) => packed_linear(hidden, packed),
         }
     }
+}
+
+/// The weight in f32.
+fn unpacked(packed: &Packed, device: &Device) -> Tensor<2> {
+    let rows = packed.rows(0..packed.shape()[0]);
+    Tensor::from_data(TensorData::new(rows, packed.shape()), device)
 }

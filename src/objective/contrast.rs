@@ -20,8 +20,7 @@ impl Reward {
 
     /// `sum_t weight_t (log pi(y_t) - log pi_ref(y_t))`.
     pub(super) fn of_ratios(response: &Response, weights: Vec<f64>) -> Self {
-        let pairs = response.logps.iter().zip(response.reference);
-        Self { weights, gains: pairs.map(|(logp, of_ref)| logp - f64::from(*of_ref)).collect() }
+        Self { weights, gains: log_ratio(response).collect() }
     }
 
     /// The same reward with every token's weight multiplied by its factor.
@@ -33,6 +32,11 @@ impl Reward {
     fn value(&self) -> f64 {
         self.weights.iter().zip(&self.gains).map(|(weight, gain)| weight * gain).sum()
     }
+}
+
+/// `log pi(y_t) - log pi_ref(y_t)` of every token.
+pub(super) fn log_ratio<'a>(response: &Response<'a>) -> impl Iterator<Item = f64> + use<'a> {
+    response.logps.iter().zip(response.reference).map(|(logp, of_ref)| logp - f64::from(*of_ref))
 }
 
 /// The loss of a margin, and its derivative.
@@ -69,6 +73,7 @@ pub(super) fn outcome([chosen, rejected]: &[Reward; 2], loss: Loss) -> Outcome {
         loss: loss.value,
         chosen_grad: chosen.weights.iter().map(|weight| loss.slope * weight).collect(),
         rejected_grad: rejected.weights.iter().map(|weight| -loss.slope * weight).collect(),
+        state_grads: Default::default(),
         chosen_reward: chosen.value(),
         rejected_reward: rejected.value(),
     }

@@ -9,6 +9,7 @@ mod base;
 mod contrast;
 mod d2po;
 mod dpo;
+mod generator;
 mod hinge;
 mod ipo;
 mod rrhf;
@@ -16,6 +17,10 @@ mod sepo;
 mod sft;
 mod simpo;
 mod t_reg;
+mod tbpo;
+mod tbpo_a;
+mod tbpo_q;
+mod tdpo;
 mod tgdpo;
 mod tis_dpo;
 
@@ -26,6 +31,7 @@ use crate::error::Problem;
 pub use base::Base;
 pub use d2po::D2po;
 pub use dpo::Dpo;
+pub use generator::Generator;
 pub use hinge::Hinge;
 pub use ipo::Ipo;
 pub use rrhf::Rrhf;
@@ -33,6 +39,9 @@ pub use sepo::{Normalizer, Sepo};
 pub use sft::Sft;
 pub use simpo::Simpo;
 pub use t_reg::TReg;
+pub use tbpo_a::TbpoA;
+pub use tbpo_q::TbpoQ;
+pub use tdpo::{Tdpo1, Tdpo2};
 pub use tgdpo::Tgdpo;
 pub use tis_dpo::{TisDpo, Weights};
 
@@ -63,6 +72,14 @@ pub enum Objective {
     TisDpo(TisDpo),
     /// DPO or SimPO in which earlier tokens weigh more: against long answers, without stored rewards.
     D2po(D2po),
+    /// DPO that counts the policy's drift at every token, too: for low learning rates. Keeps its reference at work.
+    Tdpo1(Tdpo1),
+    /// As `tdpo1`, holding back the rejected response's drift alone: for high learning rates.
+    Tdpo2(Tdpo2),
+    /// Compares responses token by token, with the drift as a state's value: when credit should go to single tokens.
+    TbpoA(TbpoA),
+    /// As `tbpo_a`, with a learned value of each state: when no second model fits into memory beside the policy.
+    TbpoQ(TbpoQ),
 }
 
 impl Objective {
@@ -85,6 +102,10 @@ impl Objective {
             Self::TReg(objective) => objective,
             Self::TisDpo(objective) => objective,
             Self::D2po(objective) => objective,
+            Self::Tdpo1(objective) => objective,
+            Self::Tdpo2(objective) => objective,
+            Self::TbpoA(objective) => objective,
+            Self::TbpoQ(objective) => objective,
         }
     }
 }
@@ -115,12 +136,38 @@ pub struct Needs {
     pub reference: bool,
     /// Whether it reads stored rewards of those tokens.
     pub rewards: bool,
+    /// What it reads of the state before each of those tokens.
+    pub states: States,
+}
+
+/// A number for every state, that is, for what comes before a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum States {
+    /// None.
+    Nothing,
+    /// KL(reference || policy) of the next token, in nats: the reference has to be at work beside the policy.
+    Divergence,
+    /// What a head that learns along says of the policy's last hidden state.
+    Baseline {
+        /// The head's width.
+        width: usize,
+    },
 }
 
 impl Needs {
+    /// Whether the reference has to be at work beside the policy.
+    pub fn live_reference(&self) -> bool {
+        self.states == States::Divergence
+    }
+
+    /// Whether it reads the reference's log-probabilities from columns: a live reference says them itself.
+    pub fn stored_reference(&self) -> bool {
+        self.reference && !self.live_reference()
+    }
+
     /// The policy's log-probabilities of `tokens`.
     const fn policy(tokens: [Tokens; 2]) -> Self {
-        Self { tokens, reference: false, rewards: false }
+        Self { tokens, reference: false, rewards: false, states: States::Nothing }
     }
 
     /// The policy's log-probabilities of all tokens.
@@ -134,6 +181,14 @@ impl Needs {
 
     const fn and_rewards(self) -> Self {
         Self { rewards: true, ..self }
+    }
+
+    const fn and_divergences(self) -> Self {
+        Self { reference: true, states: States::Divergence, ..self }
+    }
+
+    const fn and_baselines(self, width: usize) -> Self {
+        Self { states: States::Baseline { width }, ..self }
     }
 }
 
@@ -157,6 +212,8 @@ pub struct Response<'a> {
     pub reference: &'a [f32],
     /// The rewards of the same tokens; empty where [`Needs::rewards`] does not ask for them.
     pub rewards: &'a [f32],
+    /// The numbers of the states before the same tokens; empty where [`Needs::states`] does not ask for them.
+    pub states: &'a [f64],
     /// Number of tokens of the whole response.
     pub length: usize,
 }
@@ -179,6 +236,8 @@ pub struct Outcome {
     pub chosen_grad: Vec<f64>,
     /// `dLoss/dlogp` for every log-probability of the rejected response.
     pub rejected_grad: Vec<f64>,
+    /// The derivative with respect to every state's number, of chosen and rejected response; empty where it reads none.
+    pub state_grads: [Vec<f64>; 2],
     /// The objective's implicit reward of the chosen response.
     pub chosen_reward: f64,
     /// The objective's implicit reward of the rejected response.

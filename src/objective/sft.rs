@@ -22,6 +22,7 @@ impl Formula for Sft {
             loss: -sum,
             chosen_grad: vec![-1.0; pair.chosen.logps.len()],
             rejected_grad: Vec::new(),
+            state_grads: Default::default(),
             chosen_reward: sum,
             rejected_reward: 0.0,
         }

@@ -12,12 +12,19 @@ struct Side {
     logps: Vec<f64>,
     reference: Vec<f32>,
     rewards: Vec<f32>,
+    states: Vec<f64>,
     key: Vec<bool>,
 }
 
 impl Side {
     fn response(&self, length: usize) -> Response<'_> {
-        Response { logps: &self.logps, reference: &self.reference, rewards: &self.rewards, length }
+        Response {
+            logps: &self.logps,
+            reference: &self.reference,
+            rewards: &self.rewards,
+            states: &self.states,
+            length,
+        }
     }
 
     /// The tokens that the mask marks, or all.
@@ -41,6 +48,7 @@ fn evaluate(formula: &dyn Formula, sides: [&Side; 2]) -> Outcome {
             logps: side.taken(tokens, &side.logps),
             reference: side.taken(asked(needs.reference), &side.reference),
             rewards: side.taken(asked(needs.rewards), &side.rewards),
+            states: side.taken(asked(needs.states != States::Nothing), &side.states),
             key: side.key.clone(),
         }
     });
@@ -66,13 +74,15 @@ struct FoundOutcome {
     pair: usize,
     loss: f64,
     gradients: [Vec<f64>; 2],
+    #[serde(default)]
+    state_gradients: [Vec<f64>; 2],
 }
 
 #[test]
 fn every_objective_is_pytorchs() {
     let found: Found = serde_json::from_str(include_str!("../../tests/fixtures/objectives.json")).unwrap();
     let mut seen = std::collections::BTreeSet::new();
-    for FoundOutcome { objective, pair, loss, gradients } in &found.outcomes {
+    for FoundOutcome { objective, pair, loss, gradients, state_gradients } in &found.outcomes {
         let [chosen, rejected] = &found.pairs[*pair];
         let outcome = evaluate(objective.formula(), [chosen, rejected]);
         let close = |a: f64, b: f64| (a - b).abs() < 1e-9 * (1.0 + b.abs());
@@ -82,6 +92,10 @@ fn every_objective_is_pytorchs() {
             let want = found.pairs[*pair][index].taken(tokens[index], &gradients[index]);
             let same = got.len() == want.len() && got.iter().zip(&want).all(|(got, want)| close(*got, *want));
             assert!(same, "{objective:?}, pair {pair}: {got:?} is not {want:?}");
+        }
+        for (got, want) in outcome.state_grads.iter().zip(state_gradients) {
+            let same = got.len() == want.len() && got.iter().zip(want).all(|(got, want)| close(*got, *want));
+            assert!(same, "{objective:?}, pair {pair}, states: {got:?} is not {want:?}");
         }
         seen.insert(objective.name());
     }
@@ -101,6 +115,20 @@ fn a_side_without_tokens_has_no_say() {
     let outcome = evaluate(&Sepo::default(), [&side(&[-1.0], &[true]), &side(&[-2.0], &[false])]);
     assert!((outcome.loss + log_sigmoid(-2.0)).abs() < 1e-15);
     assert!(outcome.rejected_grad.is_empty());
+}
+
+#[test]
+fn baselines_that_are_far_apart_are_cut_off() {
+    let side = |states: [f64; 2]| Side {
+        logps: vec![-1.0; 2],
+        reference: vec![-1.0; 2],
+        states: states.into(),
+        ..Side::default()
+    };
+    let objective = TbpoQ { beta: 1.0, generator: Generator::Lr, ..TbpoQ::default() };
+    let outcome = evaluate(&objective, [&side([0.0, 40.0]), &side([40.0, 0.0])]);
+    assert!((outcome.loss + (log_sigmoid(10.0) + log_sigmoid(-10.0)) / 2.0).abs() < 1e-12, "{outcome:?}");
+    assert_eq!(outcome.state_grads, [[0.0; 2], [0.0; 2]]);
 }
 
 #[test]
@@ -125,6 +153,14 @@ fn settings_without_sense_are_named() {
         problems(json!({"sepo": {"normalizer": {"response_share": [0.3, 0.0]}}})),
         ["normalizer: normalizer is 0; it must be in (0, 1]"]
     );
+    assert_eq!(
+        problems(json!({"tbpo_q": {"width": 0, "generator": {"sba": {"lambda": -1.0, "scale": 0.0}}}})),
+        [
+            "width: width is 0; it must be from 1 to 65536",
+            "generator.sba.lambda: lambda is -1; it must be 0 or more",
+            "generator.sba.scale: scale is 0; it must be above 0"
+        ]
+    );
     let [official] = &problems(json!({"sepo": {"official": true, "margin": 0.5}}))[..] else { panic!() };
     assert!(official.starts_with("official: "), "{official}");
     for fine in
@@ -132,6 +168,16 @@ fn settings_without_sense_are_named() {
     {
         assert_eq!(problems(fine), [""; 0]);
     }
+}
+
+fn generators() -> impl Strategy<Value = Generator> {
+    prop_oneof![
+        Just(Generator::Lr),
+        Just(Generator::Kliep),
+        Just(Generator::Lsif),
+        (0.0..1.0).prop_map(|lambda| Generator::Ba { lambda }),
+        (0.0..1.0, 1.0..5.0).prop_map(|(lambda, scale)| Generator::Sba { lambda, scale }),
+    ]
 }
 
 fn objectives() -> impl Strategy<Value = Objective> {
@@ -145,6 +191,10 @@ fn objectives() -> impl Strategy<Value = Objective> {
             .prop_map(|(limit, low, high)| json!({"clip": {"limit": limit, "range": [low, high]}})),
         (0.0..2.0f64, 0.1..2.0f64).prop_map(|(mu, limit)| json!({"exp": {"mu": mu, "clamp": [-limit, limit]}})),
     ];
+    // Losses that are exponential in beta stay of a size at which finite differences see small gradients.
+    let tbpo = (prop_oneof![Just("tbpo_a"), Just("tbpo_q")], 0.01..0.2f64, generators(), 0.0..0.49).prop_map(
+        |(name, beta, generator, e)| json!({name: {"beta": beta, "generator": generator, "label_smoothing": e}}),
+    );
     let scale = 0.1..5.0f64;
     let settings = prop_oneof![
         Just(json!({"sft": {}})),
@@ -163,6 +213,9 @@ fn objectives() -> impl Strategy<Value = Objective> {
             .prop_map(|(beta, alpha, clamp)| json!({"tgdpo": {"beta": beta, "alpha": alpha, "clamp": clamp}})),
         (base.clone(), 0.0..1.0)
             .prop_map(|(base, alpha)| json!({"t_reg": {"base": base, "alpha": alpha, "sequence_weight": false}})),
+        scale.clone().prop_map(|beta| json!({"tdpo1": {"beta": beta}})),
+        (scale.clone(), 0.0..1.0).prop_map(|(beta, alpha)| json!({"tdpo2": {"beta": beta, "alpha": alpha}})),
+        tbpo,
         (scale, weights).prop_map(|(beta, weights)| json!({"tis_dpo": {"beta": beta, "weights": weights}})),
         (base, 0.5..1.0).prop_map(|(base, gamma)| json!({"d2po": {"base": base, "gamma": gamma}})),
     ];
@@ -170,12 +223,13 @@ fn objectives() -> impl Strategy<Value = Objective> {
 }
 
 fn side() -> impl Strategy<Value = Side> {
-    let token = (-6.0..-0.01f64, -6f32..0.0, -2f32..2.0, any::<bool>());
+    let token = (-6.0..-0.01f64, -6f32..0.0, -2f32..2.0, any::<bool>(), 0.0..3.0f64);
     prop::collection::vec(token, 1..6).prop_map(|tokens| Side {
         logps: tokens.iter().map(|token| token.0).collect(),
         reference: tokens.iter().map(|token| token.1).collect(),
         rewards: tokens.iter().map(|token| token.2).collect(),
         key: tokens.iter().map(|token| token.3).collect(),
+        states: tokens.iter().map(|token| token.4).collect(),
     })
 }
 
@@ -219,6 +273,44 @@ proptest! {
                 prop_assert!((numeric - grad).abs() < 1e-5 * (1.0 + grad.abs()), "{:?}: {} {}", objective, numeric, grad);
             }
         }
+        for (index, grads) in outcome.state_grads.iter().enumerate() {
+            // No gradient flows through the chosen response's divergence there.
+            if matches!((objective, index), (Objective::Tdpo2(_), 0)) {
+                prop_assert!(grads.iter().all(|grad| *grad == 0.0));
+                continue;
+            }
+            for (place, grad) in grads.iter().enumerate() {
+                let loss = |step: f64| {
+                    let mut moved = sides.clone();
+                    moved[index].states[place] += step;
+                    evaluate(formula, moved.each_ref()).loss
+                };
+                let numeric = (loss(1e-6) - loss(-1e-6)) / 2e-6;
+                prop_assert!((numeric - grad).abs() < 1e-5 * (1.0 + grad.abs()), "{:?}: {} {}", objective, numeric, grad);
+            }
+        }
+    }
+
+    /// Scaled generators have the slope of DPO where the policy is its reference.
+    #[test]
+    fn generators_agree_where_the_ratio_is_one(scale in 1.0..5.0f64) {
+        let slope = |generator: Generator| generator.loss(0.0).slope;
+        prop_assert_eq!(slope(Generator::default()), slope(Generator::Lr));
+        let [one, none] = [1.0, 0.0].map(|lambda| slope(Generator::Sba { lambda, scale }));
+        prop_assert!((one - none).abs() < 1e-15);
+        let [near, at] = [1e-7, 0.0].map(|lambda| Generator::Sba { lambda, scale }.loss(0.7));
+        prop_assert!((near.slope - at.slope).abs() < 1e-5);
+        prop_assert_eq!(Generator::Ba { lambda: 0.0 }.loss(0.7), Generator::Kliep.loss(0.7));
+    }
+
+    /// What all states of a response share cancels.
+    #[test]
+    fn shifted_baselines_change_nothing(generator in generators(), sides in [side(), side()], shift in -3.0..3.0f64) {
+        let objective = TbpoQ { generator, ..TbpoQ::default() };
+        let mut moved = sides.clone();
+        moved[0].states.iter_mut().for_each(|state| *state += shift);
+        let [own, other] = [&sides, &moved].map(|sides| evaluate(&objective, sides.each_ref()).loss);
+        prop_assert!((own - other).abs() < 1e-9 * (1.0 + own.abs()));
     }
 
     /// No gradient flows through the weight of a pair, so it multiplies the regulariser's gradient.
@@ -256,6 +348,7 @@ proptest! {
             (json!({"tis_dpo": {"beta": beta, "weights": {"rank": {"range": [1.0, 1.0]}}}}), &dpo),
             (json!({"dpo": {"beta": beta, "robust": true}}), &dpo),
             (json!({"t_reg": {"base": dpo, "alpha": 0.0}}), &dpo),
+            (json!({"tdpo2": {"beta": beta, "alpha": 0.0}}), &dpo),
             (json!({"t_reg": {"base": simpo, "alpha": 0.0}}), &simpo),
             (json!({"d2po": {"base": dpo, "gamma": 1.0}}), &dpo),
             (json!({"d2po": {"base": simpo, "gamma": 1.0}}), &simpo),

@@ -145,9 +145,13 @@ fn memory(plan: &Plan, node: &Node) -> Result<Option<u64>> {
     };
     let mut bytes = 0;
     for (field, name) in node.stage.models() {
-        // DPO's reference was turned into columns by a stage of its own.
-        if matches!(node.stage, Stage::Train(_)) && field == "reference" {
-            continue;
+        let (mut bytes_a_weight, mut share_kept) = (bytes_a_weight, share_kept);
+        if let (Stage::Train(train), "reference") = (&node.stage, field) {
+            if !train.objective.formula().needs().live_reference() {
+                // It was turned into columns by a stage of its own.
+                continue;
+            }
+            (bytes_a_weight, share_kept) = (4, 8);
         }
         let Some(source) = plan.start_of(name) else { continue };
         if plan.awaits_weights(&source)? {

@@ -196,7 +196,7 @@ impl Plan {
 
     /// DPO reads the reference's log-probabilities from columns; where they are missing, a scoring pass comes first.
     fn add_reference_passes(&mut self, id: &str, train: &mut Train) {
-        if !train.objective.formula().needs().reference {
+        if !train.objective.formula().needs().stored_reference() {
             return;
         }
         let reference = train.reference.clone().unwrap_or_else(|| train.model.clone());

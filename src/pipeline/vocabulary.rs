@@ -1,5 +1,6 @@
 //! Whether the ids of a stage's rows mean the same to all of its models. Log-probabilities of ids that another tokenizer
-//! made are numbers without a meaning, and nothing later would notice.
+//! made are numbers without a meaning, and nothing later would notice. A live reference, whose distributions are compared with the
+//! policy's, must have as many entries, too.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,8 +41,23 @@ pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
             let help = "tokenize the rows with the models' own tokenizer, and use models that share it";
             problems.push(Problem { path, ..Problem::at("", message).help(help) });
         }
+        if let Some(message) = other_size(plan, node) {
+            let path = ["stages", &node.id, node.stage.name(), "reference"].map(str::to_owned).to_vec();
+            let help = "name a reference with the policy's vocabulary";
+            problems.push(Problem { path, ..Problem::at("", message).help(help) });
+        }
     }
     problems
+}
+
+/// What keeps a live reference's distributions from being compared with those of the model that trains.
+fn other_size(plan: &Plan, node: &Node) -> Option<String> {
+    let Stage::Train(train) = &node.stage else { return None };
+    let reference = train.reference.as_ref().filter(|_| train.objective.formula().needs().live_reference())?;
+    let size = |name: &str| plan.start_of(name)?.config().ok()?.get("vocab_size")?.as_u64();
+    let (own, other) = (size(&train.model)?, size(reference)?);
+    let message = || format!("`{reference}` has {other} entries in its vocabulary, `{}` has {own}", train.model);
+    (own != other).then(message)
 }
 
 /// What keeps the model `name` from reading the ids of the rows of `node`.

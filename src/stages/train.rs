@@ -26,7 +26,8 @@ pub struct Train {
     /// The model to start from: a name under `models:`, or a `train` stage.
     pub model: String,
     /// The reference of DPO and its kin; by default the model that training starts from. Its log-probabilities are taken
-    /// from the columns, or computed once before the training begins.
+    /// from the columns, or computed once before the training begins. `tdpo1`, `tdpo2` and `tbpo_a` keep it at work beside the
+    /// policy, and have no default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// What to minimise.
@@ -161,6 +162,11 @@ impl Train {
             problems.extend(held_out.into_iter().flat_map(needs_rewards).map(|problem| problem.within(&["eval"])));
         }
         let name = self.objective.name();
+        if needs.live_reference() && self.reference.is_none() {
+            let message =
+                format!("`{name}` compares whole distributions: it needs a reference at work beside the policy");
+            problems.push(Problem::at("reference", message).help(format!("set `reference: {}`", self.model)));
+        }
         let wrong = self.objective.formula().problems().into_iter();
         problems.extend(wrong.map(|problem| problem.within(&["objective", &name])));
         let wrong = self.lora.as_ref().and_then(Lora::problem);
@@ -194,7 +200,7 @@ impl Train {
     }
 
     /// The settings of the training loop.
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self, seed: u64) -> Settings {
         Settings {
             objective: self.objective,
             epochs: self.epochs,
@@ -208,6 +214,7 @@ impl Train {
             optimizer: AdamW { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay },
             eval_every: self.eval.as_ref().map(|eval| eval.every),
             log_every: self.log_every,
+            seed,
         }
     }
 
@@ -216,7 +223,7 @@ impl Train {
         let has_mask = input.field_with_name(&Side::Chosen.key_mask(self.mask.as_deref())).is_ok();
         let needs = self.objective.formula().needs();
         let key = needs.tokens.contains(&Tokens::Key) && has_mask;
-        Wanted { mask: key.then(|| self.mask.clone()), reference: needs.reference, rewards: needs.rewards }
+        Wanted { mask: key.then(|| self.mask.clone()), reference: needs.stored_reference(), rewards: needs.rewards }
     }
 
     /// The order of the rows.

@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::optimizer::State;
+use super::policy::Policy;
 use crate::error::{Error, Result};
 use crate::io::Location;
-use crate::model::CausalLm;
 
 /// Where a training stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -57,9 +57,9 @@ impl Checkpoints {
         Ok(files)
     }
 
-    /// Brings `model` and `state` to where the newest checkpoint left them. Without one, they stay as they are.
-    pub fn restore(&self, model: CausalLm, state: &mut State, device: &Device) -> Result<(CausalLm, Cursor)> {
-        let Some(file) = self.files()?.pop() else { return Ok((model, Cursor::default())) };
+    /// Brings `policy` and `state` to where the newest checkpoint left them. Without one, they stay as they are.
+    pub fn restore(&self, policy: Policy, state: &mut State, device: &Device) -> Result<(Policy, Cursor)> {
+        let Some(file) = self.files()?.pop() else { return Ok((policy, Cursor::default())) };
         let wrong = |message: String| {
             let help = "delete it to go on from the one before";
             Error::model(&file, format!("not a checkpoint of this training ({message}); {help}"))
@@ -78,11 +78,11 @@ impl Checkpoints {
             Some(Tensor::from_data(TensorData::new(values, shape), device))
         };
         let mut trained = BTreeSet::new();
-        trained_parameters(&model, |name, _| {
+        trained_parameters(&policy, |name, _| {
             trained.insert(name.to_owned());
         });
         let mut missing = None;
-        let model = model.map_parameters(|name, parameter| match read(&format!("parameter.{name}")) {
+        let policy = policy.map_parameters(|name, parameter| match read(&format!("parameter.{name}")) {
             Some(found) if found.dims() == parameter.dims() => found,
             None if !trained.contains(name) => parameter,
             _ => {
@@ -97,13 +97,13 @@ impl Checkpoints {
         let moments =
             |name: &str| Some((name.to_owned(), [read(&format!("first.{name}"))?, read(&format!("second.{name}"))?]));
         *state = State::new(names.filter_map(moments).collect(), cursor.step);
-        Ok((model, cursor))
+        Ok((policy, cursor))
     }
 
     /// Writes a checkpoint, then deletes those that are too many.
-    pub fn save(&self, model: &CausalLm, state: &State, cursor: Cursor) -> Result<()> {
+    pub fn save(&self, policy: &Policy, state: &State, cursor: Cursor) -> Result<()> {
         let mut tensors: BTreeMap<String, Tensor<1>> = BTreeMap::new();
-        trained_parameters(model, |name, values| drop(tensors.insert(format!("parameter.{name}"), values.inner())));
+        trained_parameters(policy, |name, values| drop(tensors.insert(format!("parameter.{name}"), values.inner())));
         for (name, [first, second]) in state.moments() {
             tensors.insert(format!("first.{name}"), first.clone());
             tensors.insert(format!("second.{name}"), second.clone());
@@ -145,8 +145,8 @@ impl Checkpoints {
 }
 
 /// Frozen parameters, below adapters, are where the model came from.
-fn trained_parameters(model: &CausalLm, mut visit: impl FnMut(&str, Tensor<1>)) {
-    model.for_each_parameter(|name, values, _| {
+fn trained_parameters(policy: &Policy, mut visit: impl FnMut(&str, Tensor<1>)) {
+    policy.for_each_parameter(|name, values, _| {
         if values.is_autodiff() {
             visit(name, values);
         }

@@ -2,19 +2,21 @@
 //!
 //! An optimizer step takes `batch_size` pairs in micro-batches of at most `batch_tokens` tokens. The model gives the
 //! log-probabilities of the tokens that the objective reads, the objective their derivatives `c_i`, and
-//! `sum(c_i logp_i)` is back-propagated: the gradient is exact whatever the objective.
+//! `sum(c_i logp_i)` is back-propagated: the gradient is exact whatever the objective. Numbers of states, where an objective
+//! reads them, go the same way.
 
 pub mod checkpoint;
 pub mod example;
 pub mod log;
 pub mod optimizer;
+pub mod policy;
 pub mod schedule;
 pub mod stream;
 
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
@@ -28,6 +30,8 @@ pub use checkpoint::Checkpoints;
 pub use example::Example;
 use log::Log;
 use optimizer::{AdamW, Gradients};
+pub use policy::Policy;
+use policy::Said;
 use schedule::Schedule;
 
 /// How to train.
@@ -57,6 +61,8 @@ pub struct Settings {
     pub eval_every: Option<u64>,
     /// Steps between two lines of progress and metrics.
     pub log_every: u64,
+    /// Seed of what is trained beside the model.
+    pub seed: u64,
 }
 
 impl Settings {
@@ -87,6 +93,8 @@ pub struct Job<'a> {
     pub device: &'a Device,
     /// How to train.
     pub settings: &'a Settings,
+    /// The reference at work beside the policy, without autodiff, where the objective needs one.
+    pub reference: Option<&'a CausalLm>,
     /// The examples.
     pub feed: &'a dyn Feed,
     /// Where an interrupted training goes on.
@@ -103,15 +111,26 @@ impl Job<'_> {
     /// Trains `model`, which was loaded on the job's device, from the newest checkpoint on where there is one. Returns the
     /// trained model, without autodiff, and what the last steps said.
     pub fn run(&self, model: CausalLm) -> Result<(CausalLm, Map<String, Value>)> {
-        let Self { name, device, settings, feed, checkpoints, monitor, .. } = *self;
+        let Self { name, device, settings, reference, feed, checkpoints, monitor, .. } = *self;
+        let needs = settings.objective.formula().needs();
+        match reference.map(CausalLm::vocab_size) {
+            None if needs.live_reference() => return Err(Error::stage(name, "the objective needs a live reference")),
+            Some(entries) if entries != model.vocab_size() => {
+                let own = model.vocab_size();
+                let message = format!("the reference has {entries} entries in its vocabulary, the policy {own}");
+                return Err(Error::stage(name, format!("{message}; name another reference")));
+            }
+            _ => {}
+        }
         let per_epoch = feed.examples().div_ceil(settings.batch_size as u64);
         let planned = per_epoch * u64::from(settings.epochs);
         let steps = settings.max_steps.map_or(planned, |most| most.min(planned));
         let mut optimizer = optimizer::State::default();
         let inner = device.clone().without_autodiff();
-        let (model, mut at) = checkpoints.restore(model, &mut optimizer, &inner)?;
+        let policy = Policy::new(model, needs.states, settings.seed, device);
+        let (policy, mut at) = checkpoints.restore(policy, &mut optimizer, &inner)?;
         let mut log = Log::open(self.log, at.step)?;
-        let mut trainer = Trainer { model, name, device, settings, optimizer };
+        let mut trainer = Trainer { policy, reference, name, device, settings, optimizer };
         let (mut last, mut since) = (Map::new(), Instant::now());
         let (start, before) = (Instant::now(), at.seconds);
         monitor.begin(name, Some(steps), "steps");
@@ -157,7 +176,7 @@ impl Job<'_> {
                 let stopping = monitor.stopping();
                 if stopping || at.step % checkpoints.every == 0 {
                     log.publish()?;
-                    checkpoints.save(&trainer.model, &trainer.optimizer, at)?;
+                    checkpoints.save(&trainer.policy, &trainer.optimizer, at)?;
                 }
                 if stopping {
                     return Err(Error::Interrupted);
@@ -170,7 +189,7 @@ impl Job<'_> {
         last.insert("tokens".into(), json!(at.tokens));
         last.insert("gflop".into(), json!(at.gflop));
         last.insert("train_seconds".into(), json!(at.seconds));
-        Ok((trainer.model.valid(), last))
+        Ok((trainer.policy.model().valid(), last))
     }
 
     /// Floating-point operations of a step over `work`, there and back.
@@ -180,7 +199,8 @@ impl Job<'_> {
 }
 
 struct Trainer<'a> {
-    model: CausalLm,
+    policy: Policy,
+    reference: Option<&'a CausalLm>,
     name: &'a str,
     device: &'a Device,
     settings: &'a Settings,
@@ -242,16 +262,23 @@ impl Trainer<'_> {
             if batch.targets.is_empty() {
                 continue;
             }
-            let pass = self.model.pass(&batch, self.device, self.settings.memory);
-            let outcomes = self.evaluate(&examples[range.clone()], &batch, pass.logps())?;
+            let pass = self.policy.model().pass(&batch, self.device, self.settings.memory);
+            let said = self.policy.say(pass.hidden(), self.reference, &batch, self.device);
+            let outcomes = self.evaluate(&examples[range.clone()], &batch, &said)?;
             seen.work = seen.work + batch.work();
-            let mut coefficients = Vec::with_capacity(batch.targets.len());
             for (outcome, weight) in outcomes.iter().zip(&weights[range]) {
                 seen.add(outcome, *weight);
-                let slopes = outcome.chosen_grad.iter().chain(&outcome.rejected_grad);
-                coefficients.extend(slopes.map(|slope| (slope / total) as f32));
             }
-            pass.backward(coefficients, |own| gradients.add(&self.model, own));
+            let weighted = |values: Tensor<1>, slopes: fn(&Outcome) -> [&Vec<f64>; 2]| {
+                let slopes = outcomes.iter().flat_map(slopes).flatten().map(|slope| (slope / total) as f32);
+                let slopes = TensorData::new(slopes.collect::<Vec<_>>(), [batch.targets.len()]);
+                (values * Tensor::from_data(slopes, self.device)).sum()
+            };
+            let mut sum = weighted(said.logps, |outcome| [&outcome.chosen_grad, &outcome.rejected_grad]);
+            if let Some(states) = said.states {
+                sum = sum + weighted(states, |outcome| outcome.state_grads.each_ref());
+            }
+            pass.backward(sum, |own| gradients.add(&self.policy, own));
         }
         seen.loss /= total;
         let norm = gradients.norm();
@@ -265,14 +292,14 @@ impl Trainer<'_> {
         }
         seen.grad_norm = Some(norm);
         let clip = (self.settings.max_grad_norm / (norm + 1e-6)).min(1.0);
-        let model = self.model.clone();
-        self.model = self.optimizer.step(model, gradients, &self.settings.optimizer, rate, clip);
+        let policy = self.policy.clone();
+        self.policy = self.optimizer.step(policy, gradients, &self.settings.optimizer, rate, clip);
         Ok(seen)
     }
 
     /// The objective on held-out examples, without a step.
     fn held_out(&self, mut examples: Box<dyn Iterator<Item = Result<Example>>>) -> Result<Map<String, Value>> {
-        let (model, device) = (self.model.valid(), self.device.clone().without_autodiff());
+        let (policy, device) = (self.policy.valid(), self.device.clone().without_autodiff());
         let mut seen = Seen::default();
         loop {
             let part: Vec<Example> = examples.by_ref().take(64).collect::<Result<_>>()?;
@@ -285,8 +312,8 @@ impl Trainer<'_> {
                 if batch.targets.is_empty() {
                     continue;
                 }
-                let logps = model.token_logps(&batch, &device);
-                for (outcome, example) in self.evaluate(&part[range.clone()], &batch, logps)?.iter().zip(&part[range]) {
+                let said = policy.say(policy.model().hidden(&batch, &device), self.reference, &batch, &device);
+                for (outcome, example) in self.evaluate(&part[range.clone()], &batch, &said)?.iter().zip(&part[range]) {
                     seen.add(outcome, self.settings.objective.formula().weight(example.responses[0].len()));
                 }
                 seen.work = seen.work + batch.work();
@@ -315,20 +342,30 @@ impl Trainer<'_> {
     fn pack(&self, examples: &[Example]) -> Result<PackedBatch> {
         let mut batch = PackedBatch::default();
         for example in examples {
-            check(&example.ids(), &self.model, self.name)?;
+            check(&example.ids(), self.policy.model(), self.name)?;
             batch.push(&example.prompt, &self.needed(example));
         }
         Ok(batch)
     }
 
-    fn evaluate(&self, examples: &[Example], batch: &PackedBatch, logps: Tensor<1>) -> Result<Vec<Outcome>> {
-        let logps = logps.into_data().convert::<f32>().try_into_vec::<f32>();
-        let logps = logps.map_err(|error| Error::stage(self.name, format!("{error:?}")))?;
-        let logps: Vec<f64> = logps.into_iter().map(f64::from).collect();
+    fn evaluate(&self, examples: &[Example], batch: &PackedBatch, said: &Said) -> Result<Vec<Outcome>> {
+        let host = |tensor: &Tensor<1>| {
+            let values = tensor.to_data().convert::<f32>().try_into_vec::<f32>();
+            values.map_err(|error| Error::stage(self.name, format!("{error:?}")))
+        };
+        let wide = |tensor| Ok(host(tensor)?.into_iter().map(f64::from).collect::<Vec<_>>());
+        let logps = wide(&said.logps)?;
+        let states = said.states.as_ref().map(wide).transpose()?;
+        let reference = said.reference.as_ref().map(host).transpose()?;
         let outcome = |(example, ranges): (&Example, &[std::ops::Range<usize>])| {
             let response = |side: usize| objective::Response {
                 logps: &logps[ranges[side].clone()],
-                reference: example.reference.as_ref().map_or(&[], |reference| &reference[side][..]),
+                reference: match (&reference, &example.reference) {
+                    (Some(live), _) => &live[ranges[side].clone()],
+                    (None, Some(stored)) => &stored[side],
+                    (None, None) => &[],
+                },
+                states: states.as_ref().map_or(&[], |states| &states[ranges[side].clone()]),
                 rewards: example.rewards.as_ref().map_or(&[], |rewards| &rewards[side][..]),
                 length: example.responses[side].len(),
             };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{self, ElementConversion, Tensor};
 
-use crate::model::CausalLm;
+use super::policy::Policy;
 use crate::model::kernels::adamw::{Step, adamw};
 
 /// AdamW's constant numbers (PyTorch's defaults but for the weight decay, which is 0 as in the field's recipes).
@@ -25,9 +25,9 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Adds what a backward pass left for the parameters of `model`.
-    pub fn add(&mut self, model: &CausalLm, gradients: &mut tensor::Gradients) {
-        model.take_gradients(gradients, |name, gradient| {
+    /// Adds what a backward pass left for the parameters of `policy`.
+    pub fn add(&mut self, policy: &Policy, gradients: &mut tensor::Gradients) {
+        policy.take_gradients(gradients, |name, gradient| {
             let sum = match self.sums.remove(name) {
                 Some(sum) => sum + gradient,
                 None => gradient,
@@ -69,21 +69,21 @@ impl State {
     /// One step on every parameter that has a gradient.
     pub fn step(
         &mut self,
-        model: CausalLm,
+        policy: Policy,
         mut gradients: Gradients,
         settings: &AdamW,
         learning_rate: f64,
         gradient_scale: f64,
-    ) -> CausalLm {
+    ) -> Policy {
         self.steps += 1;
         let AdamW { betas, eps, weight_decay } = *settings;
         let mut vectors = Vec::new();
-        model.for_each_parameter(|name, _, shape| {
+        policy.for_each_parameter(|name, _, shape| {
             if shape.len() < 2 {
                 vectors.push(name.to_owned());
             }
         });
-        model.map_parameters(|name, parameter| {
+        policy.map_parameters(|name, parameter| {
             let Some(gradient) = gradients.sums.remove(name) else { return parameter };
             let zeros = || parameter.zeros_like();
             let moments = self.moments.remove(name).unwrap_or_else(|| [zeros(), zeros()]);

@@ -17,6 +17,7 @@ mod hostile_names;
 mod hub;
 #[cfg(unix)]
 mod hub_server;
+mod live;
 mod lora;
 mod objectives;
 mod parity;

@@ -51,7 +51,7 @@ fn every_objective_trains_on_the_same_columns() {
         .to_owned();
     for name in objectives.keys() {
         stages += &format!(
-            "  by_{name}: {{ train: {{ input: keyed, model: base, objective: {{ {name}: {{}} }}, batch_size: 8, \
+            "  by_{name}: {{ train: {{ input: keyed, model: base, reference: base, objective: {{ {name}: {{}} }}, batch_size: 8, \
              learning_rate: 0.001, log_every: 1, eval: {{ input: keyed, every: 9 }} }} }}\n"
         );
     }
@@ -63,6 +63,68 @@ fn every_objective_trains_on_the_same_columns() {
         assert!(metrics["loss"].is_number() && metrics["eval_loss"].is_number(), "{name}: {metrics}");
         assert!(metrics["grad_norm"].as_f64() > Some(0.0), "{name}: {metrics}");
     }
+}
+
+#[test]
+fn objectives_of_live_distributions_lower_their_loss() {
+    let folder = Folder::new();
+    // Where policy and reference are one model, every ratio is 1: the loss of the start, and the settings.
+    let objectives = [
+        ("tdpo1", "{}", 2f64.ln()),
+        ("tdpo2", "{ beta: 0.5 }", 2f64.ln()),
+        ("tbpo_a", "{}", 0.25),
+        ("tbpo_a", "{ generator: lr, beta: 1.0 }", 2f64.ln()),
+        ("tbpo_q", "{ width: 8 }", 0.25),
+        ("tbpo_q", "{ width: 8, generator: { ba: { lambda: 0.5 } } }", -2.0),
+    ];
+    let mut stages = String::new();
+    for (index, (name, settings, _)) in objectives.iter().enumerate() {
+        let lora = if index == 0 { ", lora: { r: 4, alpha: 8, merge: true }" } else { "" };
+        stages += &format!(
+            "  by_{index}: {{ train: {{ input: tokens, model: base, reference: base, objective: {{ {name}: {settings} }}, \
+             batch_size: 8, epochs: 6, learning_rate: 0.01, log_every: 1, eval: {{ input: tokens, every: 99 }}{lora} }} }}\n"
+        );
+    }
+    let file = pipeline(&folder, "", &stages);
+    let plan = folder.succeeds(&["plan", &file]);
+    for (index, (name, ..)) in objectives.iter().enumerate() {
+        let scored_before = plan.contains(&format!("by_{index}.reference"));
+        assert_eq!(scored_before, *name == "tbpo_q", "only stored log-probabilities take a pass of their own: {plan}");
+    }
+    let report: Value = serde_json::from_str(&folder.succeeds(&["run", &file, "--json"])).unwrap();
+    for (index, (name, settings, start)) in objectives.iter().enumerate() {
+        let log = std::fs::read_to_string(folder.path(&format!("run/logs/by_{index}/metrics.jsonl"))).unwrap();
+        let first: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+        let (first, metrics) = (first["loss"].as_f64().unwrap(), &report["stages"][format!("by_{index}")]["metrics"]);
+        assert!((first - start).abs() < 1e-4, "{name} {settings}: starts at {first}, not at {start}");
+        let last = metrics["eval_loss"].as_f64().unwrap();
+        assert!(last < start - 0.005, "{name} {settings}: {last} after {start}");
+        assert_eq!(metrics["steps"], 12);
+    }
+}
+
+#[test]
+fn a_live_reference_is_named_and_has_the_policys_vocabulary() {
+    let folder = Folder::new();
+    let train = |objective: &str, more: &str| {
+        format!("  policy: {{ train: {{ input: tokens, model: base{more}, objective: {{ {objective}: {{}} }} }} }}\n")
+    };
+    for name in ["tdpo1", "tdpo2", "tbpo_a"] {
+        let stderr = folder.fails(&["check", &pipeline(&folder, "", &train(name, ""))], 78);
+        let expected = format!("`{name}` compares whole distributions: it needs a reference at work beside the policy");
+        assert!(stderr.contains(&expected) && stderr.contains("help: set `reference: base`"), "{stderr}");
+        folder.succeeds(&["check", &pipeline(&folder, "", &train(name, ", reference: base"))]);
+    }
+    folder.succeeds(&["check", &pipeline(&folder, "", &train("tbpo_q", ""))]);
+
+    let models = small_model();
+    let (_, base) = models.split_once("  base:\n").unwrap();
+    let other = format!("  other:\n{}", base.replace("1280", "1290"));
+    let file = pipeline(&folder, "", &train("tdpo1", ", reference: other"));
+    let text = std::fs::read_to_string(&file).unwrap().replace("stages:", &format!("{other}stages:"));
+    std::fs::write(&file, text).unwrap();
+    let stderr = folder.fails(&["check", &file], 78);
+    assert!(stderr.contains("`other` has 1290 entries in its vocabulary, `base` has 1280"), "{stderr}");
 }
 
 #[test]

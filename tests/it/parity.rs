@@ -40,11 +40,24 @@ pub(crate) struct Row {
     rejected_logps: Vec<f64>,
 }
 
+/// What a script says of a parameter's gradient.
 #[derive(Deserialize)]
-struct Gradient {
+pub(crate) struct Gradient {
     norm: f64,
     stride: usize,
     entries: Vec<f64>,
+}
+
+impl Gradient {
+    #[track_caller]
+    pub(crate) fn assert_is(&self, got: &[f32], name: &str) {
+        let norm = got.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        assert!((norm - self.norm).abs() < 1e-3 * self.norm, "{name}: {norm} {}", self.norm);
+        for (got, want) in got.iter().step_by(self.stride).zip(&self.entries) {
+            let difference = (f64::from(*got) - want).abs();
+            assert!(difference < 1e-3 * self.norm, "{name}: {got} {want}");
+        }
+    }
 }
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -117,14 +130,7 @@ pub(crate) fn assert_parity(
     let mut gradients = (logps * coefficients).sum().backward();
     let mut seen = 0;
     model.take_gradients(&mut gradients, |parameter, gradient| {
-        let want = &expected.gradients[&rename(parameter)];
-        let got = host(gradient);
-        let norm = got.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-        assert!((norm - want.norm).abs() < 1e-3 * want.norm, "{name} {parameter}: {norm} {}", want.norm);
-        for (got, want_entry) in got.iter().step_by(want.stride).zip(&want.entries) {
-            let difference = (f64::from(*got) - want_entry).abs();
-            assert!(difference < 1e-3 * want.norm, "{name} {parameter}: {got} {want_entry}");
-        }
+        expected.gradients[&rename(parameter)].assert_is(&host(gradient), &format!("{name} {parameter}"));
         seen += 1;
     });
     assert_eq!(seen, expected.gradients.len(), "{name}");

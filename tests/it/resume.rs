@@ -101,6 +101,29 @@ fn a_stopped_training_of_adapters_goes_on_too_and_keeps_the_adapters_alone() {
 }
 
 #[test]
+fn a_stopped_training_goes_on_with_its_baseline() {
+    let folder = Folder::new();
+    let training = |out: &str| {
+        let file = training(&folder, out, "");
+        let text = std::fs::read_to_string(&file).unwrap().replace("sft: {}", "tbpo_q: { width: 8, beta: 1.0 }");
+        std::fs::write(&file, text).unwrap();
+        file
+    };
+    folder.succeeds(&["run", &training("whole")]);
+    let file = training("stopped");
+    let plan = Plan::new(&Spec::parse(&std::fs::read_to_string(&file).unwrap(), &file, &[]).unwrap()).unwrap();
+    let stopped = run(&plan, &file, &Options::default(), &StopAfter(3.into()));
+    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    let checkpoint = std::fs::read_dir(folder.path("stopped/checkpoints")).unwrap().next().unwrap().unwrap().path();
+    let checkpoint = std::fs::read(checkpoint.join("step-00000003.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&checkpoint).unwrap();
+    let head = tensors.tensor("parameter.baseline.down").unwrap();
+    assert!(head.data().iter().any(|byte| *byte != 0), "the baseline learns");
+    folder.succeeds(&["run", &file]);
+    assert_eq!(weights(&folder, "stopped"), weights(&folder, "whole"));
+}
+
+#[test]
 fn a_killed_training_ends_with_the_same_weights() {
     let folder = Folder::new();
     folder.succeeds(&["run", &training(&folder, "whole", "")]);

@@ -16,7 +16,9 @@ mod simd;
 pub mod swiglu;
 #[cfg(test)]
 mod tests;
+pub mod token_kl;
 pub mod token_logps;
+mod vocabulary;
 
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType};

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 
 use super::attention::{Segment, SpanAttention, Spans, attention};
 use super::gelu::Gelu;
 use super::linear::Layout;
-use super::{adamw, gelu, layer_norm, linear, rms_norm, rotary, swiglu, token_logps};
+use super::packed::Packed;
+use super::{adamw, gelu, layer_norm, linear, rms_norm, rotary, swiglu, token_kl, token_logps};
+use crate::model::Precision;
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
@@ -88,6 +90,95 @@ fn token_logps_bodies_agree() {
             }
         }
     }
+}
+
+#[test]
+fn token_kl_bodies_agree() {
+    use token_kl::TokenKl;
+    for (rows, vocabulary, d, width) in [(5, 40, 8, 8), (300, 1100, 16, 12), (1, 1, 4, 2)] {
+        let (hidden, head) = (raw(random([rows, d])), raw(random([vocabulary, d])));
+        let (reference, other) = (raw(random([rows, width])), random([vocabulary, width]));
+        let targets: Arc<[i32]> = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
+        let numbers = other.clone().into_data().try_into_vec::<f32>().unwrap();
+        let packed = Packed::new([vocabulary, width], Precision::F32, |entry, input| numbers[entry * width + input]);
+        let (packed, other) = (Arc::new(packed), raw(other));
+        let arguments = || (hidden.clone(), head.clone(), reference.clone(), targets.clone());
+
+        let (h, w, r, t) = arguments();
+        let (want, want_constant) = token_kl::portable::<Flex>(h, w, r, other.clone(), t);
+        let (h, w, r, t) = arguments();
+        let plain = Flex::token_kl(h, w, r, other.clone(), t);
+        let (h, w, r, t) = arguments();
+        let frozen = Flex::packed_token_kl(h, w, r, packed.clone(), t);
+        for (out, constant) in [&plain, &frozen] {
+            assert_close(out, &want, 1e-5);
+            assert_close(constant, &want_constant, 1e-5);
+        }
+
+        let lse = Tensor::<2>::from_primitive::<Flex>(want_constant).narrow(0, 0, 2);
+        let saved = raw(Tensor::cat(vec![lse, random([2, rows])], 0));
+        for trains in [true, false] {
+            let (h, w, r, t) = arguments();
+            let want = token_kl::portable_backward::<Flex>(h, w, r, other.clone(), saved.clone(), t, trains);
+            let (h, w, r, t) = arguments();
+            let plain = Flex::token_kl_backward(h, w, r, other.clone(), saved.clone(), t, trains);
+            let (h, w, r, t) = arguments();
+            let frozen = Flex::packed_token_kl_backward(h, w, r, packed.clone(), saved.clone(), t, trains);
+            for (grad_hidden, grad_head) in [&plain, &frozen] {
+                assert_close(grad_hidden, &want.0, 5e-5);
+                assert_eq!((grad_head.is_some(), want.1.is_some()), (trains, trains));
+                if let (Some(got), Some(want)) = (grad_head, &want.1) {
+                    assert_close(got, want, 5e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn token_kl_is_pytorchs() {
+    // import torch; torch.set_default_dtype(torch.float64)
+    // table = lambda rows, columns, step: torch.sin(step * torch.arange(1, rows * columns + 1)).reshape(rows, columns)
+    // hidden, head = table(3, 2, 1.0).requires_grad_(), table(5, 2, 2.0).requires_grad_()
+    // logp, ref = (hidden @ head.T).log_softmax(1), (table(3, 3, 3.0) @ table(5, 3, 4.0).T).log_softmax(1)
+    // at, kl = torch.tensor([[4], [0], [2]]), (ref.exp() * (ref - logp)).sum(1)
+    // logps, slopes = logp.gather(1, at)[:, 0], torch.tensor([0.5, -1.0, 2.0])
+    // (logps * slopes + kl * slopes.flip(0)).sum().backward()
+    // print(logps, kl, ref.gather(1, at), hidden.grad, head.grad)
+    let device = Device::flex();
+    let table = |rows: usize, columns: usize, step: f64| {
+        let values = (1..=rows * columns).map(|index| (step * index as f64).sin() as f32).collect::<Vec<_>>();
+        Tensor::<2>::from_data(TensorData::new(values, [rows, columns]), &device)
+    };
+    let [hidden, head] = [table(3, 2, 1.0), table(5, 2, 2.0)].map(|table| table.autodiff().require_grad());
+    let reference = [table(3, 3, 3.0), table(5, 3, 4.0)].map(Tensor::autodiff);
+    let compared = token_kl::token_kl([hidden.clone(), head.clone()], reference, [4, 0, 2].into());
+    let flat = |values: &[f32]| Tensor::<1>::from_data(values, &device);
+    let slopes = |values: [f32; 3]| flat(&values).autodiff();
+    let (a, b) = (slopes([0.5, -1.0, 2.0]), slopes([2.0, -1.0, 0.5]));
+    let gradients = (compared.logps.clone() * a + compared.divergences.clone() * b).sum().backward();
+    let all = |tensor: Tensor<2>| tensor.grad(&gradients).unwrap().flatten(0, 1);
+    let found = [compared.logps, compared.divergences, compared.reference].map(Tensor::inner);
+    let [hidden, head] = [hidden, head].map(all);
+    let want: [&[f32]; 5] = [
+        &[-1.658498, -1.046619, -1.028913],
+        &[0.158178, 0.292173, 0.536148],
+        &[-1.129511, -1.095975, -2.652719],
+        &[-0.097378, 0.469228, -0.744876, 0.727717, -0.484304, -1.566658],
+        &[0.016076, 0.50396, 0.468578, -0.008891, -1.53913, -0.76733, 0.199956, -0.036296, 0.85452, 0.308557],
+    ];
+    for (got, want) in found.into_iter().chain([hidden, head]).zip(want) {
+        assert_close(&raw(got), &raw(flat(want)), 2e-6);
+    }
+}
+
+#[test]
+fn a_model_does_not_diverge_from_itself() {
+    let (hidden, head): (Tensor<2>, Tensor<2>) = (random([30, 6]), random([700, 6]) * 5.0);
+    let own = [hidden, head];
+    let compared = token_kl::token_kl(own.clone(), own, vec![3; 30].into());
+    assert_close(&raw(compared.divergences), &raw(Tensor::<1>::zeros([30], &Device::flex())), 1e-6);
+    assert_close(&raw(compared.logps), &raw(compared.reference), 1e-7);
 }
 
 #[test]
@@ -204,7 +295,15 @@ fn gradients_match_finite_differences() {
     let (hidden, head) = (random([9, 6]), random([30, 6]));
     let targets: Arc<[i32]> = (0..9).map(|row| row * 3).collect();
     check_gradient(hidden.clone(), |x| token_logps::token_logps(x, head.clone(), targets.clone()));
-    check_gradient(head, |w| token_logps::token_logps(hidden.clone(), w, targets.clone()));
+    check_gradient(head.clone(), |w| token_logps::token_logps(hidden.clone(), w, targets.clone()));
+
+    let reference: [Tensor<2>; 2] = [random([9, 4]), random([30, 4])];
+    let compare = |hidden: Tensor<2>, head: Tensor<2>| {
+        let compared = token_kl::token_kl([hidden, head], reference.clone(), targets.clone());
+        Tensor::cat(vec![compared.logps, compared.divergences], 0)
+    };
+    check_gradient(hidden.clone(), |x| compare(x, head.clone()));
+    check_gradient(head, |w| compare(hidden.clone(), w));
 
     let (x, w) = (random([5, 8]), random([3, 8]));
     for (w, layout) in [(w.clone(), Layout::OutIn), (w.transpose(), Layout::InOut)] {

@@ -10,16 +10,17 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::{Device, FloatTensor, IntTensor};
-use burn::backend::{
-    AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension, get_or_init_device_settings,
-};
-use burn::tensor::{Slice, Tensor, TensorData};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{AutodiffBackend, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{Slice, Tensor};
 use rayon::prelude::*;
 
-use super::packed::{Number, Numbers, PANEL, Packed, Panels};
+use super::packed::{Numbers, Packed};
 use super::simd::{exp, exp_shifted, max, vectorized};
-use super::{Matrix, Shared, product, tensor, values};
+use super::vocabulary::{
+    BLOCK, BLOCK_ROWS, InPanels, Logits, Plain, chunks, column, log_sum_exp, logits, portable_errors,
+};
+use super::{tensor, values};
 
 /// Log-probability of `targets[i]` at every row: hidden `[rows, d]`, head `[vocabulary, d]`, result `[rows]`.
 ///
@@ -99,55 +100,16 @@ pub(super) fn portable_backward<B: Backend>(
     targets: Arc<[i32]>,
     head_trains: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    let device = hidden.device();
-    let [vocabulary, d] = head.shape().dims();
-    let mut grad_hidden = Vec::new();
-    let mut grad_head: Option<FloatTensor<B>> = None;
-    for (start, targets) in chunks(&targets, vocabulary) {
-        let count = targets.len();
-        let part = |x: FloatTensor<B>| {
-            let x = B::float_slice(x, &[Slice::from(start..start + count)]);
+    portable_errors::<B>(hidden.clone(), head.clone(), &targets, head_trains, |start, count| {
+        let part = |x: &FloatTensor<B>| {
+            let x = B::float_slice(x.clone(), &[Slice::from(start..start + count)]);
             B::float_reshape(x, [count, 1].into())
         };
         let logits = logits::<B>(hidden.clone(), head.clone(), start, count);
-        let softmax = B::float_exp(B::float_sub(logits, part(lse.clone())));
-        let grad = part(grad.clone());
-        let error = B::float_neg(B::float_mul(softmax, grad.clone()));
-        let update = burn::tensor::IndexingUpdateOp::Add;
-        let error = B::float_scatter(1, error, column::<B>(targets, &device), grad, update);
-        grad_hidden.push(B::float_matmul(error.clone(), head.clone()));
-        if !head_trains {
-            continue;
-        }
-        let rows = B::float_slice(hidden.clone(), &[start..start + count, 0..d].map(Slice::from));
-        let part = B::float_matmul(B::float_transpose(error), rows);
-        grad_head = Some(match grad_head {
-            Some(sum) => B::float_add(sum, part),
-            None => part,
-        });
-    }
-    (B::float_cat(grad_hidden, 0), grad_head)
-}
-
-/// Most logits that the portable body holds at a time.
-const LOGITS: usize = 16 << 20;
-
-/// The targets in pieces whose logits fit the limit, each with its first row.
-fn chunks(targets: &[i32], vocabulary: usize) -> impl Iterator<Item = (usize, &[i32])> {
-    let size = (LOGITS / vocabulary).max(1);
-    targets.chunks(size).enumerate().map(move |(index, targets)| (index * size, targets))
-}
-
-fn logits<B: Backend>(hidden: FloatTensor<B>, head: FloatTensor<B>, start: usize, count: usize) -> FloatTensor<B> {
-    let d = hidden.shape()[1];
-    let rows = B::float_slice(hidden, &[start..start + count, 0..d].map(Slice::from));
-    B::float_matmul(rows, B::float_transpose(head))
-}
-
-fn column<B: Backend>(targets: &[i32], device: &Device<B>) -> IntTensor<B> {
-    let data = TensorData::new(targets.to_vec(), [targets.len(), 1]);
-    let dtype = get_or_init_device_settings::<B>(device).int_dtype;
-    B::int_from_data(data.convert_dtype(dtype.into()), device)
+        let softmax = B::float_exp(B::float_sub(logits, part(&lse)));
+        let grad = part(&grad);
+        (B::float_neg(B::float_mul(softmax, grad.clone())), grad)
+    })
 }
 
 #[cfg(feature = "tch")]
@@ -155,33 +117,21 @@ impl TokenLogps for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl TokenLogps for burn::backend::Cube {}
 
-/// Rows and vocabulary entries of a block of logits: 512 KiB, which stays in the second-level cache.
-const BLOCK_ROWS: usize = 256;
-const BLOCK_VOCABULARY: usize = 512;
-/// Tasks of the backward pass, each with its own sum of the hidden rows' gradients.
-const STRIPS: usize = 8;
-
 impl TokenLogps for Flex {
     fn token_logps(hidden: FlexTensor, head: FlexTensor, targets: Arc<[i32]>) -> (FlexTensor, FlexTensor) {
         let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
-        let blocks = Blocks::new(&hidden, &head);
         let rows = targets.len();
-        let dot = |row: usize, target: usize| {
-            vectorized(
-                #[inline(always)]
-                || super::simd::dot(blocks.hidden(row), blocks.entry(target)),
-            )
-        };
-        let logits = |block: usize, start: usize, out: &mut Vec<f32>| blocks.logits(block, start, out);
-        let (logps, lses) = reduce(&targets, blocks.count(), logits, dot);
+        let (logps, lses) = reduce(&targets, &Plain::new(&hidden, &head));
         (tensor(logps, [rows]), tensor(lses, [rows]))
     }
 
     fn packed_token_logps(hidden: FlexTensor, head: Arc<Packed>, targets: Arc<[i32]>) -> FlexTensor {
-        match &head.numbers {
-            Numbers::F32(panels) => packed(hidden, panels, &targets),
-            Numbers::Bf16(panels) => packed(hidden, panels, &targets),
-        }
+        let hidden = hidden.to_contiguous();
+        let (logps, _) = match &head.numbers {
+            Numbers::F32(panels) => reduce(&targets, &InPanels::new(&hidden, panels)),
+            Numbers::Bf16(panels) => reduce(&targets, &InPanels::new(&hidden, panels)),
+        };
+        tensor(logps, [targets.len()])
     }
 
     fn token_logps_backward(
@@ -193,88 +143,38 @@ impl TokenLogps for Flex {
         head_trains: bool,
     ) -> (FlexTensor, Option<FlexTensor>) {
         let [hidden, head, lse, grad] = [hidden, head, lse, grad].map(|tensor| tensor.to_contiguous());
-        let blocks = Blocks::new(&hidden, &head);
         let (lse, grad) = (values(&lse), values(&grad));
-        let (rows, d) = (targets.len(), blocks.d);
-        let mut grad_head = vec![0f32; if head_trains { blocks.vocabulary * d } else { 0 }];
-        let place = Shared(grad_head.as_mut_ptr());
-        // A fixed number of strips, summed in order: the result does not depend on the number of threads.
-        let strip = blocks.count().div_ceil(STRIPS);
-        let strips: Vec<Vec<f32>> = (0..blocks.count())
-            .collect::<Vec<_>>()
-            .par_chunks(strip)
-            .map(|strip| {
-                let (mut grad_hidden, mut logits) = (vec![0f32; rows * d], Vec::new());
-                for (&block, start) in
-                    strip.iter().flat_map(|block| (0..rows).step_by(BLOCK_ROWS).map(move |start| (block, start)))
-                {
-                    let first = block * BLOCK_VOCABULARY;
-                    let size = blocks.logits(block, start, &mut logits);
-                    let count = logits.len() / size;
-                    for (row, logits) in logits.chunks_exact_mut(size).enumerate() {
-                        let (lse, grad) = (lse[start + row], grad[start + row]);
-                        vectorized(
-                            #[inline(always)]
-                            || {
-                                for logit in logits.iter_mut() {
-                                    *logit = -grad * exp(*logit - lse);
-                                }
-                            },
-                        );
-                        if let Some(hit) = logits.get_mut((targets[start + row] as usize).wrapping_sub(first)) {
-                            *hit += grad;
+        let logits = Plain::new(&hidden, &head);
+        logits.backward(head_trains, |block, start, errors, _| {
+            let size = logits.block(block, start, errors);
+            for (row, errors) in (start..).zip(errors.chunks_exact_mut(size)) {
+                let (lse, grad) = (lse[row], grad[row]);
+                vectorized(
+                    #[inline(always)]
+                    || {
+                        for error in errors.iter_mut() {
+                            *error = -grad * exp(*error - lse);
                         }
-                    }
-                    let errors = Matrix { data: logits.as_ptr(), rows: size, columns: 1 };
-                    let transposed = Matrix { rows: 1, columns: size, ..errors };
-                    let entries = blocks.matrix(blocks.head, first);
-                    let hidden = blocks.matrix(blocks.hidden, start);
-                    // SAFETY: the block's rows of `grad_head` are this task's own, `grad_hidden` is this strip's.
-                    unsafe {
-                        let out = grad_hidden.as_mut_ptr().add(start * d);
-                        product([count, d, size], out, d, errors, entries, true, 1.0);
-                        if head_trains {
-                            product([size, d, count], place.at(first * d), d, transposed, hidden, true, 1.0);
-                        }
-                    }
+                    },
+                );
+                if let Some(hit) = errors.get_mut((targets[row] as usize).wrapping_sub(block * BLOCK)) {
+                    *hit += grad;
                 }
-                grad_hidden
-            })
-            .collect();
-        let grad_hidden = super::sum(strips);
-        (tensor(grad_hidden, [rows, d]), head_trains.then(|| tensor(grad_head, [blocks.vocabulary, d])))
+            }
+            size
+        })
     }
 }
 
-fn packed<N: Number>(hidden: FlexTensor, head: &Panels<N>, targets: &[i32]) -> FlexTensor {
-    let hidden = hidden.to_contiguous();
-    let (hidden, d) = (values(&hidden), head.shape()[1]);
-    let per_block = BLOCK_VOCABULARY / PANEL;
-    let panels = |block: usize| block * per_block..((block + 1) * per_block).min(head.count());
-    let activations: Vec<_> = hidden.par_chunks(BLOCK_ROWS * d).map(|x| head.activations(x)).collect();
-    let logits = |block: usize, start: usize, out: &mut Vec<f32>| {
-        head.logits(&activations[start / BLOCK_ROWS], panels(block), out)
-    };
-    let dot = |row: usize, target: usize| head.dot(&activations[row / BLOCK_ROWS], row % BLOCK_ROWS, target);
-    let (logps, _) = reduce(targets, head.count().div_ceil(per_block), logits, dot);
-    tensor(logps, [targets.len()])
-}
-
-/// Log-probabilities and log-sum-exps of all rows. `logits` computes those of a block of the vocabulary for up to
-/// [`BLOCK_ROWS`] rows and returns the block's size; `logit` is that of one row and token.
-fn reduce(
-    targets: &[i32],
-    blocks: usize,
-    logits: impl Fn(usize, usize, &mut Vec<f32>) -> usize + Sync,
-    logit: impl Fn(usize, usize) -> f32 + Sync,
-) -> (Vec<f32>, Vec<f32>) {
+/// Log-probabilities and log-sum-exps of all rows.
+fn reduce(targets: &[i32], logits: &impl Logits) -> (Vec<f32>, Vec<f32>) {
     let rows = targets.len();
-    let parts: Vec<Vec<[f32; 2]>> = (0..blocks)
+    let parts: Vec<Vec<[f32; 2]>> = (0..logits.blocks())
         .into_par_iter()
         .map_init(Vec::new, |scratch, block| {
             let mut sums = Vec::with_capacity(rows);
             for start in (0..rows).step_by(BLOCK_ROWS) {
-                let size = logits(block, start, scratch);
+                let size = logits.block(block, start, scratch);
                 for row in scratch.chunks_exact_mut(size) {
                     sums.push(vectorized(
                         #[inline(always)]
@@ -289,59 +189,10 @@ fn reduce(
         })
         .collect();
     let finish = |row: usize| {
-        let highest = parts.iter().map(|sums| sums[row][0]).fold(f32::NEG_INFINITY, f32::max);
-        let total: f64 = parts.iter().map(|sums| f64::from(sums[row][1] * (sums[row][0] - highest).exp())).sum();
-        let logit = logit(row, targets[row] as usize);
-        let lse = f64::from(highest) + total.ln();
-        ((f64::from(logit) - lse) as f32, lse as f32)
+        let lse = log_sum_exp(parts.iter().map(|sums| sums[row]));
+        ((f64::from(logits.one(row, targets[row] as usize)) - lse) as f32, lse as f32)
     };
     (0..rows).into_par_iter().map(finish).unzip()
-}
-
-/// Hidden rows against the head, in blocks of the vocabulary.
-struct Blocks<'a> {
-    hidden: &'a [f32],
-    head: &'a [f32],
-    d: usize,
-    vocabulary: usize,
-}
-
-impl<'a> Blocks<'a> {
-    fn new(hidden: &'a FlexTensor, head: &'a FlexTensor) -> Self {
-        let [vocabulary, d] = head.shape().dims();
-        Self { hidden: values(hidden), head: values(head), d, vocabulary }
-    }
-
-    fn count(&self) -> usize {
-        self.vocabulary.div_ceil(BLOCK_VOCABULARY)
-    }
-
-    fn hidden(&self, row: usize) -> &[f32] {
-        &self.hidden[row * self.d..(row + 1) * self.d]
-    }
-
-    fn entry(&self, token: usize) -> &[f32] {
-        &self.head[token * self.d..(token + 1) * self.d]
-    }
-
-    fn matrix(&self, x: &[f32], row: usize) -> Matrix {
-        Matrix { data: x[row * self.d..].as_ptr(), rows: self.d, columns: 1 }
-    }
-
-    /// Logits of up to [`BLOCK_ROWS`] rows from `start` on, `[rows, size]`; returns `size`.
-    fn logits(&self, block: usize, start: usize, out: &mut Vec<f32>) -> usize {
-        let first = block * BLOCK_VOCABULARY;
-        let size = BLOCK_VOCABULARY.min(self.vocabulary - first);
-        let count = BLOCK_ROWS.min(self.hidden.len() / self.d - start);
-        out.clear();
-        out.resize(count * size, 0.0);
-        let entries = self.matrix(self.head, first);
-        let entries = Matrix { rows: entries.columns, columns: entries.rows, ..entries };
-        let hidden = self.matrix(self.hidden, start);
-        // SAFETY: `out` holds `count * size` values and is ours alone; the slices hold the rows asked for.
-        unsafe { product([count, size, self.d], out.as_mut_ptr(), size, hidden, entries, false, 1.0) };
-        size
-    }
 }
 
 impl<B: TokenLogps, C: CheckpointStrategy> TokenLogps for Autodiff<B, C> {

@@ -43,7 +43,7 @@ impl<'a> Clock<'a> {
             Stage::Train(train) => {
                 let most = train.max_steps.map_or(f64::INFINITY, |steps| (steps * train.batch_size as u64) as f64);
                 let epochs = f64::from(train.epochs).min(most / rows.max(1.0));
-                (None, epochs * train.settings().passes())
+                (None, epochs * train.settings(self.plan.seed).passes())
             }
             _ => return Ok(None),
         };

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::io::Location;
 use crate::model::cost::Cost;
 use crate::model::folder::{self, Card};
-use crate::model::{CausalLm, adapter};
+use crate::model::{CausalLm, Precision, adapter, score};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::{Reports, StageReport, add};
@@ -41,9 +41,16 @@ impl Run<'_> {
             Some(lora) => CausalLm::load_adapted(&source, lora, self.plan.seed, &device)?,
             None => CausalLm::load(&source, &device)?,
         };
+        let needs = train.objective.formula().needs();
+        let reference = match &train.reference {
+            Some(reference) if needs.live_reference() => {
+                Some(score::open(&self.model(reference)?, self.plan.device, Precision::F32)?.0)
+            }
+            _ => None,
+        };
         let load_seconds = start.elapsed().as_secs_f64();
         let input = self.flow(&train.input)?.0;
-        if train.objective.formula().needs().reference {
+        if needs.stored_reference() {
             self.refuse_another_reference(node, &input, train.reference.as_ref().unwrap_or(&train.model))?;
         }
         let held_out = match &train.eval {
@@ -62,7 +69,8 @@ impl Run<'_> {
         let job = Job {
             name: &node.id,
             device: &device,
-            settings: &train.settings(),
+            settings: &train.settings(self.plan.seed),
+            reference: reference.as_ref(),
             feed: &feed,
             checkpoints: &checkpoints,
             cost: Cost::of(&source.config()?),

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 use super::{Shared, tensor, values};
 use crate::model::Precision;
-pub(super) use panels::Panels;
+pub(super) use panels::{Activations, Panels};
 pub(super) use tile::{Number, PANEL};
 
 /// Rows of a task; their activations stay in the second-level cache. Fewer rows share out the outputs instead.

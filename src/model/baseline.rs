@@ -1,0 +1,61 @@
+//! A small head that learns a number for every state, as TBPO-Q (arXiv 2605.12288) takes off its ratios: two linear layers with
+//! a GELU between them, on the last hidden state. It starts at 0 everywhere.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use rand_distr::{Distribution, Uniform};
+
+use super::kernels::gelu::{Gelu, gelu};
+use super::kernels::linear::{Layout, linear};
+use super::weights;
+
+/// The head. A constant on top of it would cancel, so the second layer has none.
+#[derive(Module, Debug)]
+pub struct Baseline {
+    /// `[width, hidden]`.
+    up: Param<Tensor<2>>,
+    /// `[width]`.
+    shift: Param<Tensor<1>>,
+    /// `[1, width]`.
+    down: Param<Tensor<2>>,
+}
+
+const PREFIX: &str = "baseline.";
+
+impl Baseline {
+    /// A new head of `width` above states of size `hidden`, which trains.
+    pub fn new(hidden: usize, width: usize, seed: u64, device: &Device) -> Self {
+        let bound = 1.0 / (hidden as f32).sqrt();
+        let uniform = Uniform::new_inclusive(-bound, bound).expect("a hidden state has a size");
+        let up: Vec<f32> = uniform.sample_iter(weights::random(seed, PREFIX)).take(width * hidden).collect();
+        let trained = |values: Vec<f32>, shape: [usize; 2]| {
+            Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device)).set_require_grad(true)
+        };
+        Self {
+            up: trained(up, [width, hidden]),
+            shift: Param::from_tensor(Tensor::zeros([width], device)).set_require_grad(true),
+            down: trained(vec![0.0; width], [1, width]),
+        }
+    }
+
+    /// The number of every state: hidden `[rows, hidden]`, result `[rows]`.
+    pub fn values(&self, hidden: Tensor<2>) -> Tensor<1> {
+        let inner = linear(hidden, self.up.val(), Layout::OutIn) + self.shift.val().unsqueeze();
+        linear(gelu(inner, Gelu::Tanh), self.down.val(), Layout::OutIn).flatten(0, 1)
+    }
+
+    /// As [`CausalLm::for_each_parameter`](super::CausalLm::for_each_parameter).
+    pub fn for_each_parameter(&self, mut visit: impl FnMut(&str, Tensor<1>, &[usize])) {
+        weights::for_each(self, |name, values, shape| visit(&format!("{PREFIX}{name}"), values, shape));
+    }
+
+    /// As [`CausalLm::take_gradients`](super::CausalLm::take_gradients).
+    pub fn take_gradients(&self, gradients: &mut Gradients, mut take: impl FnMut(&str, Tensor<1>)) {
+        weights::take_gradients(self, gradients, |name, gradient| take(&format!("{PREFIX}{name}"), gradient));
+    }
+
+    /// As [`CausalLm::map_parameters`](super::CausalLm::map_parameters).
+    pub fn map_parameters(self, mut replace: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
+        weights::map(self, |name, values| replace(&format!("{PREFIX}{name}"), values))
+    }
+}

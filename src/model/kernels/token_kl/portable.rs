@@ -1,0 +1,64 @@
+//! The bodies for every device, in backend operations: both models' logits for as many rows as fit the limit at a time.
+
+use std::sync::Arc;
+
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::Slice;
+
+use super::super::vocabulary::{chunks, column, logits, portable_errors};
+
+pub(in super::super) fn portable<B: Backend>(
+    hidden: FloatTensor<B>,
+    head: FloatTensor<B>,
+    reference: FloatTensor<B>,
+    reference_head: FloatTensor<B>,
+    targets: Arc<[i32]>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let device = hidden.device();
+    let mut parts: [Vec<FloatTensor<B>>; 5] = Default::default();
+    for (start, targets) in chunks(&targets, head.shape()[0]) {
+        let count = targets.len();
+        let log_softmax = |hidden: &FloatTensor<B>, head: &FloatTensor<B>| {
+            let logits = logits::<B>(hidden.clone(), head.clone(), start, count);
+            let highest = B::float_max_dim(logits.clone(), 1);
+            let weights = B::float_exp(B::float_sub(logits.clone(), highest.clone()));
+            let lse = B::float_add(highest, B::float_log(B::float_sum_dim(weights, 1)));
+            (B::float_sub(logits, lse.clone()), lse)
+        };
+        let (own, own_lse) = log_softmax(&hidden, &head);
+        let (other, other_lse) = log_softmax(&reference, &reference_head);
+        let of_targets = |logps: &FloatTensor<B>| B::float_gather(1, logps.clone(), column::<B>(targets, &device));
+        let (own_logps, other_logps) = (of_targets(&own), of_targets(&other));
+        let terms = B::float_mul(B::float_exp(other.clone()), B::float_sub(other, own));
+        let found = [own_logps, B::float_sum_dim(terms, 1), own_lse, other_lse, other_logps];
+        for (parts, found) in parts.iter_mut().zip(found) {
+            parts.push(B::float_reshape(found, [1, count].into()));
+        }
+    }
+    let [logps, divergences, own_lse, other_lse, other_logps] = parts.map(|parts| B::float_cat(parts, 1));
+    (B::float_cat(vec![logps, divergences], 0), B::float_cat(vec![own_lse, other_lse, other_logps], 0))
+}
+
+pub(in super::super) fn portable_backward<B: Backend>(
+    hidden: FloatTensor<B>,
+    head: FloatTensor<B>,
+    reference: FloatTensor<B>,
+    reference_head: FloatTensor<B>,
+    rows: FloatTensor<B>,
+    targets: Arc<[i32]>,
+    head_trains: bool,
+) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
+    portable_errors::<B>(hidden.clone(), head.clone(), &targets, head_trains, |start, count| {
+        let [own_lse, other_lse, a, b] = [0, 1, 2, 3].map(|row| {
+            let part = B::float_slice(rows.clone(), &[row..row + 1, start..start + count].map(Slice::from));
+            B::float_reshape(part, [count, 1].into())
+        });
+        let softmax = |hidden: &FloatTensor<B>, head: &FloatTensor<B>, lse: FloatTensor<B>| {
+            B::float_exp(B::float_sub(logits::<B>(hidden.clone(), head.clone(), start, count), lse))
+        };
+        let own = B::float_mul(softmax(&hidden, &head, own_lse), B::float_sub(b.clone(), a.clone()));
+        let other = B::float_mul(softmax(&reference, &reference_head, other_lse), b);
+        (B::float_sub(own, other), a)
+    })
+}
