@@ -9,7 +9,7 @@ mod terminal;
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
 use crate::pipeline::spec::File;
-use crate::pipeline::{Options, Plan, Share, Spec, Work, run, schema, sweep};
+use crate::pipeline::{Options, Plan, Share, Spec, Suite, Work, run, schema, sweep};
 
 /// Selective preference optimization as a dataflow pipeline over columnar data.
 #[derive(Debug, Parser)]
@@ -76,7 +76,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Pipeline {
-    /// The YAML file.
+    /// The YAML file, or one that lists several of them under `pipelines:`.
     file: PathBuf,
     /// A variable of the file.
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = assignment)]
@@ -88,39 +88,73 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+/// The text of a pipeline file.
+struct Source {
+    name: String,
+    text: String,
+    vars: Vec<(String, String)>,
+}
+
 impl Pipeline {
-    fn name(&self) -> String {
-        self.file.display().to_string()
+    /// The file, or those that it names.
+    fn sources(&self) -> Result<Vec<Source>> {
+        let (name, text) = read(&self.file)?;
+        let Some(suite) = Suite::parse(&text, &name)? else {
+            return Ok(vec![Source { name, text, vars: self.vars.clone() }]);
+        };
+        let vars = [suite.assignments(), self.vars.clone()].concat();
+        let source = |file: &String| {
+            let (name, text) = read(Path::new(file))?;
+            Ok(Source { name, text, vars: vars.clone() })
+        };
+        suite.pipelines.iter().map(source).collect()
     }
 
-    fn text(&self) -> Result<String> {
-        fs::read_to_string(&self.file).map_err(|error| Error::Store {
-            path: self.name(),
-            message: error.to_string(),
-            retryable: false,
-        })
-    }
-
-    /// The plan of the file, or the plans of its sweep.
+    /// The plans of all files and of their sweeps.
     fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Plan>> {
-        let (text, name) = (self.text()?, self.name());
-        match sweep::variants(&text, &name, &self.vars)? {
-            Some(variants) => sweep::plans(&variants, monitor),
-            None => Ok(vec![Plan::watched(&Spec::parse(&text, &name, &self.vars)?, monitor)?]),
-        }
+        let plans = self.sources()?.iter().map(|source| source.plans(monitor)).collect::<Result<Vec<_>>>()?;
+        Ok(plans.into_iter().flatten().collect())
     }
 
-    fn run(&self, options: &Options, json: bool) -> Result<String> {
+    fn run(&self, options: &Options, json: bool) -> Result<()> {
         // A stop may be asked for while stores are asked for their files.
         let monitor = Progress::stoppable();
-        let (text, name) = (self.text()?, self.name());
+        let sources = self.sources()?;
+        // Mistakes in the last file come to light before the first one has run for hours.
+        if sources.len() > 1 {
+            sources.iter().try_for_each(|source| source.plans(&monitor).map(drop))?;
+        }
+        sources.iter().try_for_each(|source| print(&source.run(options, json, &monitor)?))
+    }
+}
+
+fn read(file: &Path) -> Result<(String, String)> {
+    let name = file.display().to_string();
+    let text = fs::read_to_string(file).map_err(|error| Error::Store {
+        path: name.clone(),
+        message: error.to_string(),
+        retryable: false,
+    })?;
+    Ok((name, text))
+}
+
+impl Source {
+    /// The plan of the file, or the plans of its sweep.
+    fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Plan>> {
+        match sweep::variants(&self.text, &self.name, &self.vars)? {
+            Some(variants) => sweep::plans(&variants, monitor),
+            None => Ok(vec![Plan::watched(&Spec::parse(&self.text, &self.name, &self.vars)?, monitor)?]),
+        }
+    }
+
+    fn run(&self, options: &Options, json: bool, monitor: &dyn Monitor) -> Result<String> {
         let line = |value: serde_json::Result<String>| plain_json(&(value.expect("a report is plain data") + "\n"));
-        if let Some(variants) = sweep::variants(&text, &name, &self.vars)? {
-            let outcomes = sweep::run(&variants, &name, options, &monitor)?;
+        if let Some(variants) = sweep::variants(&self.text, &self.name, &self.vars)? {
+            let outcomes = sweep::run(&variants, &self.name, options, monitor)?;
             return Ok(if json { line(serde_json::to_string(&outcomes)) } else { plain(&outcomes.text) });
         }
-        let plan = Plan::watched(&Spec::parse(&text, &name, &self.vars)?, &monitor)?;
-        let report = run(&plan, &name, options, &monitor)?;
+        let plan = Plan::watched(&Spec::parse(&self.text, &self.name, &self.vars)?, monitor)?;
+        let report = run(&plan, &self.name, options, monitor)?;
         Ok(if json { line(serde_json::to_string(&report)) } else { plain(&summary::summary(&plan, &report)) })
     }
 }
@@ -142,27 +176,27 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<()> {
     match command {
-        Command::Check(pipeline) => {
-            let plans = pipeline.plans(&Progress::new())?;
+        Command::Check(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
+            let plans = source.plans(&Progress::new())?;
             let variants = if plans.len() > 1 { format!(", {} variants", plans.len()) } else { String::new() };
             let stages = plans.first().map_or(0, |plan| plan.nodes.len());
-            print(&format!("{}: {stages} stages{variants}, no problems\n", pipeline.file.display()))
-        }
-        Command::Plan(pipeline) => {
-            let plans = pipeline.plans(&Progress::new())?;
+            print(&format!("{}: {stages} stages{variants}, no problems\n", source.name))
+        }),
+        Command::Plan(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
+            let plans = source.plans(&Progress::new())?;
             let Some(plan) = plans.first() else { return Ok(()) };
             let variants = match plans.len() {
                 1 => String::new(),
                 n => format!("the first of {n} variants:\n"),
             };
             print(&plain(&format!("{variants}{}", plan::text(plan, &estimate(plan)?))))
-        }
+        }),
         Command::Run { pipeline, fresh, only, share, json } => {
             let work = share.map_or(Work::All, Work::Share);
-            print(&pipeline.run(&Options { fresh, only, work }, json)?)
+            pipeline.run(&Options { fresh, only, work }, json)
         }
         Command::Merge { pipeline, only, json } => {
-            print(&pipeline.run(&Options { fresh: false, only, work: Work::Merge }, json)?)
+            pipeline.run(&Options { fresh: false, only, work: Work::Merge }, json)
         }
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),

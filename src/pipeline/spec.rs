@@ -137,7 +137,8 @@ impl Spec {
     }
 }
 
-fn render(name: &str, mistake: &Mistake) -> String {
+/// `mistake` as a line, in the file `name`.
+pub(super) fn render(name: &str, mistake: &Mistake) -> String {
     let (line, column) = mistake.at;
     let help = mistake.help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
     format!("{name}:{line}:{column}: {}{help}", mistake.message)

@@ -25,6 +25,7 @@ mod pipeline;
 mod proxy;
 mod quickstart_data;
 mod rejects;
+mod reproduction;
 mod resume;
 mod s3;
 mod seaweed;

@@ -33,7 +33,8 @@ fn a_sweep_runs_every_variant_and_shares_what_is_equal() {
 sweep:
   over: { seed: [1, 2], lr: [0.01, 0.001], beta: [0.1, 0.5] }
   repeats: seed
-  choose: { variable: lr, stage: validation, metric: mean_logp_margin }";
+  choose: { variable: lr, stage: validation, metric: mean_logp_margin }
+  plots: { drift: { stage: report, x: chosen_drift, y: accuracy } }";
     let file = folder.write("sweep.yaml", &pipeline(sweep));
     let file = file.to_str().unwrap();
     assert!(folder.succeeds(&["check", file]).contains("8 variants"));
@@ -45,12 +46,15 @@ sweep:
         .collect();
     let count = |id: &str| models.iter().filter(|name| name.starts_with(&format!("{id}-"))).count();
     assert_eq!((count("ref"), count("policy")), (2, 8), "{models:?}");
-    let tables = std::fs::read_to_string(folder.path("run/tables/tables.md")).unwrap();
+    let tables = std::fs::read_to_string(folder.path("run/tables/sweep/tables.md")).unwrap();
     let lines: Vec<&str> = tables.lines().filter(|line| line.starts_with("| dpo")).collect();
     // Two stages, two values of beta; the learning rate is chosen, the seeds repeat.
     assert_eq!(lines.len(), 4, "{tables}");
     assert!(lines.iter().all(|line| line.contains("| 2 |") && line.contains('±')), "{tables}");
-    let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", "run/tables", "--json"])).unwrap();
+    let plot = std::fs::read_to_string(folder.path("run/tables/sweep/drift.svg")).unwrap();
+    assert!(plot.contains(">dpo</text>") && plot.ends_with("</svg>\n"), "{plot}");
+    let shown: Value =
+        serde_json::from_str(&folder.succeeds(&["inspect", "run/tables/sweep/numbers.parquet", "--json"])).unwrap();
     assert!(shown["rows"].as_u64() > Some(100), "{shown}");
     // Again, with one value given: nothing is trained.
     folder.succeeds(&["run", file, "--var", "lr=0.01", "--json"]);

@@ -3,13 +3,17 @@
 //! Variants share one workdir. What is kept there carries its fingerprint in its name, so that a stage that does not
 //! depend on a variable is done once, for all variants.
 
+mod plot;
 mod table;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use plot::Plot;
 
 use super::run::{self, Options};
 use super::{Plan, Report, Spec};
@@ -28,6 +32,9 @@ pub struct Sweep {
     /// A variable, mostly a learning rate, of which every row of a table has the value that did best elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choose: Option<Choose>,
+    /// Plots by name, each a file beside the tables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub plots: BTreeMap<String, Plot>,
 }
 
 /// How a variable's value is chosen.
@@ -136,6 +143,14 @@ impl Sweep {
                 problem(&["choose", "stage"], format!("no stage `{}`", choose.stage));
             }
         }
+        for (name, plot) in &self.plots {
+            if !spec.file.stages.contains_key(&plot.stage) {
+                problem(&["plots", name, "stage"], format!("no stage `{}`", plot.stage));
+            }
+            if !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-') {
+                problem(&["plots", name], format!("`{name}` names a file: letters, digits, `_` and `-`"));
+            }
+        }
         problems
     }
 }
@@ -158,7 +173,8 @@ pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
-/// Runs `variants`, one after the other, and tabulates what they measured in `tables` of the workdir.
+/// Runs `variants`, one after the other, and tabulates what they measured in `tables/NAME` of the workdir, where NAME is that
+/// of the pipeline's file.
 pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Outcomes> {
     let plans = plans(variants, monitor)?;
     let mut outcomes = Vec::new();
@@ -168,8 +184,9 @@ pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Mo
         outcomes.push(Outcome { values: variant.values.clone(), report });
     }
     let first = plans.first().ok_or_else(|| Error::stage("sweep", "there are no variants"))?;
+    let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     let sweep = variants[0].spec.file.sweep.as_ref().expect("variants come from a sweep");
-    let folder = first.stores.locate(&first.workdir)?.join("tables");
+    let folder = first.stores.locate(&first.workdir)?.join(&format!("tables/{stem}"));
     let (text, tables) = table::write(sweep, &outcomes, &folder)?;
     Ok(Outcomes { variants: outcomes, tables, text })
 }

@@ -33,7 +33,15 @@ pub(super) fn write(sweep: &Sweep, outcomes: &[Outcome], folder: &Location) -> R
     stages.dedup();
     let text = stages.iter().map(|stage| table(sweep, &measured, stage)).collect::<Vec<_>>().join("\n");
     text_file.write(text.clone())?;
-    Ok((text, vec![numbers.to_string(), text_file.to_string()]))
+    let mut files = vec![numbers.to_string(), text_file.to_string()];
+    for (name, plot) in &sweep.plots {
+        if let Some(svg) = plot.svg(&lines(sweep, &measured, &plot.stage)) {
+            let file = folder.join(&format!("{name}.svg"));
+            file.write(svg)?;
+            files.push(file.to_string());
+        }
+    }
+    Ok((text, files))
 }
 
 fn measured(outcome: &Outcome) -> Vec<Measured<'_>> {
@@ -71,7 +79,7 @@ fn batch(sweep: &Sweep, measured: &[Measured]) -> Result<RecordBatch, arrow::err
 }
 
 /// The numbers of one row of a table: by metric, over the repeats.
-type Cells<'a> = BTreeMap<&'a str, Vec<f64>>;
+pub(super) type Cells<'a> = BTreeMap<&'a str, Vec<f64>>;
 
 /// Rows of a table: a label and the values of the variables that neither repeat nor are chosen.
 struct Row<'a> {
@@ -96,25 +104,27 @@ fn rows<'a>(sweep: &Sweep, measured: &'a [Measured], stage: &str, others: &[&Str
     rows
 }
 
-/// The table of `stage`. With a choice, a row has the value that did best at the stage that decides.
-fn table(sweep: &Sweep, measured: &[Measured], stage: &str) -> String {
+/// A line of a table: with a choice, the value that did best at the stage that decides.
+pub(super) struct Line<'a> {
+    pub(super) label: &'a str,
+    pub(super) values: Vec<&'a str>,
+    pub(super) chosen: &'a str,
+    pub(super) cells: Cells<'a>,
+}
+
+/// The variables that neither repeat nor are chosen.
+fn others(sweep: &Sweep) -> Vec<&String> {
     let fixed = |name: &String| {
         sweep.repeats.as_ref() == Some(name) || sweep.choose.as_ref().is_some_and(|choose| choose.variable == *name)
     };
-    let others: Vec<&String> = sweep.over.keys().filter(|name| !fixed(name)).collect();
+    sweep.over.keys().filter(|name| !fixed(name)).collect()
+}
+
+fn lines<'a>(sweep: &Sweep, measured: &'a [Measured], stage: &str) -> Vec<Line<'a>> {
+    let others = others(sweep);
     let judges = sweep.choose.as_ref().map(|choose| (choose, rows(sweep, measured, &choose.stage, &others)));
-    let rows = rows(sweep, measured, stage, &others);
-    let mut out = format!("## {stage}\n\n");
-    let metrics: Vec<&str> = rows.first().map_or_else(Vec::new, |row| {
-        row.cells.values().next().map_or_else(Vec::new, |cells| cells.keys().copied().collect())
-    });
-    let mut head = vec![""];
-    head.extend(others.iter().map(|name| name.as_str()));
-    head.extend(judges.as_ref().map(|(choose, _)| choose.variable.as_str()));
-    head.push("n");
-    head.extend(&metrics);
-    let _ = writeln!(out, "| {} |\n|{}", head.join(" | "), "---|".repeat(head.len()));
-    for row in &rows {
+    let mut lines = Vec::new();
+    for row in rows(sweep, measured, stage, &others) {
         let best = judges.as_ref().and_then(|(choose, judges)| {
             let judge = judges.iter().find(|judge| judge.label == row.label && judge.values == row.values)?;
             let score = |cells: &Cells| cells.get(choose.metric.as_str()).map(|values| mean(values));
@@ -122,20 +132,38 @@ fn table(sweep: &Sweep, measured: &[Measured], stage: &str) -> String {
             scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(value, _)| value)
         });
         // Without a decision, every value has its line.
-        for (chosen, cells) in row.cells.iter().filter(|(value, _)| best.is_none_or(|best| best == **value)) {
-            let n = cells.values().map(Vec::len).max().unwrap_or_default().to_string();
-            let mut line = vec![row.label.to_owned()];
-            line.extend(row.values.iter().map(|value| (*value).to_owned()));
-            line.extend(judges.as_ref().map(|_| (*chosen).to_owned()));
-            line.push(n);
-            line.extend(metrics.iter().map(|metric| cells.get(metric).map_or_else(String::new, |v| interval(v))));
-            let _ = writeln!(out, "| {} |", line.join(" | "));
+        for (chosen, cells) in row.cells.into_iter().filter(|(value, _)| best.is_none_or(|best| best == *value)) {
+            lines.push(Line { label: row.label, values: row.values.clone(), chosen, cells });
         }
+    }
+    lines
+}
+
+/// The table of `stage`.
+fn table(sweep: &Sweep, measured: &[Measured], stage: &str) -> String {
+    let lines = lines(sweep, measured, stage);
+    let mut out = format!("## {stage}\n\n");
+    let metrics: Vec<&str> = lines.first().map_or_else(Vec::new, |line| line.cells.keys().copied().collect());
+    let chosen = sweep.choose.as_ref().map(|choose| choose.variable.as_str());
+    let mut head = vec![""];
+    head.extend(others(sweep).iter().map(|name| name.as_str()));
+    head.extend(chosen);
+    head.push("n");
+    head.extend(&metrics);
+    let _ = writeln!(out, "| {} |\n|{}", head.join(" | "), "---|".repeat(head.len()));
+    for Line { label, values, chosen: value, cells } in &lines {
+        let n = cells.values().map(Vec::len).max().unwrap_or_default().to_string();
+        let mut line = vec![(*label).to_owned()];
+        line.extend(values.iter().map(|value| (*value).to_owned()));
+        line.extend(chosen.map(|_| (*value).to_owned()));
+        line.push(n);
+        line.extend(metrics.iter().map(|metric| cells.get(metric).map_or_else(String::new, |v| interval(v))));
+        let _ = writeln!(out, "| {} |", line.join(" | "));
     }
     out
 }
 
-fn mean(values: &[f64]) -> f64 {
+pub(super) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 

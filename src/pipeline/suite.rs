@@ -1,0 +1,49 @@
+//! A file that names pipeline files, to be run one after the other: experiments that share a workdir, and one command for all.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::schema;
+use super::spec::render;
+use super::tree::Node;
+use crate::error::{Error, Result};
+
+/// A list of pipeline files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Suite {
+    /// The files, in their order; a path is as on the command line.
+    pub pipelines: Vec<String>,
+    /// Values of variables, for every one of the files; `--var` overrides.
+    #[serde(default)]
+    pub vars: BTreeMap<String, Value>,
+}
+
+impl Suite {
+    /// The list in `text`, which was read from `name`; none where `text` is a pipeline itself.
+    ///
+    /// # Errors
+    /// Every mistake of shape, each with its position.
+    pub fn parse(text: &str, name: &str) -> Result<Option<Self>> {
+        // Mistakes of syntax are for whoever reads a pipeline.
+        let Some(mut tree) = Node::parse(text).ok().filter(|tree| tree.get("pipelines").is_some()) else {
+            return Ok(None);
+        };
+        let (root, mut mistakes) = (schema::of::<Self>(), Vec::new());
+        schema::check(&mut tree, &root, &root, &mut mistakes);
+        if !mistakes.is_empty() {
+            return Err(Error::Pipeline(mistakes.iter().map(|mistake| render(name, mistake)).collect()));
+        }
+        let suite = serde_json::from_value(tree.to_json());
+        suite.map(Some).map_err(|error| Error::Pipeline(vec![format!("{name}: {error}")]))
+    }
+
+    /// Its variables as on the command line.
+    pub fn assignments(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        self.vars.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+    }
+}

@@ -1,0 +1,49 @@
+//! The pipelines of docs/reproduction.md, on a few rows: that everything runs, not who wins.
+
+use std::fs;
+
+use crate::harness::{Folder, repository};
+
+#[test]
+fn the_reproduction_runs_from_one_file() {
+    let folder = Folder::new();
+    let repository = repository();
+    let suite = repository.join("pipelines/repro/quick.yaml");
+    let text = fs::read_to_string(suite)
+        .unwrap()
+        .replace("pipelines/repro/", &format!("{}/pipelines/repro/", repository.display()));
+    let suite = folder.write("quick.yaml", &text);
+    std::os::unix::fs::symlink(repository.join("data"), folder.path("data")).unwrap();
+    let suite = suite.to_str().unwrap();
+    assert_eq!(folder.succeeds(&["check", suite]).matches("no problems").count(), 4);
+    folder.succeeds(&["run", suite, "--var", "out=out"]);
+    let there = |name: &str| fs::read_to_string(folder.path(&format!("out/tables/{name}"))).unwrap();
+    for (name, rows) in [
+        ("methods", ["| sepo |", "| sepo_random |", "| dpo |", "| tbpo_q |", "| chosen |", "## answers"]),
+        ("shares", ["| both_10 |", "| both_100 |", "| chosen_50 |", "| rejected_10 |", "## by_share", "## validation"]),
+        (
+            "weak_to_strong",
+            [
+                "| smaller_2 |",
+                "| smaller_17 |",
+                "| part_10 |",
+                "| all_tokens |",
+                "## planted_part_10",
+                "## weak_to_strong",
+            ],
+        ),
+        (
+            "off_distribution",
+            ["| sepo |", "| sepo_all |", "| dpo |", "| oracle |", "## on_facts", "## on_what_they_trained_on"],
+        ),
+    ] {
+        let tables = there(&format!("{name}/tables.md"));
+        for row in rows {
+            assert!(tables.contains(row), "{name}: no `{row}` in {tables}");
+        }
+        assert!(folder.path(&format!("out/tables/{name}/numbers.parquet")).is_file());
+    }
+    for plot in ["methods/accuracy_by_drift", "shares/accuracy_by_share", "weak_to_strong/accuracy_by_oracle"] {
+        assert!(there(&format!("{plot}.svg")).contains("<circle"), "{plot}");
+    }
+}
