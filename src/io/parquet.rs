@@ -5,6 +5,7 @@
 //! schema's metadata becomes the footer's key-value pairs.
 
 mod pages;
+mod schema;
 
 use std::iter;
 use std::ops::Range;
@@ -21,7 +22,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy};
 use parquet::file::properties::{CdcOptions, WriterProperties};
-use parquet::file::reader::Length;
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 
 use super::bounds::Bound;
@@ -53,6 +54,11 @@ impl File {
         let place = Place::file(location);
         let blob = location.open()?;
         let tail = Windows::new(blob.clone(), std::iter::once(blob.len().saturating_sub(TAIL)..blob.len()));
+        let end = |length: u64| tail.get_bytes(blob.len().checked_sub(length)?, length as usize).ok();
+        let length = end(8).and_then(|trailer| Some(u64::from(u32::from_le_bytes(*trailer.first_chunk()?))));
+        if let Some(end) = length.and_then(|length| end(length + 8)) {
+            schema::check(&end).map_err(|wrong| Error::data(place.clone(), wrong))?;
+        }
         let footer = ArrowReaderMetadata::load(&tail, ArrowReaderOptions::new()).map_err(|error| {
             let hint = "not a whole Parquet file (cut short while it was written or copied?)";
             Error::data(place.clone(), format!("{hint}: {error}"))

@@ -216,3 +216,28 @@ fn page_indexes_that_cannot_be_true_are_refused() {
         assert!(error.contains("x.parquet: the page index of column `x` of row group 0 cannot be true"), "{error}");
     }
 }
+
+/// A schema of three columns, one of which says that it has a billion children.
+#[test]
+fn schemas_with_children_that_are_not_there_are_refused() {
+    let folder = Folder::new();
+    let column = |name: &str| (name.to_owned(), Arc::new(Int64Array::from(vec![1])) as _);
+    let batch = RecordBatch::try_from_iter(["x", "y", "z"].map(column)).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    // The root: its name, then field 5, an i32, 3 in zigzag.
+    let root = b"arrow_schema\x15\x06";
+    let at = bytes.windows(root.len()).position(|window| window == root).unwrap() + root.len() - 1;
+    let billion = [0x80, 0xa8, 0xd6, 0xb9, 0x07];
+    bytes.splice(at..=at, billion);
+    let end = bytes.len() - 8;
+    let length = u32::from_le_bytes(*bytes[end..].first_chunk().unwrap()) + billion.len() as u32 - 1;
+    bytes[end..end + 4].copy_from_slice(&length.to_le_bytes());
+    let path = folder.path("x.parquet");
+    std::fs::write(&path, bytes).unwrap();
+    let error = open(&path).unwrap_err().to_string();
+    let wanted = "x.parquet: an element of the schema would have 1000000000 children; there are 4 elements";
+    assert!(error.contains(wanted), "{error}");
+}
