@@ -27,9 +27,9 @@ pub struct Frozen {
     packed: Arc<Packed>,
 }
 
-impl From<Packed> for Weight {
-    fn from(packed: Packed) -> Self {
-        Self::Frozen(Frozen { packed: Arc::new(packed) })
+impl From<Arc<Packed>> for Weight {
+    fn from(packed: Arc<Packed>) -> Self {
+        Self::Frozen(Frozen { packed })
     }
 }
 

@@ -99,11 +99,11 @@ impl Parameters {
             Some(precision) => precision,
         };
         let [rows, columns] = shape;
-        let packed = match layout {
-            Layout::OutIn => Packed::new(shape, precision, |out, input| values[out * columns + input]),
-            Layout::InOut => Packed::new([columns, rows], precision, |out, input| values[input * columns + out]),
+        let size = match layout {
+            Layout::OutIn => [rows, columns],
+            Layout::InOut => [columns, rows],
         };
-        packed.into()
+        Packed::shared(&values, size, layout, precision).into()
     }
 
     /// A vector; new ones are one everywhere.

@@ -16,7 +16,7 @@ use super::few_rows::{self, FEW_ROWS};
 use super::{tensor, values};
 
 /// How a checkpoint stores a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// `[out, in]`, as PyTorch's `Linear`.
     OutIn,

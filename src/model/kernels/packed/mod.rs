@@ -5,6 +5,7 @@
 //! AVX512-BF16 ([`Packed::is_fast`]).
 
 mod panels;
+mod shelf;
 mod tile;
 
 use std::sync::Arc;
