@@ -217,7 +217,7 @@ fn page_indexes_that_cannot_be_true_are_refused() {
     }
 }
 
-/// A schema of three columns, one of which says that it has a billion children.
+/// A schema of three columns, whose root says that it has more children, in three ways.
 #[test]
 fn schemas_with_children_that_are_not_there_are_refused() {
     let folder = Folder::new();
@@ -230,14 +230,23 @@ fn schemas_with_children_that_are_not_there_are_refused() {
     // The root: its name, then field 5, an i32, 3 in zigzag.
     let root = b"arrow_schema\x15\x06";
     let at = bytes.windows(root.len()).position(|window| window == root).unwrap() + root.len() - 1;
-    let billion = [0x80, 0xa8, 0xd6, 0xb9, 0x07];
-    bytes.splice(at..=at, billion);
-    let end = bytes.len() - 8;
-    let length = u32::from_le_bytes(*bytes[end..].first_chunk().unwrap()) + billion.len() as u32 - 1;
-    bytes[end..end + 4].copy_from_slice(&length.to_le_bytes());
-    let path = folder.path("x.parquet");
-    std::fs::write(&path, bytes).unwrap();
-    let error = open(&path).unwrap_err().to_string();
-    let wanted = "x.parquet: an element of the schema would have 1000000000 children; there are 4 elements";
-    assert!(error.contains(wanted), "{error}");
+    let claim = |children: &[u8]| {
+        let mut bytes = bytes.clone();
+        bytes.splice(at..=at, children.iter().copied());
+        let end = bytes.len() - 8;
+        let length = u32::from_le_bytes(*bytes[end..].first_chunk().unwrap()) + children.len() as u32 - 1;
+        bytes[end..end + 4].copy_from_slice(&length.to_le_bytes());
+        let path = folder.path("x.parquet");
+        std::fs::write(&path, bytes).unwrap();
+        open(&path).map(|dataset| dataset.rows()).map_err(|error| error.to_string())
+    };
+    assert_eq!(claim(&[6]), Ok(1));
+    let billion: &[u8] = &[0x80, 0xa8, 0xd6, 0xb9, 0x07];
+    // A number of ten bytes, as a fuzzer found it, and one below zero.
+    let long: &[u8] = &[0xfd, 0xff, 0xea, 0xfb, 0xda, 0xfd, 0xe7, 0xf8, 0xe5, 0x01];
+    for (children, count) in [(billion, "1000000000"), (long, ""), (&[1][..], "4294967295")] {
+        let error = claim(children).unwrap_err();
+        let wanted = format!("x.parquet: an element of the schema would have {count}");
+        assert!(error.contains(&wanted) && error.contains(" children; there are 4 elements"), "{error}");
+    }
 }

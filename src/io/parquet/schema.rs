@@ -28,7 +28,8 @@ fn children(end: &[u8]) -> Option<(u64, u64)> {
                 let mut field = 0;
                 while let Some(kind) = cursor.field(&mut field)? {
                     match (field, kind) {
-                        (5, I32) => most = most.max(cursor.zigzag()?.try_into().unwrap_or(0)),
+                        // The reader takes the lower half of a number that is too long. Below zero are more than there are.
+                        (5, I32) => most = most.max(u64::from(cursor.zigzag()? as u32)),
                         _ => cursor.skip(kind, 0)?,
                     }
                 }
