@@ -6,39 +6,47 @@
 
 /// What is wrong with the schema of the file whose last bytes are `end`.
 pub(super) fn check(end: &[u8]) -> Result<(), String> {
-    match children(end) {
-        Some((most, elements)) if most > elements => {
-            Err(format!("an element of the schema would have {most} children; there are {elements} elements"))
-        }
-        _ => Ok(()),
+    let mut seen = Seen::default();
+    seen.read(end);
+    let Seen { elements, children } = seen;
+    if children > elements {
+        return Err(format!("an element of the schema would have {children} children; there are {elements} elements"));
     }
+    Ok(())
 }
 
-/// The most children of any element, and how many elements there are.
-fn children(end: &[u8]) -> Option<(u64, u64)> {
-    let (footer, trailer) = end.split_at_checked(end.len().checked_sub(8)?)?;
-    let length = u32::from_le_bytes(*trailer.first_chunk()?) as usize;
-    let mut cursor = Cursor(&footer[footer.len().checked_sub(length)?..]);
-    let mut field = 0;
-    while let Some(kind) = cursor.field(&mut field)? {
-        if field == 2 && kind == LIST {
-            let (elements, _) = cursor.list()?;
-            let mut most = 0;
-            for _ in 0..elements {
+/// How many elements there are, and the most children of one of them, as far as the footer could be followed.
+#[derive(Default)]
+struct Seen {
+    elements: u64,
+    children: u64,
+}
+
+impl Seen {
+    fn read(&mut self, end: &[u8]) -> Option<()> {
+        let (footer, trailer) = end.split_at_checked(end.len().checked_sub(8)?)?;
+        let length = u32::from_le_bytes(*trailer.first_chunk()?) as usize;
+        let mut cursor = Cursor(&footer[footer.len().checked_sub(length)?..]);
+        let mut field = 0;
+        while let Some(kind) = cursor.field(&mut field)? {
+            if field != 2 || kind != LIST {
+                cursor.skip(kind, 0)?;
+                continue;
+            }
+            (self.elements, _) = cursor.list()?;
+            for _ in 0..self.elements {
                 let mut field = 0;
                 while let Some(kind) = cursor.field(&mut field)? {
                     match (field, kind) {
                         // The reader takes the lower half of a number that is too long. Below zero are more than there are.
-                        (5, I32) => most = most.max(u64::from(cursor.zigzag()? as u32)),
+                        (5, I32) => self.children = self.children.max(u64::from(cursor.zigzag()? as u32)),
                         _ => cursor.skip(kind, 0)?,
                     }
                 }
             }
-            return Some((most, elements));
         }
-        cursor.skip(kind, 0)?;
+        Some(())
     }
-    None
 }
 
 const I32: u8 = 5;
