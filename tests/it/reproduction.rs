@@ -19,7 +19,7 @@ fn the_reproduction_runs_from_one_file() {
     folder.succeeds(&["run", suite, "--var", "out=out"]);
     let there = |name: &str| fs::read_to_string(folder.path(&format!("out/tables/{name}"))).unwrap();
     for (name, rows) in [
-        ("methods", ["| sepo |", "| sepo_random |", "| dpo |", "| tbpo_q |", "| chosen |", "## answers"]),
+        ("methods", ["| sepo |", "| sepo_random |", "| dpo |", "| tbpo_q |", "| chosen |", "## validation_answers"]),
         ("shares", ["| both_10 |", "| both_100 |", "| chosen_50 |", "| rejected_10 |", "## by_share", "## validation"]),
         (
             "weak_to_strong",

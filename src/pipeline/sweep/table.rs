@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
+use serde_json::Value;
 
 use super::{Outcome, Sweep};
 use crate::error::{Error, Place, Result};
@@ -54,7 +55,9 @@ fn measured(outcome: &Outcome) -> Vec<Measured<'_>> {
             match (value.as_f64(), value.as_object()) {
                 (Some(value), _) => put("", name, value),
                 (None, Some(several)) => {
-                    let numbers = several.iter().filter_map(|(metric, value)| Some((metric, value.as_f64()?)));
+                    // A rate with its interval counts as the rate.
+                    let number = |value: &Value| value.as_f64().or_else(|| value.get("rate")?.as_f64());
+                    let numbers = several.iter().filter_map(|(metric, value)| Some((metric, number(value)?)));
                     numbers.for_each(|(metric, value)| put(name, metric, value));
                 }
                 (None, None) => {}
