@@ -1,18 +1,19 @@
 //! Whether the schema in a footer can be true, before the reader believes it: it makes room for as many children as an element
 //! says that it has, and with two billion of them no machine has that.
 //!
-//! The footer is a struct of Thrift's compact protocol; its second field is the list of all elements, whose fifth field is the
-//! number of children (parquet.thrift). What cannot be followed here is left to the reader to refuse.
+//! The footer is a struct of Thrift's compact protocol, and begins with a number and the list of the schema's elements, whose
+//! fifth field is the number of children (parquet.thrift). The reader goes by the numbers of fields and not by the kinds that
+//! stand beside them, so that a wrong kind would lead it elsewhere than here: there must be none.
 
 /// What is wrong with the schema of the file whose last bytes are `end`.
 pub(super) fn check(end: &[u8]) -> Result<(), String> {
     let mut seen = Seen::default();
-    seen.read(end);
+    let followed = seen.read(end);
     let Seen { elements, children } = seen;
     if children > elements {
         return Err(format!("an element of the schema would have {children} children; there are {elements} elements"));
     }
-    Ok(())
+    followed.ok_or_else(|| "not a whole Parquet file: its schema cannot be followed".to_owned())
 }
 
 /// How many elements there are, and the most children of one of them, as far as the footer could be followed.
@@ -28,20 +29,24 @@ impl Seen {
         let length = u32::from_le_bytes(*trailer.first_chunk()?) as usize;
         let mut cursor = Cursor(&footer[footer.len().checked_sub(length)?..]);
         let mut field = 0;
-        while let Some(kind) = cursor.field(&mut field)? {
-            if field != 2 || kind != LIST {
-                cursor.skip(kind, 0)?;
-                continue;
-            }
-            (self.elements, _) = cursor.list()?;
-            for _ in 0..self.elements {
-                let mut field = 0;
-                while let Some(kind) = cursor.field(&mut field)? {
-                    match (field, kind) {
-                        // The reader takes the lower half of a number that is too long. Below zero are more than there are.
-                        (5, I32) => self.children = self.children.max(u64::from(cursor.zigzag()? as u32)),
-                        _ => cursor.skip(kind, 0)?,
-                    }
+        let mut expect = |cursor: &mut Cursor, number: i64, kind: u8| {
+            (cursor.field(&mut field)? == Some(kind) && field == number).then_some(())
+        };
+        expect(&mut cursor, 1, I32)?;
+        cursor.varint()?;
+        expect(&mut cursor, 2, LIST)?;
+        let (elements, kind) = cursor.list()?;
+        self.elements = elements;
+        (kind == STRUCT).then_some(())?;
+        for _ in 0..elements {
+            let mut field = 0;
+            while let Some(kind) = cursor.field(&mut field)? {
+                match (field, kind) {
+                    // The reader takes the lower half of a number that is too long. Below zero are more than there are.
+                    (5, I32) => self.children = self.children.max(u64::from(cursor.zigzag()? as u32)),
+                    (1..=3 | 6..=9, I32) | (4, BINARY) | (10, STRUCT) => cursor.skip(kind, 0)?,
+                    (1..=10, _) => return None,
+                    _ => cursor.skip(kind, 0)?,
                 }
             }
         }
@@ -50,7 +55,9 @@ impl Seen {
 }
 
 const I32: u8 = 5;
+const BINARY: u8 = 8;
 const LIST: u8 = 9;
+const STRUCT: u8 = 12;
 
 struct Cursor<'a>(&'a [u8]);
 
@@ -109,7 +116,7 @@ impl Cursor<'_> {
             3 => self.take(1),
             4..=6 => self.varint().map(drop),
             7 => self.take(8),
-            8 => {
+            BINARY => {
                 let bytes = self.varint()?;
                 self.take(bytes)
             }
@@ -118,7 +125,7 @@ impl Cursor<'_> {
                 // A truth value has a byte here.
                 (0..count).try_for_each(|_| if kind < 3 { self.take(1) } else { self.skip(kind, depth + 1) })
             }
-            12 if depth < 16 => {
+            STRUCT if depth < 16 => {
                 let mut field = 0;
                 while let Some(kind) = self.field(&mut field)? {
                     self.skip(kind, depth + 1)?;
