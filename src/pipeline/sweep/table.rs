@@ -1,7 +1,7 @@
 //! Tables over the variants of a sweep: every number in `numbers.parquet`, and for people `tables.md`, one table for each
 //! stage that compares several things (`evaluate`, `audit`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -146,7 +146,7 @@ fn lines<'a>(sweep: &Sweep, measured: &'a [Measured], stage: &str) -> Vec<Line<'
 fn table(sweep: &Sweep, measured: &[Measured], stage: &str) -> String {
     let lines = lines(sweep, measured, stage);
     let mut out = format!("## {stage}\n\n");
-    let metrics: Vec<&str> = lines.first().map_or_else(Vec::new, |line| line.cells.keys().copied().collect());
+    let metrics: BTreeSet<&str> = lines.iter().flat_map(|line| line.cells.keys().copied()).collect();
     let chosen = sweep.choose.as_ref().map(|choose| choose.variable.as_str());
     let mut head = vec![""];
     head.extend(others(sweep).iter().map(|name| name.as_str()));
