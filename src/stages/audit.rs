@@ -1,5 +1,5 @@
 //! `audit` — how good a token reward is where the answers are known: how well it ranks planted tokens over the rest
-//! (AUROC), and how many of them the key masks catch.
+//! (AUROC), how many of them the key masks catch, and how much of the reward lies in how few tokens.
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
@@ -66,6 +66,35 @@ pub struct Seen {
     rankings: [[Ranking; 3]; 2],
     planted: [u64; 2],
     caught: [u64; 2],
+    gathered: [Gathered; 2],
+}
+
+/// The reward in the best tenths of every response's tokens: those that are best for `sepo`, the highest of a chosen
+/// response, the lowest of a rejected one.
+#[derive(Debug, Default)]
+struct Gathered {
+    /// By tenths of a response's tokens, rounded up: their reward, counted positive where it speaks for its side.
+    tenths: [f64; 10],
+    /// Everything that speaks for its side.
+    whole: f64,
+}
+
+impl Gathered {
+    /// Adds a response; `rewards` are positive where they speak for its side.
+    fn add(&mut self, mut rewards: Vec<f64>) {
+        rewards.sort_unstable_by(|a, b| b.total_cmp(a));
+        for (tenth, sum) in self.tenths.iter_mut().enumerate() {
+            *sum += rewards.iter().take((rewards.len() * (tenth + 1)).div_ceil(10)).sum::<f64>();
+        }
+        self.whole += rewards.iter().filter(|reward| **reward > 0.0).sum::<f64>();
+    }
+
+    /// `reward_in_best_10` to `reward_in_best_100`: shares of `whole`. What speaks against its side is subtracted, so
+    /// that the shares fall again where it begins.
+    fn shares(&self) -> impl Iterator<Item = (String, Value)> + '_ {
+        let name = |tenth: usize| format!("reward_in_best_{}", 10 * (tenth + 1));
+        self.tenths.iter().enumerate().map(move |(tenth, sum)| (name(tenth), json!(sum / self.whole)))
+    }
 }
 
 impl Seen {
@@ -93,6 +122,8 @@ impl Seen {
                     self.planted[index] += u64::from(planted);
                     self.caught[index] += u64::from(planted && key[row][token]);
                 }
+                let own = rewards.row(row).iter().map(|reward| sign * f64::from(*reward));
+                self.gathered[index].add(own.collect());
             }
         }
         Ok(())
@@ -106,12 +137,13 @@ impl Seen {
             let places = self.rankings[index][0].places.iter().filter(|(_, planted)| *planted).count();
             let by_place = self.rankings[index].each_mut().map(|r| auroc(&mut r.places));
             let caught = self.caught[index] as f64 / self.planted[index].max(1) as f64;
-            let numbers = json!({
+            let mut numbers = json!({
                 "reward_auroc": reward, "reference_logp_auroc": reference, "random_auroc": random,
                 "planted_tokens": self.planted[index], "planted_in_key_mask": caught,
                 "planted_places": places, "reward_place_auroc": by_place[0],
                 "reference_logp_place_auroc": by_place[1], "random_place_auroc": by_place[2],
             });
+            numbers.as_object_mut().into_iter().for_each(|numbers| numbers.extend(self.gathered[index].shares()));
             metrics.insert(side.name().to_owned(), numbers);
         }
         metrics
@@ -149,6 +181,17 @@ mod tests {
         }
         assert_eq!(ranking.tokens.len(), 6);
         assert_eq!(ranking.places, [(0.2, false), (0.9, true), (0.4, false), (0.0, true)]);
+    }
+
+    #[test]
+    fn few_tokens_hold_most_of_the_reward() {
+        let mut gathered = Gathered::default();
+        gathered.add(vec![0.5, 6.0, -1.0, 1.5]);
+        gathered.add(vec![2.0]);
+        let shares: Vec<f64> = gathered.shares().map(|(_, share)| share.as_f64().unwrap()).collect();
+        // 1, 1, 2, 2, 2, 3, 3, 4, 4, 4 tokens of the first response, the only one of the second.
+        assert_eq!(shares, [0.8, 0.8, 0.95, 0.95, 0.95, 1.0, 1.0, 0.9, 0.9, 0.9]);
+        assert_eq!(gathered.shares().last().unwrap().0, "reward_in_best_100");
     }
 
     // sklearn 1.7: roc_auc_score([0, 0, 1, 1, 0], [0.1, 0.4, 0.35, 0.8, 0.35]) -> 0.75

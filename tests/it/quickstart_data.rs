@@ -36,6 +36,9 @@ fn rows_and_tokenizer_come_out_again() {
     let made = content::rows::demonstrations().into_iter();
     let made: Vec<_> = made.map(|(row, [answer, other])| [row.prompt, answer.text, other.text]).collect();
     assert!(texts("sft.parquet", ["prompt", "answer", "other"]) == made, "sft.parquet differs");
+    let made = content::rows::noisy().into_iter();
+    let made: Vec<_> = made.map(|pair| [pair.row.prompt, pair.chosen.text, pair.rejected.text]).collect();
+    assert!(texts("noisy.parquet", ["prompt", "chosen", "rejected"]) == made, "noisy.parquet differs");
     let json = content::bpe::tokenizer_json(&train).unwrap() + "\n";
     let found = std::fs::read_to_string(repository().join("data/quickstart/tokenizer/tokenizer.json")).unwrap();
     assert!(json == found, "tokenizer.json differs");
@@ -53,4 +56,16 @@ fn a_planted_place_is_one_token() {
             assert_eq!(inside, 1, "{place:?} of {:?}", answer.text);
         }
     }
+}
+
+#[test]
+fn noise_is_what_it_says() {
+    let pairs = content::rows::noisy();
+    let share = |what: &dyn Fn(&content::rows::Labelled) -> bool| {
+        pairs.iter().filter(|pair| what(pair)).count() as f64 / pairs.len() as f64
+    };
+    assert!((share(&|pair| pair.flipped) - 0.2).abs() < 0.02);
+    let longer = |pair: &content::rows::Labelled| pair.chosen.text.len() > pair.rejected.text.len() + 10;
+    let shorter = |pair: &content::rows::Labelled| pair.chosen.text.len() + 10 < pair.rejected.text.len();
+    assert!(share(&longer) > 0.4 && share(&shorter) < 0.2, "{} {}", share(&longer), share(&shorter));
 }

@@ -15,12 +15,15 @@ fn the_reproduction_runs_from_one_file() {
     let suite = folder.write("quick.yaml", &text);
     std::os::unix::fs::symlink(repository.join("data"), folder.path("data")).unwrap();
     let suite = suite.to_str().unwrap();
-    assert_eq!(folder.succeeds(&["check", suite]).matches("no problems").count(), 4);
+    assert_eq!(folder.succeeds(&["check", suite]).matches("no problems").count(), 5);
     folder.succeeds(&["run", suite, "--var", "out=out"]);
     let there = |name: &str| fs::read_to_string(folder.path(&format!("out/tables/{name}"))).unwrap();
     for (name, rows) in [
         ("methods", ["| sepo |", "| sepo_random |", "| dpo |", "| tbpo_q |", "| chosen |", "## validation_answers"]),
-        ("shares", ["| both_10 |", "| both_100 |", "| chosen_50 |", "| rejected_10 |", "## by_share", "## validation"]),
+        (
+            "shares",
+            ["| both_10 |", "| both_100 |", "| chosen_50 |", "| rejected_10 |", "## by_share", "## answers_by_share"],
+        ),
         (
             "weak_to_strong",
             [
@@ -36,6 +39,7 @@ fn the_reproduction_runs_from_one_file() {
             "off_distribution",
             ["| sepo |", "| sepo_all |", "| dpo |", "| oracle |", "## on_facts", "## on_what_they_trained_on"],
         ),
+        ("noise", ["| sepo |", "| dpo_robust |", "| before |", "## answers", "## methods", "## costs by stage"]),
     ] {
         let tables = there(&format!("{name}/tables.md"));
         for row in rows {
@@ -43,7 +47,8 @@ fn the_reproduction_runs_from_one_file() {
         }
         assert!(folder.path(&format!("out/tables/{name}/numbers.parquet")).is_file());
     }
-    for plot in ["methods/accuracy_by_drift", "shares/accuracy_by_share", "weak_to_strong/accuracy_by_oracle"] {
+    let plots = ["methods/accuracy_by_drift", "methods/reward_by_share", "shares/win_rate_by_share"];
+    for plot in plots.into_iter().chain(["weak_to_strong/accuracy_by_oracle"]) {
         assert!(there(&format!("{plot}.svg")).contains("<circle"), "{plot}");
     }
 }

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, ListArray, RecordBatch, StringArray, StructArray};
+use arrow::array::{ArrayRef, BooleanArray, Int32Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
 use arrow::error::ArrowError;
@@ -15,7 +15,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use content::rows::{Answer, Row};
+use content::rows::{Answer, Labelled, Row};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/quickstart");
@@ -24,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (train, test) = content::rows::rows();
     write(&folder.join("train.parquet"), &pairs(&train)?)?;
     write(&folder.join("test.parquet"), &pairs(&test)?)?;
+    write(&folder.join("noisy.parquet"), &noisy(&content::rows::noisy())?)?;
     write(&folder.join("sft.parquet"), &demonstrations(&content::rows::demonstrations())?)?;
     let json = content::bpe::tokenizer_json(&train).map_err(|error| error.to_string())?;
     fs::write(tokenizer.join("tokenizer.json"), json + "\n")?;
@@ -33,15 +34,27 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn pairs(rows: &[Row]) -> Result<RecordBatch, ArrowError> {
-    let (chosen, rejected) = (answers(rows, Row::chosen), answers(rows, Row::rejected));
-    RecordBatch::try_from_iter([
+    RecordBatch::try_from_iter(columns(rows, [answers(rows, Row::chosen), answers(rows, Row::rejected)]))
+}
+
+fn noisy(pairs: &[Labelled]) -> Result<RecordBatch, ArrowError> {
+    let rows: Vec<Row> = pairs.iter().map(|pair| pair.row.clone()).collect();
+    let sides = [|pair: &Labelled| pair.chosen.clone(), |pair: &Labelled| pair.rejected.clone()];
+    let mut columns = columns(&rows, sides.map(|side| pairs.iter().map(side).collect()));
+    let flipped: BooleanArray = pairs.iter().map(|pair| Some(pair.flipped)).collect();
+    columns.push(("flipped", Arc::new(flipped)));
+    RecordBatch::try_from_iter(columns)
+}
+
+fn columns(rows: &[Row], [chosen, rejected]: [Vec<Answer>; 2]) -> Vec<(&'static str, ArrayRef)> {
+    vec![
         ("prompt", texts(rows.iter().map(|row| row.prompt.as_str()))),
         ("chosen", texts(chosen.iter().map(|answer| answer.text.as_str()))),
         ("rejected", texts(rejected.iter().map(|answer| answer.text.as_str()))),
         ("chosen_planted", spans(&chosen)),
         ("rejected_planted", spans(&rejected)),
         ("kind", texts(rows.iter().map(|row| row.kind))),
-    ])
+    ]
 }
 
 fn demonstrations(rows: &[(Row, [Answer; 2])]) -> Result<RecordBatch, ArrowError> {

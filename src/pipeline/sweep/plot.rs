@@ -1,5 +1,5 @@
 //! Plots over the variants of a sweep, as SVG: one number against another, or against the number that a label ends with
-//! (`both_10`, `both_20`, ... is a line called `both`).
+//! (`both_10`, `both_20`, ... is a line called `both`) or a number's own name (`reward_in_best_10`, ...).
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -15,9 +15,10 @@ use super::table::{Line, mean};
 pub struct Plot {
     /// The stage.
     pub stage: String,
-    /// What goes to the right: a number of the table, or `label`, which stands for the number that a label ends with.
+    /// What goes to the right: a number of the table; `label`, which stands for the number that a label ends with; or
+    /// `metric`, for the numbers that the names after `y` end with (`y: reward_in_best` for `reward_in_best_10`, ...).
     pub x: String,
-    /// What goes up: a number of the table.
+    /// What goes up: a number of the table, or with `x: metric` several.
     pub y: String,
 }
 
@@ -39,6 +40,13 @@ impl Plot {
         let mut series: BTreeMap<&str, Vec<Point>> = BTreeMap::new();
         for line in lines {
             let number = |name: &str| line.cells.get(name).map(|values| mean(values));
+            if self.x == "metric" {
+                let named = line.cells.iter().filter_map(|(name, values)| Some((numbered(name)?, mean(values))));
+                let points =
+                    named.filter(|((name, _), _)| *name == self.y).map(|((_, x), y)| Point { label: "", x, y });
+                series.entry(line.label).or_default().extend(points);
+                continue;
+            }
             let Some(y) = number(&self.y) else { continue };
             if self.x == "label" {
                 let Some((name, x)) = numbered(line.label) else { continue };
@@ -65,7 +73,8 @@ impl Plot {
             let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>");
         };
         let bottom = HEIGHT - below;
-        text((left + WIDTH - after) / 2.0, HEIGHT - 10.0, "middle", if self.x == "label" { "" } else { &self.x });
+        let below_all = if ["label", "metric"].contains(&self.x.as_str()) { "" } else { &self.x };
+        text((left + WIDTH - after) / 2.0, HEIGHT - 10.0, "middle", below_all);
         text(left, 14.0, "start", &self.y);
         for tick in right.ticks() {
             text(left + right.share(tick) * (WIDTH - left - after), bottom + 18.0, "middle", &shown(tick));
@@ -169,6 +178,15 @@ mod tests {
         assert_eq!(by_drift.matches("<circle").count(), 3, "{by_drift}");
         assert!(by_drift.contains(">all</text>"), "{by_drift}");
         assert!(Plot { stage: "s".into(), x: "nothing".into(), y: "accuracy".into() }.svg(&lines()).is_none());
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_names_make_lines() {
+        let cells = [("best_10", vec![0.5]), ("best_20", vec![0.7, 0.9]), ("worst_10", vec![0.1])].into();
+        let lines = [Line { label: "chosen", values: Vec::new(), chosen: "", cells }];
+        let plot = Plot { stage: "s".into(), x: "metric".into(), y: "best".into() }.svg(&lines).unwrap();
+        assert_eq!(plot.matches("<circle").count(), 2, "{plot}");
+        assert!(plot.contains(">chosen</text>") && plot.contains(">20</text>"), "{plot}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Tables over the variants of a sweep: every number in `numbers.parquet`, and for people `tables.md`, one table for each
-//! stage that compares several things (`evaluate`, `audit`).
+//! stage that compares several things (`evaluate`, `audit`), and one of what every model's run took.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -13,6 +13,7 @@ use crate::error::{Error, Place, Result};
 use crate::io::{FileFormat, Location};
 
 /// A number that a stage of a variant reported. `label` is the model or the side that it is about, or empty.
+#[derive(Clone, Copy)]
 struct Measured<'a> {
     values: &'a BTreeMap<String, String>,
     stage: &'a str,
@@ -29,9 +30,8 @@ pub(super) fn write(sweep: &Sweep, outcomes: &[Outcome], folder: &Location) -> R
     let mut writer = FileFormat::Parquet.create(&numbers, &batch.schema())?;
     writer.write(&batch)?;
     writer.finish()?;
-    let mut stages: Vec<&str> = measured.iter().filter(|m| !m.label.is_empty()).map(|m| m.stage).collect();
-    stages.sort_unstable();
-    stages.dedup();
+    let measured = [costs(&measured), measured].concat();
+    let stages: BTreeSet<&str> = measured.iter().filter(|m| !m.label.is_empty()).map(|m| m.stage).collect();
     let text = stages.iter().map(|stage| table(sweep, &measured, stage)).collect::<Vec<_>>().join("\n");
     text_file.write(text.clone())?;
     let mut files = vec![numbers.to_string(), text_file.to_string()];
@@ -65,6 +65,16 @@ fn measured(outcome: &Outcome) -> Vec<Measured<'_>> {
         }
     }
     all
+}
+
+/// What the stages that run a model took, each as a label of one table. Its name is no stage's.
+fn costs<'a>(measured: &[Measured<'a>]) -> Vec<Measured<'a>> {
+    let whole = |m: &&Measured| m.label.is_empty();
+    let with_model: BTreeSet<&str> =
+        measured.iter().filter(whole).filter(|m| m.metric == "gflop").map(|m| m.stage).collect();
+    let wanted = |m: &&Measured| with_model.contains(m.stage) && ["seconds", "tokens", "gflop"].contains(&m.metric);
+    let labelled = |m: &Measured<'a>| Measured { stage: "costs by stage", label: m.stage, ..*m };
+    measured.iter().filter(whole).filter(wanted).map(labelled).collect()
 }
 
 /// One row a number: the sweep's variables, `stage`, `label`, `metric`, `value`.
@@ -134,7 +144,14 @@ fn lines<'a>(sweep: &Sweep, measured: &'a [Measured], stage: &str) -> Vec<Line<'
             let scored = judge.cells.iter().filter_map(|(value, cells)| Some((*value, score(cells)?)));
             scored.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(value, _)| value)
         });
-        // Without a decision, every value has its line.
+        // Without a decision, every value has its line, or one for all where it makes no difference.
+        let mut each = row.cells.values();
+        let alike = each.next().is_some_and(|first| row.cells.len() > 1 && each.all(|cells| cells == first));
+        if best.is_none() && alike {
+            let cells = row.cells.into_values().next().unwrap_or_default();
+            lines.push(Line { label: row.label, values: row.values, chosen: "", cells });
+            continue;
+        }
         for (chosen, cells) in row.cells.into_iter().filter(|(value, _)| best.is_none_or(|best| best == *value)) {
             lines.push(Line { label: row.label, values: row.values.clone(), chosen, cells });
         }
@@ -197,6 +214,33 @@ fn quantile(degrees: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_choice_does_not_change_has_one_line() {
+        let sweep: Sweep = serde_json::from_value(serde_json::json!({
+            "over": { "seed": [1, 2], "lr": [3, 4] }, "repeats": "seed",
+            "choose": { "variable": "lr", "stage": "judge", "metric": "accuracy" },
+        }))
+        .unwrap();
+        let values = |seed: &str, lr: &str| {
+            BTreeMap::from([("seed".to_owned(), seed.to_owned()), ("lr".to_owned(), lr.to_owned())])
+        };
+        let variants = [values("1", "3"), values("2", "3"), values("1", "4"), values("2", "4")];
+        let one = |values, stage, label, metric, value| Measured { values, stage, label, metric, value };
+        let mut measured = Vec::new();
+        for (index, values) in variants.iter().enumerate() {
+            measured.push(one(values, "judge", "policy", "accuracy", index as f64));
+            for (stage, gflop) in [("oracle", 7.0), ("policy", 2.0 + (index / 2) as f64)] {
+                measured.push(one(values, stage, "", "gflop", gflop));
+                measured.push(one(values, stage, "", "loss", 0.5));
+            }
+        }
+        let costs = costs(&measured);
+        let text = table(&sweep, &[costs, measured].concat(), "costs by stage");
+        let rows: Vec<&str> = text.lines().skip(2).collect();
+        assert_eq!(rows[0], "|  | lr | n | gflop |");
+        assert_eq!(rows[2..], ["| oracle |  | 2 | 7 ± 0 |", "| policy | 4 | 2 | 3 ± 0 |"]);
+    }
 
     // scipy 1.17: stats.t.interval(.95, 4, loc=np.mean(x), scale=stats.sem(x)) for x = [1, 2, 3, 4, 6]
     // -> (0.8116, 5.5884), which is 3.2 ± 2.3884

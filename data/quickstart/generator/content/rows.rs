@@ -12,6 +12,8 @@ use super::words::{
 pub(crate) const TRAIN_ROWS: usize = 4096;
 /// Rows of `test.parquet`.
 pub(crate) const TEST_ROWS: usize = 512;
+/// Rows of `noisy.parquet`.
+pub(crate) const NOISY: usize = 4096;
 /// Rows of `sft.parquet`.
 pub(crate) const DEMONSTRATIONS: usize = 4096;
 const SEED: u64 = 20_240_813;
@@ -128,6 +130,40 @@ pub(crate) fn demonstrations() -> Vec<(Row, [Answer; 2])> {
         [0, 1].map(|flip| row.answer(|part| sides[part] ^ flip))
     };
     rows.map(|row| (row.clone(), answers(&row, &mut dice))).collect()
+}
+
+/// A pair as hasty people label it.
+#[derive(Debug, Clone)]
+pub(crate) struct Labelled {
+    /// The prompt, and what it is about.
+    pub(crate) row: Row,
+    /// What they took for the better answer.
+    pub(crate) chosen: Answer,
+    /// What they took for the worse one.
+    pub(crate) rejected: Answer,
+    /// Whether they were wrong.
+    pub(crate) flipped: bool,
+}
+
+/// Other pairs. One in five is labelled the wrong way round, and the label likes length: a sentence that says nothing
+/// follows three in five of the answers that were taken for the better, and one in five of the others.
+pub(crate) fn noisy() -> Vec<Labelled> {
+    let mut dice = Dice(SEED + 3);
+    let mut label = |row: Row| {
+        let mut answers = [row.chosen(), row.rejected()];
+        let flipped = dice.percent(20);
+        if flipped {
+            answers.reverse();
+        }
+        for (answer, share) in answers.iter_mut().zip([60, 20]) {
+            if dice.percent(share) {
+                answer.plain(&format!(" {}.", dice.filler(&NEUTRAL)));
+            }
+        }
+        let [chosen, rejected] = answers;
+        Labelled { row, chosen, rejected, flipped }
+    };
+    draw(SEED + 4, NOISY).into_iter().map(&mut label).collect()
 }
 
 /// One or two facts, each wrong in the rejected answer.
