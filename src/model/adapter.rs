@@ -14,6 +14,7 @@ use super::folder::{self, Card};
 use super::kernels::linear::Layout;
 use super::lora::{Lora, scale};
 use super::source::{ModelSource, missing};
+use super::trunk::layer_of;
 use super::weights::shorten;
 use super::{CausalLm, Weights};
 use crate::error::{Error, Result};
@@ -118,7 +119,7 @@ impl Config {
 #[derive(Debug)]
 pub(super) struct Stored {
     folder: PathBuf,
-    checkpoint: Checkpoint,
+    pub(super) checkpoint: Checkpoint,
     used: BTreeSet<String>,
     pub(super) alpha: f64,
     pub(super) rslora: bool,
@@ -219,9 +220,10 @@ fn save_merged(source: &ModelSource, adapters: &Path, card: &Card, folder: &Path
 
 fn write(model: &CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folder: &Path) -> Result<()> {
     let mut tensors = Vec::new();
-    let mut layers = BTreeSet::new();
+    let (mut layers, mut indices) = (BTreeSet::new(), BTreeSet::new());
     model.for_each_parameter(|name, values, shape| {
         if let Some((layer, _)) = name.split_once(".adapter.") {
+            indices.extend(layer_of(layer));
             layers.insert(layer.rsplit('.').next().unwrap_or(layer).to_owned());
             tensors.push((peft_name(name), values.into_data(), shape.to_vec()));
         }
@@ -229,7 +231,7 @@ fn write(model: &CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folde
     folder::write_tensors(&tensors, &folder.join(TENSORS))?;
     let base = source.base_folder()?.map(|base| fs::canonicalize(&base).unwrap_or(base));
     let alpha = if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };
-    let config = json!({
+    let mut config = json!({
         "alpha_pattern": {},
         "base_model_name_or_path": base,
         "bias": "none",
@@ -247,6 +249,9 @@ fn write(model: &CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folde
         "use_dora": false,
         "use_rslora": lora.rslora,
     });
+    if lora.last_layers.is_some() {
+        config["layers_to_transform"] = json!(indices);
+    }
     folder::write_json(&config, &folder.join(CONFIG))?;
     folder::write_text(&card.text(source, "peft"), &folder.join("README.md"))?;
     folder::copy_tokenizer(source, folder)

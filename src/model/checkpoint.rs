@@ -156,6 +156,17 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| &*entry.shape)
     }
 
+    /// Whether tensor `name` is there in both, and the same.
+    pub(super) fn holds_the_same(&self, other: &Self, name: &str) -> bool {
+        self.tensors.get(name).zip(other.tensors.get(name)).is_some_and(|(own, others)| {
+            (own.dtype, &own.shape, self.bytes(own)) == (others.dtype, &others.shape, other.bytes(others))
+        })
+    }
+
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        &self.files[entry.file].1[entry.bytes.clone()]
+    }
+
     /// The values of tensor `name`, which must have `shape`, as f32.
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let folder = self.files.first().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
@@ -169,7 +180,7 @@ impl Checkpoint {
         if entry.shape != shape {
             return Err(wrong(format!("has shape {:?}; config.json asks for {shape:?}", entry.shape)));
         }
-        let bytes = &map[entry.bytes.clone()];
+        let bytes = self.bytes(entry);
         let values = match entry.dtype {
             Dtype::F32 => convert(bytes, f32::from_le_bytes),
             Dtype::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32()),

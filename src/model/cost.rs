@@ -74,6 +74,7 @@ impl PairIds<'_> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
     width: usize,
+    layers: f64,
     /// In the products of all layers, for every token.
     token: f64,
     /// In the attention of all layers, for every pair of tokens that see each other.
@@ -97,10 +98,16 @@ impl Cost {
         let feed_forward = if gpt { 2.0 } else { 3.0 } * width * inner;
         Some(Self {
             width: width as usize,
+            layers,
             token: 2.0 * layers * (attention + feed_forward),
             seen: 4.0 * layers * heads * head_dim,
             needed: 2.0 * width * number(&["vocab_size"])?,
         })
+    }
+
+    /// Operations of a forward pass through the first `layers`.
+    pub fn trunk(&self, layers: usize, work: Work) -> f64 {
+        (self.token * work.tokens + self.seen * work.seen) * layers as f64 / self.layers
     }
 
     /// Numbers between two layers.

@@ -23,6 +23,10 @@ pub struct Lora {
     /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<String>>,
+    /// Adapt so many layers at the end alone; all by default. `score` runs the layers below them once for the adapted
+    /// model and its base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_layers: Option<usize>,
     /// Scale by `alpha / sqrt(r)` instead (arXiv 2312.03732).
     #[serde(default)]
     pub rslora: bool,
@@ -46,6 +50,9 @@ impl Lora {
         }
         if !(self.alpha > 0.0 && self.alpha.is_finite()) {
             return Some("alpha must be above 0");
+        }
+        if self.last_layers == Some(0) {
+            return Some("last_layers must be above 0");
         }
         self.targets.as_ref().is_some_and(Vec::is_empty).then_some("targets must name a layer")
     }

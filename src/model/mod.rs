@@ -35,6 +35,7 @@ pub mod rope;
 pub mod score;
 pub mod source;
 pub mod tokenizer;
+mod trunk;
 pub mod weight;
 pub mod weights;
 
@@ -112,7 +113,8 @@ impl CausalLm {
             return Err(Error::model(source, message));
         }
         let start = source.adapter_folder().map(Stored::open).transpose()?;
-        let training = Training::new(source.to_string(), lora.clone(), seed, start)?;
+        let layers = trunk::layers(&source.config()?);
+        let training = Training::new(source.to_string(), lora.clone(), layers, seed, start)?;
         Self::load_with(source, Overlay::Trained(training), None, device)
     }
 

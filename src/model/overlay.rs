@@ -9,6 +9,7 @@ use rand_distr::{Distribution, Uniform};
 
 use super::adapter::{Factors, Stored};
 use super::lora::{Adapter, Lora, scale};
+use super::trunk::layer_of;
 use super::weights::random;
 use crate::error::{Error, Result};
 
@@ -36,6 +37,8 @@ impl Overlay {
 pub(super) struct Training {
     model: String,
     lora: Lora,
+    /// The first layer that is adapted, counted from 0.
+    first_layer: usize,
     seed: u64,
     /// The adapter that training goes on from.
     start: Option<Stored>,
@@ -45,9 +48,14 @@ pub(super) struct Training {
 }
 
 impl Training {
-    /// Adapters as `lora` describes them, from `start` on where there is one.
-    pub(super) fn new(model: String, lora: Lora, seed: u64, start: Option<Stored>) -> Result<Self> {
-        let training = Self { model, lora, seed, start, adapted: Vec::new(), layers: BTreeSet::new() };
+    /// Adapters as `lora` describes them on a model of so many `layers`, from `start` on where there is one.
+    pub(super) fn new(model: String, lora: Lora, layers: usize, seed: u64, start: Option<Stored>) -> Result<Self> {
+        let last = lora.last_layers.unwrap_or(layers);
+        let first_layer = layers.saturating_sub(last);
+        let training = Self { model, lora, first_layer, seed, start, adapted: Vec::new(), layers: BTreeSet::new() };
+        if last > layers {
+            return Err(training.wrong(format!("last_layers is {last}, but the model has {layers} layers")));
+        }
         match (training.lora.problem(), &training.start) {
             (Some(problem), _) => Err(training.wrong(problem)),
             (None, Some(start)) if (start.alpha, start.rslora) != (training.lora.alpha, training.lora.rslora) => {
@@ -65,7 +73,7 @@ impl Training {
     /// The adapter of the layer `name`, where it gets one.
     pub(super) fn adapter(&mut self, name: &str, size: [usize; 2], device: &Device) -> Result<Option<Adapter>> {
         self.layers.insert(name.rsplit('.').next().unwrap_or(name).to_owned());
-        let targeted = self.lora.targets(name);
+        let targeted = self.lora.targets(name) && layer_of(name).is_none_or(|layer| layer >= self.first_layer);
         let stored = self.start.as_mut().map(|start| start.factors(name, size)).transpose()?;
         let factors = match stored {
             None if targeted => self.fresh(name, size),
@@ -77,7 +85,9 @@ impl Training {
                 return Err(self.wrong(format!("the adapter to go on from leaves `{name}` alone")));
             }
             Some(Some(_)) => {
-                return Err(self.wrong(format!("the adapter to go on from changes `{name}`; name it in `targets`")));
+                return Err(self.wrong(format!(
+                    "the adapter to go on from changes `{name}`; `targets` and `last_layers` must reach it"
+                )));
             }
             None | Some(None) => return Ok(None),
         };

@@ -102,6 +102,23 @@ impl CausalLm {
         self.needed(batch, None, device)
     }
 
+    /// As [`Self::hidden`], of two models whose first `common` layers, one at least, are the same.
+    pub(super) fn hidden_of_both(
+        models: [&Self; 2],
+        common: usize,
+        batch: &PackedBatch,
+        device: &Device,
+    ) -> [Tensor<2>; 2] {
+        let setting = models[0].setting(batch, device);
+        let trunk =
+            (0..common).fold(models[0].embed(batch, device), |x, index| models[0].layer(index, x, &setting, None));
+        models.map(|model| {
+            let rest = common..model.layers();
+            let x = rest.fold(trunk.clone(), |x, index| model.layer(index, x, &setting, None));
+            model.select(x, batch, device)
+        })
+    }
+
     /// As [`Self::hidden`], with the way back still to come, on a device with autodiff.
     pub fn pass<'a>(&'a self, batch: &'a PackedBatch, device: &'a Device, memory: Memory) -> Pass<'a> {
         let mut between = Vec::new();

@@ -4,7 +4,7 @@ mod divergence;
 
 use std::ops::Range;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use super::cost::{Cost, Work};
 use super::kernels::packed::Packed;
@@ -26,6 +26,9 @@ impl<'a> PairIds<'a> {
         Self { prompt, responses: [response, &[]] }
     }
 }
+
+/// The log-probability of every response token, `[chosen, rejected]` for every pair.
+pub type Logps = Vec<[Vec<f32>; 2]>;
 
 /// A frozen model at work.
 pub struct Scorer {
@@ -55,15 +58,49 @@ impl Scorer {
         self.cost.map_or(0.0, |cost| cost.forward(work))
     }
 
-    /// The log-probability of every response token, `[chosen, rejected]` for every pair.
+    /// The log-probabilities of `pairs`.
     ///
     /// # Errors
     /// A token id that the model has no embedding for, or more tokens than it has positions.
-    pub fn logps(&self, pairs: &[PairIds]) -> Result<Vec<[Vec<f32>; 2]>> {
+    pub fn logps(&self, pairs: &[PairIds]) -> Result<Logps> {
+        let [own] = self.passes(pairs, |batch| [self.model.token_logps(batch, &self.device)])?;
+        Ok(own)
+    }
+
+    /// As [`Self::logps`], of this model and of `other` on the same device. Their first `common` layers are the same
+    /// ([`ModelSource::common_layers`]) and run once.
+    ///
+    /// # Errors
+    /// As for [`Self::logps`], of both models.
+    pub fn logps_beside(&self, other: &Self, common: usize, pairs: &[PairIds]) -> Result<[Logps; 2]> {
+        if common == 0 {
+            return Ok([self.logps(pairs)?, other.logps(pairs)?]);
+        }
+        for pair in pairs {
+            check(pair, &other.model, &other.name)?;
+        }
+        let models = [&self.model, &other.model];
+        self.passes(pairs, |batch| {
+            let [own, others] = CausalLm::hidden_of_both(models, common, batch, &self.device);
+            [self.model.logps_of(own, batch), other.model.logps_of(others, batch)]
+        })
+    }
+
+    /// Floating-point operations that [`Self::logps_beside`] saves on `work`.
+    pub fn saved(&self, common: usize, work: Work) -> f64 {
+        self.cost.map_or(0.0, |cost| cost.trunk(common, work))
+    }
+
+    /// What `pass` says of every response token of every batch that `pairs` are packed into.
+    fn passes<const N: usize>(
+        &self,
+        pairs: &[PairIds],
+        pass: impl Fn(&PackedBatch) -> [Tensor<1>; N],
+    ) -> Result<[Logps; N]> {
         for pair in pairs {
             check(pair, &self.model, &self.name)?;
         }
-        let mut out = vec![Default::default(); pairs.len()];
+        let mut out = [(); N].map(|()| vec![Default::default(); pairs.len()]);
         let mut order: Vec<usize> = (0..pairs.len()).collect();
         order.sort_by_key(|index| cost(&pairs[*index]));
         for range in budget(order.iter().map(|index| cost(&pairs[*index])), self.batch_tokens) {
@@ -72,10 +109,12 @@ impl Scorer {
                 let pair = &pairs[*index];
                 batch.push(pair.prompt, &pair.responses.map(|ids| Response { ids, needed: Needed::All }));
             }
-            let logps = self.model.token_logps(&batch, &self.device).into_data().convert::<f32>();
-            let logps = logps.try_into_vec::<f32>().map_err(|error| Error::model(&self.name, format!("{error:?}")))?;
-            for (index, ranges) in order[range].iter().zip(batch.responses.chunks_exact(2)) {
-                out[*index] = [&ranges[0], &ranges[1]].map(|range| logps[range.clone()].to_vec());
+            for (out, logps) in out.iter_mut().zip(pass(&batch)) {
+                let logps = logps.into_data().convert::<f32>().try_into_vec::<f32>();
+                let logps = logps.map_err(|error| Error::model(&self.name, format!("{error:?}")))?;
+                for (index, ranges) in order[range.clone()].iter().zip(batch.responses.chunks_exact(2)) {
+                    out[*index] = [&ranges[0], &ranges[1]].map(|range| logps[range.clone()].to_vec());
+                }
             }
         }
         Ok(out)

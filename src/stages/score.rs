@@ -22,7 +22,7 @@ use crate::columns::{
 };
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::cost::Work;
-use crate::model::score::PairIds;
+use crate::model::score::{Logps, PairIds};
 use crate::model::{DeviceSpec, ModelSource, Precision, Scorer};
 
 /// Adds log-probability and reward columns.
@@ -155,7 +155,9 @@ impl Score {
         let judge = match oracle {
             Some(oracle) => {
                 let (scorer, digest) = load(oracle)?;
-                Judge::Oracle { scorer: Box::new(scorer), digest }
+                let common = oracle.common_layers(reference)?;
+                tracing::info!("oracle and reference have their first {common} layers in common, which run once");
+                Judge::Oracle { scorer: Box::new(scorer), digest, common }
             }
             None if self.contrast => Judge::Prompts,
             None => Judge::Nobody,
@@ -243,16 +245,16 @@ impl Transform for Scoring {
 impl Scoring {
     /// Scores `pairs`, the rows of `batch`.
     fn judge(&self, batch: &RecordBatch, pairs: &[PairIds]) -> Result<Judged> {
-        let reference = self.reference.logps(pairs)?;
         Ok(match &self.judge {
-            Judge::Nobody => Judged { rewards: None, logps: vec![(Side::ref_logps, reference)] },
-            Judge::Oracle { scorer, .. } => {
-                let oracle = scorer.logps(pairs)?;
+            Judge::Nobody => Judged { rewards: None, logps: vec![(Side::ref_logps, self.reference.logps(pairs)?)] },
+            Judge::Oracle { scorer, common, .. } => {
+                let [reference, oracle] = self.reference.logps_beside(scorer, *common, pairs)?;
                 let rewards = token_rewards(&oracle, &reference, |oracle, reference| oracle - reference);
                 let logps: Vec<(ColumnName, Logps)> = vec![(Side::ref_logps, reference), (Side::oracle_logps, oracle)];
                 Judged { rewards: Some(rewards), logps }
             }
             Judge::Prompts => {
+                let reference = self.reference.logps(pairs)?;
                 let [better, worse] = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS].map(|name| self.behind(batch, name, pairs));
                 let (better, worse) = (better?, worse?);
                 let rewards = token_rewards(&better, &worse, contrast_reward);
@@ -266,7 +268,7 @@ impl Scoring {
     fn operations(&self, work: Work) -> f64 {
         let others = match &self.judge {
             Judge::Nobody => 0.0,
-            Judge::Oracle { scorer, .. } => scorer.operations(work),
+            Judge::Oracle { scorer, common, .. } => scorer.operations(work) - scorer.saved(*common, work),
             Judge::Prompts => 2.0 * self.reference.operations(work),
         };
         self.reference.operations(work) + others
@@ -302,12 +304,14 @@ impl Scoring {
 /// Who says what tokens are worth.
 enum Judge {
     Nobody,
-    Oracle { scorer: Box<Scorer>, digest: String },
+    /// `common` layers at the beginning are those of the reference.
+    Oracle {
+        scorer: Box<Scorer>,
+        digest: String,
+        common: usize,
+    },
     Prompts,
 }
-
-/// One list for each response of each row.
-type Logps = Vec<[Vec<f32>; 2]>;
 
 /// Log-probabilities by column, and the token rewards that follow from them.
 struct Judged {

@@ -188,7 +188,7 @@ impl Job<'_> {
         last.insert("steps".into(), json!(at.step));
         last.insert("tokens".into(), json!(at.tokens));
         last.insert("gflop".into(), json!(at.gflop));
-        last.insert("train_seconds".into(), json!(at.seconds));
+        last.insert("seconds".into(), json!(at.seconds));
         Ok((trainer.policy.model().valid(), last))
     }
 

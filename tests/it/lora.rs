@@ -15,7 +15,7 @@ use crate::harness::{Folder, repository};
 use crate::parity::{assert_close, assert_parity, device, expected, fixture, host, pack};
 
 /// The adapters that `tests/fixtures/make_adapters.py` made, their bases, and how they were made.
-fn adapters() -> [(&'static str, &'static str, Value); 4] {
+fn adapters() -> [(&'static str, &'static str, Value); 5] {
     [
         ("adapters/llama", "llama-untied", json!({ "r": 4, "alpha": 8 })),
         ("adapters/qwen3", "qwen3-window", json!({ "r": 2, "alpha": 6, "targets": ["q_proj", "v_proj"] })),
@@ -25,6 +25,11 @@ fn adapters() -> [(&'static str, &'static str, Value); 4] {
             json!({ "r": 3, "alpha": 6, "targets": ["dense", "query_key_value"] }),
         ),
         ("adapters/gpt2", "gpt2-bare", json!({ "r": 4, "alpha": 5, "targets": ["c_attn", "c_proj"], "rslora": true })),
+        (
+            "adapters/qwen2",
+            "qwen2-tied",
+            json!({ "r": 2, "alpha": 4, "targets": ["q_proj", "up_proj"], "last_layers": 1 }),
+        ),
     ]
 }
 
@@ -156,6 +161,13 @@ fn what_cannot_be_adapted_is_named() {
     assert!(error.contains("no linear layer `lm_head`; there are down_proj, gate_proj, k_proj"), "{error}");
     let error = adapted("llama-tied", json!({ "r": 0 }));
     assert!(error.contains("r must be above 0"), "{error}");
+    for (last_layers, why) in [(0, "last_layers must be above 0"), (3, "last_layers is 3, but the model has 2 layers")]
+    {
+        let error = adapted("llama-tied", json!({ "last_layers": last_layers }));
+        assert!(error.contains(why), "{error}");
+    }
+    let error = adapted("adapters/llama", json!({ "r": 4, "alpha": 8, "last_layers": 1 }));
+    assert!(error.contains("layers.0.") && error.contains("`targets` and `last_layers` must reach it"), "{error}");
     let error = adapted("adapters/llama", json!({ "r": 8, "alpha": 8 }));
     assert!(error.contains("has rank 4 on `model.layers.0.self_attn.q_proj`"), "{error}");
     let error = adapted("adapters/llama", json!({ "r": 4, "alpha": 16 }));

@@ -78,7 +78,7 @@ impl Run<'_> {
             monitor: self.monitor,
         };
         let (model, mut metrics) = job.run(model)?;
-        let seconds = metrics.remove("train_seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
+        let seconds = metrics.remove("seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
         let rows_in = input.flow.rows;
         let card = Card {
             objective: json!(train.objective),

@@ -51,7 +51,7 @@ fn measured(outcome: &Outcome) -> Vec<Measured<'_>> {
         let mut put =
             |label, metric, value| all.push(Measured { values: &outcome.values, stage, label, metric, value });
         put("", "seconds", report.seconds);
-        for (name, value) in &report.metrics {
+        for (name, value) in report.metrics.iter().filter(|(name, _)| *name != "seconds") {
             match (value.as_f64(), value.as_object()) {
                 (Some(value), _) => put("", name, value),
                 (None, Some(several)) => {

@@ -1,0 +1,158 @@
+//! What two models have in common: an adapter on the last layers, or a training that left the first ones alone, makes a
+//! model that begins as its base does. Those layers need to run only once for both.
+
+use serde_json::Value;
+
+use super::ModelSource;
+use super::adapter::Stored;
+use super::checkpoint::Checkpoint;
+use crate::error::Result;
+
+impl ModelSource {
+    /// How many layers from the embeddings on are the same in both models, to the last bit. Reads the weights up to the
+    /// first difference.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be read.
+    pub fn common_layers(&self, other: &Self) -> Result<usize> {
+        let config = self.config()?;
+        if computing(&config) != computing(&other.config()?) {
+            return Ok(0);
+        }
+        let base = match (self.base_folder()?, other.base_folder()?) {
+            (Some(own), Some(other)) if own == other => usize::MAX,
+            (Some(own), Some(other)) => Checkpoint::open(&own)?.same_until(&Checkpoint::open(&other)?),
+            (None, None) if self.weights == other.weights => usize::MAX,
+            _ => 0,
+        };
+        let adapter = |source: &Self| source.adapter_folder().map(Stored::open).transpose();
+        let adapted = match (adapter(self)?, adapter(other)?) {
+            (Some(own), Some(other)) if (own.alpha, own.rslora) == (other.alpha, other.rslora) => {
+                own.checkpoint.same_until(&other.checkpoint)
+            }
+            adapters => {
+                let adapters = [adapters.0, adapters.1];
+                let names = adapters.iter().flatten().flat_map(|stored| stored.checkpoint.names());
+                names.map(matters_from).min().unwrap_or(usize::MAX)
+            }
+        };
+        Ok(layers(&config).min(base).min(adapted))
+    }
+}
+
+impl Checkpoint {
+    /// The first layer that a tensor matters to which is not the same in both.
+    fn same_until(&self, other: &Self) -> usize {
+        let mut names: Vec<&str> = self.names().chain(other.names()).collect();
+        names.sort_unstable_by_key(|name| (matters_from(name), *name));
+        let differs = |name: &&str| matters_from(name) < usize::MAX && !self.holds_the_same(other, name);
+        names.into_iter().find(differs).map_or(usize::MAX, matters_from)
+    }
+}
+
+/// Layers between the embeddings and the final norm, as config.json has it.
+pub(super) fn layers(config: &Value) -> usize {
+    let number = |name: &str| config.get(name)?.as_u64();
+    number("num_hidden_layers").or_else(|| number("n_layer")).unwrap_or(0) as usize
+}
+
+/// The layer that the tensor or layer `name` is part of, counted from 0.
+pub(super) fn layer_of(name: &str) -> Option<usize> {
+    name.split('.').find_map(|part| part.parse().ok())
+}
+
+/// The first layer that computes something else when the tensor `name` is another one.
+fn matters_from(name: &str) -> usize {
+    const AFTER_ALL: [&str; 5] = ["lm_head", "embed_out", "norm", "final_layer_norm", "ln_f"];
+    let after_all = || name.split('.').any(|part| AFTER_ALL.contains(&part));
+    layer_of(name).unwrap_or_else(|| if after_all() { usize::MAX } else { 0 })
+}
+
+/// config.json without what changes no number.
+fn computing(config: &Value) -> Value {
+    let mut config = config.clone();
+    if let Some(entries) = config.as_object_mut() {
+        let remarks = ["_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache"];
+        entries.retain(|name, _| !remarks.contains(&name.as_str()) && !name.ends_with("_token_id"));
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::model::folder::Card;
+    use crate::model::score::PairIds;
+    use crate::model::{CausalLm, DeviceSpec, Lora, Precision, Scorer, adapter};
+
+    fn fixture(name: &str) -> ModelSource {
+        ModelSource::folder(name, Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name))
+    }
+
+    /// `source` with adapters that say something, on all layers or the last ones.
+    fn adapted(source: &ModelSource, last_layers: Option<usize>, alpha: f64, folder: PathBuf) -> ModelSource {
+        let lora: Lora =
+            serde_json::from_value(serde_json::json!({ "alpha": alpha, "last_layers": last_layers })).unwrap();
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let model = CausalLm::load_adapted(source, &lora, 7, &device)
+            .unwrap()
+            .map_parameters(|name, values| if name.contains("lora_B") { values + 0.05 } else { values });
+        let card = Card { objective: serde_json::json!({}), data: String::new() };
+        adapter::save(model, source, &lora, &card, &folder).unwrap();
+        ModelSource::folder("adapted", folder)
+    }
+
+    #[test]
+    fn names_say_where_a_difference_begins() {
+        assert_eq!(matters_from("model.embed_tokens.weight"), 0);
+        assert_eq!(matters_from("transformer.wpe.weight"), 0);
+        assert_eq!(matters_from("base_model.model.model.layers.12.mlp.up_proj.lora_A.weight"), 12);
+        assert_eq!(matters_from("h.3.ln_1.bias"), 3);
+        assert_eq!(matters_from("model.layers.4.post_attention_layernorm.weight"), 4);
+        for name in ["model.norm.weight", "lm_head.weight", "gpt_neox.final_layer_norm.bias", "transformer.ln_f.bias"] {
+            assert_eq!(matters_from(name), usize::MAX, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_layers_below_an_adapter_are_those_of_its_base() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["llama-tied", "gpt_neox-parallel", "gpt2-untied"] {
+            let base = fixture(name);
+            let all = layers(&base.config().unwrap());
+            assert!(all > 1);
+            assert_eq!(base.common_layers(&base).unwrap(), all);
+            let last = adapted(&base, Some(1), 32.0, at(&format!("{name}-last")));
+            let whole = adapted(&base, None, 32.0, at(&format!("{name}-whole")));
+            let other_scale = adapted(&base, Some(1), 8.0, at(&format!("{name}-scale")));
+            assert_eq!(base.common_layers(&last).unwrap(), all - 1, "{name}");
+            assert_eq!(last.common_layers(&other_scale).unwrap(), all - 1, "{name}");
+            assert_eq!(whole.common_layers(&base).unwrap(), 0, "{name}");
+            assert_eq!(whole.common_layers(&last).unwrap(), 0, "{name}");
+            assert_eq!(last.common_layers(&last).unwrap(), all, "{name}");
+        }
+        assert_eq!(fixture("llama-tied").common_layers(&fixture("gpt2-untied")).unwrap(), 0);
+    }
+
+    /// To the last bit: what is scored does not depend on how.
+    #[test]
+    fn common_layers_run_once_to_the_same_log_probabilities() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = fixture("llama-tied");
+        let last = adapted(&base, Some(1), 32.0, folder.path().join("last"));
+        let [base, last] =
+            [base, last].map(|source| Scorer::load(&source, DeviceSpec::Cpu, Precision::F32, 16).unwrap());
+        let pairs = [
+            PairIds { prompt: &[5, 9, 1, 7], responses: [&[4, 8, 2], &[6, 1]] },
+            PairIds { prompt: &[3, 3], responses: [&[2], &[]] },
+            PairIds { prompt: &[1, 2, 3, 4, 5, 6, 7, 8], responses: [&[9, 8], &[7, 7, 7]] },
+        ];
+        let apart = [&base, &last].map(|scorer| scorer.logps(&pairs).unwrap());
+        assert!(apart[0] != apart[1]);
+        assert_eq!(base.logps_beside(&last, 1, &pairs).unwrap(), apart);
+        assert_eq!(base.logps_beside(&last, 0, &pairs).unwrap(), apart);
+    }
+}
