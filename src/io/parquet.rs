@@ -4,8 +4,10 @@
 //! dictionary, ids keep theirs, row groups are capped in rows and in bytes, pages are content-defined and indexed. The
 //! schema's metadata becomes the footer's key-value pairs.
 
+mod dictionary;
 mod pages;
 mod schema;
+mod thrift;
 
 use std::iter;
 use std::ops::Range;
@@ -172,7 +174,9 @@ impl File {
     ) -> Result<ParquetRecordBatchReader, ParquetError> {
         let metadata = self.footer.metadata();
         let left = self.rows_left(group);
-        let windows = Windows::new(self.blob.clone(), pages::spans(metadata, group, mask, &left));
+        let spans = pages::spans(metadata, group, mask, &left);
+        let windows = Windows::new(self.blob.clone(), spans.clone());
+        dictionary::check(&windows, &spans)?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows, self.footer.clone());
         let rows = metadata.row_group(group).num_rows() as usize;
         let builder = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).with_projection(mask.clone());

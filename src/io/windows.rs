@@ -12,13 +12,13 @@ use super::store::{Blob, BlobReader};
 use crate::error::Result;
 
 /// The most that is fetched at once, and held of one column.
-const WINDOW: u64 = 8 << 20;
+pub(super) const WINDOW: u64 = 8 << 20;
 
 /// What is fetched along rather than asked for in two requests.
 const GAP: u64 = 1 << 20;
 
 /// More than a page's header takes.
-const HEADER: u64 = 16 << 10;
+pub(super) const HEADER: u64 = 16 << 10;
 
 /// A file of which some spans will be read, each from its start to its end.
 #[derive(Clone)]

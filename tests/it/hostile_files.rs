@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch};
+use arrow::array::{Int64Array, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::{
     PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
@@ -249,4 +249,32 @@ fn schemas_with_children_that_are_not_there_are_refused() {
         let wanted = format!("x.parquet: an element of the schema would have {count}");
         assert!(error.contains(&wanted) && error.contains(" children; there are 4 elements"), "{error}");
     }
+}
+
+/// A dictionary of one text whose page's header says that it holds two billion.
+#[test]
+fn dictionaries_that_cannot_hold_their_values_are_refused() {
+    let folder = Folder::new();
+    let column = Arc::new(StringArray::from(vec!["text"; 3])) as _;
+    let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let path = folder.path("x.parquet");
+    std::fs::write(&path, &bytes).unwrap();
+    let read = |path: &Path| {
+        let dataset = open(path).unwrap();
+        let chunks = dataset.units().iter().flat_map(|unit| dataset.read(unit, 10).unwrap()).collect::<Vec<_>>();
+        chunks.into_iter().map(|chunk| chunk.map(|chunk| chunk.batch.num_rows())).collect::<Result<Vec<_>, _>>()
+    };
+    assert_eq!(read(&path).unwrap(), [3]);
+    // Kind 2, 8 bytes unpacked and packed, no checksum, a dictionary of 1 value.
+    let header = [0x15, 4, 0x15, 16, 0x15, 16, 0x4c, 0x15, 2];
+    let at = bytes.windows(header.len()).position(|window| window == header).unwrap() + header.len() - 1;
+    // More bytes would move all that follows: 63 values is the most that one takes, in 8 bytes.
+    bytes[at] = 126;
+    std::fs::write(&path, &bytes).unwrap();
+    let error = read(&path).unwrap_err().to_string();
+    assert!(error.contains("x.parquet, row group 1") && error.contains("63 values in 8 bytes"), "{error}");
 }

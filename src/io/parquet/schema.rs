@@ -5,6 +5,8 @@
 //! fifth field is the number of children (parquet.thrift). The reader goes by the numbers of fields and not by the kinds that
 //! stand beside them, so that a wrong kind would lead it elsewhere than here: there must be none.
 
+use super::thrift::{BINARY, Cursor, I32, LIST, STRUCT};
+
 /// What is wrong with the schema of the file whose last bytes are `end`.
 pub(super) fn check(end: &[u8]) -> Result<(), String> {
     let mut seen = Seen::default();
@@ -51,88 +53,5 @@ impl Seen {
             }
         }
         Some(())
-    }
-}
-
-const I32: u8 = 5;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
-const STRUCT: u8 = 12;
-
-struct Cursor<'a>(&'a [u8]);
-
-impl Cursor<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn zigzag(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
-
-    /// The kind of a struct's next field, whose number replaces `field`; none at the struct's end.
-    fn field(&mut self, field: &mut i64) -> Option<Option<u8>> {
-        let head = self.byte()?;
-        if head == 0 {
-            return Some(None);
-        }
-        *field = match head >> 4 {
-            0 => self.zigzag()?,
-            more => field.checked_add(i64::from(more))?,
-        };
-        Some(Some(head & 0x0f))
-    }
-
-    /// The number of a list's values, and their kind.
-    fn list(&mut self) -> Option<(u64, u8)> {
-        let head = self.byte()?;
-        let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
-        Some((count, head & 0x0f))
-    }
-
-    fn take(&mut self, bytes: u64) -> Option<()> {
-        self.0 = self.0.get(usize::try_from(bytes).ok()?..)?;
-        Some(())
-    }
-
-    fn skip(&mut self, kind: u8, depth: u8) -> Option<()> {
-        match kind {
-            1 | 2 => Some(()),
-            3 => self.take(1),
-            4..=6 => self.varint().map(drop),
-            7 => self.take(8),
-            BINARY => {
-                let bytes = self.varint()?;
-                self.take(bytes)
-            }
-            LIST | 10 if depth < 16 => {
-                let (count, kind) = self.list()?;
-                // A truth value has a byte here.
-                (0..count).try_for_each(|_| if kind < 3 { self.take(1) } else { self.skip(kind, depth + 1) })
-            }
-            STRUCT if depth < 16 => {
-                let mut field = 0;
-                while let Some(kind) = self.field(&mut field)? {
-                    self.skip(kind, depth + 1)?;
-                }
-                Some(())
-            }
-            _ => None,
-        }
     }
 }
