@@ -4,7 +4,7 @@
 //! dictionary, ids keep theirs, row groups are capped in rows and in bytes, pages are content-defined and indexed. The
 //! schema's metadata becomes the footer's key-value pairs.
 
-mod dictionary;
+mod headers;
 mod pages;
 mod schema;
 mod thrift;
@@ -176,7 +176,7 @@ impl File {
         let left = self.rows_left(group);
         let spans = pages::spans(metadata, group, mask, &left);
         let windows = Windows::new(self.blob.clone(), spans.clone());
-        dictionary::check(&windows, &spans)?;
+        headers::check(&windows, &spans, metadata.row_group(group))?;
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows, self.footer.clone());
         let rows = metadata.row_group(group).num_rows() as usize;
         let builder = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).with_projection(mask.clone());

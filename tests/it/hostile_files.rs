@@ -276,5 +276,5 @@ fn dictionaries_that_cannot_hold_their_values_are_refused() {
     bytes[at] = 126;
     std::fs::write(&path, &bytes).unwrap();
     let error = read(&path).unwrap_err().to_string();
-    assert!(error.contains("x.parquet, row group 1") && error.contains("63 values in 8 bytes"), "{error}");
+    assert!(error.contains("x.parquet, row group 0") && error.contains("63 values in 8 bytes"), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Thrift's compact protocol, as far as it takes to look into a Parquet footer or a page's header before the reader does.
 
 pub(super) const I32: u8 = 5;
+pub(super) const I64: u8 = 6;
 pub(super) const BINARY: u8 = 8;
 pub(super) const LIST: u8 = 9;
 pub(super) const STRUCT: u8 = 12;
