@@ -27,14 +27,14 @@ SCORE = """
   scored: {{ score: {{ input: tokens, reference: base{judge} }} }}
 """
 KEEP = """
-  kept: {{ write: {{ input: scored, path: "{rows}" }} }}
+  kept: {{ write: {{ input: scored, to: "{rows}" }} }}
 """
 KEEP_KEYED = """
   keyed: {{ select: {{ input: scored }} }}
-  kept: {{ write: {{ input: keyed, path: "{rows}" }} }}
+  kept: {{ write: {{ input: keyed, to: "{rows}" }} }}
 """
 TRAIN = """
-  rows: {{ read: {{ from: "{rows}" }} }}
+  rows: {{ read: {{ from: "{rows}", format: tokens }} }}
   policy:
     train: {{ input: rows, model: base{live}, objective: {{ {objective} }}, batch_size: {batch}, learning_rate: 1.0e-6 }}
 """
@@ -80,11 +80,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         given = {"input": a.input, "pairs": a.pairs, "batch": a.batch, "oracle": a.model, "live": ""}
-        first, first_peak = run(a, folder, "reference", SCORE + KEEP, judge="", rows=folder / "reference.parquet", **given)
+        first, first_peak = run(a, folder, "reference", SCORE + KEEP, judge="", rows=folder / "reference-rows", **given)
         # An oracle is another model, trained with DPO on what the reference said.
-        run(a, folder, "oracle", TRAIN, objective="dpo: {}", rows=folder / "reference.parquet", **given)
+        run(a, folder, "oracle", TRAIN, objective="dpo: {}", rows=folder / "reference-rows", **given)
         given["oracle"] = folder / "oracle" / "models" / "policy"
-        rows = folder / "rows.parquet"
+        rows = folder / "all-rows"
         both, both_peak = run(a, folder, "both", SCORE + KEEP_KEYED, judge=", oracle: oracle", rows=rows, **given)
         scoring = {"nothing": 0.0, "reference": first["scored"]["seconds"], "live": 0.0, "both": both["scored"]["seconds"]}
         out = []

@@ -12,6 +12,8 @@
 //! A program that embeds it goes the way of the command line: [`pipeline::Spec::parse`], [`Plan::new`](pipeline::Plan::new),
 //! [`pipeline::run()`].
 
+#![cfg_attr(feature = "tch", allow(deprecated, reason = "burn supports LibTorch up to 0.22"))]
+
 pub mod cli;
 pub mod columns;
 pub mod error;

@@ -2,9 +2,11 @@
 """`sepo` and PyTorch in turn on the same token ids: speed, memory, and how far rewards and masks are from an f64 run.
 
     python3 benches/peers/run.py --model DIR [--input ROWS] [--pairs 32] [--steps 8] [--rounds 3] [--threads 2]
+        [--device cpu --torch-device cpu] [--batch-tokens 4096] [--batch 2] [--name RESULTS]
 
 DIR is a Llama-architecture checkpoint stored in bf16 (its weights are exact in f32, so every program starts from the same numbers).
-Needs torch, transformers, pyarrow and numpy, and `cargo build --release`. Writes benches/RESULTS.md and benches/speed.svg.
+Needs torch, transformers, pyarrow and numpy, and `cargo build --release`. Writes benches/RESULTS.md and benches/speed.svg,
+or what else the name says.
 """
 import argparse
 import json
@@ -25,6 +27,7 @@ SIDES = ("chosen", "rejected")
 
 PREPARE = """
 workdir: {out}
+device: {device}
 models: {{ base: {{ path: "{model}" }} }}
 stages:
   pairs: {{ read: {{ from: "{input}", limit: {pairs} }} }}
@@ -38,21 +41,23 @@ stages:
 """
 SCORE = """
 workdir: {out}
+device: {device}
 precision: {precision}
 models: {{ oracle: {{ path: "{oracle}" }}, base: {{ path: "{model}" }} }}
 stages:
   tokens: {{ read: {{ from: "{tokens}", format: tokens }} }}
-  scored: {{ score: {{ input: tokens, oracle: oracle, reference: base }} }}
+  scored: {{ score: {{ input: tokens, oracle: oracle, reference: base, batch_tokens: {batch_tokens} }} }}
   keyed: {{ select: {{ input: scored }} }}
   out: {{ write: {{ input: keyed, to: "{out}/scored" }} }}
 """
 TRAIN = """
 workdir: {out}
+device: {device}
 models: {{ base: {{ path: "{model}" }} }}
 stages:
   tokens: {{ read: {{ from: "{tokens}", format: tokens }} }}
   policy:
-    train: {{ input: tokens, model: base, objective: {objective}, max_steps: {steps}, batch_size: 2, learning_rate: 1.0e-5,
+    train: {{ input: tokens, model: base, objective: {objective}, max_steps: {steps}, batch_size: {batch}, learning_rate: 1.0e-5,
               decay: constant, warmup: 0, betas: [0.9, 0.95], shuffle_window: 0, log_every: 1 }}
 """
 # As checkpoints are published, so that every precision starts from the same numbers.
@@ -73,7 +78,7 @@ class Bench:
         """Runs a pipeline in a new folder; its report and the peak memory in MiB."""
         out = self.folder / name
         file = self.folder / f"{name}.yaml"
-        file.write_text(text.format(out=out, model=self.a.model, **values))
+        file.write_text(text.format(out=out, model=self.a.model, device=self.a.device, **values))
         env = {**os.environ, "RAYON_NUM_THREADS": str(self.a.threads)}
         report = self.folder / f"{name}.json"
         with open(report, "w") as stdout:
@@ -86,7 +91,7 @@ class Bench:
         return json.loads(report.read_text())["stages"], usage.ru_maxrss / 1024
 
     def run_peer(self, script, *arguments):
-        command = [sys.executable, HERE / script, "--threads", self.a.threads, *arguments]
+        command = [sys.executable, HERE / script, "--threads", self.a.threads, "--device", self.a.torch_device, *arguments]
         done = subprocess.run(map(str, command), check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         return json.loads(done.stdout)
 
@@ -99,27 +104,29 @@ class Bench:
 
     def score_sepo(self, precision):
         name = f"sepo-{precision}"
-        stages, peak = self.run_sepo(name, SCORE, precision=precision, oracle=self.oracle, tokens=self.tokens)
+        stages, peak = self.run_sepo(name, SCORE, precision=precision, oracle=self.oracle, tokens=self.tokens,
+                                     batch_tokens=self.a.batch_tokens)
         pairs = stages["scored"]["rows_in"] / stages["scored"]["seconds"]
         return {"pairs_per_second": pairs, "peak_mib": peak, "rewards": self.folder / name / "scored"}
 
     def score_peer(self, mode, dtype):
         out = self.folder / f"{mode}-{dtype}.parquet"
         arguments = ["--tokens", self.tokens, "--oracle", self.oracle, "--reference", self.a.model, "--mode", mode,
-                     "--dtype", dtype, "--limit", self.a.pairs, "--out", out]
+                     "--dtype", dtype, "--limit", self.a.pairs, "--batch-tokens", self.a.batch_tokens, "--out", out]
         return {**self.run_peer("score.py", *arguments), "rewards": out}
 
     def train_sepo(self, objective):
         steps, tokens = self.a.steps, self.tokens
         text = {"sepo": "{ sepo: { gamma: 2.0 } }", "dpo": "{ dpo: { beta: 0.1 } }"}[objective]
-        stages, peak = self.run_sepo(f"train-{objective}", TRAIN, objective=text, steps=steps, tokens=tokens)
+        stages, peak = self.run_sepo(f"train-{objective}", TRAIN, objective=text, steps=steps, tokens=tokens, batch=self.a.batch)
         log = self.folder / f"train-{objective}" / "logs" / "policy" / "metrics.jsonl"
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         seconds = sum(line["seconds"] for line in lines[1:])
-        return {"pairs_per_second": 2 * (steps - 1) / seconds, "peak_mib": peak, "losses": [line["loss"] for line in lines]}
+        return {"pairs_per_second": self.a.batch * (steps - 1) / seconds, "peak_mib": peak, "losses": [line["loss"] for line in lines]}
 
     def train_peer(self, objective):
-        return self.run_peer("train.py", "--tokens", self.tokens, "--model", self.a.model, "--loss", objective, "--steps", self.a.steps)
+        return self.run_peer("train.py", "--tokens", self.tokens, "--model", self.a.model, "--loss", objective,
+                             "--steps", self.a.steps, "--batch", self.a.batch)
 
 
 def rewards(path):
@@ -168,6 +175,11 @@ def main():
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="sepo's device")
+    parser.add_argument("--torch-device", default="cpu", help="PyTorch's device")
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a forward pass in scoring")
+    parser.add_argument("--batch", type=int, default=2, help="pairs of a training step")
+    parser.add_argument("--name", default="RESULTS", help="of the report")
     parser.add_argument("--sepo", help="the program; by default the one that cargo built in release")
     a = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -181,6 +193,8 @@ def main():
             "PyTorch, batched, f32": lambda: bench.score_peer("batched", "float32"),
             "PyTorch, batched, bf16": lambda: bench.score_peer("batched", "bfloat16"),
         }
+        if a.device != "cpu":
+            del scoring["sepo bf16x2"]
         training = {
             "sepo, SePO": lambda: bench.train_sepo("sepo"),
             "PyTorch, SePO": lambda: bench.train_peer("sepo"),
@@ -199,27 +213,29 @@ def main():
 def report(a, bench, runs, scoring, training, exact):
     speed = {name: statistics.median(run["pairs_per_second"] for run in rounds) for name, rounds in runs.items()}
     peak = {name: max(run["peak_mib"] for run in rounds) for name, rounds in runs.items()}
-    out = ["# Side by side with PyTorch", ""]
+    memory = "peak MiB" if a.device == "cpu" else "peak MiB of the host"
+    plot = "speed.svg" if a.name == "RESULTS" else f"{a.name}.svg"
+    out = [f"# Side by side with PyTorch on `{a.device}`", ""]
     torch = runs["PyTorch, batched, f32"][0]
     out += [f"{platform.processor() or platform.machine()}, {a.threads} threads, PyTorch {torch['torch']}; {a.pairs} pairs, {torch['tokens']} tokens of",
             f"prompts and responses as PyTorch reads them; median of {a.rounds} rounds in turn. `benches/peers/run.py` is the program.", ""]
     out += ["## Scoring: an oracle and its reference", "",
-            "| program | pairs/s | times batched f32 | peak MiB | largest reward difference from f64 | masks as in f64 |", "|---|---|---|---|---|---|"]
+            f"| program | pairs/s | times batched f32 | {memory} | largest reward difference from f64 | masks as in f64 |", "|---|---|---|---|---|---|"]
     for name in scoring:
         worst, same = accuracy(runs[name][-1]["rewards"], exact)
         ratio = speed[name] / speed["PyTorch, batched, f32"]
         out.append(f"| {name} | {speed[name]:.2f} | {ratio:.2f} | {peak[name]:.0f} | {worst:.1e} | {100 * same:.2f} % |")
-    out += ["", "![pairs a second](speed.svg)", "", "## Training: steps of two pairs", "",
-            "| program | pairs/s | times PyTorch | peak MiB |", "|---|---|---|---|"]
+    out += ["", f"![pairs a second]({plot})", "", f"## Training: steps of {a.batch} pairs", "",
+            f"| program | pairs/s | times PyTorch | {memory} |", "|---|---|---|---|"]
     for name in training:
         ratio = speed[name] / speed["PyTorch, SePO" if "SePO" in name else "PyTorch, DPO"]
         out.append(f"| {name} | {speed[name]:.2f} | {ratio:.2f} | {peak[name]:.0f} |")
     for ours, theirs in (("sepo, SePO", "PyTorch, SePO"), ("sepo, DPO from columns", "PyTorch, DPO")):
         pairs = zip(runs[ours][0]["losses"], runs[theirs][0]["losses"])
         out += ["", f"Losses of {ours} differ from PyTorch's by at most {max(abs(x - y) / abs(y) for x, y in pairs):.1e} of their value."]
-    (ROOT / "benches" / "RESULTS.md").write_text("\n".join(out) + "\n")
+    (ROOT / "benches" / f"{a.name}.md").write_text("\n".join(out) + "\n")
     bar = [(name, speed[name], name.startswith("sepo")) for name in scoring]
-    (ROOT / "benches" / "speed.svg").write_text(bars(bar))
+    (ROOT / "benches" / plot).write_text(bars(bar))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ SIDES = ("chosen", "rejected")
 
 @torch.inference_mode()
 def one(model, prompt, response):
-    ids = torch.tensor([prompt + response])
+    ids = torch.tensor([prompt + response], device=model.device)
     logps = model(ids).logits[0, :-1].to(wide(model)).log_softmax(-1)
-    return logps.gather(1, ids[0, 1:, None])[len(prompt) - 1 :, 0].double().numpy()
+    return logps.gather(1, ids[0, 1:, None])[len(prompt) - 1 :, 0].double().cpu().numpy()
 
 
 @torch.inference_mode()
@@ -38,15 +38,16 @@ def batch(model, pairs):
     for row, (prompt, response) in enumerate(pairs):
         size = len(prompt) + len(response)
         ids[row, :size], mask[row, :size] = torch.tensor(prompt + response), 1
+    ids, mask = ids.to(model.device), mask.to(model.device)
     hidden = model.model(ids, attention_mask=mask).last_hidden_state
     ends = [(len(prompt) - 1, len(prompt) + len(response) - 1) for prompt, response in pairs]
     hidden = torch.cat([hidden[row, start:end] for row, (start, end) in enumerate(ends)])
-    targets = torch.cat([torch.tensor(response) for _, response in pairs])
+    targets = torch.cat([torch.tensor(response) for _, response in pairs]).to(model.device)
     logps = []
     for rows, labels in zip(hidden.split(1024), targets.split(1024)):
         logits = model.lm_head(rows).to(wide(model))
         logps.append(logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(-1))
-    return [part.double().numpy() for part in torch.cat(logps).split([len(response) for _, response in pairs])]
+    return [part.numpy() for part in torch.cat(logps).double().cpu().split([len(response) for _, response in pairs])]
 
 
 def wide(model):
@@ -75,16 +76,19 @@ def main():
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--limit", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
     rows = ds.dataset(a.tokens).head(a.limit, columns=columns).to_pydict()
-    load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, a.dtype)).eval()
+    load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, a.dtype)).to(a.device).eval()
     oracle, reference = load(a.oracle), load(a.reference)
     pairs = [pair for side in SIDES for pair in zip(rows["prompt_ids"], rows[f"{side}_ids"])]
 
-    one(oracle, *pairs[0])  # the first call sets things up
+    for model in (oracle, reference):  # the first calls set things up
+        one(model, *pairs[0])
+        batch(model, pairs[:4])
     start = time.perf_counter()
     rewards = [None] * len(pairs)
     if a.mode == "official":

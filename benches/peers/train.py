@@ -47,11 +47,13 @@ def main():
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--gamma", type=float, default=2.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     rows = ds.dataset(a.tokens).head(a.steps * a.batch).to_pylist()
-    batches = [collate(rows[start : start + a.batch]) for start in range(0, len(rows), a.batch)]
-    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).train()
+    collated = [collate(rows[start : start + a.batch]) for start in range(0, len(rows), a.batch)]
+    batches = [[tensor.to(a.device) for tensor in batch] for batch in collated]
+    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).to(a.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=a.rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     references = []
     if a.loss == "dpo":
@@ -71,8 +73,8 @@ def main():
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - start)
         losses.append(loss.item())
+        seconds.append(time.perf_counter() - start)
     timed = seconds[1:] or seconds
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"pairs_per_second": a.batch * len(timed) / sum(timed), "peak_mib": peak, "losses": losses,

@@ -3,14 +3,17 @@
 
 use std::iter::Sum;
 use std::ops::Add;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::module::Param;
+use burn::tensor::{Distribution, FloatDType, Tensor};
 use serde_json::Value;
 
-use super::kernels::linear::{Layout, linear};
-use super::kernels::packed::{Packed, packed_linear};
+use super::kernels::linear::Layout;
+use super::kernels::packed::Packed;
 use super::score::PairIds;
+use super::weight::{Kept, Weight};
 use super::{DeviceSpec, PackedBatch, Precision};
 use crate::error::Result;
 
@@ -127,20 +130,20 @@ pub fn calibrate(device: DeviceSpec, frozen: Option<Precision>, width: usize) ->
     const ROWS: usize = 512;
     let shape = [3 * width, width];
     let operations = 2.0 * (ROWS * shape[0] * shape[1]) as f64;
-    let packed = frozen.filter(|precision| device == DeviceSpec::Cpu && Packed::is_fast(*precision));
-    let packed = packed.map(|precision| Packed::new(shape, precision, |output, input| ((output + input) % 7) as f32));
-    let packed = packed.map(std::sync::Arc::new);
-    let device: Device = device.open()?;
-    let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &device);
-    let (x, weight) = (random([ROWS, width]), random(shape));
+    let opened = device.open()?;
+    let random = |shape: [usize; 2]| Tensor::<2>::random(shape, Distribution::Normal(0.0, 1.0), &opened);
+    let x = random([ROWS, width]);
+    let weight = match frozen.map_or(Kept::Plain, |precision| Kept::frozen(device, &opened, precision)) {
+        Kept::Plain => Weight::Plain(Param::from_tensor(random(shape))),
+        Kept::Bf16 => Weight::Plain(Param::from_tensor(random(shape).cast(FloatDType::BF16))),
+        Kept::Packed(precision) => {
+            Arc::new(Packed::new(shape, precision, |output, input| ((output + input) % 7) as f32)).into()
+        }
+    };
     let once = || {
         let start = Instant::now();
-        let out = match &packed {
-            Some(packed) => packed_linear(x.clone(), packed.clone()),
-            None => linear(x.clone(), weight.clone(), Layout::OutIn),
-        };
         // Devices answer before they are done.
-        out.slice([0..1, 0..1]).into_data();
+        weight.times(x.clone(), Layout::OutIn).slice([0..1, 0..1]).into_data();
         start.elapsed()
     };
     once();

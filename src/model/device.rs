@@ -91,7 +91,6 @@ impl DeviceSpec {
     }
 
     /// Opens the device, without autodiff.
-    #[allow(deprecated, reason = "LibTorch is supported by burn up to 0.22")]
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::flex()),

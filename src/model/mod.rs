@@ -65,6 +65,7 @@ pub use score::Scorer;
 pub use source::{ModelSource, Weights};
 pub use tokenizer::Tokenizer;
 use weight::Head;
+pub use weight::Kept;
 use weights::Parameters;
 
 /// A causal language model of any supported architecture.
@@ -92,17 +93,13 @@ impl CausalLm {
     /// Reads or initialises the model on `device`, with the source's adapter merged into it. Every tensor of the
     /// checkpoint must be used, none may be missing.
     pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        Self::merged(source, None, device)
+        Self::frozen(source, Kept::Plain, device)
     }
 
-    /// As [`Self::load`], with the weights of all products frozen in `precision` and packed.
-    pub fn frozen(source: &ModelSource, precision: Precision, device: &Device) -> Result<Self> {
-        Self::merged(source, Some(precision), device)
-    }
-
-    fn merged(source: &ModelSource, frozen: Option<Precision>, device: &Device) -> Result<Self> {
+    /// As [`Self::load`], with the weights of all products `kept` in some other way, which does not train.
+    pub fn frozen(source: &ModelSource, kept: Kept, device: &Device) -> Result<Self> {
         let stored = source.adapter_folder().map(Stored::open).transpose()?;
-        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), frozen, device)
+        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), kept, device)
     }
 
     /// The frozen model with adapters that train: those of the source, else new ones from `seed`.
@@ -115,12 +112,12 @@ impl CausalLm {
         let start = source.adapter_folder().map(Stored::open).transpose()?;
         let layers = trunk::layers(&source.config()?);
         let training = Training::new(source.to_string(), lora.clone(), layers, seed, start)?;
-        Self::load_with(source, Overlay::Trained(training), None, device)
+        Self::load_with(source, Overlay::Trained(training), Kept::Plain, device)
     }
 
-    fn load_with(source: &ModelSource, overlay: Overlay, frozen: Option<Precision>, device: &Device) -> Result<Self> {
+    fn load_with(source: &ModelSource, overlay: Overlay, kept: Kept, device: &Device) -> Result<Self> {
         let config = source.config()?;
-        let mut parameters = Parameters::open(source, &config, overlay, frozen, device)?;
+        let mut parameters = Parameters::open(source, &config, overlay, kept, device)?;
         let model = Self::new(&config, &mut parameters)?;
         parameters.finish()?;
         Ok(model)

@@ -7,7 +7,7 @@ use std::ops::Range;
 use burn::tensor::{Device, Tensor};
 
 use super::cost::{Cost, Work};
-use super::kernels::packed::Packed;
+use super::weight::Kept;
 use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Precision, Response};
 use crate::error::{Error, Result};
 
@@ -121,26 +121,18 @@ impl Scorer {
     }
 }
 
-/// The frozen model on its device, and the numbers that it computes in: f32 where the processor has no others.
+/// The frozen model on its device, and the numbers that it computes in: f32 where there are no others.
 ///
 /// # Errors
 /// A checkpoint that cannot be read.
 pub fn open(source: &ModelSource, device: DeviceSpec, precision: Precision) -> Result<(CausalLm, Device, Precision)> {
-    let fast = |precision| device == DeviceSpec::Cpu && Packed::is_fast(precision);
-    let (frozen, precision) = match precision {
-        wanted if fast(wanted) => (Some(wanted), wanted),
-        Precision::F32 => (None, precision),
-        Precision::Bf16 | Precision::Bf16x2 => {
-            tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
-            (fast(Precision::F32).then_some(Precision::F32), Precision::F32)
-        }
-    };
-    let device = device.open()?;
-    let model = match frozen {
-        Some(precision) => CausalLm::frozen(source, precision, &device)?,
-        None => CausalLm::load(source, &device)?,
-    };
-    Ok((model, device, precision))
+    let opened = device.open()?;
+    let kept = Kept::frozen(device, &opened, precision);
+    if kept.precision() != precision {
+        tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
+    }
+    let model = CausalLm::frozen(source, kept, &opened)?;
+    Ok((model, opened, kept.precision()))
 }
 
 /// Every id must have an embedding, and every position where the model has a limit.

@@ -3,18 +3,53 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 
 use super::kernels::linear::{Layout, linear};
 use super::kernels::packed::{Packed, packed_linear};
 use super::kernels::token_kl::{Compared, packed_token_kl, token_kl};
 use super::kernels::token_logps::{packed_token_logps, token_logps};
+use super::{DeviceSpec, Precision};
+
+/// How the weights of a model's products are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// In f32, as the checkpoint lays them out.
+    Plain,
+    /// Frozen, and packed for the products of `cpu`.
+    Packed(Precision),
+    /// Frozen, in bf16, on a device that multiplies bf16. Products take bf16, the residual stream, norms, attention and the
+    /// head's products stay in f32.
+    Bf16,
+}
+
+impl Kept {
+    /// How `device` keeps frozen weights that `precision` is wanted for: in f32 where it has no such products.
+    pub fn frozen(spec: DeviceSpec, device: &Device, precision: Precision) -> Self {
+        match (spec, precision) {
+            (DeviceSpec::Cpu, wanted) if Packed::is_fast(wanted) => Self::Packed(wanted),
+            (DeviceSpec::Cpu, _) if Packed::is_fast(Precision::F32) => Self::Packed(Precision::F32),
+            (DeviceSpec::Cpu, _) => Self::Plain,
+            (_, Precision::Bf16) if device.supports_dtype(FloatDType::BF16) => Self::Bf16,
+            _ => Self::Plain,
+        }
+    }
+
+    /// The numbers that products are computed in.
+    pub fn precision(self) -> Precision {
+        match self {
+            Self::Plain => Precision::F32,
+            Self::Packed(precision) => precision,
+            Self::Bf16 => Precision::Bf16,
+        }
+    }
+}
 
 /// A weight matrix.
 #[allow(clippy::large_enum_variant, reason = "one for each layer of a model, and most are the large one")]
 #[derive(Module, Debug)]
 pub enum Weight {
-    /// In f32, as the checkpoint lays it out.
+    /// As the checkpoint lays it out, in f32, or in bf16 if frozen so.
     Plain(Param<Tensor<2>>),
     /// Packed for fast products, `[out, in]`.
     Frozen(Frozen),
@@ -45,7 +80,10 @@ impl Weight {
     /// The product with rows `[rows, in]`; `layout` is that of a plain weight.
     pub fn times(&self, x: Tensor<2>, layout: Layout) -> Tensor<2> {
         match self {
-            Self::Plain(weight) => linear(x, weight.val(), layout),
+            Self::Plain(weight) => {
+                let weight = weight.val();
+                linear(x.cast(weight.dtype()), weight, layout).cast(FloatDType::F32)
+            }
             Self::Frozen(frozen) => packed_linear(x, frozen.packed.clone()),
         }
     }
@@ -55,7 +93,7 @@ impl Weight {
         match self {
             Self::Plain(weight) => {
                 let ids = Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
-                weight.val().select(0, ids)
+                weight.val().select(0, ids).cast(FloatDType::F32)
             }
             Self::Frozen(frozen) => {
                 let rows = frozen.packed.rows(ids.iter().map(|id| *id as usize));
@@ -67,7 +105,7 @@ impl Weight {
     /// The weight as an output head, `[vocabulary, width]`.
     pub fn head(&self) -> Head {
         match self {
-            Self::Plain(weight) => Head::Plain(weight.val()),
+            Self::Plain(weight) => Head::Plain(weight.val().cast(FloatDType::F32)),
             Self::Frozen(frozen) => Head::Frozen(frozen.packed.clone()),
         }
     }

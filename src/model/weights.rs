@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Gradients, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
@@ -17,7 +17,7 @@ use super::kernels::packed::Packed;
 use super::lora::Adapter;
 use super::overlay::Overlay;
 use super::source::{ModelSource, Weights};
-use super::weight::Weight;
+use super::weight::{Kept, Weight};
 use crate::error::{Error, Result};
 
 /// The parameters of one model on their way to a device.
@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 pub struct Parameters {
     source: String,
     origin: Origin,
-    frozen: Option<Precision>,
+    kept: Kept,
     device: Device,
     used: BTreeSet<String>,
     overlay: Overlay,
@@ -46,12 +46,12 @@ enum Origin {
 impl Parameters {
     /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
     ///
-    /// Weights of products come out packed where they are `frozen` in some precision.
+    /// Weights of products come out as they are `kept`.
     pub(super) fn open(
         source: &ModelSource,
         config: &Value,
         overlay: Overlay,
-        frozen: Option<Precision>,
+        kept: Kept,
         device: &Device,
     ) -> Result<Self> {
         let origin = match &source.weights {
@@ -66,7 +66,7 @@ impl Parameters {
             }
         };
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, frozen, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
+        Ok(Self { source, origin, kept, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
     }
 
     /// Something in config.json that is wrong or not supported.
@@ -89,14 +89,15 @@ impl Parameters {
         Ok(self.weight(values, shape, Layout::OutIn))
     }
 
-    /// `values` as a parameter, or packed.
+    /// `values` as they are kept.
     fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
         // Two parts of an activation keep what a bf16 weight can keep; a weight that bf16 would round stays in f32.
         let exact = || values.iter().all(|value| value.to_bits() & 0xffff == 0);
-        let precision = match self.frozen {
-            None => return Weight::Plain(self.param(values, shape)),
-            Some(Precision::Bf16x2) if !exact() => Precision::F32,
-            Some(precision) => precision,
+        let precision = match self.kept {
+            Kept::Plain => return Weight::Plain(self.param(values, shape)),
+            Kept::Bf16 => return Weight::Plain(self.param(values, shape).map(|weight| weight.cast(FloatDType::BF16))),
+            Kept::Packed(Precision::Bf16x2) if !exact() => Precision::F32,
+            Kept::Packed(precision) => precision,
         };
         let [rows, columns] = shape;
         let size = match layout {

@@ -8,6 +8,7 @@
 
 pub(in crate::model) mod cached;
 mod flex;
+mod padded;
 mod portable;
 
 use std::ops::Range;

@@ -1,10 +1,13 @@
-//! Span attention in burn's operations, one segment after the other: runs on every device.
+//! Span attention in burn's operations, for every device: one padded batch after the other.
 
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, TensorMetadata};
-use burn::tensor::{Slice, TensorData};
+use std::ops::Range;
 
-use super::{Segment, Spans};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
+use burn::tensor::{FloatDType, Slice, TensorData};
+
+use super::Spans;
+use super::padded::{Group, Padded};
 
 pub(in super::super) fn portable<B: Backend>(
     q: FloatTensor<B>,
@@ -12,18 +15,19 @@ pub(in super::super) fn portable<B: Backend>(
     v: FloatTensor<B>,
     spans: Spans,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
+    let layout = Layout::<B>::new(&spans, &q);
+    let [q, k, v] = [q, k, v].map(with_padding::<B>);
     let (mut outs, mut lses) = (Vec::new(), Vec::new());
-    for segment in spans.segments.iter() {
-        let view = View { segment: *segment, prefix: spans.prefix(segment), spans: &spans };
-        let scores = view.scores::<B>(q.clone(), k.clone());
+    for group in &layout.padded.groups {
+        let scores = layout.scores(group, layout.queries(group, &q), layout.keys(group, &k));
         let highest = B::float_max_dim(scores.clone(), 2);
         let weights = B::float_exp(B::float_sub(scores, highest.clone()));
         let total = B::float_sum_dim(weights.clone(), 2);
-        let out = B::float_matmul(weights, view.keys::<B>(v.clone()));
-        outs.push(view.join::<B>(B::float_div(out, total.clone())));
-        lses.push(view.join::<B>(B::float_add(highest, B::float_log(total))));
+        let out = B::float_matmul(weights, layout.keys(group, &v));
+        outs.push(layout.unfold_queries(group, B::float_div(out, total.clone())));
+        lses.push(layout.unfold_queries(group, B::float_add(highest, B::float_log(total))));
     }
-    (B::float_cat(outs, 0), B::float_cat(lses, 0))
+    (layout.stream_of_queries(outs), layout.stream_of_queries(lses))
 }
 
 pub(in super::super) fn portable_backward<B: Backend>(
@@ -35,100 +39,120 @@ pub(in super::super) fn portable_backward<B: Backend>(
     grad: FloatTensor<B>,
     spans: Spans,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let mut grad_q = Vec::new();
-    let mut grad_kv: Vec<[FloatTensor<B>; 2]> = Vec::new();
-    for segment in spans.segments.iter() {
-        let view = View { segment: *segment, prefix: spans.prefix(segment), spans: &spans };
-        let queries = view.queries::<B>(q.clone());
-        let grads = view.queries::<B>(grad.clone());
-        let scores = view.scores::<B>(q.clone(), k.clone());
-        let weights = B::float_exp(B::float_sub(scores, view.queries::<B>(lse.clone())));
-        let shared = B::float_mul(grads.clone(), view.queries::<B>(out.clone()));
-        let shared = B::float_sum_dim(shared, 2);
-        let grad_weights = B::float_matmul(grads.clone(), B::float_transpose(view.keys::<B>(v.clone())));
+    let layout = Layout::<B>::new(&spans, &q);
+    let [q, k, v, out, lse, grad] = [q, k, v, out, lse, grad].map(with_padding::<B>);
+    let [mut grad_q, mut grad_k, mut grad_v] = [(); 3].map(|()| Vec::new());
+    for group in &layout.padded.groups {
+        let (queries, grads) = (layout.queries(group, &q), layout.queries(group, &grad));
+        let keys = layout.keys(group, &k);
+        let scores = layout.scores(group, queries.clone(), keys.clone());
+        let weights = B::float_exp(B::float_sub(scores, layout.queries(group, &lse)));
+        let shared = B::float_sum_dim(B::float_mul(grads.clone(), layout.queries(group, &out)), 2);
+        let grad_weights = B::float_matmul(grads.clone(), B::float_transpose(layout.keys(group, &v)));
         let grad_scores = B::float_mul(weights.clone(), B::float_sub(grad_weights, shared));
         let grad_scores = B::float_mul_scalar(grad_scores, spans.scale.into());
-        grad_q.push(view.join::<B>(B::float_matmul(grad_scores.clone(), view.keys::<B>(k.clone()))));
-        let of_keys = [
-            B::float_matmul(B::float_transpose(grad_scores), queries),
-            B::float_matmul(B::float_transpose(weights), grads),
-        ];
-        let of_keys = of_keys.map(|keys| view.join_groups::<B>(keys));
-        if let (Some(prefix), Some(index)) = (view.prefix, segment.prefix) {
-            let [k, v] = of_keys.clone().map(|keys| rows::<B>(keys, 0, prefix.rows));
-            let [sum_k, sum_v] = grad_kv[index].clone();
-            grad_kv[index] = [B::float_add(sum_k, k), B::float_add(sum_v, v)];
-        }
-        grad_kv.push(of_keys.map(|keys| rows::<B>(keys, view.prefix_rows(), segment.rows)));
+        grad_q.push(layout.unfold_queries(group, B::float_matmul(grad_scores.clone(), keys)));
+        grad_k.push(layout.unfold_keys(group, B::float_matmul(B::float_transpose(grad_scores), queries)));
+        grad_v.push(layout.unfold_keys(group, B::float_matmul(B::float_transpose(weights), grads)));
     }
-    let (grad_k, grad_v) = grad_kv.into_iter().map(|[k, v]| (k, v)).unzip();
-    (B::float_cat(grad_q, 0), B::float_cat(grad_k, 0), B::float_cat(grad_v, 0))
+    (layout.stream_of_queries(grad_q), layout.stream_of_keys(grad_k), layout.stream_of_keys(grad_v))
 }
 
-/// One segment in the portable body.
-struct View<'a> {
-    segment: Segment,
-    prefix: Option<Segment>,
+/// `x` `[rows, width]` with the row of zeros that padding names.
+fn with_padding<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let (width, dtype, device) = (x.shape()[1], x.dtype(), x.device());
+    let zeros = B::float_zeros([1, width].into(), &device, dtype.into());
+    B::float_cat(vec![x, zeros], 0)
+}
+
+/// The padded batches on a device. In a group the query heads of one key head lie below each other, so that they read its
+/// keys without copies: queries `[segments * kv_heads, heads / kv_heads * rows, d]`, keys `[segments * kv_heads, keys, d]`.
+struct Layout<'a, B: Backend> {
     spans: &'a Spans,
+    padded: Padded,
+    indices: IntTensor<B>,
+    dtype: FloatDType,
 }
 
-impl View<'_> {
-    fn prefix_rows(&self) -> usize {
-        self.prefix.map_or(0, |prefix| prefix.rows)
+impl<'a, B: Backend> Layout<'a, B> {
+    /// The layout for tensors like `x`.
+    fn new(spans: &'a Spans, x: &FloatTensor<B>) -> Self {
+        let (device, padded) = (x.device(), Padded::new(spans));
+        let indices = TensorData::new(padded.indices.clone(), [padded.indices.len()]);
+        let dtype = get_or_init_device_settings::<B>(&device).int_dtype;
+        let indices = B::int_from_data(indices.convert_dtype(dtype.into()), &device);
+        Self { spans, padded, indices, dtype: x.dtype().into() }
     }
 
-    /// The segment's rows of `x` `[rows, heads * d]` as `[heads, segment rows, d]`.
-    fn queries<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let width = x.shape()[1];
-        let x = rows::<B>(x, self.segment.start, self.segment.rows);
-        let heads = self.spans.heads;
-        B::float_swap_dims(B::float_reshape(x, [self.segment.rows, heads, width / heads].into()), 0, 1)
+    fn indices(&self, range: &Range<usize>) -> IntTensor<B> {
+        B::int_slice(self.indices.clone(), &[Slice::from(range.clone())])
     }
 
-    /// The rows of `x` `[rows, kv_heads * d]` that the segment sees, for every query head: `[heads, seen, d]`.
-    fn keys<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let Spans { heads, kv_heads, head_dim, .. } = *self.spans;
-        let own = rows::<B>(x.clone(), self.segment.start, self.segment.rows);
-        let seen = match self.prefix {
-            Some(prefix) => B::float_cat(vec![rows::<B>(x, prefix.start, prefix.rows), own], 0),
-            None => own,
-        };
-        let count = seen.shape()[0];
-        let seen = B::float_swap_dims(B::float_reshape(seen, [count, kv_heads, head_dim].into()), 0, 1);
-        let seen = B::float_reshape(seen, [kv_heads, 1, count, head_dim].into());
-        let seen = B::float_expand(seen, [kv_heads, heads / kv_heads, count, head_dim].into());
-        B::float_reshape(seen, [heads, count, head_dim].into())
+    fn numbers(&self, range: &Range<usize>, shape: [usize; 5]) -> FloatTensor<B> {
+        B::float_reshape(B::int_into_float(self.indices(range), self.dtype), shape.into())
     }
 
-    /// Scaled scores `[heads, segment rows, seen]`, far below zero where a row must not look.
-    fn scores<B: Backend>(&self, q: FloatTensor<B>, k: FloatTensor<B>) -> FloatTensor<B> {
-        let queries = self.queries::<B>(q);
-        let device = queries.device();
-        let scores = B::float_matmul(queries, B::float_transpose(self.keys::<B>(k)));
-        let (count, before) = (self.segment.rows, self.prefix_rows());
-        let visible = (0..count).map(|row| self.spans.visible(before + row));
-        let seen = visible.flat_map(|visible| (0..before + count).map(move |key| visible.contains(&key)));
-        let mask: Vec<f32> = seen.map(|seen| if seen { 0.0 } else { -1e30 }).collect();
-        let mask = B::float_from_data(TensorData::new(mask, [1, count, before + count]), &device);
-        B::float_add(B::float_mul_scalar(scores, self.spans.scale.into()), mask)
+    /// The queries of a group, of `x` `[rows + 1, heads * d]`.
+    fn queries(&self, group: &Group, x: &FloatTensor<B>) -> FloatTensor<B> {
+        self.fold(x, &group.queries, [group.segments, group.rows, self.spans.group()])
     }
 
-    /// `[heads, segment rows, d]` back to `[segment rows, heads * d]`.
-    fn join<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let [heads, count, d] = x.shape().dims();
-        B::float_reshape(B::float_swap_dims(x, 0, 1), [count, heads * d].into())
+    /// The keys or values of a group, of `x` `[rows + 1, kv_heads * d]`.
+    fn keys(&self, group: &Group, x: &FloatTensor<B>) -> FloatTensor<B> {
+        self.fold(x, &group.seen, [group.segments, group.keys, 1])
     }
 
-    /// `[heads, seen, d]` summed over the query heads of each group: `[seen, kv_heads * d]`.
-    fn join_groups<B: Backend>(&self, x: FloatTensor<B>) -> FloatTensor<B> {
-        let [_, count, d] = x.shape().dims();
+    fn fold(&self, x: &FloatTensor<B>, rows: &Range<usize>, [segments, count, heads]: [usize; 3]) -> FloatTensor<B> {
         let kv_heads = self.spans.kv_heads;
-        let x = B::float_sum_dim(B::float_reshape(x, [kv_heads, self.spans.group(), count, d].into()), 1);
-        self.join::<B>(B::float_reshape(x, [kv_heads, count, d].into()))
+        let d = x.shape()[1] / kv_heads / heads;
+        let x = B::float_select(x.clone(), 0, self.indices(rows));
+        let x = B::float_reshape(x, [segments, count, kv_heads, heads, d].into());
+        B::float_reshape(B::float_permute(x, &[0, 2, 3, 1, 4]), [segments * kv_heads, heads * count, d].into())
     }
-}
 
-fn rows<B: Backend>(x: FloatTensor<B>, start: usize, count: usize) -> FloatTensor<B> {
-    let width = x.shape()[1];
-    B::float_slice(x, &[start..start + count, 0..width].map(Slice::from))
+    /// A group's queries back as rows, `[segments * rows, heads * d]`.
+    fn unfold_queries(&self, group: &Group, x: FloatTensor<B>) -> FloatTensor<B> {
+        self.unfold(x, [group.segments, group.rows, self.spans.group()])
+    }
+
+    /// A group's keys back as rows, `[segments * keys, kv_heads * d]`.
+    fn unfold_keys(&self, group: &Group, x: FloatTensor<B>) -> FloatTensor<B> {
+        self.unfold(x, [group.segments, group.keys, 1])
+    }
+
+    fn unfold(&self, x: FloatTensor<B>, [segments, count, heads]: [usize; 3]) -> FloatTensor<B> {
+        let (kv_heads, d) = (self.spans.kv_heads, x.shape()[2]);
+        let x = B::float_reshape(x, [segments, kv_heads, heads, count, d].into());
+        B::float_reshape(B::float_permute(x, &[0, 3, 1, 2, 4]), [segments * count, kv_heads * heads * d].into())
+    }
+
+    /// Scaled scores of a group, `[segments * kv_heads, heads / kv_heads * rows, keys]`, far below zero where a query must
+    /// not look.
+    fn scores(&self, group: &Group, queries: FloatTensor<B>, keys: FloatTensor<B>) -> FloatTensor<B> {
+        let Group { segments, rows, keys: count, .. } = *group;
+        let scores = B::float_mul_scalar(B::float_matmul(queries, B::float_transpose(keys)), self.spans.scale.into());
+        let shape = scores.shape();
+        let last = self.numbers(&group.last, [segments, 1, 1, rows, 1]);
+        let ahead = B::float_sub(self.numbers(&group.counted, [1, 1, 1, 1, count]), last);
+        let mut hidden = B::float_clamp(ahead.clone(), 0.0.into(), 1.0.into());
+        if let Some(window) = self.spans.window {
+            let behind = B::float_add_scalar(B::float_neg(ahead), (1.0 - window as f32).into());
+            hidden = B::float_add(hidden, B::float_clamp(behind, 0.0.into(), 1.0.into()));
+        }
+        let by_head = [segments, self.spans.kv_heads, self.spans.group(), rows, count];
+        let scores = B::float_reshape(scores, by_head.into());
+        B::float_reshape(B::float_add(scores, B::float_mul_scalar(hidden, (-1e30).into())), shape)
+    }
+
+    /// All groups' queries in the order of the stream.
+    fn stream_of_queries(&self, groups: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        B::float_select(B::float_cat(groups, 0), 0, self.indices(&self.padded.queries))
+    }
+
+    /// The sums, for every row of the stream, over all places that its key went to.
+    fn stream_of_keys(&self, groups: Vec<FloatTensor<B>>) -> FloatTensor<B> {
+        let keys = with_padding::<B>(B::float_cat(groups, 0));
+        let lists = self.padded.keys.iter().map(|list| B::float_select(keys.clone(), 0, self.indices(list)));
+        lists.reduce(B::float_add).expect("a stream has a segment")
+    }
 }
