@@ -22,8 +22,10 @@ fn losses_and_gradients_are_those_of_transformers() {
     let device = device();
     let source = |name: &str| ModelSource::folder(name, fixture(name));
     let other = source("gpt2-untied");
-    let references =
-        [CausalLm::load(&other, &device).unwrap(), CausalLm::frozen(&other, Kept::Packed(Precision::F32), &device).unwrap()];
+    let references = [
+        CausalLm::load(&other, &device).unwrap(),
+        CausalLm::frozen(&other, Kept::Packed(Precision::F32), &device).unwrap(),
+    ];
     let device = device.autodiff();
     let policy = CausalLm::load(&source("llama-tied"), &device).unwrap();
     let batch = pack(&expected("llama-tied").pairs);
