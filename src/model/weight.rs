@@ -1,4 +1,4 @@
-//! A weight matrix: a parameter that trains, or numbers frozen and packed.
+//! A weight matrix and how it is kept: a parameter that trains, numbers frozen and packed for `cpu`, or frozen in bf16 on a device.
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sepo::model::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Response};
+use sepo::model::{CausalLm, DeviceSpec, Kept, ModelSource, Needed, PackedBatch, Response};
 use sepo::objective::{self, Dpo, Formula, Pair};
 use serde::Deserialize;
 
@@ -143,6 +143,22 @@ fn every_architecture_is_that_of_transformers() {
     for name in cases {
         let source = ModelSource::folder(&name, fixture(&name));
         assert_parity(&name, &expected(&name), |device| CausalLm::load(&source, device).unwrap(), str::to_owned);
+    }
+}
+
+#[test]
+fn weights_in_bf16_on_a_device_cost_a_rounding() {
+    let device = device();
+    for name in cases() {
+        let source = ModelSource::folder(&name, fixture(&name));
+        let expected = expected(&name);
+        let batch = pack(&expected.pairs);
+        let [exact, rounded] = [Kept::Plain, Kept::Bf16].map(|kept| {
+            let model = CausalLm::frozen(&source, kept, &device).unwrap();
+            host(model.token_logps(&batch, &device))
+        });
+        assert_ne!(exact, rounded, "{name}");
+        assert_close(&name, &rounded, expected.logps(), 0.1);
     }
 }
 
