@@ -20,6 +20,7 @@ pub mod token_kl;
 pub mod token_logps;
 mod vocabulary;
 
+use burn::backend::TensorMetadata;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType};
 
@@ -29,6 +30,17 @@ const ROWS: usize = 16;
 /// The values of a contiguous f32 tensor.
 fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice::<f32>().expect("flex kernels get contiguous f32 tensors")
+}
+
+/// The tensor as what its memory holds and nothing else, to be written in place: `storage_mut` copies it only where somebody
+/// else refers to it.
+fn whole(tensor: FlexTensor) -> FlexTensor {
+    let tensor = if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() };
+    let shape = tensor.shape();
+    if tensor.bytes().len() == size_of_val(values(&tensor)) {
+        return tensor;
+    }
+    FlexTensor::new(Bytes::from_elems(values(&tensor).to_vec()), Layout::contiguous(shape), DType::F32)
 }
 
 /// A tensor that owns `values`.

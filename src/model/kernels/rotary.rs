@@ -12,7 +12,7 @@ use burn::tensor::{Slice, Tensor};
 use rayon::prelude::*;
 
 use super::simd::vectorized;
-use super::{ROWS, tensor, values};
+use super::{ROWS, values, whole};
 
 /// Turns every head of every row: x `[rows, heads * head_dim]`, cos and sin `[rows, half]`. The first `2 * half`
 /// dimensions of a head turn, the others stay.
@@ -74,35 +74,28 @@ impl Rotary for burn::backend::Cube {}
 
 impl Rotary for Flex {
     fn rotary(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, head_dim: usize) -> FlexTensor {
-        let (x, cos, sin) = (x.to_contiguous(), cos.to_contiguous(), sin.to_contiguous());
-        let [rows, width] = x.shape().dims();
-        let half = cos.shape()[1];
-        let mut out = vec![0f32; rows * width];
+        let (mut x, cos, sin) = (whole(x), cos.to_contiguous(), sin.to_contiguous());
+        let (width, half) = (x.shape()[1], cos.shape()[1]);
         let angles = values(&cos).par_chunks(half * ROWS).zip(values(&sin).par_chunks(half * ROWS));
-        let inputs = values(&x).par_chunks(width * ROWS).zip(angles);
-        out.par_chunks_mut(width * ROWS).zip(inputs).for_each(|(out, (x, (cos, sin)))| {
+        x.storage_mut::<f32>().par_chunks_mut(width * ROWS).zip(angles).for_each(|(x, (cos, sin))| {
             vectorized(
                 #[inline(always)]
                 || {
                     let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
-                    let rows = out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(angles);
-                    for ((out, x), (cos, sin)) in rows {
-                        for (out, x) in out.chunks_exact_mut(head_dim).zip(x.chunks_exact(head_dim)) {
-                            let (out, out_rest) = out.split_at_mut(2 * half);
-                            let (x, rest) = x.split_at(2 * half);
-                            out_rest.copy_from_slice(rest);
-                            let (out_first, out_second) = out.split_at_mut(half);
-                            let (first, second) = x.split_at(half);
+                    for (x, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
+                        for x in x.chunks_exact_mut(head_dim) {
+                            let (first, second) = x[..2 * half].split_at_mut(half);
                             for i in 0..half {
-                                out_first[i] = first[i] * cos[i] - second[i] * sin[i];
-                                out_second[i] = second[i] * cos[i] + first[i] * sin[i];
+                                let (one, other) = (first[i], second[i]);
+                                first[i] = one * cos[i] - other * sin[i];
+                                second[i] = other * cos[i] + one * sin[i];
                             }
                         }
                     }
                 },
             );
         });
-        tensor(out, [rows, width])
+        x
     }
 }
 

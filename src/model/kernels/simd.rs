@@ -9,8 +9,12 @@ pub(super) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
 /// e^x within 2 units in the last place for x in [-87, 88], clamped outside (Cephes' expf polynomial).
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
+    /// 1.5 * 2^23: added to a small number, it leaves the nearest integer in the last bits. A conversion with `as` would
+    /// go through one lane at a time.
+    const SHIFT: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + 0.5).floor();
+    let shifted = x * std::f32::consts::LOG2_E + SHIFT;
+    let n = shifted - SHIFT;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_199_9e-3;
@@ -18,13 +22,14 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
-    f32::from_bits(((n as i32 + 127) << 23) as u32) * (p * r * r + r + 1.0)
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    power * (p * r * r + r + 1.0)
 }
 
-/// The largest value; eight lanes, so that the compiler keeps them in one register.
+/// The largest value that is one.
 #[inline(always)]
 pub(super) fn max(values: &[f32]) -> f32 {
-    fold(values, f32::NEG_INFINITY, f32::max)
+    fold(values, f32::NEG_INFINITY, |largest, value| if value > largest { value } else { largest })
 }
 
 /// The dot product of two slices of equal length.
@@ -56,13 +61,15 @@ pub(super) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
     total(values)
 }
 
+/// Sixteen lanes at once. They are counted, not iterated over, for the compiler to keep them in registers.
+#[expect(clippy::needless_range_loop, reason = "as above")]
 #[inline(always)]
 fn fold(values: &[f32], start: f32, merge: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; 16];
     let (chunks, rest) = values.as_chunks::<16>();
     for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = merge(*lane, *value);
+        for lane in 0..16 {
+            lanes[lane] = merge(lanes[lane], chunk[lane]);
         }
     }
     rest.iter().chain(&lanes).fold(start, |total, value| merge(total, *value))

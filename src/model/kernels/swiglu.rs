@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::simd::{exp, vectorized};
-use super::values;
+use super::{values, whole};
 
 /// `silu(gate) * up` for tensors of equal shape.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
@@ -70,20 +70,19 @@ const CHUNK: usize = 16 * 1024;
 
 impl SwiGlu for Flex {
     fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        let (gate, up) = (gate.to_contiguous(), up.to_contiguous());
-        let mut out = vec![0f32; values(&gate).len()];
-        let inputs = values(&gate).par_chunks(CHUNK).zip(values(&up).par_chunks(CHUNK));
-        out.par_chunks_mut(CHUNK).zip(inputs).for_each(|(out, (gate, up))| {
+        let (mut out, up) = (whole(gate), up.to_contiguous());
+        let gates = out.storage_mut::<f32>().par_chunks_mut(CHUNK);
+        gates.zip(values(&up).par_chunks(CHUNK)).for_each(|(gate, up)| {
             vectorized(
                 #[inline(always)]
                 || {
-                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-                        *out = gate / (1.0 + exp(-gate)) * up;
+                    for (gate, up) in gate.iter_mut().zip(up) {
+                        *gate = *gate / (1.0 + exp(-*gate)) * up;
                     }
                 },
             );
         });
-        like(out, &gate)
+        out
     }
 
     fn swiglu_backward(gate: FlexTensor, up: FlexTensor, grad: FlexTensor) -> (FlexTensor, FlexTensor) {

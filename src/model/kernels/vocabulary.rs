@@ -170,12 +170,15 @@ impl Logits for Plain<'_> {
         let size = BLOCK.min(self.vocabulary - first);
         let count = BLOCK_ROWS.min(self.hidden.len() / self.d - start);
         out.clear();
-        out.resize(count * size, 0.0);
+        out.reserve(count * size);
         let entries = self.matrix(self.head, first);
         let entries = Matrix { rows: entries.columns, columns: entries.rows, ..entries };
         let hidden = self.matrix(self.hidden, start);
-        // SAFETY: `out` holds `count * size` values and is ours alone; the slices hold the rows asked for.
-        unsafe { product([count, size, self.d], out.as_mut_ptr(), size, hidden, entries, false, 1.0) };
+        // SAFETY: `out` has room for `count * size` values and is ours alone; the slices hold the rows asked for.
+        unsafe {
+            product([count, size, self.d], out.as_mut_ptr(), size, hidden, entries, false, 1.0);
+            out.set_len(count * size);
+        }
         size
     }
 
@@ -198,7 +201,12 @@ pub(super) struct InPanels<'a, N> {
 impl<'a, N: Number> InPanels<'a, N> {
     pub(super) fn new(hidden: &FlexTensor, head: &'a Panels<N>) -> Self {
         let chunks = values(hidden).par_chunks(BLOCK_ROWS * head.shape()[1]);
-        Self { head, activations: chunks.map(|x| head.activations(x)).collect() }
+        let split = |x| {
+            let mut activations = Activations::default();
+            head.split(x, &mut activations);
+            activations
+        };
+        Self { head, activations: chunks.map(split).collect() }
     }
 }
 

@@ -37,7 +37,8 @@ impl SpanAttention for Flex {
                         || {
                             let highest = max(seen);
                             let total = exp_shifted(seen, highest);
-                            seen.iter_mut().for_each(|weight| *weight /= total);
+                            let share = 1.0 / total;
+                            seen.iter_mut().for_each(|weight| *weight *= share);
                             highest + total.ln()
                         },
                     );
@@ -233,9 +234,9 @@ impl<'a> Tile<'a> {
     /// `out = x K^T * scale` for the tile's rows of `x`: `[count, seen]`.
     unsafe fn against(&self, x: &[f32], keys: &[f32], out: &mut Vec<f32>, scale: f32) {
         out.clear();
-        out.resize(self.count * self.seen, 0.0);
+        out.reserve(self.count * self.seen);
         for (column, start, rows) in self.blocks() {
-            // SAFETY: layouts as in `own` and `key_rows`; `out` holds `count * seen` values.
+            // SAFETY: layouts as in `own` and `key_rows`; `out` has room for `count * seen` values.
             unsafe {
                 let keys = self.key_rows(keys, start);
                 let keys = Matrix { rows: keys.columns, columns: keys.rows, ..keys };
@@ -243,6 +244,8 @@ impl<'a> Tile<'a> {
                 product(shape, out.as_mut_ptr().add(column), self.seen, self.own(x), keys, false, scale);
             }
         }
+        // SAFETY: the blocks are all columns that the tile sees, and each was written.
+        unsafe { out.set_len(self.count * self.seen) };
     }
 
     /// Scaled scores, `[count, seen]`; entries right of the diagonal are not meaningful.

@@ -24,6 +24,7 @@ use rayon::prelude::*;
 use super::{Shared, tensor, values};
 use crate::model::Precision;
 pub(super) use panels::{Activations, Panels};
+use tile::TILE;
 pub(super) use tile::{Number, PANEL};
 
 /// Rows of a task; their activations stay in the second-level cache. Fewer rows share out the outputs instead.
@@ -125,23 +126,33 @@ fn product<N: Number>(x: FlexTensor, weight: &Panels<N>) -> FlexTensor {
     let mut out = Vec::with_capacity(rows * outputs);
     let place = Shared(out.as_mut_ptr());
     if rows <= ROWS {
-        let x = weight.activations(values(&x));
+        let mut activations = Activations::default();
+        weight.split(values(&x), &mut activations);
         let share = weight.count().div_ceil(rayon::current_num_threads());
         (0..weight.count()).into_par_iter().step_by(share.max(1)).for_each(|start| {
             let panels = start..weight.count().min(start + share);
             // SAFETY: every task writes the outputs of its own panels.
-            unsafe { weight.times(&x, panels, place.at(start * PANEL), outputs) };
+            unsafe { weight.times(&activations, panels, place.at(start * PANEL), outputs) };
         });
     } else {
-        values(&x).par_chunks(ROWS * inputs).enumerate().for_each(|(task, x)| {
-            let x = weight.activations(x);
+        let share = even_share(rows);
+        let tasks = values(&x).par_chunks(share * inputs).enumerate();
+        tasks.for_each_init(Activations::default, |activations, (task, x)| {
+            weight.split(x, activations);
             // SAFETY: every task writes the rows of its own chunk.
-            unsafe { weight.times(&x, 0..weight.count(), place.at(task * ROWS * outputs), outputs) };
+            unsafe { weight.times(activations, 0..weight.count(), place.at(task * share * outputs), outputs) };
         });
     }
     // SAFETY: the tasks wrote every row, each all its outputs.
     unsafe { out.set_len(rows * outputs) };
     tensor(out, [rows, outputs])
+}
+
+/// Rows of a task, [`ROWS`] at most: whole tiles, and so few that all threads get as many tasks.
+fn even_share(rows: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let tasks = rows.div_ceil(ROWS).next_multiple_of(threads);
+    rows.div_ceil(tasks).next_multiple_of(TILE)
 }
 
 impl<B: PackedLinear, C: CheckpointStrategy> PackedLinear for Autodiff<B, C> {

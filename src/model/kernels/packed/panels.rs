@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::tile::{Number, PANEL, TILE};
+use super::tile::{Number, PANEL, Place, TILE};
 
 /// A weight `[outputs, inputs]` in panels.
 #[derive(Debug)]
@@ -22,10 +22,16 @@ pub(in crate::model::kernels) struct Panels<N> {
 }
 
 /// Activations `[tiles][parts][TILE][inputs up to a whole group]`, in as many parts as their weight asks for; their sum is
-/// the activation.
+/// the activation. Rows that fill up the last tile are nothing in particular.
 pub(in crate::model::kernels) struct Activations<N> {
     values: Vec<N>,
     count: usize,
+}
+
+impl<N> Default for Activations<N> {
+    fn default() -> Self {
+        Self { values: Vec::new(), count: 0 }
+    }
 }
 
 impl<N: Number> Panels<N> {
@@ -78,19 +84,18 @@ impl<N: Number> Panels<N> {
         self.inputs.next_multiple_of(N::GROUP)
     }
 
-    /// `x [rows, inputs]` for products with this weight.
-    pub(in crate::model::kernels) fn activations(&self, x: &[f32]) -> Activations<N> {
-        let count = x.len() / self.inputs;
-        let mut values = vec![N::ZERO; count.div_ceil(TILE) * self.tile()];
-        let mut left = vec![0f32; self.inputs];
-        for (row, x) in x.chunks_exact(self.inputs).enumerate() {
-            left.copy_from_slice(x);
-            for part in 0..self.parts {
-                let place = self.place(row, part);
-                N::round(&mut left, &mut values[place..][..self.inputs]);
-            }
+    /// Puts `x [rows, inputs]` into `out`, for products with this weight.
+    pub(in crate::model::kernels) fn split(&self, x: &[f32], out: &mut Activations<N>) {
+        out.count = x.len() / self.inputs;
+        // Between the inputs and the end of their last group there must be zeros, whatever stood here before.
+        if self.width() > self.inputs {
+            out.values.clear();
         }
-        Activations { values, count }
+        out.values.resize(out.count.div_ceil(TILE) * self.tile(), N::ZERO);
+        for (row, x) in x.chunks_exact(self.inputs).enumerate() {
+            let place = self.place(row, 0);
+            N::split(x, self.parts, &mut out.values[place..], TILE * self.width());
+        }
     }
 
     /// Numbers of a tile of activations.
@@ -118,17 +123,11 @@ impl<N: Number> Panels<N> {
             let weight = self.panel(panel);
             let columns = PANEL.min(self.outputs - panel * PANEL);
             for (row, tile) in (0..x.count).step_by(TILE).zip(x.values.chunks_exact(self.tile())) {
-                let mut sums = [[0f32; PANEL]; TILE];
-                N::add_products(tile, weight, &mut sums);
-                for (offset, sums) in sums.iter().enumerate().take(x.count - row) {
-                    // SAFETY: the caller's contract; `columns` numbers of row `row + offset`.
-                    unsafe {
-                        let out = out.add((row + offset) * stride + (panel - panels.start) * PANEL);
-                        match columns {
-                            PANEL => out.cast::<[f32; PANEL]>().write_unaligned(*sums),
-                            _ => out.copy_from_nonoverlapping(sums.as_ptr(), columns),
-                        }
-                    }
+                // SAFETY: the caller's contract; `columns` numbers of the rows from `row` on.
+                unsafe {
+                    let out = out.add(row * stride + (panel - panels.start) * PANEL);
+                    let place = Place { out, stride, rows: TILE.min(x.count - row), columns };
+                    N::products(tile, self.parts, weight, place);
                 }
             }
         }
@@ -143,9 +142,12 @@ impl<N: Number> Panels<N> {
     ) -> usize {
         let stride = (panels.end * PANEL).min(self.outputs) - panels.start * PANEL;
         out.clear();
-        out.resize(x.count * stride, 0.0);
-        // SAFETY: `out` holds `rows * stride` numbers and is ours.
-        unsafe { self.times(x, panels, out.as_mut_ptr(), stride) };
+        out.reserve(x.count * stride);
+        // SAFETY: `out` has room for `rows * stride` numbers and is ours, and all of them are written.
+        unsafe {
+            self.times(x, panels, out.as_mut_ptr(), stride);
+            out.set_len(x.count * stride);
+        }
         stride
     }
 

@@ -7,8 +7,14 @@ pub(in crate::model::kernels) const PANEL: usize = 48;
 /// Rows whose sums are kept in registers: 8 x 3 of 32 registers.
 pub(super) const TILE: usize = 8;
 
-/// A tile's sums.
-pub(super) type Sums = [[f32; PANEL]; TILE];
+/// Where the products of a tile go: the first `rows` rows and `columns` outputs of them, `stride` numbers from row to row.
+#[derive(Clone, Copy)]
+pub(in crate::model::kernels) struct Place {
+    pub(super) out: *mut f32,
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
 
 /// What weights are stored as, and activations rounded to.
 pub(in crate::model::kernels) trait Number: Copy + Send + Sync {
@@ -26,12 +32,16 @@ pub(in crate::model::kernels) trait Number: Copy + Send + Sync {
     /// Whether the processor has the instructions of the fast body.
     fn is_fast() -> bool;
 
-    /// As [`Self::from_f32`], for every number of `x`; what rounding lost stays in `x`.
-    fn round(x: &mut [f32], out: &mut [Self]);
+    /// Splits every number of `x` into `parts` numbers, whose sum it is as nearly as they can say; part `p` of it begins at
+    /// `out[p * stride]`.
+    fn split(x: &[f32], parts: usize, out: &mut [Self], stride: usize);
 
-    /// Adds the products of a tile `[parts][TILE][groups][GROUP]`, which is the sum of its parts, and a panel
-    /// `[groups][PANEL][GROUP]` to `sums`.
-    fn add_products(tile: &[Self], panel: &[Self], sums: &mut Sums);
+    /// The products of a tile `[parts][TILE][groups][GROUP]`, which is the sum of its parts, and a panel
+    /// `[groups][PANEL][GROUP]`.
+    ///
+    /// # Safety
+    /// The place is valid for writes, and nobody else's meanwhile.
+    unsafe fn products(tile: &[Self], parts: usize, panel: &[Self], place: Place);
 }
 
 impl Number for f32 {
@@ -53,22 +63,20 @@ impl Number for f32 {
         return false;
     }
 
-    fn round(x: &mut [f32], out: &mut [f32]) {
-        out.copy_from_slice(x);
-        x.fill(0.0);
+    fn split(x: &[f32], parts: usize, out: &mut [f32], _: usize) {
+        assert!(parts == 1, "one number says all");
+        out[..x.len()].copy_from_slice(x);
     }
 
-    fn add_products(tile: &[f32], panel: &[f32], sums: &mut Sums) {
-        let inputs = groups(tile, panel);
-        for x in tile.chunks_exact(TILE * inputs) {
-            #[cfg(target_arch = "x86_64")]
-            if Self::is_fast() {
-                // SAFETY: the processor has the instructions, and the lengths were checked.
-                unsafe { avx512::add_products_f32(inputs, x.as_ptr(), panel.as_ptr(), sums) };
-                continue;
-            }
-            plain(inputs, x, panel, sums);
+    unsafe fn products(tile: &[f32], parts: usize, panel: &[f32], place: Place) {
+        let inputs = groups(tile, parts, panel);
+        #[cfg(target_arch = "x86_64")]
+        if Self::is_fast() && parts == 1 {
+            // SAFETY: the processor has the instructions, and the lengths were checked.
+            return unsafe { avx512::products_f32(inputs, tile.as_ptr(), panel.as_ptr(), place) };
         }
+        // SAFETY: the caller's contract.
+        unsafe { plain(inputs, tile, panel, place) };
     }
 }
 
@@ -93,57 +101,70 @@ impl Number for bf16 {
         return false;
     }
 
-    fn round(x: &mut [f32], out: &mut [bf16]) {
+    fn split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
+        assert!(parts > 0 && (parts - 1) * stride + x.len() <= out.len(), "room for every part");
         #[cfg(target_arch = "x86_64")]
         if Self::is_fast() {
-            // SAFETY: the processor has the instructions.
-            return unsafe { avx512::round(x, out) };
+            // SAFETY: the processor has the instructions, and the length was checked.
+            return unsafe { avx512::split(x, parts, out, stride) };
         }
-        plain_round(x, out);
+        plain_split(x, parts, out, stride);
     }
 
-    fn add_products(tile: &[bf16], panel: &[bf16], sums: &mut Sums) {
-        let pairs = groups(tile, panel);
-        #[cfg(target_arch = "x86_64")]
-        if Self::is_fast() {
-            // Two parts at a time read the panel once.
-            let two = tile.chunks_exact(2 * TILE * 2 * pairs);
-            let one = two.remainder();
-            // SAFETY: the processor has the instructions, and the lengths were checked.
-            unsafe {
-                two.for_each(|x| avx512::add_products_bf16::<2>(pairs, x.as_ptr(), panel.as_ptr(), sums));
-                if !one.is_empty() {
-                    avx512::add_products_bf16::<1>(pairs, one.as_ptr(), panel.as_ptr(), sums);
-                }
+    unsafe fn products(tile: &[bf16], parts: usize, panel: &[bf16], place: Place) {
+        let pairs = groups(tile, parts, panel);
+        let (x, weights) = (tile.as_ptr(), panel.as_ptr());
+        // SAFETY: the processor has the instructions, the lengths were checked, and the place is the caller's contract.
+        unsafe {
+            match parts {
+                #[cfg(target_arch = "x86_64")]
+                1 if Self::is_fast() => avx512::products_bf16::<1>(pairs, x, weights, place),
+                #[cfg(target_arch = "x86_64")]
+                2 if Self::is_fast() => avx512::products_bf16::<2>(pairs, x, weights, place),
+                _ => plain(pairs, tile, panel, place),
             }
-            return;
         }
-        tile.chunks_exact(TILE * 2 * pairs).for_each(|x| plain(pairs, x, panel, sums));
     }
 }
 
-fn plain_round(x: &mut [f32], out: &mut [bf16]) {
-    for (x, out) in x.iter_mut().zip(out) {
-        *out = bf16::from_f32(*x);
-        *x -= out.to_f32();
+fn plain_split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
+    for (index, x) in x.iter().enumerate() {
+        let mut left = *x;
+        for part in 0..parts {
+            let rounded = bf16::from_f32(left);
+            out[part * stride + index] = rounded;
+            left -= rounded.to_f32();
+        }
     }
 }
 
 /// The number of groups of inputs.
-fn groups<N: Number>(tile: &[N], panel: &[N]) -> usize {
+fn groups<N: Number>(tile: &[N], parts: usize, panel: &[N]) -> usize {
     let groups = panel.len() / (N::GROUP * PANEL);
-    let [part, whole] = [TILE, PANEL].map(|count| count * groups * N::GROUP);
-    assert!(panel.len() == whole && tile.len().is_multiple_of(part), "whole parts of a tile, and a whole panel");
+    let inputs = N::GROUP * groups;
+    assert!(
+        panel.len() == PANEL * inputs && tile.len() == parts * TILE * inputs,
+        "all parts of a tile, and a whole panel"
+    );
     groups
 }
 
-fn plain<N: Number>(groups: usize, x: &[N], panel: &[N], sums: &mut Sums) {
-    for (x, sums) in x.chunks_exact(N::GROUP * groups).zip(sums) {
-        for (x, weights) in x.chunks_exact(N::GROUP).zip(panel.chunks_exact(N::GROUP * PANEL)) {
-            for (sum, weights) in sums.iter_mut().zip(weights.chunks_exact(N::GROUP)) {
-                *sum += x.iter().zip(weights).map(|(x, weight)| x.to_f32() * weight.to_f32()).sum::<f32>();
+/// # Safety
+/// As for [`Number::products`].
+unsafe fn plain<N: Number>(groups: usize, tile: &[N], panel: &[N], place: Place) {
+    let mut sums = [[0f32; PANEL]; TILE];
+    for part in tile.chunks_exact(TILE * N::GROUP * groups) {
+        for (x, sums) in part.chunks_exact(N::GROUP * groups).zip(&mut sums) {
+            for (x, weights) in x.chunks_exact(N::GROUP).zip(panel.chunks_exact(N::GROUP * PANEL)) {
+                for (sum, weights) in sums.iter_mut().zip(weights.chunks_exact(N::GROUP)) {
+                    *sum += x.iter().zip(weights).map(|(x, weight)| x.to_f32() * weight.to_f32()).sum::<f32>();
+                }
             }
         }
+    }
+    for (row, sums) in sums.iter().enumerate().take(place.rows) {
+        // SAFETY: `columns` numbers of the place's row.
+        unsafe { place.out.add(row * place.stride).copy_from_nonoverlapping(sums.as_ptr(), place.columns) };
     }
 }
 
@@ -151,20 +172,42 @@ fn plain<N: Number>(groups: usize, x: &[N], panel: &[N], sums: &mut Sums) {
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m256bh, __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtneps_pbh, _mm512_cvtpbh_ps, _mm512_dpbf16_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps, _mm512_sub_ps,
+        __m256bh, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_cvtpbh_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_set1_epi32, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
     use std::mem::transmute;
 
     use half::bf16;
 
-    use super::{PANEL, Sums, TILE};
+    use super::{PANEL, Place, TILE};
+
+    /// Writes the sums of a tile. No function: called, it would find them in memory and not in registers.
+    macro_rules! store {
+        ($sums:expr => $place:expr) => {
+            for (row, sums) in $sums.iter().enumerate() {
+                if row == $place.rows {
+                    break;
+                }
+                for (register, sums) in sums.iter().enumerate() {
+                    let columns = $place.columns.saturating_sub(16 * register);
+                    // SAFETY: the place is valid for writes; a mask leaves out what lies beyond the columns.
+                    unsafe {
+                        let out = $place.out.add(row * $place.stride).wrapping_add(16 * register);
+                        match columns {
+                            16.. => _mm512_storeu_ps(out, *sums),
+                            _ => _mm512_mask_storeu_ps(out, (1 << columns) - 1, *sums),
+                        }
+                    }
+                }
+            }
+        };
+    }
 
     /// # Safety
-    /// `x` holds `TILE * inputs` numbers, `panel` `inputs * PANEL`.
+    /// `x` holds `TILE * inputs` numbers, `panel` `inputs * PANEL`; the place is valid for writes.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn add_products_f32(inputs: usize, x: *const f32, panel: *const f32, out: &mut Sums) {
+    pub(super) unsafe fn products_f32(inputs: usize, x: *const f32, panel: *const f32, place: Place) {
         let mut sums = [[_mm512_setzero_ps(); 3]; TILE];
         for input in 0..inputs {
             // SAFETY: the input lies inside of the panel.
@@ -180,17 +223,17 @@ mod avx512 {
                 sums[2] = _mm512_fmadd_ps(x, weights[2], sums[2]);
             }
         }
-        add(&sums, out);
+        store!(sums => place);
     }
 
     /// # Safety
-    /// `x` holds `PARTS * TILE * pairs * 2` numbers, `panel` `pairs * PANEL * 2`.
+    /// `x` holds `PARTS * TILE * pairs * 2` numbers, `panel` `pairs * PANEL * 2`; the place is valid for writes.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) unsafe fn add_products_bf16<const PARTS: usize>(
+    pub(super) unsafe fn products_bf16<const PARTS: usize>(
         pairs: usize,
         x: *const bf16,
         panel: *const bf16,
-        out: &mut Sums,
+        place: Place,
     ) {
         let mut sums = [[_mm512_setzero_ps(); 3]; TILE];
         let x = x.cast::<i32>();
@@ -216,34 +259,27 @@ mod avx512 {
                 }
             }
         }
-        add(&sums, out);
+        store!(sums => place);
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn add(sums: &[[__m512; 3]; TILE], out: &mut Sums) {
-        for (out, sums) in out.iter_mut().zip(sums) {
-            for (out, sum) in out.as_chunks_mut::<16>().0.iter_mut().zip(sums) {
-                // SAFETY: 16 numbers.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(out.as_ptr()), *sum)) };
-            }
-        }
-    }
-
+    /// # Safety
+    /// `out` holds all parts.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) fn round(x: &mut [f32], out: &mut [bf16]) {
-        let (chunks, rest) = x.as_chunks_mut::<16>();
-        let (out_chunks, out_rest) = out.as_chunks_mut::<16>();
-        for (x, out) in chunks.iter_mut().zip(out_chunks) {
-            // SAFETY: 16 numbers in, 16 out, 16 back; bf16 is two bytes of plain data.
+    pub(super) unsafe fn split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
+        let (chunks, rest) = x.as_chunks::<16>();
+        for (index, x) in chunks.iter().enumerate() {
+            // SAFETY: 16 numbers in, and 16 out for every part; bf16 is two bytes of plain data.
             unsafe {
-                let whole = _mm512_loadu_ps(x.as_ptr());
-                let rounded = _mm512_cvtneps_pbh(whole);
-                *out = transmute::<__m256bh, [bf16; 16]>(rounded);
-                _mm512_storeu_ps(x.as_mut_ptr(), _mm512_sub_ps(whole, _mm512_cvtpbh_ps(rounded)));
+                let mut left = _mm512_loadu_ps(x.as_ptr());
+                for part in 0..parts {
+                    let rounded = _mm512_cvtneps_pbh(left);
+                    let out = out.as_mut_ptr().add(part * stride + 16 * index);
+                    out.cast::<__m256bh>().write_unaligned(rounded);
+                    left = _mm512_sub_ps(left, _mm512_cvtpbh_ps(rounded));
+                }
             }
         }
-        super::plain_round(rest, out_rest);
+        super::plain_split(rest, parts, &mut out[16 * chunks.len()..], stride);
     }
 }
 
@@ -251,31 +287,44 @@ mod avx512 {
 mod tests {
     use super::*;
 
-    fn both_bodies_agree<N: Number>() {
+    fn both_bodies_agree<N: Number>(parts: usize) {
         let number = |index: usize| N::from_f32((index * 7919 % 1000) as f32 / 500.0 - 1.0);
         let groups = 37;
-        let part = TILE * groups * N::GROUP;
-        let tile: Vec<N> = (0..3 * part).map(number).collect();
+        let tile: Vec<N> = (0..parts * TILE * groups * N::GROUP).map(number).collect();
         let panel: Vec<N> = (0..PANEL * groups * N::GROUP).map(|index| number(index * 31 + 5)).collect();
-        let (mut fast, mut slow) = ([[0.5; PANEL]; TILE], [[0.5; PANEL]; TILE]);
-        N::add_products(&tile, &panel, &mut fast);
-        tile.chunks_exact(part).for_each(|x| plain(groups, x, &panel, &mut slow));
-        let pairs = fast.iter().flatten().zip(slow.iter().flatten());
-        assert!(pairs.clone().all(|(a, b)| (a - b).abs() < 1e-4), "{:?}", pairs.collect::<Vec<_>>());
+        let stride = PANEL + 3;
+        for (rows, columns) in [(TILE, PANEL), (1, PANEL), (TILE, 1), (5, 16), (3, 41)] {
+            let (mut fast, mut slow) = (vec![0.5; TILE * stride], vec![0.5; TILE * stride]);
+            let place = |out: &mut [f32]| Place { out: out.as_mut_ptr(), stride, rows, columns };
+            // SAFETY: both hold as many rows as a tile.
+            unsafe {
+                N::products(&tile, parts, &panel, place(&mut fast));
+                plain(groups, &tile, &panel, place(&mut slow));
+            }
+            let pairs = fast.iter().zip(&slow);
+            assert!(pairs.clone().all(|(a, b)| (a - b).abs() < 1e-4), "{:?}", pairs.collect::<Vec<_>>());
+            let outside = |(index, _): &(usize, &f32)| index / stride >= rows || index % stride >= columns;
+            assert!(fast.iter().enumerate().filter(outside).all(|(_, value)| *value == 0.5), "{rows} {columns}");
+        }
     }
 
     #[test]
     fn both_bodies_agree_in_f32_and_in_bf16() {
-        both_bodies_agree::<f32>();
-        both_bodies_agree::<bf16>();
+        both_bodies_agree::<f32>(1);
+        both_bodies_agree::<bf16>(1);
+        both_bodies_agree::<bf16>(2);
+        both_bodies_agree::<bf16>(3);
     }
 
     #[test]
-    fn rounding_is_to_the_nearest_even_and_keeps_the_rest() {
-        let x: Vec<f32> = (0..100).map(|index| 1.0 + index as f32 / 512.0).collect();
-        let (mut lost, mut out) = (x.clone(), vec![bf16::ZERO; x.len()]);
-        bf16::round(&mut lost, &mut out);
-        assert_eq!(out, x.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>());
-        assert_eq!(lost, x.iter().zip(&out).map(|(x, out)| x - out.to_f32()).collect::<Vec<_>>());
+    fn parts_are_rounded_to_the_nearest_even_and_add_up() {
+        let x: Vec<f32> = (0..100).map(|index| 1.0 + index as f32 / 512.0 + index as f32 / 1e6).collect();
+        let stride = x.len() + 7;
+        let mut out = vec![bf16::ZERO; 2 * stride];
+        bf16::split(&x, 2, &mut out, stride);
+        let first: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
+        let second: Vec<bf16> = x.iter().zip(&first).map(|(x, first)| bf16::from_f32(x - first.to_f32())).collect();
+        assert_eq!(out[..x.len()], first);
+        assert_eq!(out[stride..][..x.len()], second);
     }
 }
