@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
+use super::kernels::embedding::table_rows;
 use super::kernels::linear::{Layout, linear};
 use super::kernels::packed::{Packed, packed_linear};
 use super::kernels::token_kl::{Compared, packed_token_kl, token_kl};
@@ -91,10 +92,7 @@ impl Weight {
     /// The rows of a table for `ids`, `[ids.len(), width]`.
     pub fn select(&self, ids: &[i32], device: &Device) -> Tensor<2> {
         match self {
-            Self::Plain(weight) => {
-                let ids = Tensor::<1, Int>::from_data(TensorData::new(ids.to_vec(), [ids.len()]), device);
-                weight.val().select(0, ids).cast(FloatDType::F32)
-            }
+            Self::Plain(weight) => table_rows(weight.val(), ids.into()).cast(FloatDType::F32),
             Self::Frozen(frozen) => {
                 let rows = frozen.packed.rows(ids.iter().map(|id| *id as usize));
                 Tensor::from_data(TensorData::new(rows, [ids.len(), frozen.packed.shape()[1]]), device)

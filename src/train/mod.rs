@@ -149,7 +149,8 @@ impl Job<'_> {
                     break;
                 }
                 let rate = settings.schedule.rate(at.step, steps);
-                let taken = trainer.step(&pairs, rate)?;
+                let taken;
+                (trainer, taken) = trainer.step(&pairs, rate)?;
                 at.step += 1;
                 at.taken += pairs.len() as u64;
                 at.tokens += taken.work.tokens as u64;
@@ -250,8 +251,8 @@ impl Seen {
 }
 
 impl Trainer<'_> {
-    /// One optimizer step; the loss is the mean over the step.
-    fn step(&mut self, examples: &[Example], rate: f64) -> Result<Seen> {
+    /// One optimizer step, in place; the loss is the mean over the step.
+    fn step(mut self, examples: &[Example], rate: f64) -> Result<(Self, Seen)> {
         let objective = self.settings.objective.formula();
         let weights: Vec<f64> = examples.iter().map(|example| objective.weight(example.responses[0].len())).collect();
         let total: f64 = weights.iter().sum();
@@ -292,9 +293,8 @@ impl Trainer<'_> {
         }
         seen.grad_norm = Some(norm);
         let clip = (self.settings.max_grad_norm / (norm + 1e-6)).min(1.0);
-        let policy = self.policy.clone();
-        self.policy = self.optimizer.step(policy, gradients, &self.settings.optimizer, rate, clip);
-        Ok(seen)
+        self.policy = self.optimizer.step(self.policy, gradients, &self.settings.optimizer, rate, clip);
+        Ok((self, seen))
     }
 
     /// The objective on held-out examples, without a step.

@@ -6,6 +6,7 @@ use burn::tensor::{self, ElementConversion, Tensor};
 
 use super::policy::Policy;
 use crate::model::kernels::adamw::{Step, adamw};
+use crate::model::kernels::norm::squared_norm;
 
 /// AdamW's constant numbers (PyTorch's defaults but for the weight decay, which is 0 as in the field's recipes).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,7 +39,7 @@ impl Gradients {
 
     /// Euclidean norm over all parameters.
     pub fn norm(&self) -> f64 {
-        let squares = self.sums.values().map(|gradient| (gradient.clone() * gradient.clone()).sum());
+        let squares = self.sums.values().map(|gradient| squared_norm(gradient.clone()));
         squares.map(|square| square.into_scalar::<f32>().elem::<f64>()).sum::<f64>().sqrt()
     }
 }

@@ -100,6 +100,7 @@ impl LayerNorm for Flex {
     fn rows_layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f64) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
         let [rows, d] = x.shape().dims();
+        let (weight, bias) = (values(&weight), values(&bias));
         let mut out = vec![0f32; rows * d];
         out.par_chunks_mut(d * ROWS).zip(values(&x).par_chunks(d * ROWS)).for_each(|(out, x)| {
             vectorized(
@@ -107,7 +108,7 @@ impl LayerNorm for Flex {
                 || {
                     for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
                         normalize_row(x, out, eps);
-                        for ((out, w), b) in out.iter_mut().zip(values(&weight)).zip(values(&bias)) {
+                        for ((out, w), b) in out.iter_mut().zip(weight).zip(bias) {
                             *out = *out * w + b;
                         }
                     }

@@ -8,11 +8,14 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 
 use super::few_rows::{self, FEW_ROWS};
+use super::product::matmul;
+use super::tile::Number;
 use super::{tensor, values};
 
 /// How a checkpoint stores a weight.
@@ -41,12 +44,17 @@ pub trait Linear: Backend {
     fn rows_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: Layout) -> FloatTensor<Self> {
         many_rows::<Self>(x, weight, layout)
     }
+
+    /// `lhs @ rhs`, of two matrices.
+    fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(lhs, rhs)
+    }
 }
 
-fn many_rows<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, layout: Layout) -> FloatTensor<B> {
+fn many_rows<B: Linear>(x: FloatTensor<B>, weight: FloatTensor<B>, layout: Layout) -> FloatTensor<B> {
     match layout {
-        Layout::OutIn => B::float_matmul(x, B::float_transpose(weight)),
-        Layout::InOut => B::float_matmul(x, weight),
+        Layout::OutIn => B::product(x, B::float_transpose(weight)),
+        Layout::InOut => B::product(x, weight),
     }
 }
 
@@ -63,7 +71,15 @@ impl Linear for Flex {
         }
         many_rows::<Self>(x, weight, layout)
     }
+
+    fn product(lhs: FlexTensor, rhs: FlexTensor) -> FlexTensor {
+        match [lhs.dtype(), rhs.dtype()] {
+            [DType::F32, DType::F32] if f32::is_fast() => matmul(&lhs, &rhs),
+            _ => Self::float_matmul(lhs, rhs),
+        }
+    }
 }
+
 #[cfg(feature = "tch")]
 impl Linear for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
@@ -85,12 +101,12 @@ impl<B: Linear, C: CheckpointStrategy> Linear for Autodiff<B, C> {
                         Layout::OutIn => weight,
                         Layout::InOut => B::float_transpose(weight),
                     };
-                    grads.register::<B>(node.id, B::float_matmul(grad.clone(), weight));
+                    grads.register::<B>(node.id, B::product(grad.clone(), weight));
                 }
                 if let (Some(node), Some(x)) = (weight_node, x) {
                     let grad = match layout {
-                        Layout::OutIn => B::float_matmul(B::float_transpose(grad), x),
-                        Layout::InOut => B::float_matmul(B::float_transpose(x), grad),
+                        Layout::OutIn => B::product(B::float_transpose(grad), x),
+                        Layout::InOut => B::product(B::float_transpose(x), grad),
                     };
                     grads.register::<B>(node.id, grad);
                 }

@@ -5,17 +5,21 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod embedding;
 pub(super) mod few_rows;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod norm;
 pub mod packed;
+mod product;
 pub mod rms_norm;
 pub mod rotary;
 mod simd;
 pub mod swiglu;
 #[cfg(test)]
 mod tests;
+mod tile;
 pub mod token_kl;
 pub mod token_logps;
 mod vocabulary;
@@ -76,52 +80,5 @@ impl Shared {
     unsafe fn at(self, offset: usize) -> *mut f32 {
         // SAFETY: the caller's contract.
         unsafe { self.0.add(offset) }
-    }
-}
-
-/// A matrix in memory: its first element and the distances between rows and columns.
-#[derive(Clone, Copy)]
-struct Matrix {
-    data: *const f32,
-    rows: usize,
-    columns: usize,
-}
-
-/// `out[m, n] (row stride `stride`) = keep * out + scale * lhs[m, k] @ rhs[k, n]`, on the calling thread.
-///
-/// # Safety
-/// The three matrices lie in live allocations, and nobody else touches `out` meanwhile.
-unsafe fn product(
-    [m, n, k]: [usize; 3],
-    out: *mut f32,
-    stride: usize,
-    lhs: Matrix,
-    rhs: Matrix,
-    keep: bool,
-    scale: f32,
-) {
-    // SAFETY: the caller's contract; strides describe the matrices.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out,
-            1,
-            stride as isize,
-            keep,
-            lhs.data,
-            lhs.columns as isize,
-            lhs.rows as isize,
-            rhs.data,
-            rhs.columns as isize,
-            rhs.rows as isize,
-            f32::from(u8::from(keep)),
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }

@@ -85,6 +85,7 @@ impl RmsNorm for Flex {
     fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
         let [rows, d] = x.shape().dims();
+        let weight = values(&weight);
         let mut out = vec![0f32; rows * d];
         out.par_chunks_mut(d * ROWS).zip(values(&x).par_chunks(d * ROWS)).for_each(|(out, x)| {
             vectorized(
@@ -92,7 +93,7 @@ impl RmsNorm for Flex {
                 || {
                     for (out, x) in out.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
                         let r = scale(x, eps);
-                        for ((out, x), w) in out.iter_mut().zip(x).zip(values(&weight)) {
+                        for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
                             *out = x * r * w;
                         }
                     }
@@ -105,6 +106,7 @@ impl RmsNorm for Flex {
     fn rms_norm_backward(x: FlexTensor, weight: FlexTensor, grad: FlexTensor, eps: f64) -> (FlexTensor, FlexTensor) {
         let (x, weight, grad) = (x.to_contiguous(), weight.to_contiguous(), grad.to_contiguous());
         let [rows, d] = x.shape().dims();
+        let weight = values(&weight);
         let mut grad_x = vec![0f32; rows * d];
         // Strips of a fixed size, summed in order: the result does not depend on the number of threads.
         let inputs = values(&x).par_chunks(d * STRIP).zip(values(&grad).par_chunks(d * STRIP));
@@ -120,7 +122,7 @@ impl RmsNorm for Flex {
                         for ((grad_x, x), grad) in rows {
                             let r = scale(x, eps);
                             for i in 0..d {
-                                grad_x[i] = grad[i] * values(&weight)[i];
+                                grad_x[i] = grad[i] * weight[i];
                                 grad_weight[i] += grad[i] * x[i] * r;
                             }
                             let shared = dot(grad_x, x) * r * r / d as f32;

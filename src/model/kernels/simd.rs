@@ -62,7 +62,6 @@ pub(super) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
 }
 
 /// Sixteen lanes at once. They are counted, not iterated over, for the compiler to keep them in registers.
-#[expect(clippy::needless_range_loop, reason = "as above")]
 #[inline(always)]
 fn fold(values: &[f32], start: f32, merge: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; 16];

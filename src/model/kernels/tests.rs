@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 
 use super::attention::{Segment, SpanAttention, Spans, attention};
 use super::gelu::Gelu;
 use super::linear::Layout;
 use super::packed::Packed;
-use super::{adamw, gelu, layer_norm, linear, rms_norm, rotary, swiglu, token_kl, token_logps};
+use super::{adamw, embedding, gelu, layer_norm, linear, norm, rms_norm, rotary, swiglu, token_kl, token_logps};
 use crate::model::Precision;
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
@@ -90,6 +90,38 @@ fn token_logps_bodies_agree() {
             }
         }
     }
+}
+
+#[test]
+fn a_tables_gradient_is_burns_tied_to_a_head_or_not() {
+    let device = Device::flex().autodiff();
+    let (table, x) = (random([9, 4]).into_data(), random([3, 4]).into_data());
+    let slopes = [random([5, 4]).into_data(), random([3, 9]).into_data()];
+    let gradient = |rows: fn(Tensor<2>, &[i32]) -> Tensor<2>, tied: bool| {
+        let table = Tensor::<2>::from_data(table.clone(), &device).require_grad();
+        let [of_rows, of_head] = slopes.clone().map(|slopes| Tensor::<2>::from_data(slopes, &device));
+        let mut sum = (rows(table.clone(), &[3, 0, 3, 8, 3]) * of_rows).sum();
+        if tied {
+            let x = Tensor::from_data(x.clone(), &device);
+            sum = sum + (linear::linear(x, table.clone(), Layout::OutIn) * of_head).sum();
+        }
+        raw(table.grad(&sum.backward()).unwrap())
+    };
+    let of_burn = |table: Tensor<2>, ids: &[i32]| {
+        let ids = Tensor::<1, Int>::from_data(ids, &table.device());
+        table.select(0, ids)
+    };
+    for tied in [false, true] {
+        let own = gradient(|table, ids| embedding::table_rows(table, ids.into()), tied);
+        assert_close(&own, &gradient(of_burn, tied), 1e-6);
+    }
+}
+
+#[test]
+fn squares_add_up_alike() {
+    use norm::Norm;
+    let x = raw(random([50_001]));
+    assert_close(&Flex::squared_norm(x.clone()), &norm::portable::<Flex>(x), 1e-5);
 }
 
 #[test]

@@ -7,9 +7,11 @@ use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{IndexingUpdateOp, Slice, TensorData};
 use rayon::prelude::*;
 
-use super::packed::{Activations, Number, PANEL, Panels};
+use super::packed::{Activations, Panels};
+use super::product::{Matrix, product};
 use super::simd::vectorized;
-use super::{Matrix, Shared, product, tensor, values};
+use super::tile::{Number, PANEL};
+use super::{Shared, tensor, values};
 
 /// Most logits that a portable body holds at a time.
 const LOGITS: usize = 16 << 20;
@@ -140,7 +142,7 @@ impl<'a> Plain<'a> {
                     let size = errors(block, start, &mut buffer, &mut spare);
                     let count = buffer.len() / size;
                     let errors = Matrix { data: buffer.as_ptr(), rows: size, columns: 1 };
-                    let transposed = Matrix { rows: 1, columns: size, ..errors };
+                    let transposed = errors.turned();
                     let entries = self.matrix(self.head, first);
                     let hidden = self.matrix(self.hidden, start);
                     // SAFETY: the block's rows of `grad_head` are this task's own, `grad_hidden` is this strip's.
@@ -171,8 +173,7 @@ impl Logits for Plain<'_> {
         let count = BLOCK_ROWS.min(self.hidden.len() / self.d - start);
         out.clear();
         out.reserve(count * size);
-        let entries = self.matrix(self.head, first);
-        let entries = Matrix { rows: entries.columns, columns: entries.rows, ..entries };
+        let entries = self.matrix(self.head, first).turned();
         let hidden = self.matrix(self.hidden, start);
         // SAFETY: `out` has room for `count * size` values and is ours alone; the slices hold the rows asked for.
         unsafe {

@@ -6,8 +6,9 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
 use rayon::prelude::*;
 
+use super::super::product::{Matrix, product};
 use super::super::simd::{dot, exp, exp_shifted, max, vectorized};
-use super::super::{Matrix, Shared, product, tensor, values};
+use super::super::{Shared, tensor, values};
 use super::{Segment, SpanAttention, Spans};
 
 /// Rows of a tile of scores.
@@ -238,8 +239,7 @@ impl<'a> Tile<'a> {
         for (column, start, rows) in self.blocks() {
             // SAFETY: layouts as in `own` and `key_rows`; `out` has room for `count * seen` values.
             unsafe {
-                let keys = self.key_rows(keys, start);
-                let keys = Matrix { rows: keys.columns, columns: keys.rows, ..keys };
+                let keys = self.key_rows(keys, start).turned();
                 let shape = [self.count, rows, self.rows.spans.head_dim];
                 product(shape, out.as_mut_ptr().add(column), self.seen, self.own(x), keys, false, scale);
             }

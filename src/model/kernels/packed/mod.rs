@@ -6,7 +6,6 @@
 
 mod panels;
 mod shelf;
-mod tile;
 
 use std::sync::Arc;
 
@@ -21,11 +20,10 @@ use burn::tensor::{Tensor, TensorData};
 use half::bf16;
 use rayon::prelude::*;
 
+use super::tile::{Number, PANEL, TILE};
 use super::{Shared, tensor, values};
 use crate::model::Precision;
 pub(super) use panels::{Activations, Panels};
-use tile::TILE;
-pub(super) use tile::{Number, PANEL};
 
 /// Rows of a task; their activations stay in the second-level cache. Fewer rows share out the outputs instead.
 const ROWS: usize = 64;

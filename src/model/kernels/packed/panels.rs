@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::tile::{Number, PANEL, Place, TILE};
+use crate::model::kernels::tile::{Number, PANEL, Place, TILE};
 
 /// A weight `[outputs, inputs]` in panels.
 #[derive(Debug)]
@@ -126,7 +126,8 @@ impl<N: Number> Panels<N> {
                 // SAFETY: the caller's contract; `columns` numbers of the rows from `row` on.
                 unsafe {
                     let out = out.add(row * stride + (panel - panels.start) * PANEL);
-                    let place = Place { out, stride, rows: TILE.min(x.count - row), columns };
+                    let rows = TILE.min(x.count - row);
+                    let place = Place { out, stride, rows, columns, keep: false, scale: 1.0 };
                     N::products(tile, self.parts, weight, place);
                 }
             }

@@ -1,20 +1,10 @@
-//! The innermost product, a tile of rows against a panel of outputs: as plain loops, for AVX-512 and for AVX512-BF16.
+//! What weights are stored as, and its products: as plain loops, or with the instructions of this processor.
 
 use half::bf16;
 
-/// Outputs of a panel: three registers of 16 sums.
-pub(in crate::model::kernels) const PANEL: usize = 48;
-/// Rows whose sums are kept in registers: 8 x 3 of 32 registers.
-pub(super) const TILE: usize = 8;
-
-/// Where the products of a tile go: the first `rows` rows and `columns` outputs of them, `stride` numbers from row to row.
-#[derive(Clone, Copy)]
-pub(in crate::model::kernels) struct Place {
-    pub(super) out: *mut f32,
-    pub(super) stride: usize,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-}
+#[cfg(target_arch = "x86_64")]
+use super::{Matrix, avx512};
+use super::{PANEL, Place, TILE};
 
 /// What weights are stored as, and activations rounded to.
 pub(in crate::model::kernels) trait Number: Copy + Send + Sync {
@@ -72,8 +62,9 @@ impl Number for f32 {
         let inputs = groups(tile, parts, panel);
         #[cfg(target_arch = "x86_64")]
         if Self::is_fast() && parts == 1 {
+            let x = Matrix { data: tile.as_ptr(), rows: inputs, columns: 1 };
             // SAFETY: the processor has the instructions, and the lengths were checked.
-            return unsafe { avx512::products_f32(inputs, tile.as_ptr(), panel.as_ptr(), place) };
+            return unsafe { avx512::products_f32::<3>(inputs, x, panel.as_ptr(), place) };
         }
         // SAFETY: the caller's contract.
         unsafe { plain(inputs, tile, panel, place) };
@@ -127,7 +118,7 @@ impl Number for bf16 {
     }
 }
 
-fn plain_split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
+pub(super) fn plain_split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
     for (index, x) in x.iter().enumerate() {
         let mut left = *x;
         for part in 0..parts {
@@ -162,125 +153,8 @@ unsafe fn plain<N: Number>(groups: usize, tile: &[N], panel: &[N], place: Place)
             }
         }
     }
-    for (row, sums) in sums.iter().enumerate().take(place.rows) {
-        // SAFETY: `columns` numbers of the place's row.
-        unsafe { place.out.add(row * place.stride).copy_from_nonoverlapping(sums.as_ptr(), place.columns) };
-    }
-}
-
-/// No closures here: one that a function without these features calls would be a call for every register.
-#[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use std::arch::x86_64::{
-        __m256bh, __m512bh, __m512i, _mm512_cvtneps_pbh, _mm512_cvtpbh_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_set1_epi32, _mm512_set1_ps,
-        _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
-    };
-    use std::mem::transmute;
-
-    use half::bf16;
-
-    use super::{PANEL, Place, TILE};
-
-    /// Writes the sums of a tile. No function: called, it would find them in memory and not in registers.
-    macro_rules! store {
-        ($sums:expr => $place:expr) => {
-            for (row, sums) in $sums.iter().enumerate() {
-                if row == $place.rows {
-                    break;
-                }
-                for (register, sums) in sums.iter().enumerate() {
-                    let columns = $place.columns.saturating_sub(16 * register);
-                    // SAFETY: the place is valid for writes; a mask leaves out what lies beyond the columns.
-                    unsafe {
-                        let out = $place.out.add(row * $place.stride).wrapping_add(16 * register);
-                        match columns {
-                            16.. => _mm512_storeu_ps(out, *sums),
-                            _ => _mm512_mask_storeu_ps(out, (1 << columns) - 1, *sums),
-                        }
-                    }
-                }
-            }
-        };
-    }
-
-    /// # Safety
-    /// `x` holds `TILE * inputs` numbers, `panel` `inputs * PANEL`; the place is valid for writes.
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn products_f32(inputs: usize, x: *const f32, panel: *const f32, place: Place) {
-        let mut sums = [[_mm512_setzero_ps(); 3]; TILE];
-        for input in 0..inputs {
-            // SAFETY: the input lies inside of the panel.
-            let weights = unsafe {
-                let panel = panel.add(input * PANEL);
-                [_mm512_loadu_ps(panel), _mm512_loadu_ps(panel.add(16)), _mm512_loadu_ps(panel.add(32))]
-            };
-            for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the input lies inside of the tile's row.
-                let x = _mm512_set1_ps(unsafe { *x.add(row * inputs + input) });
-                sums[0] = _mm512_fmadd_ps(x, weights[0], sums[0]);
-                sums[1] = _mm512_fmadd_ps(x, weights[1], sums[1]);
-                sums[2] = _mm512_fmadd_ps(x, weights[2], sums[2]);
-            }
-        }
-        store!(sums => place);
-    }
-
-    /// # Safety
-    /// `x` holds `PARTS * TILE * pairs * 2` numbers, `panel` `pairs * PANEL * 2`; the place is valid for writes.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) unsafe fn products_bf16<const PARTS: usize>(
-        pairs: usize,
-        x: *const bf16,
-        panel: *const bf16,
-        place: Place,
-    ) {
-        let mut sums = [[_mm512_setzero_ps(); 3]; TILE];
-        let x = x.cast::<i32>();
-        for pair in 0..pairs {
-            // SAFETY: the pair lies inside of the panel.
-            let weights = unsafe {
-                let panel = panel.add(pair * 2 * PANEL).cast::<i32>();
-                [
-                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.cast())),
-                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(16).cast())),
-                    transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(32).cast())),
-                ]
-            };
-            for part in 0..PARTS {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    // SAFETY: the pair lies inside of the part's row.
-                    let x = unsafe { x.add((part * TILE + row) * pairs + pair).read_unaligned() };
-                    // SAFETY: both are 64 bytes of plain data.
-                    let x = unsafe { transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x)) };
-                    sums[0] = _mm512_dpbf16_ps(sums[0], x, weights[0]);
-                    sums[1] = _mm512_dpbf16_ps(sums[1], x, weights[1]);
-                    sums[2] = _mm512_dpbf16_ps(sums[2], x, weights[2]);
-                }
-            }
-        }
-        store!(sums => place);
-    }
-
-    /// # Safety
-    /// `out` holds all parts.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) unsafe fn split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
-        let (chunks, rest) = x.as_chunks::<16>();
-        for (index, x) in chunks.iter().enumerate() {
-            // SAFETY: 16 numbers in, and 16 out for every part; bf16 is two bytes of plain data.
-            unsafe {
-                let mut left = _mm512_loadu_ps(x.as_ptr());
-                for part in 0..parts {
-                    let rounded = _mm512_cvtneps_pbh(left);
-                    let out = out.as_mut_ptr().add(part * stride + 16 * index);
-                    out.cast::<__m256bh>().write_unaligned(rounded);
-                    left = _mm512_sub_ps(left, _mm512_cvtpbh_ps(rounded));
-                }
-            }
-        }
-        super::plain_split(rest, parts, &mut out[16 * chunks.len()..], stride);
-    }
+    // SAFETY: the caller's contract.
+    unsafe { place.write(&sums) };
 }
 
 #[cfg(test)]
@@ -295,7 +169,8 @@ mod tests {
         let stride = PANEL + 3;
         for (rows, columns) in [(TILE, PANEL), (1, PANEL), (TILE, 1), (5, 16), (3, 41)] {
             let (mut fast, mut slow) = (vec![0.5; TILE * stride], vec![0.5; TILE * stride]);
-            let place = |out: &mut [f32]| Place { out: out.as_mut_ptr(), stride, rows, columns };
+            let place =
+                |out: &mut [f32]| Place { out: out.as_mut_ptr(), stride, rows, columns, keep: true, scale: 0.5 };
             // SAFETY: both hold as many rows as a tile.
             unsafe {
                 N::products(&tile, parts, &panel, place(&mut fast));

@@ -1,0 +1,93 @@
+//! The innermost product, a tile of rows against a panel of outputs.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod number;
+
+use super::product::Matrix;
+pub(super) use number::Number;
+
+/// Outputs of a panel: three registers of 16 sums.
+pub(super) const PANEL: usize = 48;
+/// Rows whose sums are kept in registers: 8 x 3 of 32 registers.
+pub(super) const TILE: usize = 8;
+
+/// Numbers of a register.
+pub(super) const LANES: usize = 16;
+
+/// Where the products of a tile go: the first `rows` rows and `columns` outputs of them, `stride` numbers from row to row.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) out: *mut f32,
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// Whether they are added to what stands there.
+    pub(super) keep: bool,
+    /// What they are multiplied by.
+    pub(super) scale: f32,
+}
+
+impl Place {
+    /// # Safety
+    /// The place is valid for writes, and nobody else's meanwhile.
+    unsafe fn write(self, sums: &[[f32; PANEL]; TILE]) {
+        for (row, sums) in sums.iter().enumerate().take(self.rows) {
+            for (column, sum) in sums.iter().enumerate().take(self.columns) {
+                // SAFETY: the caller's contract.
+                unsafe {
+                    let out = self.out.add(row * self.stride + column);
+                    *out = if self.keep { *out } else { 0.0 } + self.scale * sum;
+                }
+            }
+        }
+    }
+}
+
+/// Numbers of a row of a panel with so many columns: whole registers.
+pub(super) fn width(columns: usize) -> usize {
+    columns.next_multiple_of(LANES)
+}
+
+/// The products of up to [`TILE`] rows of `x`, of `inputs` numbers each, and a panel `[inputs][width(columns)]`.
+///
+/// # Safety
+/// The processor has AVX-512 ([`Number::is_fast`]), `x` has the place's rows, and the place is valid for writes, and nobody
+/// else's meanwhile.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn products(inputs: usize, x: Matrix, panel: &[f32], place: Place) {
+    assert!(panel.len() == inputs * width(place.columns), "a whole panel");
+    // SAFETY: the caller's contract, and the length was checked.
+    unsafe {
+        match width(place.columns) / LANES {
+            1 => avx512::products_f32::<1>(inputs, x, panel.as_ptr(), place),
+            2 => avx512::products_f32::<2>(inputs, x, panel.as_ptr(), place),
+            _ => avx512::products_f32::<3>(inputs, x, panel.as_ptr(), place),
+        }
+    }
+}
+
+/// The square of [`LANES`] rows at `from`, `stride` numbers apart, turned into rows at `to`, `width` numbers apart.
+///
+/// # Safety
+/// The processor has AVX-512, and both squares are valid, the second one for writes.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { avx512::turn(from, stride, to, width) };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use nowhere::{products, turn};
+
+/// For processors without AVX-512, where nobody calls these.
+#[cfg(not(target_arch = "x86_64"))]
+mod nowhere {
+    pub(in super::super) unsafe fn products(_: usize, _: super::Matrix, _: &[f32], _: super::Place) {
+        unreachable!("no AVX-512 here")
+    }
+
+    pub(in super::super) unsafe fn turn(_: *const f32, _: usize, _: *mut f32, _: usize) {
+        unreachable!("no AVX-512 here")
+    }
+}
