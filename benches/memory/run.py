@@ -6,10 +6,11 @@
     python benches/memory/run.py score --sepo target/release/sepo --folder /tmp/memory
 
 `stream` makes scored Parquet files of so many GiB, a fifth of them in one row group of one file, and sends them through
-read, where, select and write. `score` scores 10,000 and 1,000,000 rows with a tiny model. Both print the peak of the
+read, where, select and write. `score` scores 10,000 to 2,000,000 rows with a tiny model. Both print the peak of the
 resident memory, which the operating system counts. Everything is made in the folder; delete it afterwards.
 """
 import argparse
+import multiprocessing
 import os
 import pathlib
 import resource
@@ -74,6 +75,15 @@ def make_ids(path, rows):
     pq.write_table(pa.table(columns), path, row_group_size=100_000)
 
 
+def apart(make, *arguments):
+    """Makes data in a process of its own: the peak that the system reports of a new process begins with that of its parent."""
+    process = multiprocessing.get_context("spawn").Process(target=make, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit("the data could not be made")
+
+
 def measured(sepo, pipeline):
     """Seconds and peak MiB of a run."""
     start = time.monotonic()
@@ -87,7 +97,7 @@ def measured(sepo, pipeline):
 def stream(arguments):
     folder = arguments.folder
     if not (folder / "scored").exists():
-        make_scored(folder / "scored", arguments.gib)
+        apart(make_scored, folder / "scored", arguments.gib)
     pipeline = folder / "stream.yaml"
     pipeline.write_text(f"""workdir: {folder}/run
 stages:
@@ -101,8 +111,8 @@ stages:
 
 def score(arguments):
     folder = arguments.folder
-    for rows in (10_000, 1_000_000):
-        make_ids(folder / f"ids-{rows}" / "rows.parquet", rows)
+    for rows in (10_000, 100_000, 400_000, 1_000_000, 2_000_000):
+        apart(make_ids, folder / f"ids-{rows}" / "rows.parquet", rows)
         pipeline, fixtures = folder / f"score-{rows}.yaml", REPOSITORY / "tests/fixtures"
         pipeline.write_text(f"""workdir: {folder}/run-{rows}
 models: {{ a: {{ path: {fixtures}/llama-tied }}, b: {{ path: {fixtures}/llama-untied }} }}
