@@ -106,8 +106,30 @@ pub(super) unsafe fn product(
     scale: f32,
 ) {
     if !f32::is_fast() {
-        // SAFETY: the caller's contract; strides describe the matrices.
-        return unsafe { elsewhere([m, n, k], out, stride, lhs, rhs, keep, scale) };
+        // SAFETY: the caller's contract; the distances describe the matrices.
+        return unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                out,
+                1,
+                stride as isize,
+                keep,
+                lhs.data,
+                lhs.columns as isize,
+                lhs.rows as isize,
+                rhs.data,
+                rhs.columns as isize,
+                rhs.rows as isize,
+                f32::from(u8::from(keep)),
+                scale,
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            )
+        };
     }
     let mut panel = Vec::new();
     for column in (0..n).step_by(PANEL) {
@@ -166,43 +188,6 @@ unsafe fn pack(rhs: Matrix, [inputs, columns]: [usize; 2], panel: &mut Vec<f32>)
                 }
             }
         }
-    }
-}
-
-/// # Safety
-/// As for [`product`].
-unsafe fn elsewhere(
-    [m, n, k]: [usize; 3],
-    out: *mut f32,
-    stride: usize,
-    lhs: Matrix,
-    rhs: Matrix,
-    keep: bool,
-    scale: f32,
-) {
-    // SAFETY: the caller's contract; strides describe the matrices.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out,
-            1,
-            stride as isize,
-            keep,
-            lhs.data,
-            lhs.columns as isize,
-            lhs.rows as isize,
-            rhs.data,
-            rhs.columns as isize,
-            rhs.rows as isize,
-            f32::from(u8::from(keep)),
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }
 

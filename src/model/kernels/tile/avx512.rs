@@ -118,8 +118,8 @@ pub(super) unsafe fn products_bf16<const PARTS: usize>(pairs: usize, x: *const b
             let panel = panel.add(pair * 2 * PANEL).cast::<i32>();
             [
                 transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.cast())),
-                transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(16).cast())),
-                transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(32).cast())),
+                transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(LANES).cast())),
+                transmute::<__m512i, __m512bh>(_mm512_loadu_si512(panel.add(2 * LANES).cast())),
             ]
         };
         for part in 0..PARTS {
@@ -141,18 +141,18 @@ pub(super) unsafe fn products_bf16<const PARTS: usize>(pairs: usize, x: *const b
 /// `out` holds all parts.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
-    let (chunks, rest) = x.as_chunks::<16>();
+    let (chunks, rest) = x.as_chunks::<LANES>();
     for (index, x) in chunks.iter().enumerate() {
         // SAFETY: 16 numbers in, and 16 out for every part; bf16 is two bytes of plain data.
         unsafe {
             let mut left = _mm512_loadu_ps(x.as_ptr());
             for part in 0..parts {
                 let rounded = _mm512_cvtneps_pbh(left);
-                let out = out.as_mut_ptr().add(part * stride + 16 * index);
+                let out = out.as_mut_ptr().add(part * stride + LANES * index);
                 out.cast::<__m256bh>().write_unaligned(rounded);
                 left = _mm512_sub_ps(left, _mm512_cvtpbh_ps(rounded));
             }
         }
     }
-    plain_split(rest, parts, &mut out[16 * chunks.len()..], stride);
+    plain_split(rest, parts, &mut out[LANES * chunks.len()..], stride);
 }
