@@ -21,6 +21,7 @@ use self::terminal::{plain, plain_json};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
+use crate::pipeline::run::Planned;
 use crate::pipeline::spec::File;
 use crate::pipeline::{Options, Plan, Share, Spec, Suite, Work, run, schema, sweep};
 
@@ -42,9 +43,12 @@ enum Command {
     Run {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Forget what earlier runs left in the workdir.
-        #[arg(long)]
+        /// Do again what earlier runs of this pipeline did with its present settings.
+        #[arg(long, conflicts_with = "share")]
         fresh: bool,
+        /// Compare the digests of all files that earlier runs wrote, where sizes and times are compared otherwise.
+        #[arg(long)]
+        verify: bool,
         /// Run this stage and what it needs.
         #[arg(long, value_name = "STAGE")]
         only: Option<String>,
@@ -111,9 +115,8 @@ impl Pipeline {
     }
 
     /// The plans of all files and of their sweeps.
-    fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Plan>> {
-        let plans = self.sources()?.iter().map(|source| source.plans(monitor)).collect::<Result<Vec<_>>>()?;
-        Ok(plans.into_iter().flatten().collect())
+    fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Planned>> {
+        self.sources()?.iter().map(|source| Ok((source.name.clone(), source.plans(monitor)?))).collect()
     }
 
     fn run(&self, options: &Options, json: bool) -> Result<()> {
@@ -191,12 +194,12 @@ fn dispatch(command: Command) -> Result<()> {
             };
             print(&plain(&format!("{variants}{}", plan::text(plan, &estimate(plan)?))))
         }),
-        Command::Run { pipeline, fresh, only, share, json } => {
+        Command::Run { pipeline, fresh, verify, only, share, json } => {
             let work = share.map_or(Work::All, Work::Share);
-            pipeline.run(&Options { fresh, only, work }, json)
+            pipeline.run(&Options { fresh, verify, only, work }, json)
         }
         Command::Merge { pipeline, only, json } => {
-            pipeline.run(&Options { fresh: false, only, work: Work::Merge }, json)
+            pipeline.run(&Options { only, work: Work::Merge, ..Options::default() }, json)
         }
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),

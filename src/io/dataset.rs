@@ -12,6 +12,7 @@ use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bound;
+pub use super::find::takes;
 use super::find::{KINDS, Kind, WILD, find};
 use super::store::{Location, Stores, shown};
 use super::unify::unify;

@@ -198,15 +198,17 @@ impl Factors {
 /// Writes what `lora` trained on `source`: the adapters into `folder`, or the whole model with them merged.
 pub fn save(model: CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folder: &Path) -> Result<()> {
     if !lora.merge {
-        return folder::appear(folder, |draft| write(&model, source, lora, card, draft));
+        return write(&model, source, lora, card, folder);
     }
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let adapters = folder.with_file_name(format!(".{name}.adapters"));
-    folder::appear(&adapters, |draft| write(&model, source, lora, card, draft))?;
+    let adapters = folder.join("adapters");
+    write(&model, source, lora, card, &adapters)?;
     drop(model);
-    let result = save_merged(source, &adapters, card, folder);
-    let removed = fs::remove_dir_all(&adapters).map_err(|error| Error::model(adapters.display(), error));
-    result.and(removed)
+    save_merged(source, &adapters, card, folder)?;
+    let wrong = |error: std::io::Error| Error::model(adapters.display(), error);
+    for entry in fs::read_dir(&adapters).map_err(wrong)? {
+        fs::remove_file(entry.map_err(wrong)?.path()).map_err(wrong)?;
+    }
+    fs::remove_dir(&adapters).map_err(wrong)
 }
 
 fn save_merged(source: &ModelSource, adapters: &Path, card: &Card, folder: &Path) -> Result<()> {
@@ -228,6 +230,7 @@ fn write(model: &CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folde
             tensors.push((peft_name(name), values.into_data(), shape.to_vec()));
         }
     });
+    fs::create_dir_all(folder).map_err(|error| Error::model(folder.display(), error))?;
     folder::write_tensors(&tensors, &folder.join(TENSORS))?;
     let base = source.base_folder()?.map(|base| fs::canonicalize(&base).unwrap_or(base));
     let alpha = if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };

@@ -30,9 +30,6 @@ const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
-/// Files of which a folder with a whole model, or an adapter, has one.
-pub const WHOLE: [&str; 2] = ["config.json", "adapter_config.json"];
-
 /// The size that a file of weights has at most, unless one tensor alone is larger.
 const SHARD_BYTES: usize = 5_000_000_000;
 
@@ -59,8 +56,7 @@ impl Card {
     }
 }
 
-/// Writes `model`, which was made from `source`, into `folder`, with a model card if it was trained. The folder appears
-/// whole.
+/// Writes `model`, which was made from `source`, into `folder`, with a model card if it was trained.
 pub fn save(model: &CausalLm, source: &ModelSource, card: Option<&Card>, folder: &Path) -> Result<()> {
     save_sharded(model, source, card, folder, SHARD_BYTES)
 }
@@ -73,34 +69,15 @@ pub fn save_sharded(
     folder: &Path,
     shard_bytes: usize,
 ) -> Result<()> {
-    appear(folder, |folder| {
-        let config = config(source)?;
-        write_json(&config, &folder.join("config.json"))?;
-        write_json(&generation_config(source, &config)?, &folder.join("generation_config.json"))?;
-        write_weights(model, folder, shard_bytes)?;
-        if let Some(card) = card {
-            write_text(&card.text(source, "transformers"), &folder.join("README.md"))?;
-        }
-        copy_tokenizer(source, folder)
-    })
-}
-
-/// Lets `write` fill a folder under a temporary name, which then replaces what was at `folder`.
-pub(super) fn appear(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let wrong = |error: std::io::Error| unwritable(folder, error);
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let draft = folder.with_file_name(format!(".{name}.{}", std::process::id()));
-    let result = fs::create_dir_all(&draft).map_err(wrong).and_then(|()| write(&draft)).and_then(|()| {
-        if folder.exists() {
-            fs::remove_dir_all(folder).map_err(wrong)?;
-        }
-        fs::rename(&draft, folder).map_err(wrong)
-    });
-    if result.is_err() {
-        // The draft may not exist yet; what matters is the error that led here.
-        let _ = fs::remove_dir_all(&draft);
+    fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))?;
+    let config = config(source)?;
+    write_json(&config, &folder.join("config.json"))?;
+    write_json(&generation_config(source, &config)?, &folder.join("generation_config.json"))?;
+    write_weights(model, folder, shard_bytes)?;
+    if let Some(card) = card {
+        write_text(&card.text(source, "transformers"), &folder.join("README.md"))?;
     }
-    result
+    copy_tokenizer(source, folder)
 }
 
 fn unwritable(path: &Path, error: impl std::fmt::Display) -> Error {

@@ -9,13 +9,17 @@ use super::plan::Node;
 use super::rejects::{Rejects, TooMany};
 use super::report::Reports;
 use crate::error::{Error, Result};
-use crate::io::{Dataset, Location, Unit, ahead};
+use crate::io::owned::numbered;
+use crate::io::{Claim, Dataset, Unit, ahead};
 use crate::stages::read::Reader;
 use crate::stages::select::Select;
 use crate::stages::{Stage, Transform};
 
 /// Rows of a batch: what a forward pass sorts by length, what is decoded at a time.
 const BATCH_ROWS: usize = 256;
+
+/// The ending of files with rows set aside.
+const REJECTS: &str = ".parquet";
 
 /// Rows of a dataset, in units, read and then derived.
 #[derive(Clone)]
@@ -75,13 +79,17 @@ impl Passed {
         }
     }
 
-    /// Keeps the rows that were set aside in the file `name` of `folder`.
+    /// Keeps the rows of `unit`, of `units`, that were set aside in the folder of `claim`, if there are any.
     ///
     /// # Errors
     /// Too many of them; a store that fails.
-    pub(super) fn keep_rejects(&self, folder: &Location, name: &str) -> Result<()> {
-        self.rejects.write(&folder.join(name))?;
-        self.too_many.as_ref().map_or(Ok(()), |too_many| Err(too_many.error(folder)))
+    pub(super) fn keep_rejects(&self, claim: &Claim, unit: usize, units: usize) -> Result<()> {
+        if !self.rejects.is_empty() {
+            let mut folder = claim.open()?;
+            folder.expect_numbered(units, REJECTS)?;
+            self.rejects.write(&folder.folder().join(&numbered(unit, REJECTS)))?;
+        }
+        self.too_many.as_ref().map_or(Ok(()), |too_many| Err(too_many.error(&claim.folder)))
     }
 }
 

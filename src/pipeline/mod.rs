@@ -10,6 +10,7 @@ pub mod estimate;
 pub mod flow;
 mod hub;
 mod models;
+mod places;
 pub mod plan;
 mod rejects;
 pub mod report;

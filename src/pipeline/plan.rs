@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use arrow::datatypes::{Schema, SchemaRef};
 
 use super::models::Models;
+use super::places;
+use super::run::preflight;
 use super::schema::suggest;
 use super::spec::Spec;
 use super::vocabulary;
@@ -134,6 +136,8 @@ impl Plan {
         }
         if problems.is_empty() {
             problems = vocabulary::problems(&plan);
+            problems.extend(places::problems(spec, &plan)?);
+            problems.extend(preflight::problems(&plan)?);
         }
         if problems.is_empty() { Ok(plan) } else { Err(spec.report(problems)) }
     }

@@ -25,11 +25,13 @@ impl Rejects {
         self.0.push([stage.to_owned(), reason.to_owned(), id, row_as_json(&row)]);
     }
 
-    /// Writes the rows, where there are any, as the columns `row_id`, `stage`, `reason`, `row`.
+    /// Whether no row was set aside.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Writes the rows as the columns `row_id`, `stage`, `reason`, `row`.
     pub(super) fn write(&self, to: &Location) -> Result<()> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let column = |index: usize| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(self.0.iter().map(|reject| &reject[index])))
         };

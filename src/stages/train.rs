@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Schema};
 use super::score::{default_batch_tokens, needs_ids, needs_rewards};
 use crate::columns::{Side, list_type};
 use crate::error::Problem;
-use crate::io::Location;
+use crate::io::Claim;
 use crate::model::{Lora, Memory};
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
@@ -89,6 +89,10 @@ pub struct Train {
     /// Steps between two lines of metrics.
     #[serde(default = "default_log_every", skip_serializing)]
     pub log_every: u64,
+    /// Put the model into a folder of the workdir that holds other files, too, and replace those of the same names. Without
+    /// it such a folder is refused; a model that the stage itself trained earlier it always replaces.
+    #[serde(default, skip_serializing)]
+    pub overwrite: bool,
 }
 
 /// Held-out rows to look at.
@@ -118,9 +122,9 @@ impl Default for Checkpoint {
 }
 
 impl Checkpoint {
-    /// The checkpoints in `folder`.
-    pub fn open(&self, folder: Location) -> Checkpoints {
-        Checkpoints { folder, every: self.every, keep: self.keep }
+    /// The checkpoints in the folder of `claim`.
+    pub fn open(&self, claim: Claim) -> Checkpoints {
+        Checkpoints { claim, every: self.every, keep: self.keep }
     }
 }
 

@@ -20,7 +20,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::io::Location;
+use crate::io::Claim;
 use crate::model::cost::{Cost, Work};
 use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Memory, Needed, PackedBatch, Response};
@@ -102,7 +102,7 @@ pub struct Job<'a> {
     /// What the model's passes cost, where that is known.
     pub cost: Option<Cost>,
     /// Folder of the metrics.
-    pub log: &'a Location,
+    pub log: &'a Claim,
     /// Who watches.
     pub monitor: &'a dyn Monitor,
 }

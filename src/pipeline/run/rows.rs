@@ -5,7 +5,7 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 
 use super::balance::balanced;
-use super::parts::{Note, Part, Units, name};
+use super::parts::{MANIFEST, Note, Part, Units, name};
 use super::record::Record;
 use super::share::{Walk, Work};
 use super::{Progress, Run};
@@ -69,15 +69,16 @@ impl<'a> Run<'a> {
 
     /// Runs the rows of `node` into parts, one for each unit that is not there yet.
     pub(super) fn materialise(&mut self, node: &'a Node) -> Result<Progress> {
-        let data = self.folder("data", node);
-        let manifest = data.join("manifest.json");
+        let manifest = self.folder("data", node).join(MANIFEST);
         if let Some(record) = self.finished(&manifest, &node.id)? {
             self.remember(record);
             return Ok(Progress::Done);
         }
         let (flow, mut nodes) = self.flow(node.stage.inputs()[0].1)?;
         nodes.push(node);
-        let units = Units::of(data)?;
+        let mut data = self.claim("data", node).open()?;
+        data.expect(MANIFEST)?;
+        let units = Units::of(data, flow.units.len())?;
         // Where everything is there, no model is needed.
         let mut stations: Option<Vec<Station>> = None;
         let (mut load_seconds, mut seen) = (0.0, Reports::new());
@@ -127,8 +128,10 @@ impl<'a> Run<'a> {
             balanced(&reports, &way, came, Some(parts.iter().map(|part| part.rows).sum()))?;
         }
         conclude(&mut reports, self.plan)?;
-        reports.entry(node.id.clone()).or_default().load_seconds = load_seconds;
-        let record = Record { fingerprint: self.prints[&node.id].clone(), reports, outputs: Vec::new(), parts };
+        let mut report = reports.remove(&node.id).unwrap_or_default();
+        report.load_seconds = load_seconds;
+        let record = Record { parts, ..self.conclude(&node.id, report, reports) };
+        self.unchanged(&flow, nodes.iter().copied())?;
         // Whoever was faster wrote the same, unless it was damaged since.
         if missing.is_empty() && !manifest.create(record.to_json())? && self.finished(&manifest, &node.id)?.is_none() {
             manifest.write(record.to_json())?;
@@ -175,7 +178,7 @@ impl<'a> Run<'a> {
         pass: (&Reports, &mut [Station]),
         units: &Units,
     ) -> Result<(Note, bool)> {
-        let part = units.part(unit);
+        let part = units.own_part(unit);
         let (mut writer, mut rows) = (None, 0);
         let (seen, stations) = pass;
         let mut passed = flow.run(unit, seen, stations, &mut |batch| {
@@ -190,7 +193,7 @@ impl<'a> Run<'a> {
         if self.monitor.stopping() {
             return Err(Error::Interrupted);
         }
-        passed.keep_rejects(&self.folder("rejects", node), &format!("{}.parquet", name(unit)))?;
+        passed.keep_rejects(&self.claim("rejects", node), unit, flow.units.len())?;
         // Its part is there; another machine's may differ in a last bit, and notes hold for one.
         if let Some(note) = units.finished(unit, false)? {
             return Ok((note, false));
@@ -200,9 +203,16 @@ impl<'a> Run<'a> {
             None => FileFormat::Parquet.create(&part, &node.columns)?.finish()?,
         };
         passed.reports.entry(node.id.clone()).or_default().bytes = file.bytes;
-        let note = Note { part: Part { rows, file }, reports: passed.reports };
-        let first = units.finish(unit, &note)?;
-        Ok((note, first))
+        let note = Note { part: Part { name: part.name().to_owned(), rows, file }, reports: passed.reports };
+        if units.finish(unit, &note)? {
+            return Ok((note, true));
+        }
+        // The note names another worker's part.
+        part.delete()?;
+        let other = units
+            .finished(unit, false)?
+            .ok_or_else(|| Error::stage(&node.id, format!("the note of {} vanished; run again", name(unit))))?;
+        Ok((other, false))
     }
 
     /// Hands all rows of stage `input` to `take`; returns their number and what the stages on the way did.
@@ -213,6 +223,7 @@ impl<'a> Run<'a> {
         take: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<(u64, Reports)> {
         let (flow, nodes) = self.flow(input)?;
+        let rejects = self.claim("rejects", node);
         let mut stations = self.open(&flow, &nodes)?;
         let mut reports = Reports::new();
         let mut rows = 0;
@@ -227,7 +238,7 @@ impl<'a> Run<'a> {
                 self.monitor.advance(batch.num_rows() as u64, "");
                 Ok(true)
             })?;
-            passed.keep_rejects(&self.folder("rejects", node), &format!("{}.parquet", name(unit)))?;
+            passed.keep_rejects(&rejects, unit, flow.units.len())?;
             add(&mut reports, &passed.reports);
         }
         self.monitor.end();
@@ -235,6 +246,7 @@ impl<'a> Run<'a> {
         met(&mut reports, &way);
         balanced(&reports, &way, flow.reader.is_none().then_some(flow.rows), Some(rows))?;
         conclude(&mut reports, self.plan)?;
+        self.unchanged(&flow, nodes)?;
         Ok((rows, reports))
     }
 }

@@ -1,4 +1,4 @@
-//! Stages that look at all rows once and end there: `write`, `evaluate`, `audit`.
+//! Stages that look at all rows once and end there: `evaluate`, `audit`.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -15,26 +15,8 @@ use crate::stages::audit::{Audit, Seen};
 use crate::stages::evaluate::answers::{Bench, Told};
 use crate::stages::evaluate::pairs::Sums;
 use crate::stages::evaluate::{Evaluate, Judge, Reward, win_rates};
-use crate::stages::write::{Shards, Write};
 
 impl Run<'_> {
-    pub(super) fn write(&mut self, node: &Node, write: &Write) -> Result<()> {
-        if let Some(found) = self.finished(&self.record_of(&node.id), &node.id)? {
-            let there = |file: &String| self.plan.stores.locate(file).and_then(|file| file.is_file()).unwrap_or(false);
-            if found.outputs.iter().all(there) {
-                self.remember(found);
-                return Ok(());
-            }
-        }
-        let start = Instant::now();
-        let mut shards = Shards::create(write, self.plan.stores.locate(&write.to)?);
-        let (rows, passed) = self.each(&write.input, node, &mut |batch| shards.write(batch))?;
-        let (outputs, bytes) = shards.finish(&node.columns)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let report = StageReport { rows_in: rows, rows_out: rows, seconds, bytes, ..StageReport::default() };
-        self.finish(&node.id, report, passed, outputs)
-    }
-
     pub(super) fn evaluate(&mut self, node: &Node, evaluate: &Evaluate) -> Result<()> {
         if self.recall(&node.id)? {
             return Ok(());
@@ -81,7 +63,8 @@ impl Run<'_> {
         });
         let (metrics, seconds) = (metrics.collect(), start.elapsed().as_secs_f64());
         let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
-        self.finish(&node.id, report, passed, Vec::new())
+        let record = self.conclude(&node.id, report, passed);
+        self.finish(&node.id, record)
     }
 
     pub(super) fn audit(&mut self, node: &Node, audit: &Audit) -> Result<()> {
@@ -93,6 +76,7 @@ impl Run<'_> {
         let (rows_in, passed) = self.each(&audit.input, node, &mut |batch| seen.add(batch, &audit.spans))?;
         let seconds = start.elapsed().as_secs_f64();
         let report = StageReport { rows_in, seconds, metrics: seen.metrics(), ..StageReport::default() };
-        self.finish(&node.id, report, passed, Vec::new())
+        let record = self.conclude(&node.id, report, passed);
+        self.finish(&node.id, record)
     }
 }

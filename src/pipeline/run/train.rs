@@ -7,13 +7,13 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use serde_json::json;
 
+use super::Run;
 use super::balance::balanced;
-use super::parts::name;
+use super::record::Record;
 use super::rows::conclude;
-use super::{Run, Work};
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
-use crate::io::Location;
+use crate::io::Claim;
 use crate::model::cost::Cost;
 use crate::model::folder::{self, Card};
 use crate::model::{CausalLm, Precision, adapter, score};
@@ -27,13 +27,10 @@ use crate::train::{Example, Feed, Job, stream};
 
 impl Run<'_> {
     pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
-        if self.is_trained(&node.id)? && self.recall(&node.id)? {
+        if self.is_trained(&node.id)? {
             return Ok(());
         }
-        if matches!(self.work, Work::Share(_)) {
-            let first = format!("training is not shared out; run it once with `--only {}`, then the shares", node.id);
-            return Err(Error::stage(&node.id, first));
-        }
+        self.refuse_foreign_model(&node.id, train.overwrite)?;
         let start = Instant::now();
         let source = self.model(&train.model)?;
         let device = self.plan.device.open()?.autodiff();
@@ -57,15 +54,16 @@ impl Run<'_> {
             None => None,
             Some(eval) => {
                 let columns = &self.plan.node(&eval.input).expect("the plan resolved the name").columns;
-                let flow = Counted::new(self.flow(&eval.input)?.0, self.folder("rejects", node).join("eval"));
+                let flow = Counted::new(self.flow(&eval.input)?.0, self.claim("rejects", node).below("eval"));
                 Some((Arc::new(flow), train.wanted(columns)))
             }
         };
-        let input = Arc::new(Counted::new(input, self.folder("rejects", node)));
+        let input = Arc::new(Counted::new(input, self.claim("rejects", node)));
         let wanted = train.wanted(&node.columns);
         let feed = Rows { input: input.clone(), wanted, held_out, train, seed: self.plan.seed };
-        let log = self.workdir.join(&format!("logs/{}", self.kept_name(&node.id)));
-        let checkpoints = train.checkpoint.open(self.folder("checkpoints", node));
+        let logs = self.workdir.at.join(&format!("logs/{}", self.kept_name(&node.id)));
+        let log = Claim { folder: logs, ..self.claim("checkpoints", node) };
+        let checkpoints = train.checkpoint.open(self.claim("checkpoints", node));
         let job = Job {
             name: &node.id,
             device: &device,
@@ -84,15 +82,17 @@ impl Run<'_> {
             objective: json!(train.objective),
             data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
         };
-        self.keep(&node.id, |folder| match &train.lora {
-            Some(lora) => adapter::save(model, &source, lora, &card, folder),
-            None => folder::save(&model, &source, Some(&card), folder),
-        })?;
         let mut passed = input.reports();
         balanced(&passed, &input.flow.way(input.flow.selects.iter().map(|(id, _)| id.clone())), None, None)?;
         conclude(&mut passed, self.plan)?;
+        self.unchanged(&input.flow, [node])?;
+        let model = self.keep(node, |folder| match &train.lora {
+            Some(lora) => adapter::save(model, &source, lora, &card, folder),
+            None => folder::save(&model, &source, Some(&card), folder),
+        })?;
         let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
-        self.finish(&node.id, report, passed, Vec::new())?;
+        let record = Record { model: Some(model), ..self.conclude(&node.id, report, passed) };
+        self.finish(&node.id, record)?;
         checkpoints.clear()
     }
 
@@ -142,7 +142,7 @@ impl Feed for Rows<'_> {
 /// A flow that is read epoch after epoch, and counted the first time that a unit was read to its end.
 struct Counted {
     flow: Flow,
-    rejects: Location,
+    rejects: Claim,
     seen: Mutex<Seen>,
 }
 
@@ -154,7 +154,7 @@ struct Seen {
 }
 
 impl Counted {
-    fn new(flow: Flow, rejects: Location) -> Self {
+    fn new(flow: Flow, rejects: Claim) -> Self {
         Self { flow, rejects, seen: Mutex::default() }
     }
 
@@ -177,7 +177,7 @@ impl Source for Counted {
         })?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if whole && !seen.units.contains(&unit) {
-            passed.keep_rejects(&self.rejects, &format!("{}.parquet", name(unit)))?;
+            passed.keep_rejects(&self.rejects, unit, self.flow.units.len())?;
             seen.units.insert(unit);
             add(&mut seen.reports, &passed.reports);
         }

@@ -16,7 +16,7 @@ use serde_json::Value;
 pub use plot::Plot;
 
 use super::run::{self, Options};
-use super::{Plan, Report, Spec};
+use super::{Plan, Report, Spec, places};
 use crate::error::{Error, Problem, Result};
 use crate::monitor::Monitor;
 
@@ -169,6 +169,10 @@ pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
     if plans.windows(2).any(|pair| pair[0].workdir != pair[1].workdir) {
         let message = "the variants of a sweep share one workdir; leave its variables out of `workdir`";
         return Err(variants[0].spec.report(vec![Problem::at("workdir", message)]));
+    }
+    let clashes = places::clashes(&plans)?;
+    if let Some(first) = variants.first().filter(|_| !clashes.is_empty()) {
+        return Err(first.spec.report(clashes));
     }
     Ok(plans)
 }
