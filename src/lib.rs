@@ -23,6 +23,7 @@ pub mod monitor;
 pub mod objective;
 pub mod pipeline;
 pub mod stages;
+pub mod text;
 pub mod train;
 
 pub use error::{Error, Place, Problem, Result};

@@ -11,7 +11,6 @@
 
 pub mod adapter;
 pub mod baseline;
-pub mod chat_template;
 mod checkpoint;
 pub mod cost;
 pub mod decoder;
@@ -34,7 +33,6 @@ pub mod qwen3;
 pub mod rope;
 pub mod score;
 pub mod source;
-pub mod tokenizer;
 mod trunk;
 pub mod weight;
 pub mod weights;
@@ -48,7 +46,6 @@ use crate::error::{Error, Result};
 
 use adapter::Stored;
 pub use baseline::Baseline;
-pub use chat_template::{ChatTemplate, Message, Rendered, Template};
 use decoder::Decoder;
 pub use device::DeviceSpec;
 pub use generate::Generator;
@@ -63,7 +60,6 @@ pub use pass::{Memory, Pass};
 pub use precision::Precision;
 pub use score::Scorer;
 pub use source::{ModelSource, Weights};
-pub use tokenizer::Tokenizer;
 use weight::Head;
 pub use weight::Kept;
 use weights::Parameters;

@@ -12,8 +12,9 @@ use crate::columns::PROMPT_IDS;
 use crate::error::Result;
 use crate::model::cost::Work;
 use crate::model::score::PairIds;
-use crate::model::{Memory, Precision, Tokenizer};
+use crate::model::{Memory, Precision};
 use crate::stages::{Stage, score::pairs};
+use crate::text::Tokenizer;
 use computing::Clock;
 pub use computing::Computing;
 

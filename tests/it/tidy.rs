@@ -6,16 +6,24 @@ use std::path::{Path, PathBuf};
 use crate::harness::repository;
 
 /// Layers from top to bottom; an arrow permits every layer further down. Those of one entry do not know one another.
-const LAYERS: [&[&str]; 6] =
-    [&["cli"], &["pipeline"], &["stages"], &["train"], &["model", "objective", "columns", "io"], &["error", "monitor"]];
+const LAYERS: [&[&str]; 7] = [
+    &["cli"],
+    &["pipeline"],
+    &["stages"],
+    &["train"],
+    &["model", "objective", "columns", "io"],
+    &["text"],
+    &["error", "monitor"],
+];
 
-/// Crates that are one folder's business.
-const KEEPERS: [(&str, &[&str]); 5] = [
+/// Crates and layers that are the business of a few folders.
+const KEEPERS: [(&str, &[&str]); 6] = [
     ("clap::", &["cli"]),
     ("serde_saphyr::", &["pipeline"]),
     ("tokio::", &["io"]),
     ("burn::", &["model", "train"]),
     ("polars::", &["stages/read/sql.rs"]),
+    ("crate::text::", &["cli", "pipeline", "stages", "model", "text"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -29,9 +29,10 @@ use super::plan::{Node, Plan};
 use super::report::Report;
 use crate::error::{Error, Result};
 use crate::io::Location;
-use crate::model::{ModelSource, Tokenizer};
+use crate::model::ModelSource;
 use crate::monitor::Monitor;
 use crate::stages::Stage;
+use crate::text::Tokenizer;
 
 pub use kept::{Kept, Orphan, kept, orphans};
 pub use share::{Share, Work};

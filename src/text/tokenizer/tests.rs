@@ -6,7 +6,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::chat_template::Message;
+use crate::text::chat_template::Message;
 
 /// Byte-level BPE over a few merges. `added` names the added tokens, ids behind the vocabulary.
 fn tokenizer_json(added: &[&str]) -> Value {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::*;
-use crate::model::Tokenizer;
+use crate::text::Tokenizer;
 
 /// A folder's expected.json.
 #[derive(Deserialize)]
