@@ -18,6 +18,7 @@ pub mod cli;
 pub mod columns;
 pub mod error;
 pub mod io;
+pub mod kernels;
 pub mod model;
 pub mod monitor;
 pub mod objective;

@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use super::checkpoint::Checkpoint;
 use super::folder::{self, Card};
-use super::kernels::linear::Layout;
 use super::lora::{Lora, scale};
 use super::source::{ModelSource, missing};
 use super::trunk::layer_of;
 use super::weights::shorten;
 use super::{CausalLm, Weights};
 use crate::error::{Error, Result};
+use crate::kernels::linear::Layout;
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";

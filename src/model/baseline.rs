@@ -5,9 +5,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rand_distr::{Distribution, Uniform};
 
-use super::kernels::gelu::{Gelu, gelu};
-use super::kernels::linear::{Layout, linear};
 use super::weights;
+use crate::kernels::gelu::{Gelu, gelu};
+use crate::kernels::linear::{Layout, linear};
 
 /// The head. A constant on top of it would cancel, so the second layer has none.
 #[derive(Module, Debug)]

@@ -10,12 +10,12 @@ use burn::module::Param;
 use burn::tensor::{Distribution, FloatDType, Tensor};
 use serde_json::Value;
 
-use super::kernels::linear::Layout;
-use super::kernels::packed::Packed;
 use super::score::PairIds;
 use super::weight::{Kept, Weight};
 use super::{DeviceSpec, PackedBatch, Precision};
 use crate::error::Result;
+use crate::kernels::linear::Layout;
+use crate::kernels::packed::Packed;
 
 /// What a model has to do for some pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

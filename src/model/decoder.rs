@@ -8,8 +8,6 @@ use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 use super::generate::cache::{LayerCache, attend};
-use super::kernels::attention::Spans;
-use super::kernels::swiglu::swiglu;
 use super::layers::{Embedding, Linear, RmsNorm};
 use super::packed::PackedBatch;
 use super::pass::Setting;
@@ -17,6 +15,8 @@ use super::rope::{Rope, RopeConfig};
 use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
+use crate::kernels::attention::Spans;
+use crate::kernels::swiglu::swiglu;
 
 /// What the config.json of all these architectures have in common, with their names.
 #[derive(Debug, Clone, Deserialize)]

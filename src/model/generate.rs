@@ -16,10 +16,10 @@ use std::collections::VecDeque;
 use burn::tensor::Device;
 use rayon::prelude::*;
 
-use super::kernels::few_rows::FEW_ROWS;
 use super::score::open;
 use super::{CausalLm, DeviceSpec, ModelSource, PackedBatch, Precision};
 use crate::error::{Error, Result};
+use crate::kernels::few_rows::FEW_ROWS;
 pub use cache::KvCache;
 use cache::{Place, Slot, host};
 use sample::Dice;

@@ -7,8 +7,6 @@ use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
 use super::generate::cache::{LayerCache, attend};
-use super::kernels::attention::Spans;
-use super::kernels::gelu::{Gelu, gelu};
 use super::layers::{Embedding, LayerNorm, Linear};
 use super::packed::PackedBatch;
 use super::pass::Setting;
@@ -16,6 +14,8 @@ use super::rope::{Rope, RopeConfig};
 use super::weight::Head;
 use super::weights::Parameters;
 use crate::error::Result;
+use crate::kernels::attention::Spans;
+use crate::kernels::gelu::{Gelu, gelu};
 
 /// config.json, with its own names.
 #[derive(Debug, Clone, Deserialize)]

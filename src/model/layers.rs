@@ -3,12 +3,12 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::kernels;
-use super::kernels::linear::Layout;
 use super::lora::Adapter;
 use super::weight::{Head, Weight};
 use super::weights::Parameters;
 use crate::error::Result;
+use crate::kernels;
+use crate::kernels::linear::Layout;
 
 /// A linear layer, adapted where LoRA trains.
 #[derive(Module, Debug)]

@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kernels::linear::{Layout, linear};
+use crate::kernels::linear::{Layout, linear};
 
 /// Which layers to adapt, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

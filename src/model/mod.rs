@@ -7,7 +7,7 @@
 //!
 //! An adapter on the source is merged into the weights ([`CausalLm::load`]) or trains above them
 //! ([`CausalLm::load_adapted`]). One file an architecture, fields spelt as in the checkpoint. What burn does slowly is
-//! in [`kernels`]. Nothing here knows about columns or files of data.
+//! in [`kernels`](crate::kernels). Nothing here knows about columns or files of data.
 
 pub mod adapter;
 pub mod baseline;
@@ -19,7 +19,6 @@ pub mod folder;
 pub mod generate;
 pub mod gpt2;
 pub mod gpt_neox;
-pub mod kernels;
 pub mod layers;
 pub mod llama;
 pub mod lora;
@@ -27,7 +26,6 @@ pub mod mistral;
 mod overlay;
 pub mod packed;
 pub mod pass;
-pub mod precision;
 pub mod qwen2;
 pub mod qwen3;
 pub mod rope;
@@ -44,6 +42,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
+pub use crate::kernels::precision::Precision;
+pub use crate::kernels::token_kl::Compared;
 use adapter::Stored;
 pub use baseline::Baseline;
 use decoder::Decoder;
@@ -52,12 +52,10 @@ pub use generate::Generator;
 use generate::KvCache;
 use gpt_neox::GptNeoX;
 use gpt2::Gpt2;
-pub use kernels::token_kl::Compared;
 pub use lora::Lora;
 use overlay::{Overlay, Training};
 pub use packed::{Needed, PackedBatch, Response};
 pub use pass::{Memory, Pass};
-pub use precision::Precision;
 pub use score::Scorer;
 pub use source::{ModelSource, Weights};
 use weight::Head;

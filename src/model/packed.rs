@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::kernels::attention::Segment;
+use crate::kernels::attention::Segment;
 
 /// Which tokens of a response need a log-probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

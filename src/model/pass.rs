@@ -8,9 +8,9 @@ use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kernels::attention::Segment;
 use super::rope::Angles;
 use super::{CausalLm, KvCache, PackedBatch};
+use crate::kernels::attention::Segment;
 
 /// What a training pass may keep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -6,7 +6,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 
-use super::kernels::rotary::rotary;
+use crate::kernels::rotary::rotary;
 
 /// The fields of config.json that rotary positions need.
 #[derive(Debug, Clone, Default, Deserialize)]

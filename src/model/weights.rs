@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use super::Precision;
 use super::checkpoint::Checkpoint;
-use super::kernels::linear::Layout;
-use super::kernels::packed::Packed;
 use super::lora::Adapter;
 use super::overlay::Overlay;
 use super::source::{ModelSource, Weights};
 use super::weight::{Kept, Weight};
 use crate::error::{Error, Result};
+use crate::kernels::linear::Layout;
+use crate::kernels::packed::Packed;
 
 /// The parameters of one model on their way to a device.
 #[derive(Debug)]

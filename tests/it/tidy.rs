@@ -12,17 +12,18 @@ const LAYERS: [&[&str]; 7] = [
     &["stages"],
     &["train"],
     &["model", "objective", "columns", "io"],
-    &["text"],
+    &["kernels", "text"],
     &["error", "monitor"],
 ];
 
 /// Crates and layers that are the business of a few folders.
-const KEEPERS: [(&str, &[&str]); 6] = [
+const KEEPERS: [(&str, &[&str]); 7] = [
     ("clap::", &["cli"]),
     ("serde_saphyr::", &["pipeline"]),
     ("tokio::", &["io"]),
-    ("burn::", &["model", "train"]),
+    ("burn::", &["kernels", "model", "train"]),
     ("polars::", &["stages/read/sql.rs"]),
+    ("crate::kernels::", &["kernels", "model", "train"]),
     ("crate::text::", &["cli", "pipeline", "stages", "model", "text"]),
 ];
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::model::kernels::attention::cached::{Block, Past, cached_attention};
-use crate::model::kernels::attention::{Spans, attention};
+use crate::kernels::attention::cached::{Block, Past, cached_attention};
+use crate::kernels::attention::{Spans, attention};
 
 /// A sequence in the cache.
 pub type Slot = usize;

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::{PairIds, Scorer, budget, check, cost};
 use crate::error::{Error, Result};
+use crate::kernels::few_rows::FEW_ROWS;
 use crate::model::generate::cache::host;
-use crate::model::kernels::few_rows::FEW_ROWS;
 use crate::model::{Needed, PackedBatch, Response};
 
 impl Scorer {

@@ -8,11 +8,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::model::kernels::tile::{Number, PANEL, Place, TILE};
+use crate::kernels::tile::{Number, PANEL, Place, TILE};
 
 /// A weight `[outputs, inputs]` in panels.
 #[derive(Debug)]
-pub(in crate::model::kernels) struct Panels<N> {
+pub(in crate::kernels) struct Panels<N> {
     /// `[panels][groups of inputs][PANEL][N::GROUP]`, zero beyond the weight's edge.
     values: Vec<N>,
     outputs: usize,
@@ -23,7 +23,7 @@ pub(in crate::model::kernels) struct Panels<N> {
 
 /// Activations `[tiles][parts][TILE][inputs up to a whole group]`, in as many parts as their weight asks for; their sum is
 /// the activation. Rows that fill up the last tile are nothing in particular.
-pub(in crate::model::kernels) struct Activations<N> {
+pub(in crate::kernels) struct Activations<N> {
     values: Vec<N>,
     count: usize,
 }
@@ -36,7 +36,7 @@ impl<N> Default for Activations<N> {
 
 impl<N: Number> Panels<N> {
     /// Packs `[outputs, inputs]`; `value` gives output `o` and input `i`.
-    pub(in crate::model::kernels) fn new(
+    pub(in crate::kernels) fn new(
         [outputs, inputs]: [usize; 2],
         parts: usize,
         value: impl Fn(usize, usize) -> f32 + Sync,
@@ -58,17 +58,17 @@ impl<N: Number> Panels<N> {
     }
 
     /// `[outputs, inputs]`.
-    pub(in crate::model::kernels) fn shape(&self) -> [usize; 2] {
+    pub(in crate::kernels) fn shape(&self) -> [usize; 2] {
         [self.outputs, self.inputs]
     }
 
     /// Panels of outputs.
-    pub(in crate::model::kernels) fn count(&self) -> usize {
+    pub(in crate::kernels) fn count(&self) -> usize {
         self.outputs.div_ceil(PANEL)
     }
 
     /// Row `output` in f32, as an embedding table is read.
-    pub(in crate::model::kernels) fn row(&self, output: usize) -> impl Iterator<Item = f32> + '_ {
+    pub(in crate::kernels) fn row(&self, output: usize) -> impl Iterator<Item = f32> + '_ {
         let groups = self.panel(output / PANEL).chunks_exact(N::GROUP * PANEL);
         let values = groups.flat_map(move |group| &group[output % PANEL * N::GROUP..][..N::GROUP]);
         values.take(self.inputs).map(|value| value.to_f32())
@@ -85,7 +85,7 @@ impl<N: Number> Panels<N> {
     }
 
     /// Puts `x [rows, inputs]` into `out`, for products with this weight.
-    pub(in crate::model::kernels) fn split(&self, x: &[f32], out: &mut Activations<N>) {
+    pub(in crate::kernels) fn split(&self, x: &[f32], out: &mut Activations<N>) {
         out.count = x.len() / self.inputs;
         // Between the inputs and the end of their last group there must be zeros, whatever stood here before.
         if self.width() > self.inputs {
@@ -112,7 +112,7 @@ impl<N: Number> Panels<N> {
     ///
     /// # Safety
     /// `out` is valid for these writes and nobody else's meanwhile.
-    pub(in crate::model::kernels) unsafe fn times(
+    pub(in crate::kernels) unsafe fn times(
         &self,
         x: &Activations<N>,
         panels: Range<usize>,
@@ -135,12 +135,7 @@ impl<N: Number> Panels<N> {
     }
 
     /// Logits for the outputs of `panels`, `[rows, outputs]`; returns the number of outputs.
-    pub(in crate::model::kernels) fn logits(
-        &self,
-        x: &Activations<N>,
-        panels: Range<usize>,
-        out: &mut Vec<f32>,
-    ) -> usize {
+    pub(in crate::kernels) fn logits(&self, x: &Activations<N>, panels: Range<usize>, out: &mut Vec<f32>) -> usize {
         let stride = (panels.end * PANEL).min(self.outputs) - panels.start * PANEL;
         out.clear();
         out.reserve(x.count * stride);
@@ -153,7 +148,7 @@ impl<N: Number> Panels<N> {
     }
 
     /// The product of one row and one output.
-    pub(in crate::model::kernels) fn dot(&self, x: &Activations<N>, row: usize, output: usize) -> f32 {
+    pub(in crate::kernels) fn dot(&self, x: &Activations<N>, row: usize, output: usize) -> f32 {
         let part = |part: usize| {
             let x = &x.values[self.place(row, part)..][..self.inputs];
             x.iter().zip(self.row(output)).map(|(x, w)| f64::from(x.to_f32()) * f64::from(w)).sum::<f64>()

@@ -7,7 +7,7 @@ use super::{Matrix, avx512};
 use super::{PANEL, Place, TILE};
 
 /// What weights are stored as, and activations rounded to.
-pub(in crate::model::kernels) trait Number: Copy + Send + Sync {
+pub(in crate::kernels) trait Number: Copy + Send + Sync {
     /// Nothing.
     const ZERO: Self;
     /// Inputs that meet their weights in one instruction.

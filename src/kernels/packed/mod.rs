@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 use super::tile::{Number, PANEL, TILE};
 use super::{Shared, tensor, values};
-use crate::model::Precision;
+use crate::kernels::precision::Precision;
 pub(super) use panels::{Activations, Panels};
 
 /// Rows of a task; their activations stay in the second-level cache. Fewer rows share out the outputs instead.
@@ -179,7 +179,7 @@ impl<B: PackedLinear, C: CheckpointStrategy> PackedLinear for Autodiff<B, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::kernels::token_logps::{packed_token_logps, token_logps};
+    use crate::kernels::token_logps::{packed_token_logps, token_logps};
     use burn::tensor::{Device, Distribution};
 
     fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use super::Packed;
-use crate::model::Precision;
-use crate::model::kernels::linear::Layout;
+use crate::kernels::linear::Layout;
+use crate::kernels::precision::Precision;
 
 /// Outputs and inputs, layout, precision, and digest of the numbers.
 type Key = ([usize; 2], Layout, Precision, blake3::Hash);

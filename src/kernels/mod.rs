@@ -6,12 +6,13 @@
 pub mod adamw;
 pub mod attention;
 pub mod embedding;
-pub(super) mod few_rows;
+pub(crate) mod few_rows;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod norm;
 pub mod packed;
+pub mod precision;
 mod product;
 pub mod rms_norm;
 pub mod rotary;

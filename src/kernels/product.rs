@@ -221,7 +221,7 @@ mod tests {
             let at = |values: &[f32], [rows, columns]: [usize; 2], turned: bool, row: usize, column: usize| {
                 f64::from(values[if turned { column * rows + row } else { row * columns + column }])
             };
-            for (index, got) in crate::model::kernels::values(&out).iter().enumerate() {
+            for (index, got) in crate::kernels::values(&out).iter().enumerate() {
                 let (row, column) = (index / n, index % n);
                 let term = |i: usize| at(&left, [m, k], turned[0], row, i) * at(&right, [k, n], turned[1], i, column);
                 let want: f64 = (0..k).map(term).sum();
@@ -249,6 +249,6 @@ mod tests {
     fn long_sums_are_taken_in_pieces() {
         let (m, n, k) = (3, 50, 2 * DEPTH + 5);
         let out = matmul(&stored(vec![1.0; m * k], [m, k], false), &stored(vec![0.25; k * n], [k, n], true));
-        assert!(crate::model::kernels::values(&out).iter().all(|sum| *sum == k as f32 / 4.0));
+        assert!(crate::kernels::values(&out).iter().all(|sum| *sum == k as f32 / 4.0));
     }
 }

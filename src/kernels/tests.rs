@@ -11,7 +11,7 @@ use super::gelu::Gelu;
 use super::linear::Layout;
 use super::packed::Packed;
 use super::{adamw, embedding, gelu, layer_norm, linear, norm, rms_norm, rotary, swiglu, token_kl, token_logps};
-use crate::model::Precision;
+use crate::kernels::precision::Precision;
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())

@@ -6,7 +6,7 @@
 //! from the log-sum-exp of each row (as FlashAttention does, arXiv 2307.08691), so that no `[T, T]` matrix outlives its
 //! tile.
 
-pub(in crate::model) mod cached;
+pub(crate) mod cached;
 mod flex;
 mod padded;
 mod portable;
