@@ -15,8 +15,8 @@ use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::io::Location;
 use crate::model::cost::Cost;
-use crate::model::folder::{self, Card};
-use crate::model::{CausalLm, Precision, adapter, score};
+use crate::model::save::{self, Card};
+use crate::model::{CausalLm, Precision};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::{Reports, StageReport, add};
@@ -44,7 +44,7 @@ impl Run<'_> {
         let needs = train.objective.formula().needs();
         let reference = match &train.reference {
             Some(reference) if needs.live_reference() => {
-                Some(score::open(&self.model(reference)?, self.plan.device, Precision::F32)?.0)
+                Some(CausalLm::open(&self.model(reference)?, self.plan.device, Precision::F32)?.0)
             }
             _ => None,
         };
@@ -85,8 +85,8 @@ impl Run<'_> {
             data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
         };
         self.keep(&node.id, |folder| match &train.lora {
-            Some(lora) => adapter::save(model, &source, lora, &card, folder),
-            None => folder::save(&model, &source, Some(&card), folder),
+            Some(lora) => save::adapted(model, &source, lora, &card, folder),
+            None => save::whole(&model, &source, Some(&card), folder),
         })?;
         let mut passed = input.reports();
         balanced(&passed, &input.flow.way(input.flow.selects.iter().map(|(id, _)| id.clone())), None, None)?;

@@ -7,7 +7,8 @@ use std::path::Path;
 use super::Run;
 use crate::error::Result;
 use crate::io::{Location, Mirror, mirror};
-use crate::model::{ModelSource, folder};
+use crate::model::ModelSource;
+use crate::model::checkpoint::files;
 
 impl Run<'_> {
     fn kept(&self, id: &str) -> Location {
@@ -27,7 +28,7 @@ impl Run<'_> {
 
     /// Whether all of the model that stage `id` made is there.
     pub(super) fn is_trained(&self, id: &str) -> Result<bool> {
-        for name in folder::WHOLE {
+        for name in files::WHOLE {
             if self.kept(id).join(name).is_file()? {
                 return Ok(true);
             }
@@ -43,7 +44,7 @@ impl Run<'_> {
         }
         let draft = mirror::cache().join("models").join(format!("{id}-draft-{}", std::process::id()));
         let copied = save(&draft)
-            .and_then(|()| mirror::publish(&draft, &kept, &folder::WHOLE))
+            .and_then(|()| mirror::publish(&draft, &kept, &files::WHOLE))
             .and_then(|()| Mirror::of(&kept)?.adopt(&draft));
         if copied.is_err() {
             // The error that led here is the one to report.

@@ -1,14 +1,24 @@
 //! What the architectures truly share: linear layers, norms and embeddings in the checkpoint's layout.
 
+pub mod cache;
+pub mod context;
+pub mod lora;
+pub(super) mod overlay;
+pub mod parameters;
+pub(super) mod random;
+pub mod rope;
+pub(super) mod visit;
+pub mod weight;
+
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
-use super::lora::Adapter;
-use super::weight::{Head, Weight};
-use super::weights::Parameters;
 use crate::error::Result;
 use crate::kernels;
 use crate::kernels::linear::Layout;
+use lora::Adapter;
+use parameters::Parameters;
+use weight::{Head, Weight};
 
 /// A linear layer, adapted where LoRA trains.
 #[derive(Module, Debug)]

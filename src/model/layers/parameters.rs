@@ -1,24 +1,25 @@
-//! Parameters by their checkpoint names: out of safetensors or a seeded generator, and back out of a model.
+//! Parameters by their checkpoint names, out of safetensors or a seeded generator.
 
 use std::collections::BTreeSet;
 use std::iter;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, FloatDType, Gradients, Tensor, TensorData};
+use burn::module::Param;
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Normal};
 use serde_json::Value;
 
-use super::Precision;
-use super::checkpoint::Checkpoint;
 use super::lora::Adapter;
-use super::overlay::Overlay;
-use super::source::{ModelSource, Weights};
+use super::overlay::{Overlay, merge};
+use super::random::random;
 use super::weight::{Kept, Weight};
 use crate::error::{Error, Result};
 use crate::kernels::linear::Layout;
 use crate::kernels::packed::Packed;
+use crate::kernels::precision::Precision;
+use crate::model::checkpoint::names::shorten;
+use crate::model::checkpoint::source::{ModelSource, Weights};
+use crate::model::checkpoint::tensors::Checkpoint;
 
 /// The parameters of one model on their way to a device.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl Parameters {
     /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
     ///
     /// Weights of products come out as they are `kept`.
-    pub(super) fn open(
+    pub(in crate::model) fn open(
         source: &ModelSource,
         config: &Value,
         overlay: Overlay,
@@ -140,7 +141,7 @@ impl Parameters {
             Overlay::Nothing => None,
             Overlay::Merged(stored) => {
                 if let Some(factors) = stored.factors(name, [input, output])? {
-                    factors.merge_into(&mut values, layout);
+                    merge(factors, &mut values, layout);
                 }
                 None
             }
@@ -186,100 +187,4 @@ impl Parameters {
         let message = format!("tensors that config.json does not account for: {}", shorten(&unused));
         Err(Error::model(self.source, message))
     }
-}
-
-/// Random numbers for the parameter `name`, whatever the order in which parameters are made.
-pub(super) fn random(seed: u64, name: &str) -> ChaCha8Rng {
-    let key = blake3::keyed_hash(blake3::hash(&seed.to_le_bytes()).as_bytes(), name.as_bytes());
-    ChaCha8Rng::from_seed(*key.as_bytes())
-}
-
-/// The first few of `names`.
-pub(super) fn shorten(names: &[&str]) -> String {
-    let shown = names.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    match names.len() {
-        0..=8 => shown,
-        more => format!("{shown} and {} more", more - 8),
-    }
-}
-
-/// The path of a parameter in the model, as the checkpoint names it: the architecture's own name is no part of it.
-#[derive(Default)]
-struct Name(Vec<String>);
-
-impl Name {
-    fn enter(&mut self, name: &str, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.0.push(name.to_owned());
-        }
-    }
-
-    fn exit(&mut self, container: &str) {
-        if !container.starts_with("Enum:") {
-            self.0.pop();
-        }
-    }
-
-    fn full(&self) -> String {
-        self.0.join(".")
-    }
-}
-
-/// Calls `visit` with every parameter's checkpoint name, flat values and shape.
-pub(super) fn for_each(module: &impl Module, visit: impl FnMut(&str, Tensor<1>, &[usize])) {
-    struct Visitor<F>(Name, F);
-    impl<F: FnMut(&str, Tensor<1>, &[usize])> ModuleVisitor for Visitor<F> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, container: &str) {
-            self.0.exit(container);
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let tensor = param.val();
-            let shape = tensor.dims();
-            (self.1)(&self.0.full(), tensor.flatten(0, D - 1), &shape);
-        }
-    }
-    module.visit(&mut Visitor(Name::default(), visit));
-}
-
-/// Takes every parameter's gradient out of `gradients`, flat; parameters without one are left out.
-pub(super) fn take_gradients(module: &impl Module, gradients: &mut Gradients, take: impl FnMut(&str, Tensor<1>)) {
-    struct Visitor<'a, F>(Name, &'a mut Gradients, F);
-    impl<F: FnMut(&str, Tensor<1>)> ModuleVisitor for Visitor<'_, F> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, container: &str) {
-            self.0.exit(container);
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if let Some(gradient) = param.val().grad_remove(self.1) {
-                (self.2)(&self.0.full(), gradient.flatten(0, D - 1));
-            }
-        }
-    }
-    module.visit(&mut Visitor(Name::default(), gradients, take));
-}
-
-/// Replaces every parameter by what `replace` makes of its checkpoint name and flat values.
-pub(super) fn map<M: Module>(module: M, replace: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
-    struct Mapper<F>(Name, F);
-    impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Mapper<F> {
-        fn enter_module(&mut self, name: &str, container: &str) {
-            self.0.enter(name, container);
-        }
-        fn exit_module(&mut self, _: &str, container: &str) {
-            self.0.exit(container);
-        }
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let (id, tensor, mapper) = param.consume();
-            let (shape, trains) = (tensor.dims(), tensor.is_require_grad());
-            let tensor = (self.1)(&self.0.full(), tensor.inner().flatten(0, D - 1)).reshape(shape);
-            let tensor = if trains { tensor.autodiff().require_grad() } else { tensor };
-            Param::from_mapped_value(id, tensor, mapper)
-        }
-    }
-    module.map(&mut Mapper(Name::default(), replace))
 }

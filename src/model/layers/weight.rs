@@ -5,12 +5,13 @@ use std::sync::Arc;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
-use super::{DeviceSpec, Precision};
 use crate::kernels::embedding::table_rows;
 use crate::kernels::linear::{Layout, linear};
 use crate::kernels::packed::{Packed, packed_linear};
+use crate::kernels::precision::Precision;
 use crate::kernels::token_kl::{Compared, packed_token_kl, token_kl};
 use crate::kernels::token_logps::{packed_token_logps, token_logps};
+use crate::model::device::DeviceSpec;
 
 /// How the weights of a model's products are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

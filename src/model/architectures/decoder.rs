@@ -7,16 +7,16 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::generate::cache::{LayerCache, attend};
-use super::layers::{Embedding, Linear, RmsNorm};
-use super::packed::PackedBatch;
-use super::pass::Setting;
-use super::rope::{Rope, RopeConfig};
-use super::weight::Head;
-use super::weights::Parameters;
 use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::swiglu::swiglu;
+use crate::model::batch::PackedBatch;
+use crate::model::layers::cache::{LayerCache, attend};
+use crate::model::layers::context::Setting;
+use crate::model::layers::parameters::Parameters;
+use crate::model::layers::rope::{Rope, RopeConfig};
+use crate::model::layers::weight::Head;
+use crate::model::layers::{Embedding, Linear, RmsNorm};
 
 /// What the config.json of all these architectures have in common, with their names.
 #[derive(Debug, Clone, Deserialize)]

@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
-use super::{CausalLm, DeviceSpec, adapter, checkpoint};
+use super::files::{CONFIG, is_adapter, missing};
+use super::{adapter, tensors};
 use crate::error::{Error, Result};
 
 /// A model by its name in the pipeline, before it is loaded.
@@ -72,7 +73,7 @@ impl ModelSource {
     pub fn adapter_folder(&self) -> Option<&Path> {
         match &self.weights {
             _ if self.adapter.is_some() => self.adapter.as_deref(),
-            Weights::Folder(folder) => Some(&**folder).filter(|folder| adapter::is_adapter(folder)),
+            Weights::Folder(folder) => Some(&**folder).filter(|folder| is_adapter(folder)),
             Weights::Init { .. } => None,
         }
     }
@@ -83,14 +84,14 @@ impl ModelSource {
     /// An adapter's folder that does not name a folder of weights, or a second adapter below the first.
     pub fn base_folder(&self) -> Result<Option<PathBuf>> {
         let Weights::Folder(folder) = &self.weights else { return Ok(None) };
-        if !adapter::is_adapter(folder) {
+        if !is_adapter(folder) {
             return Ok(Some(folder.clone()));
         }
         let base = match &self.adapter {
             None => adapter::base_of(folder)?,
             Some(_) => folder.clone(),
         };
-        if adapter::is_adapter(&base) {
+        if is_adapter(&base) {
             let message = "is an adapter itself; train it with `merge: true`, and put the second adapter on the result";
             return Err(Error::model(base.display(), message));
         }
@@ -102,35 +103,9 @@ impl ModelSource {
         if let Weights::Init { config, .. } = &self.weights {
             return Ok(config.clone());
         }
-        let path = self.base_folder()?.unwrap_or_default().join("config.json");
+        let path = self.base_folder()?.unwrap_or_default().join(CONFIG);
         let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
-    }
-
-    /// Numbers that the model holds, from the checkpoint's headers.
-    pub fn parameters(&self) -> Result<u64> {
-        match self.base_folder()? {
-            Some(folder) => checkpoint::parameters(&folder),
-            None => {
-                let mut count = 0;
-                let model = CausalLm::load(self, &DeviceSpec::Cpu.open()?)?;
-                model.for_each_parameter(|_, _, shape| count += shape.iter().product::<usize>() as u64);
-                Ok(count)
-            }
-        }
-    }
-
-    /// About how many numbers a backward pass keeps for every token: the inputs of a layer's products, norms and
-    /// activations. Zero where config.json has not the usual names.
-    pub fn activations(&self) -> Result<u64> {
-        let config = self.config()?;
-        let number = |names: [&str; 2]| names.iter().find_map(|name| config.get(*name)?.as_u64()).unwrap_or(0);
-        let width = number(["hidden_size", "n_embd"]);
-        let inner = match number(["intermediate_size", "n_inner"]) {
-            0 => 4 * width,
-            inner => inner,
-        };
-        Ok(number(["num_hidden_layers", "n_layer"]) * (8 * width + 3 * inner))
     }
 
     /// blake3 of configuration and weights: equal digests give equal log-probabilities.
@@ -143,7 +118,7 @@ impl ModelSource {
         if let Weights::Init { seed, .. } = &self.weights {
             hasher.update(&seed.to_le_bytes());
         }
-        let weights = self.base_folder()?.map(|folder| checkpoint::files(&folder)).transpose()?;
+        let weights = self.base_folder()?.map(|folder| tensors::files(&folder)).transpose()?;
         let adapter = self.adapter_folder().map(adapter::files);
         for file in weights.into_iter().flatten().chain(adapter.into_iter().flatten()) {
             hash_file(&mut hasher, &file).map_err(|error| missing(&file, &error))?;
@@ -176,15 +151,4 @@ fn hash_file(hasher: &mut blake3::Hasher, path: &Path) -> io::Result<()> {
             read => hasher.update_rayon(&block[..read]),
         };
     }
-}
-
-/// A file of a model folder that could not be opened.
-pub(super) fn missing(path: &Path, error: &std::io::Error) -> Error {
-    let hint = match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            "no such file; a model folder holds config.json, *.safetensors and tokenizer.json"
-        }
-        _ => "cannot be read",
-    };
-    Error::model(path.display(), format!("{hint} ({error})"))
 }

@@ -58,18 +58,13 @@ impl Lora {
     }
 
     /// Whether the layer `name` is adapted.
-    pub(super) fn targets(&self, name: &str) -> bool {
+    pub(in crate::model) fn targets(&self, name: &str) -> bool {
         let is = |target: &String| name == target || name.ends_with(&format!(".{target}"));
         match &self.targets {
             Some(targets) => targets.iter().any(is),
             None => !["lm_head", "embed_out"].contains(&name),
         }
     }
-}
-
-/// The factor on an adapter of rank `r`.
-pub(super) fn scale(alpha: f64, r: usize, rslora: bool) -> f64 {
-    alpha / if rslora { (r as f64).sqrt() } else { r as f64 }
 }
 
 /// The adapter of one layer.
@@ -90,18 +85,18 @@ struct Factor {
 
 impl Adapter {
     /// The adapter `s A B` with A `[r, in]` and B `[out, r]`.
-    pub(super) fn new(a: Param<Tensor<2>>, b: Param<Tensor<2>>, scale: f64) -> Self {
+    pub(in crate::model) fn new(a: Param<Tensor<2>>, b: Param<Tensor<2>>, scale: f64) -> Self {
         Self { lora_A: Factor { weight: a }, lora_B: Factor { weight: b }, scale }
     }
 
     /// What it adds to the layer's result: x `[rows, in]`, result `[rows, out]`.
-    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(in crate::model) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let inner = linear(x, self.lora_A.weight.val(), Layout::OutIn) * self.scale;
         linear(inner, self.lora_B.weight.val(), Layout::OutIn)
     }
 
     /// What it adds to the layer's weight, `[out, in]`.
-    pub(super) fn delta(&self) -> Tensor<2> {
+    pub(in crate::model) fn delta(&self) -> Tensor<2> {
         self.lora_B.weight.val().matmul(self.lora_A.weight.val()) * self.scale
     }
 }

@@ -13,6 +13,22 @@ use std::ops::Range;
 
 use crate::kernels::attention::Segment;
 
+/// A prompt and its two responses, as token ids.
+#[derive(Debug, Clone, Copy)]
+pub struct PairIds<'a> {
+    /// The prompt; never empty.
+    pub prompt: &'a [i32],
+    /// Chosen and rejected response.
+    pub responses: [&'a [i32]; 2],
+}
+
+impl<'a> PairIds<'a> {
+    /// A prompt with one response; the second one has no token.
+    pub fn alone(prompt: &'a [i32], response: &'a [i32]) -> Self {
+        Self { prompt, responses: [response, &[]] }
+    }
+}
+
 /// Which tokens of a response need a log-probability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needed<'a> {

@@ -6,16 +6,18 @@ use std::collections::BTreeSet;
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use rand_distr::{Distribution, Uniform};
+use rayon::prelude::*;
 
-use super::adapter::{Factors, Stored};
-use super::lora::{Adapter, Lora, scale};
-use super::trunk::layer_of;
-use super::weights::random;
+use super::lora::{Adapter, Lora};
+use super::random::random;
 use crate::error::{Error, Result};
+use crate::kernels::linear::Layout;
+use crate::model::checkpoint::adapter::{Factors, Stored, scale};
+use crate::model::checkpoint::names::layer_of;
 
 /// Nothing, a stored adapter to merge, or adapters to train.
 #[derive(Debug)]
-pub(super) enum Overlay {
+pub(in crate::model) enum Overlay {
     Nothing,
     Merged(Stored),
     Trained(Training),
@@ -23,7 +25,7 @@ pub(super) enum Overlay {
 
 impl Overlay {
     /// Every part of an adapter must have been used.
-    pub(super) fn finish(&self) -> Result<()> {
+    pub(in crate::model) fn finish(&self) -> Result<()> {
         match self {
             Self::Nothing => Ok(()),
             Self::Merged(stored) => stored.finish(),
@@ -34,7 +36,7 @@ impl Overlay {
 
 /// Adapters on their way into a model that trains them.
 #[derive(Debug)]
-pub(super) struct Training {
+pub(in crate::model) struct Training {
     model: String,
     lora: Lora,
     /// The first layer that is adapted, counted from 0.
@@ -49,7 +51,13 @@ pub(super) struct Training {
 
 impl Training {
     /// Adapters as `lora` describes them on a model of so many `layers`, from `start` on where there is one.
-    pub(super) fn new(model: String, lora: Lora, layers: usize, seed: u64, start: Option<Stored>) -> Result<Self> {
+    pub(in crate::model) fn new(
+        model: String,
+        lora: Lora,
+        layers: usize,
+        seed: u64,
+        start: Option<Stored>,
+    ) -> Result<Self> {
         let last = lora.last_layers.unwrap_or(layers);
         let first_layer = layers.saturating_sub(last);
         let training = Self { model, lora, first_layer, seed, start, adapted: Vec::new(), layers: BTreeSet::new() };
@@ -71,7 +79,12 @@ impl Training {
     }
 
     /// The adapter of the layer `name`, where it gets one.
-    pub(super) fn adapter(&mut self, name: &str, size: [usize; 2], device: &Device) -> Result<Option<Adapter>> {
+    pub(in crate::model) fn adapter(
+        &mut self,
+        name: &str,
+        size: [usize; 2],
+        device: &Device,
+    ) -> Result<Option<Adapter>> {
         self.layers.insert(name.rsplit('.').next().unwrap_or(name).to_owned());
         let targeted = self.lora.targets(name) && layer_of(name).is_none_or(|layer| layer >= self.first_layer);
         let stored = self.start.as_mut().map(|start| start.factors(name, size)).transpose()?;
@@ -120,4 +133,18 @@ impl Training {
         }
         self.start.as_ref().map_or(Ok(()), Stored::finish)
     }
+}
+
+/// Adds `s A B` to the values of a weight.
+pub(super) fn merge(factors: Factors, weight: &mut [f32], layout: Layout) {
+    let (device, [input, output]) = (Device::flex(), factors.size);
+    let matrix = |values, shape| Tensor::<2>::from_data(TensorData::new(values, shape), &device);
+    let delta = matrix(factors.b, [output, factors.r]).matmul(matrix(factors.a, [factors.r, input])) * factors.scale;
+    let delta = match layout {
+        Layout::OutIn => delta,
+        Layout::InOut => delta.transpose(),
+    };
+    let delta = delta.into_data();
+    let delta = delta.as_slice::<f32>().expect("flex computes in f32");
+    weight.par_iter_mut().zip(delta).for_each(|(weight, delta)| *weight += delta);
 }

@@ -13,15 +13,12 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::source::missing;
+use super::files::{INDEX, TENSORS, missing};
 use crate::error::{Error, Result};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
 /// The weight files of a model folder: `model.safetensors`, else the shards that the index names.
-pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let single = folder.join(SINGLE);
+pub(in crate::model) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let single = folder.join(TENSORS);
     if single.is_file() {
         return Ok(vec![single]);
     }
@@ -29,7 +26,7 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Numbers that the weights of a model folder hold, by their headers.
-pub(super) fn parameters(folder: &Path) -> Result<u64> {
+pub(in crate::model) fn parameters(folder: &Path) -> Result<u64> {
     let checkpoint = Checkpoint::open(folder)?;
     Ok(checkpoint.tensors.values().map(|entry| entry.shape.iter().product::<usize>() as u64).sum())
 }
@@ -49,7 +46,7 @@ impl Index {
         }
         if !path.is_file() {
             let message = format!(
-                "holds no {SINGLE} and no {INDEX}; weights in other formats (pytorch_model.bin) must be converted to \
+                "holds no {TENSORS} and no {INDEX}; weights in other formats (pytorch_model.bin) must be converted to \
                  safetensors"
             );
             return Err(Error::model(folder.display(), message));
@@ -94,7 +91,7 @@ impl Index {
 
 /// Tensors of one or several memory-mapped safetensors files.
 #[derive(Debug)]
-pub(super) struct Checkpoint {
+pub(in crate::model) struct Checkpoint {
     files: Vec<(PathBuf, Mmap)>,
     tensors: BTreeMap<String, Entry>,
 }
@@ -109,8 +106,8 @@ struct Entry {
 
 impl Checkpoint {
     /// The weights of a model folder.
-    pub(super) fn open(folder: &Path) -> Result<Self> {
-        let single = folder.join(SINGLE);
+    pub(in crate::model) fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join(TENSORS);
         if single.is_file() {
             return Self::of_files(vec![single]);
         }
@@ -121,7 +118,7 @@ impl Checkpoint {
     }
 
     /// The tensors of `paths`.
-    pub(super) fn of_files(paths: Vec<PathBuf>) -> Result<Self> {
+    pub(in crate::model) fn of_files(paths: Vec<PathBuf>) -> Result<Self> {
         let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
         for path in paths {
             let file = File::open(&path).map_err(|error| missing(&path, &error))?;
@@ -147,17 +144,17 @@ impl Checkpoint {
     }
 
     /// The names of all tensors.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::model) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
     /// The shape of tensor `name`, where there is one.
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+    pub(in crate::model) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| &*entry.shape)
     }
 
     /// Whether tensor `name` is there in both, and the same.
-    pub(super) fn holds_the_same(&self, other: &Self, name: &str) -> bool {
+    pub(in crate::model) fn holds_the_same(&self, other: &Self, name: &str) -> bool {
         self.tensors.get(name).zip(other.tensors.get(name)).is_some_and(|(own, others)| {
             (own.dtype, &own.shape, self.bytes(own)) == (others.dtype, &others.shape, other.bytes(others))
         })
@@ -168,7 +165,7 @@ impl Checkpoint {
     }
 
     /// The values of tensor `name`, which must have `shape`, as f32.
-    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub(in crate::model) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let folder = self.files.first().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
         let entry = self.tensors.get(name).ok_or_else(|| {
             let near = self.tensors.keys().max_by_key(|other| (1e6 * strsim::jaro_winkler(name, other)) as u64);

@@ -5,15 +5,15 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
-use super::generate::cache::{LayerCache, attend};
-use super::layers::{Embedding, LayerNorm, Linear};
-use super::packed::PackedBatch;
-use super::pass::Setting;
-use super::weight::Head;
-use super::weights::Parameters;
 use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::gelu::{Gelu, gelu};
+use crate::model::batch::PackedBatch;
+use crate::model::layers::cache::{LayerCache, attend};
+use crate::model::layers::context::Setting;
+use crate::model::layers::parameters::Parameters;
+use crate::model::layers::weight::Head;
+use crate::model::layers::{Embedding, LayerNorm, Linear};
 
 /// config.json, with its own names.
 #[derive(Debug, Clone, Deserialize)]
