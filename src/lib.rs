@@ -1,7 +1,7 @@
 //! Selective preference optimization as a dataflow pipeline over columnar data.
 //!
 //! ```text
-//! cli -> pipeline -> stages -> train -> { model, objective, columns, io } -> { error, monitor }
+//! cli -> pipeline -> stages -> train -> { model -> { kernels, text }, objective, columns, io } -> { error, monitor }
 //! ```
 //!
 //! A small oracle, trained with DPO, and its reference give every response token a reward, the difference of their
