@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use sepo::model::kernels::attention::{Segment, Spans, attention};
-use sepo::model::kernels::linear::{Layout, linear};
-use sepo::model::kernels::packed::{Packed, packed_linear};
-use sepo::model::kernels::token_kl::{packed_token_kl, token_kl};
-use sepo::model::kernels::token_logps::{packed_token_logps, token_logps};
+use sepo::kernels::attention::{Segment, Spans, attention};
+use sepo::kernels::linear::{Layout, linear};
+use sepo::kernels::packed::{Packed, packed_linear};
+use sepo::kernels::token_kl::{packed_token_kl, token_kl};
+use sepo::kernels::token_logps::{packed_token_logps, token_logps};
 use sepo::model::{Needed, PackedBatch, Precision, Response};
 
 const ROWS: usize = 2048;

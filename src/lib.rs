@@ -1,7 +1,7 @@
 //! Selective preference optimization as a dataflow pipeline over columnar data.
 //!
 //! ```text
-//! cli -> pipeline -> stages -> train -> { model, objective, columns, io } -> { error, monitor }
+//! cli -> pipeline -> stages -> train -> { model -> { kernels, text }, objective, columns, io } -> { error, monitor }
 //! ```
 //!
 //! A small oracle, trained with DPO, and its reference give every response token a reward, the difference of their
@@ -18,11 +18,13 @@ pub mod cli;
 pub mod columns;
 pub mod error;
 pub mod io;
+pub mod kernels;
 pub mod model;
 pub mod monitor;
 pub mod objective;
 pub mod pipeline;
 pub mod stages;
+pub mod text;
 pub mod train;
 
 pub use error::{Error, Place, Problem, Result};

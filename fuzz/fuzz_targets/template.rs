@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use sepo::model::{ChatTemplate, Message};
+use sepo::text::{ChatTemplate, Message};
 use sepo_fuzz as _;
 
 fuzz_target!(|source: &str| {

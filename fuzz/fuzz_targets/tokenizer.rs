@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sepo::model::Tokenizer;
-use sepo::model::tokenizer::compare::difference;
+use sepo::text::Tokenizer;
+use sepo::text::tokenizer::compare::difference;
 use sepo_fuzz::{file, folder};
 
 const TEXTS: [&str; 4] = ["", "Hello, world 12\n\n", "ü🙂\u{301}\u{0}<s> </s>", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"];

@@ -15,7 +15,7 @@ use crate::columns::provenance::Provenance;
 use crate::columns::{PROMPT_IDS, Side};
 use crate::error::{Error, Result};
 use crate::io::{Dataset, Stores};
-use crate::model::Tokenizer;
+use crate::text::Tokenizer;
 
 #[derive(Debug, Args)]
 pub(super) struct Inspect {

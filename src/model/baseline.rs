@@ -5,9 +5,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use rand_distr::{Distribution, Uniform};
 
-use super::kernels::gelu::{Gelu, gelu};
-use super::kernels::linear::{Layout, linear};
-use super::weights;
+use super::layers::random::random;
+use super::layers::visit;
+use crate::kernels::gelu::{Gelu, gelu};
+use crate::kernels::linear::{Layout, linear};
 
 /// The head. A constant on top of it would cancel, so the second layer has none.
 #[derive(Module, Debug)]
@@ -27,7 +28,7 @@ impl Baseline {
     pub fn new(hidden: usize, width: usize, seed: u64, device: &Device) -> Self {
         let bound = 1.0 / (hidden as f32).sqrt();
         let uniform = Uniform::new_inclusive(-bound, bound).expect("a hidden state has a size");
-        let up: Vec<f32> = uniform.sample_iter(weights::random(seed, PREFIX)).take(width * hidden).collect();
+        let up: Vec<f32> = uniform.sample_iter(random(seed, PREFIX)).take(width * hidden).collect();
         let trained = |values: Vec<f32>, shape: [usize; 2]| {
             Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device)).set_require_grad(true)
         };
@@ -46,16 +47,16 @@ impl Baseline {
 
     /// As [`CausalLm::for_each_parameter`](super::CausalLm::for_each_parameter).
     pub fn for_each_parameter(&self, mut visit: impl FnMut(&str, Tensor<1>, &[usize])) {
-        weights::for_each(self, |name, values, shape| visit(&format!("{PREFIX}{name}"), values, shape));
+        visit::for_each(self, |name, values, shape| visit(&format!("{PREFIX}{name}"), values, shape));
     }
 
     /// As [`CausalLm::take_gradients`](super::CausalLm::take_gradients).
     pub fn take_gradients(&self, gradients: &mut Gradients, mut take: impl FnMut(&str, Tensor<1>)) {
-        weights::take_gradients(self, gradients, |name, gradient| take(&format!("{PREFIX}{name}"), gradient));
+        visit::take_gradients(self, gradients, |name, gradient| take(&format!("{PREFIX}{name}"), gradient));
     }
 
     /// As [`CausalLm::map_parameters`](super::CausalLm::map_parameters).
     pub fn map_parameters(self, mut replace: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
-        weights::map(self, |name, values| replace(&format!("{PREFIX}{name}"), values))
+        visit::map(self, |name, values| replace(&format!("{PREFIX}{name}"), values))
     }
 }

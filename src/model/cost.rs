@@ -10,12 +10,13 @@ use burn::module::Param;
 use burn::tensor::{Distribution, FloatDType, Tensor};
 use serde_json::Value;
 
-use super::kernels::linear::Layout;
-use super::kernels::packed::Packed;
-use super::score::PairIds;
-use super::weight::{Kept, Weight};
-use super::{DeviceSpec, PackedBatch, Precision};
+use super::batch::{PackedBatch, PairIds};
+use super::device::DeviceSpec;
+use super::layers::weight::{Kept, Weight};
 use crate::error::Result;
+use crate::kernels::linear::Layout;
+use crate::kernels::packed::Packed;
+use crate::kernels::precision::Precision;
 
 /// What a model has to do for some pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

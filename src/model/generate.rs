@@ -7,7 +7,6 @@
 //! A pass takes at most 64 rows. Within that limit no operation of the `cpu` device lets one row's result depend on
 //! the rows beside it, so an answer is the same, to the last bit, whatever else is under way.
 
-pub mod cache;
 mod sample;
 mod stop;
 
@@ -16,12 +15,14 @@ use std::collections::VecDeque;
 use burn::tensor::Device;
 use rayon::prelude::*;
 
-use super::kernels::few_rows::FEW_ROWS;
-use super::score::open;
-use super::{CausalLm, DeviceSpec, ModelSource, PackedBatch, Precision};
+use super::architectures::CausalLm;
+use super::batch::PackedBatch;
+use super::checkpoint::source::ModelSource;
+use super::device::DeviceSpec;
+use super::layers::cache::{KvCache, Place, Slot, host};
 use crate::error::{Error, Result};
-pub use cache::KvCache;
-use cache::{Place, Slot, host};
+use crate::kernels::few_rows::FEW_ROWS;
+use crate::kernels::precision::Precision;
 use sample::Dice;
 pub use sample::Sampling;
 pub use stop::Stops;
@@ -81,7 +82,7 @@ pub struct Generator {
 impl Generator {
     /// Loads the model.
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, settings: Settings) -> Result<Self> {
-        let (model, device, _) = open(source, device, precision)?;
+        let (model, device, _) = CausalLm::open(source, device, precision)?;
         Ok(Self { model, device, name: source.to_string(), settings })
     }
 

@@ -1,16 +1,15 @@
 //! A pass through the layers, and back. The way back needs what every layer computed; where memory is short, only what
 //! lies between layers is kept, and each layer is computed once more (Chen et al. 2016, arXiv 1604.06174).
 
-use std::sync::Arc;
-
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kernels::attention::Segment;
-use super::rope::Angles;
-use super::{CausalLm, KvCache, PackedBatch};
+use super::architectures::CausalLm;
+use super::batch::PackedBatch;
+use super::layers::cache::KvCache;
+use super::layers::context::Setting;
 
 /// What a training pass may keep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,24 +20,6 @@ pub enum Memory {
     Normal,
     /// What lies between layers. The same gradients, for one more forward pass.
     Low,
-}
-
-/// What every layer needs to know of a batch.
-pub struct Setting {
-    /// Who sees whom.
-    pub segments: Arc<[Segment]>,
-    /// Rotations by position, where the model has them.
-    pub angles: Option<Angles>,
-}
-
-impl Setting {
-    /// Turns every head of every row: x `[rows, heads * head_dim]`.
-    pub fn turn(&self, x: Tensor<2>) -> Tensor<2> {
-        match &self.angles {
-            Some(angles) => angles.turn(x),
-            None => x,
-        }
-    }
 }
 
 impl CausalLm {

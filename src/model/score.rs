@@ -6,26 +6,13 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 
+use super::architectures::CausalLm;
+use super::batch::{Needed, PackedBatch, PairIds, Response};
+use super::checkpoint::source::ModelSource;
 use super::cost::{Cost, Work};
-use super::weight::Kept;
-use super::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Precision, Response};
+use super::device::DeviceSpec;
 use crate::error::{Error, Result};
-
-/// A prompt and its two responses, as token ids.
-#[derive(Debug, Clone, Copy)]
-pub struct PairIds<'a> {
-    /// The prompt; never empty.
-    pub prompt: &'a [i32],
-    /// Chosen and rejected response.
-    pub responses: [&'a [i32]; 2],
-}
-
-impl<'a> PairIds<'a> {
-    /// A prompt with one response; the second one has no token.
-    pub fn alone(prompt: &'a [i32], response: &'a [i32]) -> Self {
-        Self { prompt, responses: [response, &[]] }
-    }
-}
+use crate::kernels::precision::Precision;
 
 /// The log-probability of every response token, `[chosen, rejected]` for every pair.
 pub type Logps = Vec<[Vec<f32>; 2]>;
@@ -43,7 +30,7 @@ pub struct Scorer {
 impl Scorer {
     /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
-        let (model, device, precision) = open(source, device, precision)?;
+        let (model, device, precision) = CausalLm::open(source, device, precision)?;
         let (name, cost) = (source.to_string(), Cost::of(&source.config()?));
         Ok(Self { model, device, precision, name, batch_tokens, cost })
     }
@@ -119,20 +106,6 @@ impl Scorer {
         }
         Ok(out)
     }
-}
-
-/// The frozen model on its device, and the numbers that it computes in: f32 where there are no others.
-///
-/// # Errors
-/// A checkpoint that cannot be read.
-pub fn open(source: &ModelSource, device: DeviceSpec, precision: Precision) -> Result<(CausalLm, Device, Precision)> {
-    let opened = device.open()?;
-    let kept = Kept::frozen(device, &opened, precision);
-    if kept.precision() != precision {
-        tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
-    }
-    let model = CausalLm::frozen(source, kept, &opened)?;
-    Ok((model, opened, kept.precision()))
 }
 
 /// Every id must have an embedding, and every position where the model has a limit.

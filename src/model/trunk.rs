@@ -3,9 +3,10 @@
 
 use serde_json::Value;
 
-use super::ModelSource;
-use super::adapter::Stored;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::adapter::Stored;
+use super::checkpoint::names::layer_of;
+use super::checkpoint::source::ModelSource;
+use super::checkpoint::tensors::Checkpoint;
 use crate::error::Result;
 
 impl ModelSource {
@@ -56,11 +57,6 @@ pub(super) fn layers(config: &Value) -> usize {
     number("num_hidden_layers").or_else(|| number("n_layer")).unwrap_or(0) as usize
 }
 
-/// The layer that the tensor or layer `name` is part of, counted from 0.
-pub(super) fn layer_of(name: &str) -> Option<usize> {
-    name.split('.').find_map(|part| part.parse().ok())
-}
-
 /// The first layer that computes something else when the tensor `name` is another one.
 fn matters_from(name: &str) -> usize {
     const AFTER_ALL: [&str; 5] = ["lm_head", "embed_out", "norm", "final_layer_norm", "ln_f"];
@@ -83,9 +79,8 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::model::folder::Card;
-    use crate::model::score::PairIds;
-    use crate::model::{CausalLm, DeviceSpec, Lora, Precision, Scorer, adapter};
+    use crate::model::save::{self, Card};
+    use crate::model::{CausalLm, DeviceSpec, Lora, PairIds, Precision, Scorer};
 
     fn fixture(name: &str) -> ModelSource {
         ModelSource::folder(name, Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name))
@@ -100,7 +95,7 @@ mod tests {
             .unwrap()
             .map_parameters(|name, values| if name.contains("lora_B") { values + 0.05 } else { values });
         let card = Card { objective: serde_json::json!({}), data: String::new() };
-        adapter::save(model, source, &lora, &card, &folder).unwrap();
+        save::adapted(model, source, &lora, &card, &folder).unwrap();
         ModelSource::folder("adapted", folder)
     }
 

@@ -11,9 +11,9 @@ use super::report::{Reports, add};
 use crate::columns::PROMPT_IDS;
 use crate::error::Result;
 use crate::model::cost::Work;
-use crate::model::score::PairIds;
-use crate::model::{Memory, Precision, Tokenizer};
+use crate::model::{Memory, PairIds, Precision};
 use crate::stages::{Stage, score::pairs};
+use crate::text::Tokenizer;
 use computing::Clock;
 pub use computing::Computing;
 

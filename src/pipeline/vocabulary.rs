@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::plan::{Node, Plan};
 use crate::columns::provenance::Provenance;
 use crate::error::{Problem, Result};
-use crate::model::Tokenizer;
-use crate::model::tokenizer::compare::difference;
 use crate::stages::Stage;
+use crate::text::Tokenizer;
+use crate::text::tokenizer::compare::difference;
 
 /// Tokenizers by folder: a pipeline names the same few again and again.
 #[derive(Default)]

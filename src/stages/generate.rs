@@ -24,7 +24,8 @@ use crate::columns::{
 };
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
-use crate::model::{DeviceSpec, Generator, Message, ModelSource, Precision, Template, Tokenizer};
+use crate::model::{DeviceSpec, Generator, ModelSource, Precision};
+use crate::text::{Message, Template, Tokenizer};
 
 /// Answers from a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

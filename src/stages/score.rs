@@ -22,8 +22,8 @@ use crate::columns::{
 };
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::cost::Work;
-use crate::model::score::{Logps, PairIds};
-use crate::model::{DeviceSpec, ModelSource, Precision, Scorer};
+use crate::model::score::Logps;
+use crate::model::{DeviceSpec, ModelSource, PairIds, Precision, Scorer};
 
 /// Adds log-probability and reward columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

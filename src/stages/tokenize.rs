@@ -20,7 +20,7 @@ use crate::columns::{
     with_column,
 };
 use crate::error::{Error, Place, Problem, Result};
-use crate::model::{Message, Rendered, Template, Tokenizer};
+use crate::text::{Message, Rendered, Template, Tokenizer};
 pub use boundary::Boundary;
 use boundary::{Boundaries, Faults, Seen};
 pub use contrast::Contrast;

@@ -5,7 +5,7 @@ use arrow::array::RecordBatch;
 use crate::columns::lists::{Lists, floats, ids, masks};
 use crate::columns::{PROMPT_IDS, Side, row_id};
 use crate::error::{Error, Place, Result};
-use crate::model::score::PairIds;
+use crate::model::PairIds;
 
 /// A pair: ids, and what the objective needs beside them.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use burn::tensor::{self, ElementConversion, Tensor};
 
 use super::policy::Policy;
-use crate::model::kernels::adamw::{Step, adamw};
-use crate::model::kernels::norm::squared_norm;
+use crate::kernels::adamw::{Step, adamw};
+use crate::kernels::norm::squared_norm;
 
 /// AdamW's constant numbers (PyTorch's defaults but for the weight decay, which is 0 as in the field's recipes).
 #[derive(Debug, Clone, Copy, PartialEq)]

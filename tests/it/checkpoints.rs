@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
-use sepo::model::folder::{self, Card};
+use sepo::model::save::{self, Card};
 use sepo::model::{CausalLm, DeviceSpec, ModelSource, Precision, Scorer};
 use serde_json::{Value, json};
 
@@ -53,7 +53,7 @@ fn a_model_that_is_read_and_written_back_is_the_same_bit_for_bit() {
     let (device, out) = (device(), Folder::new());
     for name in cases() {
         let saved = out.path(&name);
-        folder::save(&CausalLm::load(&source(&name), &device).unwrap(), &source(&name), None, &saved).unwrap();
+        save::whole(&CausalLm::load(&source(&name), &device).unwrap(), &source(&name), None, &saved).unwrap();
         let mut want = bits(&fixture(&name));
         if name == "gpt2-bare" {
             want.retain(|tensor, _| !tensor.ends_with(".attn.bias"));
@@ -76,7 +76,7 @@ fn weights_above_a_size_are_written_in_shards() {
     let (device, out) = (device(), Folder::new());
     let (source, saved) = (source("llama-tied"), out.path("sharded"));
     let model = CausalLm::load(&source, &device).unwrap();
-    folder::save_sharded(&model, &source, None, &saved, 20_000).unwrap();
+    save::sharded(&model, &source, None, &saved, 20_000).unwrap();
     assert!(bits(&saved) == bits(&fixture("llama-tied")));
     let files = weight_files(&saved);
     let count = files.len();
@@ -115,7 +115,7 @@ fn what_lies_beside_the_weights_is_kept_and_the_training_told() {
     let model = CausalLm::load(&source, &device).unwrap();
     let card = Card { objective: json!({ "dpo": { "beta": 0.1 } }), data: "12 rows of `tokens` in p.yaml".into() };
     let saved = out.path("saved");
-    folder::save(&model, &source, Some(&card), &saved).unwrap();
+    save::whole(&model, &source, Some(&card), &saved).unwrap();
     assert_eq!(json_file(&saved.join("generation_config.json")), generation);
     for file in ["tokenizer.json", "chat_template.jinja"] {
         assert!(fs::read(saved.join(file)).unwrap() == fs::read(base.join(file)).unwrap(), "{file}");
@@ -283,7 +283,7 @@ fn an_index_names_what_is_there() {
 fn sequences_longer_than_learned_positions_are_an_error() {
     let scorer = Scorer::load(&source("gpt2-bare"), DeviceSpec::Cpu, Precision::F32, 4096).unwrap();
     let ids = vec![3; 100];
-    let pair = |prompt| sepo::model::score::PairIds { prompt, responses: [&ids[..28], &ids[..27]] };
+    let pair = |prompt| sepo::model::PairIds { prompt, responses: [&ids[..28], &ids[..27]] };
     assert!(scorer.logps(&[pair(&ids)]).is_ok());
     let long = vec![3; 101];
     let error = scorer.logps(&[pair(&long)]).unwrap_err().to_string();

@@ -3,8 +3,7 @@
 use arrow::array::AsArray;
 use sepo::io::{Chunk, Dataset, Stores};
 use sepo::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
-use sepo::model::score::PairIds;
-use sepo::model::{DeviceSpec, Generator, ModelSource, Precision, Scorer};
+use sepo::model::{DeviceSpec, Generator, ModelSource, PairIds, Precision, Scorer};
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -15,8 +15,9 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::TrackedWrite;
 use sepo::io::bounds::{Bound, Compare, Value};
 use sepo::io::{Dataset, Stores};
-use sepo::model::{CausalLm, DeviceSpec, ModelSource, Tokenizer};
+use sepo::model::{CausalLm, DeviceSpec, ModelSource};
 use sepo::pipeline::Spec;
+use sepo::text::Tokenizer;
 use serde_json::json;
 
 use crate::harness::{Folder, repository};

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::Path;
 
 use safetensors::SafeTensors;
-use sepo::model::adapter::{self, peft_name};
-use sepo::model::folder::Card;
+use sepo::model::checkpoint::names::peft_name;
+use sepo::model::save::{self, Card};
 use sepo::model::{CausalLm, Lora, ModelSource, Weights};
 use serde_json::{Value, json};
 
@@ -80,7 +80,7 @@ fn an_adapter_is_saved_as_peft_saves_it() {
     for (name, base, settings) in adapters() {
         let model = CausalLm::load_adapted(&source(name), &lora(&settings), 1, &device).unwrap();
         let folder = out.path(base);
-        adapter::save(model, &source(name), &lora(&settings), &card(), &folder).unwrap();
+        save::adapted(model, &source(name), &lora(&settings), &card(), &folder).unwrap();
         let file = "adapter_model.safetensors";
         assert_eq!(tensors(&folder.join(file)), tensors(&fixture(name).join(file)), "{name}");
         let config = |folder: &Path| -> Value {
@@ -118,7 +118,7 @@ fn merged_adapters_are_a_model_like_any_other() {
         let settings = Lora { merge: true, ..lora(&settings) };
         let model = CausalLm::load_adapted(&source(name), &settings, 1, &device).unwrap();
         let folder = out.path(base);
-        adapter::save(model, &source(name), &settings, &card(), &folder).unwrap();
+        save::adapted(model, &source(name), &settings, &card(), &folder).unwrap();
         let expected = expected(name);
         let merged = CausalLm::load(&ModelSource::folder("merged", folder), &device).unwrap();
         let logps = host(merged.token_logps(&pack(&expected.pairs), &device));

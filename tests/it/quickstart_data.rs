@@ -6,7 +6,7 @@ mod content;
 
 use arrow::array::AsArray;
 use sepo::io::{Chunk, Dataset, Stores};
-use sepo::model::Tokenizer;
+use sepo::text::Tokenizer;
 
 use crate::harness::repository;
 

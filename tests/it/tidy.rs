@@ -1,21 +1,55 @@
-//! The house rules that a compiler does not know: which layer may use which, and what every file begins with.
+//! The house rules that a compiler does not know: which module may use which, and what every file begins with.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::harness::repository;
 
-/// Layers from top to bottom; an arrow permits every layer further down. Those of one entry do not know one another.
-const LAYERS: [&[&str]; 6] =
-    [&["cli"], &["pipeline"], &["stages"], &["train"], &["model", "objective", "columns", "io"], &["error", "monitor"]];
+/// The modules of a folder from top to bottom. Each may use those of every line further down, and none beside it.
+type Ranks = &'static [&'static [&'static str]];
 
-/// Crates that are one folder's business.
-const KEEPERS: [(&str, &[&str]); 5] = [
+/// The folders whose modules are ranked.
+const RANKED: [(&str, Ranks); 5] = [
+    (
+        "",
+        &[
+            &["cli"],
+            &["pipeline"],
+            &["stages"],
+            &["train"],
+            &["model", "objective", "columns", "io"],
+            &["kernels", "text"],
+            &["error", "monitor"],
+        ],
+    ),
+    (
+        "model",
+        &[
+            &["footprint", "generate", "save", "score"],
+            &["causal_lm"],
+            &["cost", "pass", "trunk"],
+            &["architectures", "baseline"],
+            &["layers"],
+            &["batch", "checkpoint", "device"],
+        ],
+    ),
+    (
+        "model/layers",
+        &[&["parameters"], &["overlay"], &["cache", "context", "lora", "random", "visit", "weight"], &["rope"]],
+    ),
+    ("model/checkpoint", &[&["source"], &["adapter"], &["tensors"], &["files", "names"]]),
+    ("model/save", &[&["adapter"], &["whole"], &["card", "draft"]]),
+];
+
+/// Crates and layers that are the business of a few folders.
+const KEEPERS: [(&str, &[&str]); 7] = [
     ("clap::", &["cli"]),
     ("serde_saphyr::", &["pipeline"]),
     ("tokio::", &["io"]),
-    ("burn::", &["model", "train"]),
+    ("burn::", &["kernels", "model", "train"]),
     ("polars::", &["stages/read/sql.rs"]),
+    ("crate::kernels::", &["kernels", "model", "train"]),
+    ("crate::text::", &["cli", "pipeline", "stages", "model", "text"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -29,45 +63,170 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn rank(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|layer| layer.contains(&module))
+/// The lines of `text` with their numbers from 1, without comments and without the items under `#[cfg(test)]`, which may use
+/// what they need. Relies on rustfmt: an item ends with its first line, or where a line of the same indentation closes it.
+fn code(text: &str) -> Vec<(usize, &str)> {
+    let mut lines = (1..).zip(text.lines());
+    let mut code = Vec::new();
+    let indentation = |line: &str| line.len() - line.trim_start().len();
+    while let Some((number, line)) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            if !line.trim_start().starts_with("//") {
+                code.push((number, line));
+            }
+            continue;
+        }
+        let item = lines.by_ref().map(|(_, line)| line).find(|line| !line.trim_start().starts_with("#["));
+        if item.is_some_and(|item| item.ends_with('{')) {
+            let _ = lines
+                .by_ref()
+                .find(|(_, end)| indentation(end) == indentation(line) && end.trim_start().starts_with('}'));
+        }
+    }
+    code
+}
+
+/// The module of a file below `src`, and whether it is a `mod.rs`' or has a file of its own.
+fn module_of(name: &str) -> Vec<&str> {
+    let mut path: Vec<&str> = name.trim_end_matches(".rs").split('/').collect();
+    path.pop_if(|last| matches!(*last, "mod" | "lib" | "main"));
+    path
+}
+
+/// The paths that a file names, each with its line: those of `use` declarations without their braces, and those that begin with
+/// `crate` or `super` elsewhere.
+fn paths(code: &[(usize, &str)]) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    let mut lines = code.iter();
+    while let Some((number, line)) = lines.next() {
+        let declared = line
+            .trim_start()
+            .strip_prefix("use ")
+            .or_else(|| line.trim_start().split_once(" use ").map(|(_, path)| path));
+        let visible = line.trim_start().starts_with("use ") || line.trim_start().starts_with("pub");
+        if let Some(path) = declared.filter(|_| visible) {
+            let mut path = path.to_owned();
+            while !path.ends_with(';') {
+                path += lines.next().expect("a declaration ends").1.trim();
+            }
+            expand("", path.trim_end_matches(';'), &mut |path| found.push((*number, path)));
+            continue;
+        }
+        for start in ["crate::", "super::"].iter().flat_map(|start| line.match_indices(start)) {
+            let before = &line[..start.0];
+            let of_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+            if !before.ends_with(of_path) && !before.ends_with("(in ") {
+                let path: String = line[start.0..].chars().take_while(|c| of_path(*c)).collect();
+                found.push((*number, path.trim_end_matches(':').to_owned()));
+            }
+        }
+    }
+    found
+}
+
+/// Gives `take` every path of `prefix` followed by `tree`, such as `a::{b, c::d}`.
+fn expand(prefix: &str, tree: &str, take: &mut impl FnMut(String)) {
+    let Some((start, rest)) = tree.split_once('{') else {
+        return take(format!("{prefix}{}", tree.split(" as ").next().unwrap_or_default()));
+    };
+    let prefix = format!("{prefix}{start}");
+    let (mut depth, mut from) = (0, 0);
+    for (at, character) in rest.char_indices() {
+        match character {
+            ',' | '}' if depth == 0 => {
+                let branch = rest[from..at].trim();
+                if !branch.is_empty() {
+                    expand(&prefix, branch, take);
+                }
+                from = at + 1;
+            }
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+    }
+}
+
+/// The module or item that `path` names in `module`, from the crate's root; none for those of other crates.
+fn resolve<'a>(module: &[&'a str], path: &'a str) -> Option<Vec<&'a str>> {
+    let mut segments = path.split("::").peekable();
+    let mut at = match segments.next()? {
+        "crate" => Vec::new(),
+        "self" => module.to_vec(),
+        "super" => module[..module.len().checked_sub(1)?].to_vec(),
+        _ => return None,
+    };
+    while segments.next_if_eq(&"super").is_some() {
+        at.pop()?;
+    }
+    at.extend(segments);
+    Some(at)
+}
+
+/// What `module` may not do with the module or item `used`.
+fn broken_rank(module: &[&str], used: &[&str]) -> Option<String> {
+    RANKED.iter().find_map(|(folder, ranks)| {
+        let folder: Vec<&str> = folder.split('/').filter(|name| !name.is_empty()).collect();
+        let inside = |path: &[&str]| path.strip_prefix(&folder[..])?.first().map(|name| (*name).to_owned());
+        let rank = |name: &str| ranks.iter().position(|rank| rank.contains(&name));
+        let (own, used) = (inside(module)?, inside(used)?);
+        match (rank(&own), rank(&used)) {
+            _ if own == used => None,
+            (None, _) => Some(format!("`{own}` has no rank in tests/it/tidy.rs")),
+            (_, None) => Some(format!("`{used}` is no module with a rank; name the module that has it")),
+            (Some(own_rank), Some(used_rank)) => {
+                (used_rank <= own_rank).then(|| format!("`{own}` may not use `{used}`"))
+            }
+        }
+    })
 }
 
 #[test]
-fn layers_only_use_what_lies_below() {
+fn modules_only_use_what_lies_below() {
     let root = repository().join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
     let mut broken = Vec::new();
     for file in files {
         let name = file.strip_prefix(&root).unwrap().display().to_string();
-        let own = name.split('/').next().unwrap().trim_end_matches(".rs");
-        let text = fs::read_to_string(&file).unwrap();
+        let (text, module) = (fs::read_to_string(&file).unwrap(), module_of(&name));
         if !text.starts_with("//!") {
             broken.push(format!("src/{name}:1: does not say why it exists (//!)"));
         }
-        // Inline tests stand at the foot of a file and may use what they need.
-        let is_test = name.ends_with("tests.rs");
-        for (number, line) in text.lines().enumerate().take_while(|(_, line)| !is_test && *line != "#[cfg(test)]") {
-            let mut complain = |what: String| broken.push(format!("src/{name}:{}: {what}", number + 1));
-            for used in line.split("crate::").skip(1) {
-                let used: String = used.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                if let (Some(own_rank), Some(used_rank)) = (rank(own), rank(&used))
-                    && own != used
-                    && used_rank <= own_rank
-                {
-                    complain(format!("`{own}` may not use `{used}`"));
-                }
+        if name.ends_with("tests.rs") {
+            continue;
+        }
+        for (number, path) in paths(&code(&text)) {
+            if let Some(problem) = resolve(&module, &path).and_then(|used| broken_rank(&module, &used)) {
+                broken.push(format!("src/{name}:{number}: {problem}"));
             }
             for (word, keepers) in KEEPERS {
-                let used = line.starts_with("use ") && line["use ".len()..].starts_with(word);
-                if used && !keepers.iter().any(|keeper| name.starts_with(keeper)) {
-                    complain(format!("`{word}` belongs into {}", keepers.join(", ")));
+                if path.starts_with(word) && !keepers.iter().any(|keeper| name.starts_with(keeper)) {
+                    broken.push(format!("src/{name}:{number}: `{word}` belongs into {}", keepers.join(", ")));
                 }
             }
         }
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+#[test]
+fn items_under_a_test_attribute_are_no_code() {
+    let text = "use a::b;\n#[cfg(test)]\nmod tests;\n// use x;\nfn f() {}\n#[cfg(test)]\n#[expect(x)]\nmod more {\n    fn g() {\n    }\n}\nuse c;\n";
+    assert_eq!(code(text), [(1, "use a::b;"), (5, "fn f() {}"), (12, "use c;")]);
+}
+
+#[test]
+fn paths_are_those_of_declarations_and_of_the_crate() {
+    let text = "use a::{b, c::{D, E as F},\n    g};\npub(in crate::x) fn f(x: &crate::h::I, y: super::J) {}\npub use super::super::k;";
+    let found: Vec<String> = paths(&code(text)).into_iter().map(|(_, path)| path).collect();
+    assert_eq!(found, ["a::b", "a::c::D", "a::c::E", "a::g", "crate::h::I", "super::J", "super::super::k"]);
+    assert_eq!(resolve(&["m", "n", "o"], "super::super::k"), Some(vec!["m", "k"]));
+    assert_eq!(resolve(&["m"], "burn::k"), None);
+    assert!(broken_rank(&["model", "layers", "lora"], &["model", "pass", "Pass"]).is_some());
+    assert!(broken_rank(&["model", "pass"], &["model", "layers"]).is_none());
+    assert!(broken_rank(&["model", "pass"], &["model", "Lora"]).is_some());
+    assert!(broken_rank(&["kernels", "linear"], &["model", "pass"]).is_some());
 }
 
 #[test]

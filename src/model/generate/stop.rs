@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::Result;
-use crate::model::Tokenizer;
+use crate::text::Tokenizer;
 
 /// What ends an answer.
 #[derive(Debug, Default)]

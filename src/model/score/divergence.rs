@@ -4,11 +4,11 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::{PairIds, Scorer, budget, check, cost};
+use super::{Scorer, budget, check, cost};
 use crate::error::{Error, Result};
-use crate::model::generate::cache::host;
-use crate::model::kernels::few_rows::FEW_ROWS;
-use crate::model::{Needed, PackedBatch, Response};
+use crate::kernels::few_rows::FEW_ROWS;
+use crate::model::batch::{Needed, PackedBatch, PairIds, Response};
+use crate::model::layers::cache::host;
 
 impl Scorer {
     /// KL(self || start) in nats at every token of every pair's responses, first that of its first response.

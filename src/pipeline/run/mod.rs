@@ -38,9 +38,10 @@ use super::report::Report;
 use crate::error::{Error, Result};
 use crate::io::owned::Depth;
 use crate::io::{Claim, Location, Owned, Owner, Stamps, session};
-use crate::model::{ModelSource, Tokenizer};
+use crate::model::ModelSource;
 use crate::monitor::Monitor;
 use crate::stages::Stage;
+use crate::text::Tokenizer;
 
 pub use kept::{Kept, Orphan, Planned, kept, orphans};
 pub use share::{Share, Work};

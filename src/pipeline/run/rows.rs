@@ -11,11 +11,11 @@ use super::share::{Walk, Work};
 use super::{Progress, Run};
 use crate::error::{Error, Result};
 use crate::io::FileFormat;
-use crate::model::Tokenizer;
 use crate::pipeline::flow::{Flow, Station};
 use crate::pipeline::plan::{Node, Plan};
 use crate::pipeline::report::{Reports, add};
 use crate::stages::Stage;
+use crate::text::Tokenizer;
 
 /// Units that a message names.
 const NAMED: usize = 5;

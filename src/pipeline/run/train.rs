@@ -15,8 +15,8 @@ use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::io::Claim;
 use crate::model::cost::Cost;
-use crate::model::folder::{self, Card};
-use crate::model::{CausalLm, Precision, adapter, score};
+use crate::model::save::{self, Card};
+use crate::model::{CausalLm, Precision};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::{Reports, StageReport, add};
@@ -41,7 +41,7 @@ impl Run<'_> {
         let needs = train.objective.formula().needs();
         let reference = match &train.reference {
             Some(reference) if needs.live_reference() => {
-                Some(score::open(&self.model(reference)?, self.plan.device, Precision::F32)?.0)
+                Some(CausalLm::open(&self.model(reference)?, self.plan.device, Precision::F32)?.0)
             }
             _ => None,
         };
@@ -87,8 +87,8 @@ impl Run<'_> {
         conclude(&mut passed, self.plan)?;
         self.unchanged(&input.flow, [node])?;
         let model = self.keep(node, |folder| match &train.lora {
-            Some(lora) => adapter::save(model, &source, lora, &card, folder),
-            None => folder::save(&model, &source, Some(&card), folder),
+            Some(lora) => save::adapted(model, &source, lora, &card, folder),
+            None => save::whole(&model, &source, Some(&card), folder),
         })?;
         let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
         let record = Record { model: Some(model), ..self.conclude(&node.id, report, passed) };

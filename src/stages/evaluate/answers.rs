@@ -11,8 +11,7 @@ use super::win_rate::Scores;
 use crate::columns::lists::ids;
 use crate::columns::{PROMPT_IDS, row_ids};
 use crate::error::Result;
-use crate::model::Scorer;
-use crate::model::score::PairIds;
+use crate::model::{PairIds, Scorer};
 use crate::stages::Metrics;
 use crate::stages::generate::answers_of;
 

@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::quickstart::Verdict;
 use crate::columns::{PROMPT, messages};
 use crate::error::Result;
-use crate::model::Scorer;
-use crate::model::score::PairIds;
+use crate::model::{PairIds, Scorer};
 
 /// A judge of answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -5,8 +5,7 @@ use arrow::array::RecordBatch;
 use serde_json::json;
 
 use crate::error::Result;
-use crate::model::Scorer;
-use crate::model::score::PairIds;
+use crate::model::{PairIds, Scorer};
 use crate::stages::Metrics;
 use crate::stages::score::pairs;
 

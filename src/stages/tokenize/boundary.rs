@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::columns::Side;
 use crate::error::{Error, Place, Problem, Result};
-use crate::model::Tokenizer;
 use crate::stages::Metrics;
+use crate::text::Tokenizer;
 
 /// Tokens that an example shows on each side of the boundary.
 const SHOWN: usize = 3;

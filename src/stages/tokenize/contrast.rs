@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Problem;
-use crate::model::Message;
+use crate::text::Message;
 
 /// Where the last user turn goes.
 const PROMPT: &str = "{prompt}";

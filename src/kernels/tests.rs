@@ -1,0 +1,363 @@
+//! Every kernel's fast body against its portable one, and every backward pass against finite differences.
+
+use std::sync::Arc;
+
+use burn::backend::Flex;
+use burn::backend::flex::FlexTensor;
+use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+
+use super::attention::{Segment, SpanAttention, Spans, attention};
+use super::gelu::Gelu;
+use super::linear::Layout;
+use super::packed::Packed;
+use super::{adamw, embedding, gelu, layer_norm, linear, norm, rms_norm, rotary, swiglu, token_kl, token_logps};
+use crate::kernels::precision::Precision;
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+}
+
+fn raw<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    tensor.try_into_primitive::<Flex>().unwrap_or_else(|_| panic!("a flex tensor"))
+}
+
+#[track_caller]
+fn assert_close(fast: &FlexTensor, portable: &FlexTensor, tolerance: f32) {
+    let (fast, portable) = (fast.to_contiguous(), portable.to_contiguous());
+    let (a, b) = (super::values(&fast), super::values(&portable));
+    assert_eq!(a.len(), b.len());
+    let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max);
+    assert!(worst < tolerance, "largest difference {worst}");
+}
+
+/// Two prompts with two answers each, one prompt alone, lengths around the tile size.
+fn spans(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) -> (Spans, usize) {
+    let mut segments: Vec<Segment> = Vec::new();
+    for (rows, prefix) in [(70, None), (5, Some(0)), (130, Some(0)), (1, None), (64, Some(3)), (3, Some(3)), (65, None)]
+    {
+        let start = segments.last().map_or(0, |last| last.start + last.rows);
+        segments.push(Segment { start, rows, prefix });
+    }
+    let rows = segments.iter().map(|segment| segment.rows).sum();
+    (Spans { window, ..Spans::new(segments.into(), heads, kv_heads, head_dim) }, rows)
+}
+
+#[test]
+fn attention_bodies_agree() {
+    let windows = [None, Some(1), Some(7), Some(64), Some(100), Some(1000)];
+    let shapes = [(4, 2, 8), (3, 3, 16), (6, 1, 4)];
+    for (window, (heads, kv_heads, head_dim)) in windows.into_iter().zip(shapes.into_iter().cycle()) {
+        let (spans, rows) = spans(heads, kv_heads, head_dim, window);
+        let q = raw(random([rows, heads * head_dim]));
+        let [k, v] = [(); 2].map(|()| raw(random([rows, kv_heads * head_dim])));
+        let (out, lse) = Flex::span_attention(q.clone(), k.clone(), v.clone(), spans.clone());
+        let (want, want_lse) = super::attention::portable::<Flex>(q.clone(), k.clone(), v.clone(), spans.clone());
+        assert_close(&out, &want, 1e-5);
+        assert_close(&lse, &want_lse, 1e-5);
+        let grad = raw(random([rows, heads * head_dim]));
+        let arguments = || (q.clone(), k.clone(), v.clone(), out.clone(), lse.clone(), grad.clone());
+        let (q1, k1, v1, o1, l1, g1) = arguments();
+        let fast = Flex::span_attention_backward(q1, k1, v1, o1, l1, g1, spans.clone());
+        let (q1, k1, v1, o1, l1, g1) = arguments();
+        let portable = super::attention::portable_backward::<Flex>(q1, k1, v1, o1, l1, g1, spans);
+        assert_close(&fast.0, &portable.0, 2e-5);
+        assert_close(&fast.1, &portable.1, 2e-5);
+        assert_close(&fast.2, &portable.2, 2e-5);
+    }
+}
+
+#[test]
+fn token_logps_bodies_agree() {
+    use token_logps::TokenLogps;
+    for (rows, vocabulary, d) in [(5, 40, 8), (300, 1100, 16), (1, 1, 4)] {
+        let (hidden, head) = (raw(random([rows, d])), raw(random([vocabulary, d])));
+        let targets: Arc<[i32]> = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
+        let (logps, lse) = Flex::token_logps(hidden.clone(), head.clone(), targets.clone());
+        let (want, want_lse) = token_logps::portable::<Flex>(hidden.clone(), head.clone(), targets.clone());
+        assert_close(&logps, &want, 1e-5);
+        assert_close(&lse, &want_lse, 1e-5);
+        let grad = raw(random([rows]));
+        for trains in [true, false] {
+            let arguments = || (hidden.clone(), head.clone(), lse.clone(), grad.clone(), targets.clone());
+            let (h, w, l, g, t) = arguments();
+            let fast = Flex::token_logps_backward(h, w, l, g, t, trains);
+            let (h, w, l, g, t) = arguments();
+            let portable = token_logps::portable_backward::<Flex>(h, w, l, g, t, trains);
+            assert_close(&fast.0, &portable.0, 5e-5);
+            assert_eq!((fast.1.is_some(), portable.1.is_some()), (trains, trains));
+            if let (Some(fast), Some(portable)) = (fast.1, portable.1) {
+                assert_close(&fast, &portable, 5e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tables_gradient_is_burns_tied_to_a_head_or_not() {
+    let device = Device::flex().autodiff();
+    let (table, x) = (random([9, 4]).into_data(), random([3, 4]).into_data());
+    let slopes = [random([5, 4]).into_data(), random([3, 9]).into_data()];
+    let gradient = |rows: fn(Tensor<2>, &[i32]) -> Tensor<2>, tied: bool| {
+        let table = Tensor::<2>::from_data(table.clone(), &device).require_grad();
+        let [of_rows, of_head] = slopes.clone().map(|slopes| Tensor::<2>::from_data(slopes, &device));
+        let mut sum = (rows(table.clone(), &[3, 0, 3, 8, 3]) * of_rows).sum();
+        if tied {
+            let x = Tensor::from_data(x.clone(), &device);
+            sum = sum + (linear::linear(x, table.clone(), Layout::OutIn) * of_head).sum();
+        }
+        raw(table.grad(&sum.backward()).unwrap())
+    };
+    let of_burn = |table: Tensor<2>, ids: &[i32]| {
+        let ids = Tensor::<1, Int>::from_data(ids, &table.device());
+        table.select(0, ids)
+    };
+    for tied in [false, true] {
+        let own = gradient(|table, ids| embedding::table_rows(table, ids.into()), tied);
+        assert_close(&own, &gradient(of_burn, tied), 1e-6);
+    }
+}
+
+#[test]
+fn squares_add_up_alike() {
+    use norm::Norm;
+    let x = raw(random([50_001]));
+    assert_close(&Flex::squared_norm(x.clone()), &norm::portable::<Flex>(x), 1e-5);
+}
+
+#[test]
+fn token_kl_bodies_agree() {
+    use token_kl::TokenKl;
+    for (rows, vocabulary, d, width) in [(5, 40, 8, 8), (300, 1100, 16, 12), (1, 1, 4, 2)] {
+        let (hidden, head) = (raw(random([rows, d])), raw(random([vocabulary, d])));
+        let (reference, other) = (raw(random([rows, width])), random([vocabulary, width]));
+        let targets: Arc<[i32]> = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
+        let numbers = other.clone().into_data().try_into_vec::<f32>().unwrap();
+        let packed = Packed::new([vocabulary, width], Precision::F32, |entry, input| numbers[entry * width + input]);
+        let (packed, other) = (Arc::new(packed), raw(other));
+        let arguments = || (hidden.clone(), head.clone(), reference.clone(), targets.clone());
+
+        let (h, w, r, t) = arguments();
+        let (want, want_constant) = token_kl::portable::<Flex>(h, w, r, other.clone(), t);
+        let (h, w, r, t) = arguments();
+        let plain = Flex::token_kl(h, w, r, other.clone(), t);
+        let (h, w, r, t) = arguments();
+        let frozen = Flex::packed_token_kl(h, w, r, packed.clone(), t);
+        for (out, constant) in [&plain, &frozen] {
+            assert_close(out, &want, 1e-5);
+            assert_close(constant, &want_constant, 1e-5);
+        }
+
+        let lse = Tensor::<2>::from_primitive::<Flex>(want_constant).narrow(0, 0, 2);
+        let saved = raw(Tensor::cat(vec![lse, random([2, rows])], 0));
+        for trains in [true, false] {
+            let (h, w, r, t) = arguments();
+            let want = token_kl::portable_backward::<Flex>(h, w, r, other.clone(), saved.clone(), t, trains);
+            let (h, w, r, t) = arguments();
+            let plain = Flex::token_kl_backward(h, w, r, other.clone(), saved.clone(), t, trains);
+            let (h, w, r, t) = arguments();
+            let frozen = Flex::packed_token_kl_backward(h, w, r, packed.clone(), saved.clone(), t, trains);
+            for (grad_hidden, grad_head) in [&plain, &frozen] {
+                assert_close(grad_hidden, &want.0, 5e-5);
+                assert_eq!((grad_head.is_some(), want.1.is_some()), (trains, trains));
+                if let (Some(got), Some(want)) = (grad_head, &want.1) {
+                    assert_close(got, want, 5e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn token_kl_is_pytorchs() {
+    // import torch; torch.set_default_dtype(torch.float64)
+    // table = lambda rows, columns, step: torch.sin(step * torch.arange(1, rows * columns + 1)).reshape(rows, columns)
+    // hidden, head = table(3, 2, 1.0).requires_grad_(), table(5, 2, 2.0).requires_grad_()
+    // logp, ref = (hidden @ head.T).log_softmax(1), (table(3, 3, 3.0) @ table(5, 3, 4.0).T).log_softmax(1)
+    // at, kl = torch.tensor([[4], [0], [2]]), (ref.exp() * (ref - logp)).sum(1)
+    // logps, slopes = logp.gather(1, at)[:, 0], torch.tensor([0.5, -1.0, 2.0])
+    // (logps * slopes + kl * slopes.flip(0)).sum().backward()
+    // print(logps, kl, ref.gather(1, at), hidden.grad, head.grad)
+    let device = Device::flex();
+    let table = |rows: usize, columns: usize, step: f64| {
+        let values = (1..=rows * columns).map(|index| (step * index as f64).sin() as f32).collect::<Vec<_>>();
+        Tensor::<2>::from_data(TensorData::new(values, [rows, columns]), &device)
+    };
+    let [hidden, head] = [table(3, 2, 1.0), table(5, 2, 2.0)].map(|table| table.autodiff().require_grad());
+    let reference = [table(3, 3, 3.0), table(5, 3, 4.0)].map(Tensor::autodiff);
+    let compared = token_kl::token_kl([hidden.clone(), head.clone()], reference, [4, 0, 2].into());
+    let flat = |values: &[f32]| Tensor::<1>::from_data(values, &device);
+    let slopes = |values: [f32; 3]| flat(&values).autodiff();
+    let (a, b) = (slopes([0.5, -1.0, 2.0]), slopes([2.0, -1.0, 0.5]));
+    let gradients = (compared.logps.clone() * a + compared.divergences.clone() * b).sum().backward();
+    let all = |tensor: Tensor<2>| tensor.grad(&gradients).unwrap().flatten(0, 1);
+    let found = [compared.logps, compared.divergences, compared.reference].map(Tensor::inner);
+    let [hidden, head] = [hidden, head].map(all);
+    let want: [&[f32]; 5] = [
+        &[-1.658498, -1.046619, -1.028913],
+        &[0.158178, 0.292173, 0.536148],
+        &[-1.129511, -1.095975, -2.652719],
+        &[-0.097378, 0.469228, -0.744876, 0.727717, -0.484304, -1.566658],
+        &[0.016076, 0.50396, 0.468578, -0.008891, -1.53913, -0.76733, 0.199956, -0.036296, 0.85452, 0.308557],
+    ];
+    for (got, want) in found.into_iter().chain([hidden, head]).zip(want) {
+        assert_close(&raw(got), &raw(flat(want)), 2e-6);
+    }
+}
+
+#[test]
+fn a_model_does_not_diverge_from_itself() {
+    let (hidden, head): (Tensor<2>, Tensor<2>) = (random([30, 6]), random([700, 6]) * 5.0);
+    let own = [hidden, head];
+    let compared = token_kl::token_kl(own.clone(), own, vec![3; 30].into());
+    assert_close(&raw(compared.divergences), &raw(Tensor::<1>::zeros([30], &Device::flex())), 1e-6);
+    assert_close(&raw(compared.logps), &raw(compared.reference), 1e-7);
+}
+
+#[test]
+fn row_wise_bodies_agree() {
+    use rms_norm::RmsNorm;
+    use rotary::Rotary;
+    use swiglu::SwiGlu;
+    let (x, grad, weight) = (raw(random([200, 24])), raw(random([200, 24])), raw(random([24])));
+    let fast = Flex::rms_norm(x.clone(), weight.clone(), 1e-5);
+    assert_close(&fast, &rms_norm::portable::<Flex>(x.clone(), weight.clone(), 1e-5), 1e-5);
+    let fast = Flex::rms_norm_backward(x.clone(), weight.clone(), grad.clone(), 1e-5);
+    let portable = rms_norm::portable_backward::<Flex>(x.clone(), weight, grad.clone(), 1e-5);
+    assert_close(&fast.0, &portable.0, 1e-5);
+    assert_close(&fast.1, &portable.1, 5e-5);
+
+    let up = raw(random([200, 24]));
+    assert_close(&Flex::swiglu(x.clone(), up.clone()), &swiglu::portable::<Flex>(x.clone(), up.clone()), 1e-6);
+    let fast = Flex::swiglu_backward(x.clone(), up.clone(), grad.clone());
+    let portable = swiglu::portable_backward::<Flex>(x.clone(), up, grad);
+    assert_close(&fast.0, &portable.0, 1e-5);
+    assert_close(&fast.1, &portable.1, 1e-5);
+
+    let (cos, sin) = (raw(random([200, 4])), raw(random([200, 4])));
+    for head_dim in [8, 12] {
+        let fast = Flex::rotary(x.clone(), cos.clone(), sin.clone(), head_dim);
+        assert_close(&fast, &rotary::portable::<Flex>(x.clone(), cos.clone(), sin.clone(), head_dim), 1e-6);
+    }
+}
+
+#[test]
+fn layer_norm_and_gelu_bodies_agree() {
+    use gelu::GeluKernel;
+    use layer_norm::LayerNorm;
+    let (x, grad) = (raw(random([200, 24]) * 3.0 + 1.0), raw(random([200, 24])));
+    let (weight, bias) = (raw(random([24])), raw(random([24])));
+    let fast = Flex::rows_layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5);
+    assert_close(&fast, &layer_norm::portable::<Flex>(x.clone(), weight.clone(), bias, 1e-5), 1e-5);
+    let fast = Flex::rows_layer_norm_backward(x.clone(), weight.clone(), grad.clone(), 1e-5);
+    let portable = layer_norm::portable_backward::<Flex>(x.clone(), weight, grad.clone(), 1e-5);
+    assert_close(&fast.0, &portable.0, 1e-5);
+    assert_close(&fast.1, &portable.1, 5e-5);
+    assert_close(&fast.2, &portable.2, 5e-5);
+    for kind in [Gelu::Exact, Gelu::Tanh] {
+        assert_close(&Flex::rows_gelu(x.clone(), kind), &gelu::portable::<Flex>(x.clone(), kind), 1e-6);
+        let fast = Flex::rows_gelu_backward(x.clone(), grad.clone(), kind);
+        assert_close(&fast, &gelu::portable_backward::<Flex>(x.clone(), grad.clone(), kind), 2e-6);
+    }
+}
+
+#[test]
+fn adamw_is_pytorchs() {
+    // import torch; p = torch.tensor([1., -2.], requires_grad=True)
+    // o = torch.optim.AdamW([p], lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
+    // for g in ([0.5, -0.1], [0.2, 0.3]): p.grad = torch.tensor(g); o.step()
+    // The same by hand: step 1 moves each entry by lr * sign(g) after the decay by 1 - lr * wd = 0.999.
+    let step = |count| adamw::Step {
+        learning_rate: 0.1,
+        betas: [0.9, 0.95],
+        eps: 1e-8,
+        weight_decay: 0.01,
+        count,
+        gradient_scale: 1.0,
+    };
+    let device = Device::flex();
+    let flat = |values: [f32; 2]| Tensor::<1>::from_data(values, &device);
+    let [p, m, v] = adamw::adamw(flat([1.0, -2.0]), [flat([0.0; 2]), flat([0.0; 2])], flat([0.5, -0.1]), step(1));
+    assert_close(&raw(p.clone()), &raw(flat([0.899, -1.898])), 1e-6);
+    let [p, ..] = adamw::adamw(p, [m.clone(), v.clone()], flat([0.2, 0.3]), step(2));
+    let expected = |start: f64, g: [f64; 2]| {
+        let m = (0.9 * 0.1 * g[0] + 0.1 * g[1]) / (1.0 - 0.81);
+        let v = (0.95 * 0.05 * g[0] * g[0] + 0.05 * g[1] * g[1]) / (1.0 - 0.9025);
+        (start * 0.999 - 0.1 * m / (v.sqrt() + 1e-8)) as f32
+    };
+    let want = flat([expected(0.899, [0.5, 0.2]), expected(-1.898, [-0.1, 0.3])]);
+    assert_close(&raw(p), &raw(want), 1e-6);
+    use adamw::AdamW;
+    let inputs = [7, 7, 7, 7].map(|n| raw(random::<1>([n]).abs()));
+    let [p, m, v, g] = inputs;
+    let fast = Flex::adamw(p.clone(), m.clone(), v.clone(), g.clone(), step(3));
+    let portable = adamw::portable::<Flex>(p, m, v, g, step(3));
+    assert_close(&fast.0, &portable.0, 1e-6);
+    assert_close(&fast.2, &portable.2, 1e-6);
+}
+
+/// Checks `d sum(weights * f(x)) / dx` by central differences along random directions.
+fn check_gradient<const D: usize, const O: usize>(x: Tensor<D>, f: impl Fn(Tensor<D>) -> Tensor<O>) {
+    let out = f(x.clone());
+    let weights = random(out.dims());
+    let value = |x: Tensor<D>| -> f64 { f64::from((f(x) * weights.clone()).sum().into_scalar::<f32>()) };
+    let leaf = x.clone().autodiff().require_grad();
+    let loss = (f(leaf.clone()) * weights.clone().autodiff()).sum();
+    let grad = leaf.grad(&loss.backward()).expect("a gradient");
+    for _ in 0..3 {
+        let direction = random(x.dims());
+        let h = 2e-3;
+        let numeric = (value(x.clone() + direction.clone() * h) - value(x.clone() - direction.clone() * h)) / (2.0 * h);
+        let analytic = f64::from((grad.clone() * direction).sum().into_scalar::<f32>());
+        let scale = 1.0 + numeric.abs().max(analytic.abs());
+        assert!((numeric - analytic).abs() / scale < 1e-2, "numeric {numeric}, analytic {analytic}");
+    }
+}
+
+#[test]
+fn gradients_match_finite_differences() {
+    for window in [None, Some(9)] {
+        let (spans, rows) = spans(4, 2, 4, window);
+        let (q, k, v) = (random([rows, 16]), random([rows, 8]), random([rows, 8]));
+        let call = |q, k, v| attention(q, k, v, spans.clone());
+        check_gradient(q.clone(), |q| call(q, k.clone(), v.clone()));
+        check_gradient(k.clone(), |k| call(q.clone(), k, v.clone()));
+        check_gradient(v.clone(), |v| call(q.clone(), k.clone(), v));
+    }
+
+    let (hidden, head) = (random([9, 6]), random([30, 6]));
+    let targets: Arc<[i32]> = (0..9).map(|row| row * 3).collect();
+    check_gradient(hidden.clone(), |x| token_logps::token_logps(x, head.clone(), targets.clone()));
+    check_gradient(head.clone(), |w| token_logps::token_logps(hidden.clone(), w, targets.clone()));
+
+    let reference: [Tensor<2>; 2] = [random([9, 4]), random([30, 4])];
+    let compare = |hidden: Tensor<2>, head: Tensor<2>| {
+        let compared = token_kl::token_kl([hidden, head], reference.clone(), targets.clone());
+        Tensor::cat(vec![compared.logps, compared.divergences], 0)
+    };
+    check_gradient(hidden.clone(), |x| compare(x, head.clone()));
+    check_gradient(head, |w| compare(hidden.clone(), w));
+
+    let (x, w) = (random([5, 8]), random([3, 8]));
+    for (w, layout) in [(w.clone(), Layout::OutIn), (w.transpose(), Layout::InOut)] {
+        check_gradient(x.clone(), |x| linear::linear(x, w.clone(), layout));
+        check_gradient(w, |w| linear::linear(x.clone(), w, layout));
+    }
+    let scale = random([8]);
+    check_gradient(x.clone(), |x| rms_norm::rms_norm(x, scale.clone(), 1e-5));
+    check_gradient(scale, |w| rms_norm::rms_norm(x.clone(), w, 1e-5));
+    let (scale, shift) = (random([8]), random([8]));
+    let norm = |x, w, b| layer_norm::layer_norm(x, w, b, 1e-5);
+    check_gradient(x.clone(), |x| norm(x, scale.clone(), shift.clone()));
+    check_gradient(scale.clone(), |w| norm(x.clone(), w, shift.clone()));
+    check_gradient(shift, |b| norm(x.clone(), scale.clone(), b));
+    for kind in [Gelu::Exact, Gelu::Tanh] {
+        check_gradient(x.clone(), |x| gelu::gelu(x, kind));
+    }
+    let up = random([5, 8]);
+    check_gradient(x.clone(), |x| swiglu::swiglu(x, up.clone()));
+    check_gradient(up, |up| swiglu::swiglu(x.clone(), up));
+    let angles: Tensor<2> = random([5, 2]);
+    for head_dim in [4, 8] {
+        check_gradient(x.clone(), |x| rotary::rotary(x, angles.clone().cos(), angles.clone().sin(), head_dim));
+    }
+}

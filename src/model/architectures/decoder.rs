@@ -1,0 +1,276 @@
+//! The decoder that Llama, Mistral, Qwen2 and Qwen3 share: rotary grouped-query attention and SwiGLU between RMS norms.
+//!
+//! What differs between them is plain data: which layers have biases, whether heads are normed, which layers see a
+//! window. Each architecture's own file reads its config.json into a [`Config`].
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::error::Result;
+use crate::kernels::attention::Spans;
+use crate::kernels::swiglu::swiglu;
+use crate::model::batch::PackedBatch;
+use crate::model::layers::cache::{LayerCache, attend};
+use crate::model::layers::context::Setting;
+use crate::model::layers::parameters::Parameters;
+use crate::model::layers::rope::{Rope, RopeConfig};
+use crate::model::layers::weight::Head;
+use crate::model::layers::{Embedding, Linear, RmsNorm};
+
+/// What the config.json of all these architectures have in common, with their names.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Common {
+    hidden_size: usize,
+    intermediate_size: usize,
+    /// Decoder layers.
+    pub num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    vocab_size: usize,
+    #[serde(default = "default_positions")]
+    max_position_embeddings: usize,
+    #[serde(default = "default_eps")]
+    rms_norm_eps: f64,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    hidden_act: Option<String>,
+    #[serde(flatten)]
+    rope: RopeConfig,
+}
+
+fn default_positions() -> usize {
+    2048
+}
+fn default_eps() -> f64 {
+    1e-6
+}
+
+/// A decoder of the family.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Sizes and positions.
+    pub common: Common,
+    /// Biases of the query, key and value projections.
+    pub qkv_bias: bool,
+    /// Bias of the attention's output projection.
+    pub output_bias: bool,
+    /// Biases of the feed-forward network.
+    pub mlp_bias: bool,
+    /// RMS norms on every query and key head.
+    pub qk_norm: bool,
+    /// How many positions each layer sees, its own included; none where it sees all.
+    pub windows: Vec<Option<usize>>,
+}
+
+impl Common {
+    fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+    }
+
+    fn rope(&self) -> Result<Rope, String> {
+        if self.rope.partial_rotary_factor().is_some_and(|factor| factor != 1.0) {
+            return Err("partial_rotary_factor is not supported for this model_type".into());
+        }
+        let (theta, head_dim) = (self.rope.rope_theta.unwrap_or(10_000.0), self.head_dim());
+        self.rope.rope(theta, head_dim, head_dim, self.max_position_embeddings)
+    }
+
+    /// What is wrong with the options, or not supported.
+    fn check(&self) -> Result<(), String> {
+        let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
+        match self.hidden_act.as_deref() {
+            None | Some("silu" | "swish") => {}
+            Some(other) => return Err(format!("hidden_act `{other}` is not supported; supported: silu")),
+        }
+        if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(format!("num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}"));
+        }
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
+            return Err(format!("num_attention_heads {heads} does not divide hidden_size {}", self.hidden_size));
+        }
+        if self.vocab_size == 0 || self.hidden_size == 0 || self.intermediate_size == 0 {
+            return Err("vocab_size, hidden_size and intermediate_size must be above 0".into());
+        }
+        Ok(())
+    }
+}
+
+/// `LlamaForCausalLM` and its relatives.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    model: Body,
+    /// Absent where the head is tied to the embeddings.
+    lm_head: Option<Linear>,
+}
+
+#[derive(Module, Debug)]
+struct Body {
+    embed_tokens: Embedding,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    #[module(skip)]
+    rope: Rope,
+}
+
+#[derive(Module, Debug)]
+struct DecoderLayer {
+    self_attn: Attention,
+    mlp: Mlp,
+    input_layernorm: RmsNorm,
+    post_attention_layernorm: RmsNorm,
+}
+
+#[derive(Module, Debug)]
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
+    #[module(skip)]
+    heads: usize,
+    #[module(skip)]
+    kv_heads: usize,
+    #[module(skip)]
+    head_dim: usize,
+    #[module(skip)]
+    window: Option<usize>,
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Decoder {
+    /// The model with the parameters of a checkpoint, or new ones.
+    pub fn new(config: &Config, parameters: &mut Parameters) -> Result<Self> {
+        let common = &config.common;
+        common.check().map_err(|message| parameters.wrong_config(&message))?;
+        if config.windows.contains(&Some(0)) {
+            return Err(parameters.wrong_config("sliding_window must be above 0"));
+        }
+        let rope = common.rope().map_err(|message| parameters.wrong_config(&message))?;
+        let (vocabulary, width) = (common.vocab_size, common.hidden_size);
+        let layers = config.windows.iter().enumerate();
+        let model = Body {
+            embed_tokens: Embedding::new(parameters, "model.embed_tokens", vocabulary, width)?,
+            layers: layers
+                .map(|(index, window)| DecoderLayer::new(config, *window, parameters, index))
+                .collect::<Result<_>>()?,
+            norm: RmsNorm::new(parameters, "model.norm", width, common.rms_norm_eps)?,
+            rope,
+        };
+        let lm_head = if common.tie_word_embeddings {
+            parameters.ignore("lm_head.weight");
+            None
+        } else {
+            Some(Linear::new(parameters, "lm_head", width, vocabulary, false)?)
+        };
+        Ok(Self { model, lm_head })
+    }
+
+    /// Layers between the embeddings and the final norm.
+    pub fn layers(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    /// The output head, `[vocabulary, width]`.
+    pub fn head(&self) -> Head {
+        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.head(), Linear::head)
+    }
+
+    /// The final norm, which runs on the rows that the head needs and no others.
+    pub fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.model.norm.forward(hidden)
+    }
+
+    /// What every layer needs to know of the batch.
+    pub fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
+        Setting {
+            segments: batch.segments.as_slice().into(),
+            angles: Some(self.model.rope.angles(&batch.positions, device)),
+        }
+    }
+
+    /// What the first layer takes, `[batch.len(), width]`.
+    pub fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+        self.model.embed_tokens.forward(&batch.ids, device)
+    }
+
+    /// What layer `index` makes of `x`.
+    pub fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+        let layer = &self.model.layers[index];
+        let normed = layer.input_layernorm.forward(x.clone());
+        let x = x + layer.self_attn.forward(normed, setting, kept);
+        let normed = layer.post_attention_layernorm.forward(x.clone());
+        x + layer.mlp.forward(normed)
+    }
+}
+
+impl DecoderLayer {
+    fn new(config: &Config, window: Option<usize>, parameters: &mut Parameters, index: usize) -> Result<Self> {
+        let common = &config.common;
+        let at = |name: &str| format!("model.layers.{index}.{name}");
+        let (width, eps) = (common.hidden_size, common.rms_norm_eps);
+        let (heads, kv_heads, head_dim) = (common.num_attention_heads, common.kv_heads(), common.head_dim());
+        let (inner, kv_inner) = (heads * head_dim, kv_heads * head_dim);
+        let head_norm = |parameters: &mut Parameters, name: &str| {
+            config.qk_norm.then(|| RmsNorm::new(parameters, &at(name), head_dim, eps)).transpose()
+        };
+        let self_attn = Attention {
+            q_proj: Linear::new(parameters, &at("self_attn.q_proj"), width, inner, config.qkv_bias)?,
+            k_proj: Linear::new(parameters, &at("self_attn.k_proj"), width, kv_inner, config.qkv_bias)?,
+            v_proj: Linear::new(parameters, &at("self_attn.v_proj"), width, kv_inner, config.qkv_bias)?,
+            o_proj: Linear::new(parameters, &at("self_attn.o_proj"), inner, width, config.output_bias)?,
+            q_norm: head_norm(parameters, "self_attn.q_norm")?,
+            k_norm: head_norm(parameters, "self_attn.k_norm")?,
+            heads,
+            kv_heads,
+            head_dim,
+            window,
+        };
+        let (middle, bias) = (common.intermediate_size, config.mlp_bias);
+        let mlp = Mlp {
+            gate_proj: Linear::new(parameters, &at("mlp.gate_proj"), width, middle, bias)?,
+            up_proj: Linear::new(parameters, &at("mlp.up_proj"), width, middle, bias)?,
+            down_proj: Linear::new(parameters, &at("mlp.down_proj"), middle, width, bias)?,
+        };
+        Ok(Self {
+            self_attn,
+            mlp,
+            input_layernorm: RmsNorm::new(parameters, &at("input_layernorm"), width, eps)?,
+            post_attention_layernorm: RmsNorm::new(parameters, &at("post_attention_layernorm"), width, eps)?,
+        })
+    }
+}
+
+impl Attention {
+    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+        let normed = |norm: &Option<RmsNorm>, x: Tensor<2>| match norm {
+            Some(norm) => norm.forward_heads(x, self.head_dim),
+            None => x,
+        };
+        let q = setting.turn(normed(&self.q_norm, self.q_proj.forward(x.clone())));
+        let k = setting.turn(normed(&self.k_norm, self.k_proj.forward(x.clone())));
+        let v = self.v_proj.forward(x);
+        let mut spans = Spans::new(setting.segments.clone(), self.heads, self.kv_heads, self.head_dim);
+        spans.window = self.window;
+        self.o_proj.forward(attend(q, k, v, spans, kept))
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.down_proj.forward(swiglu(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
+    }
+}

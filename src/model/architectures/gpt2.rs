@@ -1,0 +1,216 @@
+//! The GPT-2 architecture (Radford et al. 2019): learned positions, and weights stored `[in, out]` (`Conv1D`). Reference
+//! implementation: `transformers`, `models/gpt2/modeling_gpt2.py`.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::error::Result;
+use crate::kernels::attention::Spans;
+use crate::kernels::gelu::{Gelu, gelu};
+use crate::model::batch::PackedBatch;
+use crate::model::layers::cache::{LayerCache, attend};
+use crate::model::layers::context::Setting;
+use crate::model::layers::parameters::Parameters;
+use crate::model::layers::weight::Head;
+use crate::model::layers::{Embedding, LayerNorm, Linear};
+
+/// config.json, with its own names.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    vocab_size: usize,
+    n_positions: usize,
+    n_embd: usize,
+    n_layer: usize,
+    n_head: usize,
+    n_inner: Option<usize>,
+    #[serde(default = "default_act")]
+    activation_function: String,
+    #[serde(default = "default_eps")]
+    layer_norm_epsilon: f64,
+    #[serde(default = "yes")]
+    scale_attn_weights: bool,
+    #[serde(default)]
+    scale_attn_by_inverse_layer_idx: bool,
+    #[serde(default)]
+    add_cross_attention: bool,
+    #[serde(default = "yes")]
+    tie_word_embeddings: bool,
+}
+
+fn default_act() -> String {
+    "gelu_new".into()
+}
+fn default_eps() -> f64 {
+    1e-5
+}
+fn yes() -> bool {
+    true
+}
+
+impl Config {
+    fn check(&self) -> Result<Gelu, String> {
+        let (width, heads) = (self.n_embd, self.n_head);
+        if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
+            return Err(format!("n_head {heads} does not divide n_embd {width}"));
+        }
+        if self.vocab_size == 0 || self.n_positions == 0 || self.n_inner == Some(0) {
+            return Err("vocab_size, n_positions and n_inner must be above 0".into());
+        }
+        if self.add_cross_attention {
+            return Err("add_cross_attention is not supported".into());
+        }
+        Gelu::named(&self.activation_function).map_err(|message| format!("activation_function {message}"))
+    }
+
+    /// The factor on the attention scores of layer `index`.
+    fn scale(&self, index: usize) -> f32 {
+        let head_dim = (self.n_embd / self.n_head) as f32;
+        let by_width = if self.scale_attn_weights { 1.0 / head_dim.sqrt() } else { 1.0 };
+        if self.scale_attn_by_inverse_layer_idx { by_width / (index + 1) as f32 } else { by_width }
+    }
+}
+
+/// `GPT2LMHeadModel`.
+#[derive(Module, Debug)]
+pub struct Gpt2 {
+    transformer: Body,
+    /// Absent where the head is tied to the embeddings.
+    lm_head: Option<Linear>,
+}
+
+#[derive(Module, Debug)]
+struct Body {
+    wte: Embedding,
+    wpe: Embedding,
+    h: Vec<Block>,
+    ln_f: LayerNorm,
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    ln_1: LayerNorm,
+    attn: Attention,
+    ln_2: LayerNorm,
+    mlp: Mlp,
+}
+
+#[derive(Module, Debug)]
+struct Attention {
+    c_attn: Linear,
+    c_proj: Linear,
+    #[module(skip)]
+    heads: usize,
+    #[module(skip)]
+    scale: f32,
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    c_fc: Linear,
+    c_proj: Linear,
+    #[module(skip)]
+    gelu: Gelu,
+}
+
+impl Gpt2 {
+    /// The model with the parameters of a checkpoint, or new ones.
+    pub fn new(config: &Config, parameters: &mut Parameters) -> Result<Self> {
+        let gelu = config.check().map_err(|message| parameters.wrong_config(&message))?;
+        // The first release's checkpoints name the tensors of the body alone.
+        parameters.optional_prefix("transformer.");
+        let width = config.n_embd;
+        let transformer = Body {
+            wte: Embedding::new(parameters, "transformer.wte", config.vocab_size, width)?,
+            wpe: Embedding::new(parameters, "transformer.wpe", config.n_positions, width)?,
+            h: (0..config.n_layer).map(|index| Block::new(config, gelu, parameters, index)).collect::<Result<_>>()?,
+            ln_f: LayerNorm::new(parameters, "transformer.ln_f", width, config.layer_norm_epsilon)?,
+        };
+        let lm_head = if config.tie_word_embeddings {
+            parameters.ignore("lm_head.weight");
+            None
+        } else {
+            Some(Linear::new(parameters, "lm_head", width, config.vocab_size, false)?)
+        };
+        Ok(Self { transformer, lm_head })
+    }
+
+    /// Positions that have a vector.
+    pub fn positions(&self) -> usize {
+        self.transformer.wpe.entries()
+    }
+
+    /// Layers between the embeddings and the final norm.
+    pub fn layers(&self) -> usize {
+        self.transformer.h.len()
+    }
+
+    /// The output head, `[vocabulary, width]`.
+    pub fn head(&self) -> Head {
+        self.lm_head.as_ref().map_or_else(|| self.transformer.wte.head(), Linear::head)
+    }
+
+    /// The final norm, which runs on the rows that the head needs and no others.
+    pub fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.transformer.ln_f.forward(hidden)
+    }
+
+    /// What every layer needs to know of the batch.
+    pub fn setting(&self, batch: &PackedBatch) -> Setting {
+        Setting { segments: batch.segments.as_slice().into(), angles: None }
+    }
+
+    /// What the first layer takes, `[batch.len(), width]`.
+    pub fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+        let positions: Vec<i32> = batch.positions.iter().map(|position| *position as i32).collect();
+        let body = &self.transformer;
+        body.wte.forward(&batch.ids, device) + body.wpe.forward(&positions, device)
+    }
+
+    /// What layer `index` makes of `x`.
+    pub fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+        let block = &self.transformer.h[index];
+        let x = x.clone() + block.attn.forward(block.ln_1.forward(x), setting, kept);
+        x.clone() + block.mlp.forward(block.ln_2.forward(x))
+    }
+}
+
+impl Block {
+    fn new(config: &Config, gelu: Gelu, parameters: &mut Parameters, index: usize) -> Result<Self> {
+        let at = |name: &str| format!("transformer.h.{index}.{name}");
+        let (width, eps) = (config.n_embd, config.layer_norm_epsilon);
+        let middle = config.n_inner.unwrap_or(4 * width);
+        Ok(Self {
+            ln_1: LayerNorm::new(parameters, &at("ln_1"), width, eps)?,
+            attn: Attention {
+                c_attn: Linear::conv1d(parameters, &at("attn.c_attn"), width, 3 * width)?,
+                c_proj: Linear::conv1d(parameters, &at("attn.c_proj"), width, width)?,
+                heads: config.n_head,
+                scale: config.scale(index),
+            },
+            ln_2: LayerNorm::new(parameters, &at("ln_2"), width, eps)?,
+            mlp: Mlp {
+                c_fc: Linear::conv1d(parameters, &at("mlp.c_fc"), width, middle)?,
+                c_proj: Linear::conv1d(parameters, &at("mlp.c_proj"), middle, width)?,
+                gelu,
+            },
+        })
+    }
+}
+
+impl Attention {
+    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+        let [rows, width] = x.dims();
+        let all = self.c_attn.forward(x);
+        let part = |index: usize| all.clone().slice([0..rows, index * width..(index + 1) * width]);
+        let mut spans = Spans::new(setting.segments.clone(), self.heads, self.heads, width / self.heads);
+        spans.scale = self.scale;
+        self.c_proj.forward(attend(part(0), part(1), part(2), spans, kept))
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.c_proj.forward(gelu(self.c_fc.forward(x), self.gelu))
+    }
+}

@@ -1,0 +1,102 @@
+//! LoRA (arXiv 2106.09685): a frozen layer `x W` learns `x W + s (x A) B`, with A and B of a low rank.
+
+#![allow(non_snake_case, reason = "an adapter's factors are named as in PEFT's checkpoints")]
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::linear::{Layout, linear};
+
+/// Which layers to adapt, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Lora {
+    /// Rank of the adapters.
+    #[serde(default = "default_r")]
+    pub r: usize,
+    /// The adapters are scaled by `alpha / r`.
+    #[serde(default = "default_alpha")]
+    pub alpha: f64,
+    /// Layers to adapt, by the last parts of their names; every linear layer but the output head without a word about
+    /// it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Vec<String>>,
+    /// Adapt so many layers at the end alone; all by default. `score` runs the layers below them once for the adapted
+    /// model and its base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_layers: Option<usize>,
+    /// Scale by `alpha / sqrt(r)` instead (arXiv 2312.03732).
+    #[serde(default)]
+    pub rslora: bool,
+    /// Keep the whole model with the adapters merged into it, not the adapters alone.
+    #[serde(default)]
+    pub merge: bool,
+}
+
+fn default_r() -> usize {
+    16
+}
+fn default_alpha() -> f64 {
+    32.0
+}
+
+impl Lora {
+    /// What is wrong with the settings.
+    pub fn problem(&self) -> Option<&'static str> {
+        if self.r == 0 {
+            return Some("r must be above 0");
+        }
+        if !(self.alpha > 0.0 && self.alpha.is_finite()) {
+            return Some("alpha must be above 0");
+        }
+        if self.last_layers == Some(0) {
+            return Some("last_layers must be above 0");
+        }
+        self.targets.as_ref().is_some_and(Vec::is_empty).then_some("targets must name a layer")
+    }
+
+    /// Whether the layer `name` is adapted.
+    pub(in crate::model) fn targets(&self, name: &str) -> bool {
+        let is = |target: &String| name == target || name.ends_with(&format!(".{target}"));
+        match &self.targets {
+            Some(targets) => targets.iter().any(is),
+            None => !["lm_head", "embed_out"].contains(&name),
+        }
+    }
+}
+
+/// The adapter of one layer.
+#[derive(Module, Debug)]
+pub struct Adapter {
+    /// `[r, in]`.
+    lora_A: Factor,
+    /// `[out, r]`.
+    lora_B: Factor,
+    #[module(skip)]
+    scale: f64,
+}
+
+#[derive(Module, Debug)]
+struct Factor {
+    weight: Param<Tensor<2>>,
+}
+
+impl Adapter {
+    /// The adapter `s A B` with A `[r, in]` and B `[out, r]`.
+    pub(in crate::model) fn new(a: Param<Tensor<2>>, b: Param<Tensor<2>>, scale: f64) -> Self {
+        Self { lora_A: Factor { weight: a }, lora_B: Factor { weight: b }, scale }
+    }
+
+    /// What it adds to the layer's result: x `[rows, in]`, result `[rows, out]`.
+    pub(in crate::model) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let inner = linear(x, self.lora_A.weight.val(), Layout::OutIn) * self.scale;
+        linear(inner, self.lora_B.weight.val(), Layout::OutIn)
+    }
+
+    /// What it adds to the layer's weight, `[out, in]`.
+    pub(in crate::model) fn delta(&self) -> Tensor<2> {
+        self.lora_B.weight.val().matmul(self.lora_A.weight.val()) * self.scale
+    }
+}

@@ -1,0 +1,190 @@
+//! Parameters by their checkpoint names, out of safetensors or a seeded generator.
+
+use std::collections::BTreeSet;
+use std::iter;
+
+use burn::module::Param;
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal};
+use serde_json::Value;
+
+use super::lora::Adapter;
+use super::overlay::{Overlay, merge};
+use super::random::random;
+use super::weight::{Kept, Weight};
+use crate::error::{Error, Result};
+use crate::kernels::linear::Layout;
+use crate::kernels::packed::Packed;
+use crate::kernels::precision::Precision;
+use crate::model::checkpoint::names::shorten;
+use crate::model::checkpoint::source::{ModelSource, Weights};
+use crate::model::checkpoint::tensors::Checkpoint;
+
+/// The parameters of one model on their way to a device.
+#[derive(Debug)]
+pub struct Parameters {
+    source: String,
+    origin: Origin,
+    kept: Kept,
+    device: Device,
+    used: BTreeSet<String>,
+    overlay: Overlay,
+    /// What the model's names begin with and the checkpoint's do not.
+    dropped_prefix: Option<&'static str>,
+}
+
+/// Buffers of old checkpoints: masks, and rotary frequencies, which follow from config.json.
+const BUFFERS: [&str; 5] =
+    [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"];
+
+#[derive(Debug)]
+enum Origin {
+    Checkpoint(Checkpoint),
+    Init { seed: u64, normal: Normal<f32> },
+}
+
+impl Parameters {
+    /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
+    ///
+    /// Weights of products come out as they are `kept`.
+    pub(in crate::model) fn open(
+        source: &ModelSource,
+        config: &Value,
+        overlay: Overlay,
+        kept: Kept,
+        device: &Device,
+    ) -> Result<Self> {
+        let origin = match &source.weights {
+            Weights::Folder(folder) => {
+                Origin::Checkpoint(Checkpoint::open(source.base_folder()?.as_ref().unwrap_or(folder))?)
+            }
+            Weights::Init { seed, .. } => {
+                let spread = config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
+                let normal = Normal::new(0.0, spread as f32);
+                let normal = normal.map_err(|error| Error::model(source, format!("initializer_range: {error}")))?;
+                Origin::Init { seed: *seed, normal }
+            }
+        };
+        let (source, device) = (source.to_string(), device.clone());
+        Ok(Self { source, origin, kept, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
+    }
+
+    /// Something in config.json that is wrong or not supported.
+    pub fn wrong_config(&self, message: &str) -> Error {
+        Error::model(&self.source, format!("config.json: {message}"))
+    }
+
+    /// Accepts a checkpoint of the body alone, whose names lack `prefix`.
+    pub fn optional_prefix(&mut self, prefix: &'static str) {
+        if let Origin::Checkpoint(checkpoint) = &self.origin
+            && !checkpoint.names().any(|name| name.starts_with(prefix))
+        {
+            self.dropped_prefix = Some(prefix);
+        }
+    }
+
+    /// A table `[entries, width]`; new ones are normally distributed.
+    pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
+        let values = self.values(name, &shape, Normal::sample_iter)?;
+        Ok(self.weight(values, shape, Layout::OutIn))
+    }
+
+    /// `values` as they are kept.
+    fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
+        // Two parts of an activation keep what a bf16 weight can keep; a weight that bf16 would round stays in f32.
+        let exact = || values.iter().all(|value| value.to_bits() & 0xffff == 0);
+        let precision = match self.kept {
+            Kept::Plain => return Weight::Plain(self.param(values, shape)),
+            Kept::Bf16 => return Weight::Plain(self.param(values, shape).map(|weight| weight.cast(FloatDType::BF16))),
+            Kept::Packed(Precision::Bf16x2) if !exact() => Precision::F32,
+            Kept::Packed(precision) => precision,
+        };
+        let [rows, columns] = shape;
+        let size = match layout {
+            Layout::OutIn => [rows, columns],
+            Layout::InOut => [columns, rows],
+        };
+        Packed::shared(&values, size, layout, precision).into()
+    }
+
+    /// A vector; new ones are one everywhere.
+    pub fn ones(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
+        let values = self.values(name, &[size], |_, _| iter::repeat(1.0))?;
+        Ok(self.param(values, [size]))
+    }
+
+    /// A vector; new ones are zero everywhere.
+    pub fn zeros(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
+        let values = self.values(name, &[size], |_, _| iter::repeat(0.0))?;
+        Ok(self.param(values, [size]))
+    }
+
+    /// A tensor that checkpoints may hold without a use for it, such as a tied head's copy.
+    pub fn ignore(&mut self, name: &str) {
+        self.used.insert(name.to_owned());
+    }
+
+    /// The weight of the linear layer `name`, with a stored adapter merged into it, and the adapter that trains on it.
+    pub(super) fn linear(
+        &mut self,
+        name: &str,
+        [input, output]: [usize; 2],
+        layout: Layout,
+    ) -> Result<(Weight, Option<Adapter>)> {
+        let shape = match layout {
+            Layout::OutIn => [output, input],
+            Layout::InOut => [input, output],
+        };
+        let mut values = self.values(&format!("{name}.weight"), &shape, Normal::sample_iter)?;
+        let adapter = match &mut self.overlay {
+            Overlay::Nothing => None,
+            Overlay::Merged(stored) => {
+                if let Some(factors) = stored.factors(name, [input, output])? {
+                    merge(factors, &mut values, layout);
+                }
+                None
+            }
+            Overlay::Trained(training) => training.adapter(name, [input, output], &self.device)?,
+        };
+        Ok((self.weight(values, shape, layout), adapter))
+    }
+
+    fn values<I: Iterator<Item = f32>>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> I,
+    ) -> Result<Vec<f32>> {
+        let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        self.used.insert(name.to_owned());
+        match &self.origin {
+            Origin::Checkpoint(checkpoint) => checkpoint.tensor(name, shape),
+            Origin::Init { seed, normal } => {
+                Ok(init(*normal, random(*seed, name)).take(shape.iter().product()).collect())
+            }
+        }
+    }
+
+    /// Parameters below adapters that train are frozen.
+    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        let frozen = matches!(self.overlay, Overlay::Trained(_));
+        let device = if frozen { self.device.clone().without_autodiff() } else { self.device.clone() };
+        let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+        Param::from_tensor(tensor).set_require_grad(!frozen)
+    }
+
+    /// Every tensor of a checkpoint, and of an adapter, must have been asked for.
+    pub fn finish(self) -> Result<()> {
+        self.overlay.finish()?;
+        let Origin::Checkpoint(checkpoint) = &self.origin else { return Ok(()) };
+        let buffer = |name: &str| BUFFERS.iter().any(|buffer| format!(".{name}").ends_with(buffer));
+        let unused = checkpoint.names().filter(|name| !self.used.contains(*name) && !buffer(name));
+        let unused: Vec<&str> = unused.collect();
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let message = format!("tensors that config.json does not account for: {}", shorten(&unused));
+        Err(Error::model(self.source, message))
+    }
+}

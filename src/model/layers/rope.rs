@@ -1,0 +1,137 @@
+//! Rotary positions (arXiv 2104.09864): from what config.json says about them to the angles of a batch.
+//!
+//! `transformers` 4 writes `rope_theta` and `rope_scaling` at the top level, version 5 puts both into
+//! `rope_parameters`; either is read.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::Deserialize;
+
+use crate::kernels::rotary::rotary;
+
+/// The fields of config.json that rotary positions need.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct RopeConfig {
+    /// The base of the frequencies, as version 4 writes it.
+    pub rope_theta: Option<f64>,
+    rope_scaling: Option<Parameters>,
+    rope_parameters: Option<Parameters>,
+    original_max_position_embeddings: Option<f64>,
+}
+
+/// One set of rotary parameters.
+#[derive(Debug, Clone, Default, Deserialize)]
+struct Parameters {
+    rope_type: Option<String>,
+    /// The older name of `rope_type`.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+}
+
+/// Turns per position of each pair of dimensions, in f32 as `transformers` computes them.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    frequencies: Vec<f32>,
+    head_dim: usize,
+}
+
+impl RopeConfig {
+    fn parameters(&self) -> Parameters {
+        self.rope_scaling.clone().or_else(|| self.rope_parameters.clone()).unwrap_or_default()
+    }
+
+    /// The share of a head that turns, where it is named.
+    pub fn partial_rotary_factor(&self) -> Option<f64> {
+        self.parameters().partial_rotary_factor
+    }
+
+    /// The frequencies of heads with `head_dim` dimensions, of which the first `rotary_dim` turn. Their base is `theta`
+    /// unless the parameters name another.
+    ///
+    /// # Errors
+    /// What is wrong with which option.
+    pub fn rope(&self, theta: f64, head_dim: usize, rotary_dim: usize, positions: usize) -> Result<Rope, String> {
+        if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > head_dim {
+            return Err(format!(
+                "{rotary_dim} of {head_dim} dimensions of a head would turn; it must be an even number"
+            ));
+        }
+        let parameters = self.parameters();
+        let theta = parameters.rope_theta.unwrap_or(theta) as f32;
+        let plain = (0..rotary_dim / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / rotary_dim as f32));
+        let kind = parameters.rope_type.as_deref().or(parameters.kind.as_deref()).unwrap_or("default");
+        let frequencies = match kind {
+            "default" => plain.collect(),
+            "linear" => {
+                let factor = needed(parameters.factor, "factor")? as f32;
+                plain.map(|frequency| frequency / factor).collect()
+            }
+            "llama3" => {
+                let context = self.original_max_position_embeddings.or(parameters.original_max_position_embeddings);
+                let scaling = Llama3 {
+                    factor: needed(parameters.factor, "factor")? as f32,
+                    low: needed(parameters.low_freq_factor, "low_freq_factor")? as f32,
+                    high: needed(parameters.high_freq_factor, "high_freq_factor")? as f32,
+                    context: context.unwrap_or(positions as f64) as f32,
+                };
+                plain.map(|frequency| scaling.apply(frequency)).collect()
+            }
+            other => return Err(format!("rope_type `{other}` is not supported; supported: default, linear, llama3")),
+        };
+        Ok(Rope { frequencies, head_dim })
+    }
+}
+
+fn needed(value: Option<f64>, name: &str) -> Result<f64, String> {
+    value.ok_or_else(|| format!("the rotary scaling has no `{name}`"))
+}
+
+/// Llama 3's scaling: low frequencies are divided by `factor`, high ones kept, those between blended.
+struct Llama3 {
+    factor: f32,
+    low: f32,
+    high: f32,
+    context: f32,
+}
+
+impl Llama3 {
+    fn apply(&self, frequency: f32) -> f32 {
+        let turns = self.context * frequency / (2.0 * std::f32::consts::PI);
+        let smooth = ((turns - self.low) / (self.high - self.low)).clamp(0.0, 1.0);
+        (1.0 - smooth) * frequency / self.factor + smooth * frequency
+    }
+}
+
+/// Cosine and sine of every row's angles, `[rows, rotary_dim / 2]`.
+#[derive(Debug)]
+pub struct Angles {
+    cos: Tensor<2>,
+    sin: Tensor<2>,
+    head_dim: usize,
+}
+
+impl Rope {
+    /// The angles of rows at `positions`.
+    pub fn angles(&self, positions: &[u32], device: &Device) -> Angles {
+        let angles = || positions.iter().flat_map(|p| self.frequencies.iter().map(move |f| *p as f32 * f));
+        let shape = [positions.len(), self.frequencies.len()];
+        let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
+        Angles {
+            cos: tensor(angles().map(f32::cos).collect()),
+            sin: tensor(angles().map(f32::sin).collect()),
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+impl Angles {
+    /// Turns every head of every row: x `[rows, heads * head_dim]`.
+    pub fn turn(&self, x: Tensor<2>) -> Tensor<2> {
+        rotary(x, self.cos.clone(), self.sin.clone(), self.head_dim)
+    }
+}

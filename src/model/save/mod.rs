@@ -1,0 +1,10 @@
+//! Models written to folders: whole ones, or adapters alone.
+
+mod adapter;
+mod card;
+mod files;
+mod whole;
+
+pub use adapter::adapted;
+pub use card::Card;
+pub use whole::{sharded, whole};

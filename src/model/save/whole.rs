@@ -1,0 +1,106 @@
+//! A model on disk, as `transformers` expects it: config.json, generation_config.json, model.safetensors (in shards above
+//! a size), the tokenizer's files with the chat template, and a model card.
+//!
+//! Weights are computed with in f32 and saved in f32, whatever the source's type was: training moves them by less than
+//! f16 and bf16 can tell apart. f16 and bf16 widen to f32 exactly, so a model that is read and written back has the same
+//! values bit for bit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::card::Card;
+use super::files::{copy_tokenizer, make, write_json, write_tensors, write_text};
+use crate::error::{Error, Result};
+use crate::model::architectures::{ARCHITECTURES, CausalLm};
+use crate::model::checkpoint::files::{CONFIG, INDEX, TENSORS};
+use crate::model::checkpoint::source::ModelSource;
+
+/// The size that a file of weights has at most, unless one tensor alone is larger.
+const SHARD_BYTES: usize = 5_000_000_000;
+
+/// Writes `model`, which was made from `source`, into `folder`, with a model card if it was trained.
+pub fn whole(model: &CausalLm, source: &ModelSource, card: Option<&Card>, folder: &Path) -> Result<()> {
+    sharded(model, source, card, folder, SHARD_BYTES)
+}
+
+/// [`whole`] with files of weights of at most `shard_bytes` bytes, or one tensor.
+pub fn sharded(
+    model: &CausalLm,
+    source: &ModelSource,
+    card: Option<&Card>,
+    folder: &Path,
+    shard_bytes: usize,
+) -> Result<()> {
+    make(folder)?;
+    let config = config(source)?;
+    write_json(&config, &folder.join(CONFIG))?;
+    write_json(&generation_config(source, &config)?, &folder.join("generation_config.json"))?;
+    write_weights(model, folder, shard_bytes)?;
+    if let Some(card) = card {
+        write_text(&card.text(source, "transformers"), &folder.join("README.md"))?;
+    }
+    copy_tokenizer(source, folder)
+}
+
+fn config(source: &ModelSource) -> Result<Value> {
+    let mut config = source.config()?;
+    let dtype = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    config[dtype] = json!("float32");
+    if config.get("architectures").is_none() {
+        let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let known = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
+        config["architectures"] = json!(known.map(|(_, architecture)| architecture).into_iter().collect::<Vec<_>>());
+    }
+    Ok(config)
+}
+
+/// The source's own, else what config.json says about it.
+fn generation_config(source: &ModelSource, config: &Value) -> Result<Value> {
+    let own = source.base_folder()?.map(|folder| folder.join("generation_config.json"));
+    if let Some(path) = own.filter(|path| path.is_file()) {
+        let text = fs::read(&path).map_err(|error| Error::model(path.display(), error))?;
+        return serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error));
+    }
+    let names = ["bos_token_id", "eos_token_id", "pad_token_id"];
+    Ok(names.iter().filter_map(|name| Some(((*name).to_owned(), config.get(*name)?.clone()))).collect())
+}
+
+/// One file, or shards and their index. One shard at a time is held in memory.
+fn write_weights(model: &CausalLm, folder: &Path, shard_bytes: usize) -> Result<()> {
+    let mut shards: Vec<usize> = Vec::new();
+    let mut shard_of: BTreeMap<String, usize> = BTreeMap::new();
+    let mut parameters = 0;
+    model.for_each_parameter(|name, _, shape| {
+        let size = shape.iter().product::<usize>();
+        parameters += size;
+        let bytes = size * size_of::<f32>();
+        match shards.last_mut() {
+            Some(filled) if *filled + bytes <= shard_bytes => *filled += bytes,
+            _ => shards.push(bytes),
+        }
+        shard_of.insert(name.to_owned(), shards.len() - 1);
+    });
+    let file = |shard: usize| match shards.len() {
+        1 => TENSORS.to_owned(),
+        count => format!("model-{:05}-of-{count:05}.safetensors", shard + 1),
+    };
+    for shard in 0..shards.len() {
+        let mut tensors = Vec::new();
+        model.for_each_parameter(|name, values, shape| {
+            if shard_of[name] == shard {
+                tensors.push((name.to_owned(), values.into_data(), shape.to_vec()));
+            }
+        });
+        write_tensors(&tensors, &folder.join(file(shard)))?;
+    }
+    if shards.len() == 1 {
+        return Ok(());
+    }
+    let metadata = json!({ "total_parameters": parameters, "total_size": shards.iter().sum::<usize>() });
+    let map: BTreeMap<&String, String> = shard_of.iter().map(|(name, shard)| (name, file(*shard))).collect();
+    let index = json!({ "metadata": metadata, "weight_map": map });
+    write_json(&index, &folder.join(INDEX))
+}

@@ -1,0 +1,224 @@
+//! Folders good and broken, written on the spot.
+
+use std::fs;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::*;
+use crate::text::chat_template::Message;
+
+/// Byte-level BPE over a few merges. `added` names the added tokens, ids behind the vocabulary.
+fn tokenizer_json(added: &[&str]) -> Value {
+    let mut tokens: Vec<String> =
+        vec!["a", "b", "c", "Ġ", "Ã", "©", "ab", "abc", "Ġa"].into_iter().map(str::to_owned).collect();
+    let merges = json!([["a", "b"], ["ab", "c"], ["Ġ", "a"]]);
+    let vocabulary: Map<String, Value> = tokens.drain(..).enumerate().map(|(id, token)| (token, json!(id))).collect();
+    let size = vocabulary.len();
+    let added: Vec<Value> = added
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            json!({"id": size + index, "content": text, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true})
+        })
+        .collect();
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    json!({
+        "version": "1.0",
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
+        "padding": null,
+        "added_tokens": added,
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges}
+    })
+}
+
+fn folder(files: &[(&str, String)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    folder
+}
+
+fn error(files: &[(&str, String)]) -> String {
+    Tokenizer::load(folder(files).path()).unwrap_err().to_string()
+}
+
+#[test]
+fn ids_offsets_and_text_agree() {
+    let folder = folder(&[("tokenizer.json", tokenizer_json(&["<e>"]).to_string())]);
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    // Longer than the truncation that the file asks for.
+    assert_eq!(tokenizer.encode("abc a<e>ab").unwrap(), [7, 8, 9, 6]);
+    assert_eq!(tokenizer.vocab_size(), 10);
+    assert_eq!(tokenizer.decode(&[7, 8, 9, 6]).unwrap(), "abc a<e>ab");
+    assert_eq!(tokenizer.decode(&[-1, 7, 500]).unwrap(), "abc");
+    assert_eq!(tokenizer.token_text(8), " a");
+    // `é` is two bytes and two tokens; both cover the one character.
+    let (ids, offsets) = tokenizer.encode_with_offsets("cé ab").unwrap();
+    assert_eq!(ids, [2, 4, 5, 3, 6]);
+    assert_eq!(offsets, [(0, 1), (1, 2), (1, 2), (2, 3), (3, 5)]);
+}
+
+#[test]
+fn the_digest_sees_content_and_not_layout() {
+    let json = tokenizer_json(&["<e>"]);
+    let digest = |text: String| Tokenizer::load(folder(&[("tokenizer.json", text)]).path()).unwrap().digest().unwrap();
+    let one = digest(json.to_string());
+    assert_eq!(one, digest(serde_json::to_string_pretty(&sorted(&json)).unwrap()));
+    let mut other_decoder = json.clone();
+    other_decoder["decoder"] = Value::Null;
+    assert_eq!(one, digest(other_decoder.to_string()));
+    assert_ne!(one, digest(tokenizer_json(&["<f>"]).to_string()));
+    let mut fewer_merges = json;
+    fewer_merges["model"]["merges"].as_array_mut().unwrap().pop();
+    assert_ne!(one, digest(fewer_merges.to_string()));
+}
+
+#[test]
+fn templates_are_found_where_they_are_written() {
+    let config = json!({
+        "eos_token": {"content": "<e>", "lstrip": false},
+        "pad_token": "<p>",
+        "chat_template": [{"name": "tools", "template": "no"}, {"name": "default", "template": "{{ eos_token }}{{ pad_token }}"}],
+    });
+    let mut files =
+        vec![("tokenizer.json", tokenizer_json(&["<e>"]).to_string()), ("tokenizer_config.json", config.to_string())];
+    let one = folder(&files);
+    let tokenizer = Tokenizer::load(one.path()).unwrap();
+    assert_eq!(tokenizer.eos_token(), Some("<e>"));
+    let prompt = [Message { role: "user", content: "a" }];
+    assert_eq!(tokenizer.template().unwrap().render_prompt(&prompt).unwrap(), "<e><p>");
+
+    files.push(("chat_template.jinja", "own".into()));
+    let two = folder(&files);
+    let other = Tokenizer::load(two.path()).unwrap();
+    assert_eq!(other.template().unwrap().render_prompt(&prompt).unwrap(), "own");
+    assert_ne!(tokenizer.template_digest(), other.template_digest());
+}
+
+/// As `AutoTokenizer.from_pretrained(…).special_tokens_map`.
+#[test]
+fn special_tokens_are_those_of_transformers() {
+    let found = |files: &[(&str, Value)]| {
+        let mut all = vec![("tokenizer.json", tokenizer_json(&["<e>", "<b>"]).to_string())];
+        all.extend(files.iter().map(|(name, json)| (*name, json.to_string())));
+        let tokens = Tokenizer::load(folder(&all).path()).unwrap().special_tokens().clone();
+        tokens.iter().map(|(name, token)| format!("{name} {token}")).collect::<Vec<_>>().join(", ")
+    };
+    let config = json!({
+        "bos_token": null, "eos_token": "<e>", "add_bos_token": true, "image_token": {"content": "<i>"},
+        "extra_special_tokens": {"boi_token": "<x>"},
+    });
+    let map = json!({"eos_token": {"content": "<m>"}, "pad_token": "<p>"});
+    let files = [("tokenizer_config.json", config.clone()), ("special_tokens_map.json", map.clone())];
+    assert_eq!(found(&files), "boi_token <x>, eos_token <m>, image_token <i>, pad_token <p>");
+    let mut listed = config;
+    listed["added_tokens_decoder"] = json!({});
+    let files = [("tokenizer_config.json", listed), ("special_tokens_map.json", map)];
+    assert_eq!(found(&files), "boi_token <x>, eos_token <e>, image_token <i>, pad_token <p>");
+    let model = json!({"bos_token_id": 10, "eos_token_id": [9, 10]});
+    assert_eq!(found(&[("config.json", model.clone())]), "bos_token <b>, eos_token <e>");
+    assert_eq!(
+        found(&[("config.json", model), ("tokenizer_config.json", json!({"bos_token": null}))]),
+        "eos_token <e>"
+    );
+}
+
+#[test]
+fn the_beginning_of_text_is_the_template_s_alone() {
+    let mut json = tokenizer_json(&["<b>"]);
+    // What `AutoTokenizer` would put in front of every text.
+    let single = json!([{"SpecialToken": {"id": "<b>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    json["post_processor"] = json!({
+        "type": "TemplateProcessing", "single": single, "pair": single,
+        "special_tokens": {"<b>": {"id": "<b>", "ids": [9], "tokens": ["<b>"]}},
+    });
+    let ids = |template: &str| {
+        let config = json!({"bos_token": "<b>", "add_bos_token": true, "chat_template": template});
+        let folder = folder(&[("tokenizer.json", json.to_string()), ("tokenizer_config.json", config.to_string())]);
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let text = tokenizer.template().unwrap().render_prompt(&[Message { role: "user", content: "abc" }]).unwrap();
+        tokenizer.encode(&text).unwrap()
+    };
+    assert_eq!(ids("{{ bos_token }}{{ messages[0].content }}"), [9, 7]);
+    assert_eq!(ids("{{ messages[0].content }}"), [7]);
+    assert_eq!(ids("{{ bos_token }}{{ bos_token }}{{ messages[0].content }}"), [9, 9, 7]);
+}
+
+#[test]
+fn tokenizers_that_part_are_told_where() {
+    let load = |json: &Value| Tokenizer::load(folder(&[("tokenizer.json", json.to_string())]).path()).unwrap();
+    let one = tokenizer_json(&["<e>"]);
+    let parts = |change: &dyn Fn(&mut Value)| {
+        let mut other = one.clone();
+        change(&mut other);
+        compare::difference(("oracle", &load(&one)), ("policy", &load(&other))).unwrap()
+    };
+    assert_eq!(parts(&|_| {}), None);
+    assert_eq!(parts(&|json| json["decoder"] = Value::Null), None);
+    let told = |change: &dyn Fn(&mut Value)| parts(change).unwrap();
+    assert_eq!(
+        told(&|json| json["added_tokens"][0]["content"] = json!("<f>")),
+        "the vocabularies part at id 9: `<e>` in `oracle`, `<f>` in `policy`"
+    );
+    assert_eq!(
+        told(&|json| json["added_tokens"].as_array_mut().unwrap().clear()),
+        "the vocabularies part at id 9: `<e>` in `oracle`, nothing in `policy`"
+    );
+    let swapped = told(&|json| {
+        json["model"]["vocab"]["a"] = json!(1);
+        json["model"]["vocab"]["b"] = json!(0);
+    });
+    assert_eq!(swapped, "the vocabularies part at id 0: `a` in `oracle`, `b` in `policy`");
+    let message = told(&|json| json["added_tokens"][0]["lstrip"] = json!(true));
+    assert!(
+        message.starts_with("the added tokens part at id 9: {") && message.contains("\"lstrip\":true"),
+        "{message}"
+    );
+    assert_eq!(
+        told(&|json| json["model"]["merges"].as_array_mut().unwrap().swap(0, 2)),
+        "the merges part at number 0: [\"a\",\"b\"] in `oracle`, [\"Ġ\",\"a\"] in `policy`"
+    );
+    assert_eq!(
+        told(&|json| json["normalizer"] = json!({"type": "NFC"})),
+        "the normalizers differ: null in `oracle`, {\"type\":\"NFC\"} in `policy`"
+    );
+    let message = told(&|json| json["pre_tokenizer"]["add_prefix_space"] = json!(true));
+    assert!(message.starts_with("the pre-tokenizers differ: {"), "{message}");
+    let message = told(&|json| json["model"]["ignore_merges"] = json!(true));
+    assert!(message.starts_with("the models' settings differ: {"), "{message}");
+}
+
+#[test]
+fn ids_beyond_the_embedding_are_refused() {
+    let folder = folder(&[("tokenizer.json", tokenizer_json(&["<e>", "<p>"]).to_string())]);
+    let tokenizer = Tokenizer::load(folder.path()).unwrap();
+    tokenizer.check_fits(11).unwrap();
+    let message = tokenizer.check_fits(9).unwrap_err().to_string();
+    assert!(message.contains("2 tokens have no embedding") && message.contains("`<e>` with id 9"), "{message}");
+}
+
+#[test]
+fn what_cannot_be_used_is_named() {
+    let json = tokenizer_json(&[]).to_string();
+    let message = error(&[]);
+    assert!(message.contains("tokenizer.json: not found; ") && message.contains("save_pretrained"), "{message}");
+    let message = error(&[("tokenizer.json", json[..40].to_owned())]);
+    assert!(message.contains("tokenizer.json: not a tokenizer: "), "{message}");
+    let message = error(&[("tokenizer.json", json.clone()), ("tokenizer_config.json", "[]".into())]);
+    assert!(message.contains("tokenizer_config.json: not a JSON object: "), "{message}");
+    let named = json!({"chat_template": [{"name": "rag", "template": "x"}]}).to_string();
+    let message = error(&[("tokenizer.json", json.clone()), ("tokenizer_config.json", named)]);
+    assert!(message.contains("lists rag and none of them is named `default`"), "{message}");
+    let message = error(&[("tokenizer.json", json.clone()), ("chat_template.jinja", "{% if %}".into())]);
+    assert!(message.contains("chat_template.jinja: chat template, line 1: "), "{message}");
+
+    let folder = folder(&[("tokenizer.json", json)]);
+    let message = Tokenizer::load(folder.path()).unwrap().template().unwrap_err().to_string();
+    assert!(message.contains("no chat template in this folder") && message.contains("template: none"), "{message}");
+}
