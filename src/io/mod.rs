@@ -19,6 +19,7 @@ mod json_rows;
 mod json_schema;
 pub mod jsonl;
 pub mod mirror;
+mod nonce;
 pub mod parquet;
 pub mod storage;
 pub mod store;

@@ -5,6 +5,7 @@ mod attempts;
 mod blob;
 mod client;
 mod staged;
+mod stamp;
 mod upload;
 mod wrong;
 
@@ -27,6 +28,7 @@ pub use blob::{Blob, BlobReader};
 use client::{Client, Kind};
 pub use client::{Stores, shown};
 pub use staged::Staged;
+pub use stamp::{Answer, Inode, Stamp, Unchanged};
 pub use upload::Upload;
 use wrong::Hope;
 
@@ -40,8 +42,10 @@ pub struct Location {
     path: Path,
     shown: String,
     local: Option<PathBuf>,
-    /// Of a copy of what lies elsewhere.
+    /// What names the content of a copy of what lies elsewhere.
     version: Option<String>,
+    /// The version of the file that is read, where another must not be.
+    pin: Option<Arc<Stamp>>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
@@ -71,7 +75,7 @@ impl Location {
     }
 
     fn new(client: Client, path: Path, shown: String, local: Option<PathBuf>) -> Self {
-        Self { client, path, shown, local, version: None, failure: Arc::default() }
+        Self { client, path, shown, local, version: None, pin: None, failure: Arc::default() }
     }
 
     /// The file or folder `name` (with `/` between folders) below this one.
@@ -104,12 +108,12 @@ impl Location {
 
     /// The file's size and digest, and none where there is no such file. Reads all of it.
     pub fn digest(&self) -> Result<Option<Written>> {
-        let Some(meta) = self.meta()? else { return Ok(None) };
+        let Some(pinned) = self.found()? else { return Ok(None) };
+        let blob = Blob::new(pinned);
         let mut hasher = blake3::Hasher::new();
-        let mut reader = Blob::new(self.clone(), meta.size).reader(0);
-        let read = hasher.update_reader(&mut reader);
+        let read = hasher.update_reader(&mut blob.reader(0));
         read.map_err(|error| self.cause(failed(&self.shown, &error)))?;
-        Ok(Some(Written { bytes: meta.size, blake3: hasher.finalize().to_hex().to_string() }))
+        Ok(Some(Written { bytes: blob.size(), blake3: hasher.finalize().to_hex().to_string() }))
     }
 
     /// Writes a whole file in one go, in place of one that may be there.
@@ -196,20 +200,14 @@ impl Location {
         self.delete()
     }
 
-    /// The file, for reading by ranges.
+    /// The file, for reading by ranges: in the version that a pinned location means, else in that of now.
     pub fn open(&self) -> Result<Blob> {
-        match self.meta()? {
-            Some(meta) => Ok(Blob::new(self.clone(), meta.size)),
-            None => Err(failed(&self.shown, &"no such file")),
-        }
+        self.pinned().map(Blob::new)
     }
 
-    /// What changes when the file does: the store's tag, or size and time.
-    pub fn version(&self) -> Result<String> {
-        if let Some(version) = &self.version {
-            return Ok(version.clone());
-        }
-        Ok(self.meta()?.as_ref().map(version).unwrap_or_default())
+    /// What names the content of a copy, where this is one.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// A file to be written bit by bit, which appears when it is finished.
@@ -265,8 +263,13 @@ impl Location {
 
     /// [`Self::error`], kept for [`Self::cause`].
     fn note(&self, error: &StoreError) -> Error {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.error(error));
-        self.error(error)
+        self.keep(self.error(error))
+    }
+
+    /// `error`, kept for [`Self::cause`].
+    fn keep(&self, error: Error) -> Error {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+        error
     }
 }
 

@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes()).update(settings.as_bytes());
         hasher.update(&self.plan.seed.to_le_bytes());
         if let Some(dataset) = &node.dataset {
-            hasher.update(dataset.fingerprint().as_bytes());
+            hasher.update(dataset.fingerprint(self.monitor)?.as_bytes());
         }
         let tokenizer = match &node.stage {
             Stage::Tokenize(tokenize) => Some(self.plan.tokenizer(&tokenize.tokenizer)),

@@ -122,6 +122,7 @@ impl<'a> Run<'a> {
         let parts: Vec<Part> = notes.into_iter().flatten().map(|note| note.part).collect();
         let way = flow.way(flow.selects.iter().map(|(id, _)| id).chain(nodes.iter().map(|node| &node.id)).cloned());
         met(&mut reports, &way);
+        flow.dataset.all_unchanged()?;
         if missing.is_empty() {
             let came = flow.reader.is_none().then_some(flow.rows);
             balanced(&reports, &way, came, Some(parts.iter().map(|part| part.rows).sum()))?;
@@ -231,6 +232,7 @@ impl<'a> Run<'a> {
             add(&mut reports, &passed.reports);
         }
         self.monitor.end();
+        flow.dataset.all_unchanged()?;
         let way = flow.way(stations.into_iter().map(|station| station.id));
         met(&mut reports, &way);
         balanced(&reports, &way, flow.reader.is_none().then_some(flow.rows), Some(rows))?;

@@ -80,6 +80,9 @@ impl Run<'_> {
         let (model, mut metrics) = job.run(model)?;
         let seconds = metrics.remove("seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
         let rows_in = input.flow.rows;
+        for rows in feed.held_out.iter().map(|(rows, _)| rows).chain([&input]) {
+            rows.flow.dataset.all_unchanged()?;
+        }
         let card = Card {
             objective: json!(train.objective),
             data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
