@@ -3,22 +3,18 @@
 //! A workdir records the marks of its runs, so that what a killed run left unfinished is known by a name that nobody else
 //! can have given, wherever it lies.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::nonce;
 
 /// How the names of unfinished files and folders begin. Listings leave them out.
 const DRAFT: &str = ".sepo-";
 
 /// The mark of this process, 16 hexadecimal digits.
 pub fn mark() -> &'static str {
-    static MARK: LazyLock<String> = LazyLock::new(random);
+    static MARK: LazyLock<String> = LazyLock::new(|| nonce()[..16].to_owned());
     &MARK
-}
-
-/// 16 random hexadecimal digits, from the operating system.
-pub fn random() -> String {
-    format!("{:016x}", RandomState::new().build_hasher().finish())
 }
 
 /// A name for an unfinished file or folder that nothing else has.
@@ -43,7 +39,6 @@ mod tests {
         let (one, two) = (draft_name(), draft_name());
         assert_ne!(one, two);
         assert_eq!([mark_of(&one), mark_of(&two)], [Some(mark()); 2]);
-        assert_ne!(random(), random());
         for other in [".sepo-notes", ".sepo-0123456789abcdef", "sepo-0123456789abcdef-1", ".sepo-0123456789abcdeg-1"] {
             assert_eq!(mark_of(other), None, "{other}");
         }

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Device, inode, size, and nanoseconds of the last change.
-type Stamp = (u64, u64, u64, i64);
+use super::store::Inode;
 
 /// Files as they were when they were looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stamps(BTreeMap<PathBuf, Option<Stamp>>);
+pub struct Stamps(BTreeMap<PathBuf, Option<Inode>>);
 
 impl Stamps {
     /// The files directly in `folders` whose names end with one of `endings`, as they are now.
@@ -35,12 +33,6 @@ impl Stamps {
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = fs::metadata(path).ok()?;
-    Some((
-        meta.dev(),
-        meta.ino(),
-        meta.size(),
-        meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
-    ))
+fn stamp(path: &Path) -> Option<Inode> {
+    fs::metadata(path).ok().map(|meta| Inode::of(&meta))
 }

@@ -7,6 +7,7 @@ mod canonical;
 mod client;
 mod local;
 mod scan;
+mod stamp;
 mod upload;
 mod wrong;
 
@@ -31,6 +32,7 @@ use client::{Client, Kind};
 pub use client::{Stores, shown};
 use local::Draft;
 pub use scan::Found;
+pub use stamp::{Answer, Inode, Stamp, Unchanged};
 pub use upload::Upload;
 use wrong::Hope;
 
@@ -44,8 +46,10 @@ pub struct Location {
     path: Path,
     shown: String,
     local: Option<PathBuf>,
-    /// Of a copy of what lies elsewhere.
+    /// What names the content of a copy of what lies elsewhere.
     version: Option<String>,
+    /// The version of the file that is read, where another must not be.
+    pin: Option<Arc<Stamp>>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
@@ -75,7 +79,7 @@ impl Location {
     }
 
     fn new(client: Client, path: Path, shown: String, local: Option<PathBuf>) -> Self {
-        Self { client, path, shown, local, version: None, failure: Arc::default() }
+        Self { client, path, shown, local, version: None, pin: None, failure: Arc::default() }
     }
 
     /// The file or folder `name` (with `/` between folders) below this one.
@@ -126,12 +130,12 @@ impl Location {
 
     /// The file's size and digest, and none where there is no such file. Reads all of it.
     pub fn digest(&self) -> Result<Option<Written>> {
-        let Some(meta) = self.meta()? else { return Ok(None) };
+        let Some(pinned) = self.found()? else { return Ok(None) };
+        let blob = Blob::new(pinned);
         let mut hasher = blake3::Hasher::new();
-        let mut reader = Blob::new(self.clone(), meta.size).reader(0);
-        let read = hasher.update_reader(&mut reader);
+        let read = hasher.update_reader(&mut blob.reader(0));
         read.map_err(|error| self.cause(failed(&self.shown, &error)))?;
-        Ok(Some(Written { bytes: meta.size, blake3: hasher.finalize().to_hex().to_string() }))
+        Ok(Some(Written { bytes: blob.size(), blake3: hasher.finalize().to_hex().to_string() }))
     }
 
     /// A place beside this one for what is not finished, under a name with the mark of this process.
@@ -276,19 +280,21 @@ impl Location {
         self.delete()
     }
 
-    /// The file, for reading by ranges.
+    /// The file, for reading by ranges: in the version that a pinned location means, else in that of now.
     pub fn open(&self) -> Result<Blob> {
-        match self.meta()? {
-            Some(meta) => Ok(Blob::new(self.clone(), meta.size)),
-            None => Err(failed(&self.shown, &"no such file")),
-        }
+        self.pinned().map(Blob::new)
     }
 
-    /// What changes when the file does: the store's tag, or size and time.
-    pub fn version(&self) -> Result<String> {
-        if let Some(version) = &self.version {
-            return Ok(version.clone());
-        }
+    /// What names the content of a copy, where this is one.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// What changes when the file does, empty where there is no such file: the store's tag, or inode, size and time.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn tag(&self) -> Result<String> {
         Ok(self.meta()?.as_ref().map(version).unwrap_or_default())
     }
 
@@ -349,16 +355,10 @@ impl Location {
         Error::Store { path: self.shown.clone(), message: format!("{}{help}", wrong::message(error)), retryable }
     }
 
-    /// [`Self::error`], kept for [`Self::cause`].
-    fn note(&self, error: &StoreError) -> Error {
-        self.keep(self.error(error))
-    }
-
-    /// Keeps `error` for [`Self::cause`]; returns what a reader or writer of a file format may wrap instead.
+    /// `error`, kept for [`Self::cause`].
     fn keep(&self, error: Error) -> Error {
-        let wrapped = failed(&self.shown, &error);
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        wrapped
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+        error
     }
 }
 

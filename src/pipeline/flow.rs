@@ -160,6 +160,7 @@ impl Flow {
         let (unit, mut left) = self.units[index].clone();
         let file = self.dataset.file(&unit).to_string();
         let mut passed = Passed::default();
+        self.dataset.unchanged(&unit)?;
         for chunk in ahead(self.dataset.read(&unit, BATCH_ROWS)?) {
             let chunk = chunk?;
             let mut batch = match &self.reader {
@@ -191,6 +192,8 @@ impl Flow {
                 break;
             }
         }
+        // Rows of another version must not be kept.
+        self.dataset.unchanged(&unit)?;
         for station in stations {
             let report = passed.reports.entry(station.id.clone()).or_default();
             report.metrics = station.work.counted();

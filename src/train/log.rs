@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::io::{Claim, Location, faults, mirror, session};
+use crate::io::{Claim, Location, faults, mirror, nonce};
 
 /// An open log.
 pub struct Log {
@@ -38,7 +38,7 @@ impl Log {
                 owned.files().map(|(file, _)| file.to_owned()).filter(|file| file != METRICS).collect();
             events.iter().try_for_each(|file| owned.discard(file))?;
         }
-        let event_file = format!("events.out.tfevents.{}.{}.sepo", now() as u64, session::random());
+        let event_file = format!("events.out.tfevents.{}.{}.sepo", now() as u64, nonce());
         for file in [METRICS, &event_file] {
             owned.expect(file)?;
         }

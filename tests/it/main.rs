@@ -17,6 +17,7 @@ mod hostile_names;
 mod hub;
 #[cfg(unix)]
 mod hub_server;
+mod inputs;
 mod live;
 mod lora;
 mod objectives;

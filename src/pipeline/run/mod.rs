@@ -184,7 +184,7 @@ impl<'a> Run<'a> {
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes()).update(settings.as_bytes());
         hasher.update(&self.plan.seed.to_le_bytes());
         if let Some(dataset) = &node.dataset {
-            hasher.update(dataset.fingerprint().as_bytes());
+            hasher.update(dataset.fingerprint(self.monitor)?.as_bytes());
         }
         if let Some(folder) = self.tokenizer(node) {
             let tokenizer = Tokenizer::load(&folder)?;

@@ -85,7 +85,9 @@ impl Run<'_> {
         let mut passed = input.reports();
         balanced(&passed, &input.flow.way(input.flow.selects.iter().map(|(id, _)| id.clone())), None, None)?;
         conclude(&mut passed, self.plan)?;
-        self.unchanged(&input.flow, [node])?;
+        for rows in feed.held_out.iter().map(|(rows, _)| rows).chain([&input]) {
+            self.unchanged(&rows.flow, [node])?;
+        }
         let model = self.keep(node, |folder| match &train.lora {
             Some(lora) => save::adapted(model, &source, lora, &card, folder),
             None => save::whole(&model, &source, Some(&card), folder),

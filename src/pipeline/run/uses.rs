@@ -55,8 +55,6 @@ impl Run<'_> {
                 return Err(Error::Store { path: file.display().to_string(), message, retryable: false });
             }
         }
-        // Hook for inputs.
-        let _ = flow;
-        Ok(())
+        flow.dataset.all_unchanged()
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::io::owned::{refuse_link, some_of};
-use crate::io::{Location, session};
+use crate::io::{Location, nonce, session};
 
 /// The file that marks a workdir.
 const MARKER: &str = "sepo-workdir.json";
@@ -76,10 +76,7 @@ impl Workdir {
             return Err(refused(obstacle));
         }
         FOLDERS.iter().try_for_each(|folder| refuse_link(&at.join(folder)))?;
-        let new = Marker {
-            workdir: session::random() + &session::random(),
-            made_by: format!("sepo {}", env!("CARGO_PKG_VERSION")),
-        };
+        let new = Marker { workdir: nonce(), made_by: format!("sepo {}", env!("CARGO_PKG_VERSION")) };
         let id = match marker(&at)? {
             Some(id) => id,
             None if at.join(MARKER).create(serde_json::to_vec_pretty(&new).expect("a marker is plain data"))? => {

@@ -62,8 +62,7 @@ impl Run<'_> {
             let file = folder.join(&name);
             let Some(size) = file.size()? else { return Ok(false) };
             // An unchanged version is the store's word; another one may be that of a copy.
-            let is_same =
-                self.verify == Depth::Size && file.version()? == output.version && size == output.written.bytes;
+            let is_same = self.verify == Depth::Size && file.tag()? == output.version && size == output.written.bytes;
             if !is_same && holds(&file, &output.written, Depth::Digest)? != Some(true) {
                 changed.push(name);
             }
@@ -184,7 +183,7 @@ impl Outputs {
         let versioned = shards
             .iter()
             .zip(new)
-            .map(|(shard, output)| Ok(Output { version: self.folder.join(&shard.name).version()?, ..output }));
+            .map(|(shard, output)| Ok(Output { version: self.folder.join(&shard.name).tag()?, ..output }));
         let versioned: Vec<Output> = versioned.collect::<Result<_>>()?;
         Ok(Record { outputs: [elsewhere, versioned].concat(), ..record })
     }
