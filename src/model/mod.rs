@@ -28,6 +28,7 @@ pub mod mistral;
 mod overlay;
 pub mod packed;
 pub mod pass;
+pub mod positions;
 pub mod precision;
 pub mod qwen2;
 pub mod qwen3;

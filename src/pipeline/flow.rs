@@ -10,6 +10,7 @@ use super::rejects::{Rejects, TooMany};
 use super::report::Reports;
 use crate::error::{Error, Result};
 use crate::io::{Dataset, Location, Unit, ahead};
+use crate::stages::positions::Fitting;
 use crate::stages::read::Reader;
 use crate::stages::select::Select;
 use crate::stages::{Stage, Transform};
@@ -30,6 +31,8 @@ pub(super) struct Flow {
     pub(super) rows: u64,
     /// Masks that are derived on the way.
     pub(super) selects: Vec<(String, Select)>,
+    /// The stage whose models take the rows that fit them, where rows are read again and again.
+    pub(super) end: Option<(String, Fitting)>,
     /// The share of a stage's rows from which on a unit is given up.
     pub(super) max_reject_share: f64,
 }
@@ -117,7 +120,8 @@ impl Flow {
     /// Rows that are taken as they are.
     pub(super) fn whole(dataset: Dataset) -> Self {
         let units = dataset.units().into_iter().map(|unit| (unit, u64::MAX)).collect();
-        Self { rows: dataset.rows(), dataset, reader: None, units, selects: Vec::new(), max_reject_share: 1.0 }
+        let (rows, selects) = (dataset.rows(), Vec::new());
+        Self { rows, dataset, reader: None, units, selects, end: None, max_reject_share: 1.0 }
     }
 
     /// Rows of `unit` that the reader's filters leave.
@@ -132,7 +136,8 @@ impl Flow {
 
     /// The transforms that every pass over this flow begins with.
     pub(super) fn stations(&self) -> Vec<Station> {
-        self.selects.iter().map(|(id, select)| Station::new(id, select.open())).collect()
+        let selects = self.selects.iter().map(|(id, select)| Station::new(id, select.open()));
+        selects.chain(self.end.iter().map(|(id, fitting)| Station::new(id, Box::new(fitting.clone())))).collect()
     }
 
     /// The stages that count the rows of a pass through `stations`, in order.

@@ -1,6 +1,9 @@
 //! What the workdir remembers of a finished stage.
 
+use std::collections::btree_map::Entry;
+
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::Run;
 use super::exact::{from_json, to_json};
@@ -47,19 +50,25 @@ impl Run<'_> {
 
     /// Whether the stage without rows `id` is finished; what is remembered of it goes into the run's report.
     pub(super) fn recall(&mut self, id: &str) -> Result<bool> {
-        let found = self.finished(&self.record_of(id), id)?;
-        Ok(found.map(|record| self.remember(record)).is_some())
+        let Some(record) = self.finished(&self.record_of(id), id)? else { return Ok(false) };
+        self.some_rows(&record.reports, &self.workdir.join(&format!("rejects/{}", self.printed(id))))?;
+        self.remember(record);
+        Ok(true)
     }
 
     /// Takes what is remembered of a stage into the run's report.
     pub(super) fn remember(&mut self, record: Record) {
         self.report.outputs.extend(record.outputs);
         for (stage, report) in record.reports {
-            self.report.stages.entry(stage).or_insert(report);
+            if let Entry::Vacant(place) = self.report.stages.entry(stage) {
+                report.warnings.iter().for_each(|warning| warn!("stage `{}`: {warning}", place.key()));
+                place.insert(report);
+            }
         }
     }
 
-    /// Records a stage without rows as finished; `reports` are those of the stages in its pass.
+    /// Records a stage without rows as finished; `reports` are those of the stages in its pass, and of the stage itself as
+    /// far as rows met it there.
     pub(super) fn finish(
         &mut self,
         id: &str,
@@ -67,7 +76,7 @@ impl Run<'_> {
         mut reports: Reports,
         outputs: Vec<String>,
     ) -> Result<()> {
-        reports.insert(id.to_owned(), report);
+        reports.entry(id.to_owned()).or_default().add(&report);
         let record = Record { fingerprint: self.prints[id].clone(), reports, outputs, parts: Vec::new() };
         self.record_of(id).write(record.to_json())?;
         self.remember(record);

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::balance::balanced;
 use super::parts::name;
-use super::rows::conclude;
+use super::rows::{conclude, met};
 use super::{Run, Work};
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
@@ -20,6 +20,7 @@ use crate::model::{CausalLm, Precision, adapter, score};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::{Reports, StageReport, add};
+use crate::stages::positions::{Fitting, Reads};
 use crate::stages::train::Train;
 use crate::train::example::Wanted;
 use crate::train::stream::Source;
@@ -34,6 +35,7 @@ impl Run<'_> {
             let first = format!("training is not shared out; run it once with `--only {}`, then the shares", node.id);
             return Err(Error::stage(&node.id, first));
         }
+        let (feed, mut passed) = self.feed(node, train)?;
         let start = Instant::now();
         let source = self.model(&train.model)?;
         let device = self.plan.device.open()?.autodiff();
@@ -49,21 +51,9 @@ impl Run<'_> {
             _ => None,
         };
         let load_seconds = start.elapsed().as_secs_f64();
-        let input = self.flow(&train.input)?.0;
         if needs.stored_reference() {
-            self.refuse_another_reference(node, &input, train.reference.as_ref().unwrap_or(&train.model))?;
+            self.refuse_another_reference(node, &feed.input.flow, train.reference.as_ref().unwrap_or(&train.model))?;
         }
-        let held_out = match &train.eval {
-            None => None,
-            Some(eval) => {
-                let columns = &self.plan.node(&eval.input).expect("the plan resolved the name").columns;
-                let flow = Counted::new(self.flow(&eval.input)?.0, self.folder("rejects", node).join("eval"));
-                Some((Arc::new(flow), train.wanted(columns)))
-            }
-        };
-        let input = Arc::new(Counted::new(input, self.folder("rejects", node)));
-        let wanted = train.wanted(&node.columns);
-        let feed = Rows { input: input.clone(), wanted, held_out, train, seed: self.plan.seed };
         let log = self.workdir.join(&format!("logs/{}", self.kept_name(&node.id)));
         let checkpoints = train.checkpoint.open(self.folder("checkpoints", node));
         let job = Job {
@@ -79,21 +69,46 @@ impl Run<'_> {
         };
         let (model, mut metrics) = job.run(model)?;
         let seconds = metrics.remove("seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
-        let rows_in = input.flow.rows;
         let card = Card {
             objective: json!(train.objective),
-            data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
+            data: format!("{} rows of `{}` in {}", feed.examples, train.input, self.report.pipeline),
         };
         self.keep(&node.id, |folder| match &train.lora {
             Some(lora) => adapter::save(model, &source, lora, &card, folder),
             None => folder::save(&model, &source, Some(&card), folder),
         })?;
-        let mut passed = input.reports();
-        balanced(&passed, &input.flow.way(input.flow.selects.iter().map(|(id, _)| id.clone())), None, None)?;
         conclude(&mut passed, self.plan)?;
-        let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
+        let report = StageReport { seconds, load_seconds, metrics, ..StageReport::default() };
         self.finish(&node.id, report, passed, Vec::new())?;
         checkpoints.clear()
+    }
+
+    /// The rows to train on, counted, with those that are held out; and what the stages on their way did.
+    fn feed<'t>(&self, node: &Node, train: &'t Train) -> Result<(Rows<'t>, Reports)> {
+        let rejects = self.folder("rejects", node);
+        let counted = |input: &str, id: &str, rejects: Location| -> Result<_> {
+            let mut flow = self.flow(input)?.0;
+            flow.end = Some((id.to_owned(), Fitting { reads: Reads::Pairs, positions: self.plan.positions(node)? }));
+            Ok(Arc::new(Counted { flow, rejects, seen: Mutex::default() }))
+        };
+        let input = counted(&train.input, &node.id, rejects.clone())?;
+        // Where `max_steps` is few, most of a large dataset need not be counted.
+        let most = train.max_steps.map(|steps| steps.saturating_mul(train.batch_size as u64));
+        let examples = input.count(most.map(|most| most.div_ceil(u64::from(train.epochs.max(1)))))?;
+        let mut passed = input.reports();
+        let mut held_out = None;
+        if let Some(eval) = &train.eval {
+            let columns = &self.plan.node(&eval.input).expect("the plan resolved the name").columns;
+            let rows = counted(&eval.input, &format!("{}.eval", node.id), rejects.join("eval"))?;
+            rows.count(None)?;
+            for (id, report) in rows.reports() {
+                passed.entry(id).or_insert(report);
+            }
+            held_out = Some((rows, train.wanted(columns)));
+        }
+        self.some_rows(&passed, &rejects)?;
+        let wanted = train.wanted(&node.columns);
+        Ok((Rows { input, examples, wanted, held_out, train, seed: self.plan.seed }, passed))
     }
 
     /// The reference's log-probabilities in the rows must be those of the reference that the stage names.
@@ -117,6 +132,8 @@ impl Run<'_> {
 /// The rows of a `train` stage.
 struct Rows<'a> {
     input: Arc<Counted>,
+    /// Its rows that can be trained on.
+    examples: u64,
     wanted: Wanted,
     held_out: Option<(Arc<Counted>, Wanted)>,
     train: &'a Train,
@@ -135,7 +152,7 @@ impl Feed for Rows<'_> {
     }
 
     fn examples(&self) -> u64 {
-        self.input.flow.rows
+        self.examples
     }
 }
 
@@ -154,8 +171,24 @@ struct Seen {
 }
 
 impl Counted {
-    fn new(flow: Flow, rejects: Location) -> Self {
-        Self { flow, rejects, seen: Mutex::default() }
+    /// Rows that come out of the flow: all of them, or those of the first units that have `enough`.
+    fn count(&self, enough: Option<u64>) -> Result<u64> {
+        let mut rows = 0;
+        for unit in 0..self.units() {
+            if enough.is_some_and(|enough| rows >= enough) {
+                break;
+            }
+            self.read(unit, &mut |batch| {
+                rows += batch.num_rows() as u64;
+                true
+            })?;
+        }
+        let mut reports = self.reports();
+        let way = self.flow.way(self.flow.stations().into_iter().map(|station| station.id));
+        met(&mut reports, &way);
+        balanced(&reports, &way, None, Some(rows))?;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).reports = reports;
+        Ok(rows)
     }
 
     /// What the stages on the way did so far.
