@@ -21,6 +21,7 @@ use self::terminal::{plain, plain_json};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
+use crate::pipeline::plan::warn;
 use crate::pipeline::run::Planned;
 use crate::pipeline::spec::File;
 use crate::pipeline::{Options, Plan, Share, Spec, Suite, Work, run, schema, sweep};
@@ -157,6 +158,7 @@ impl Source {
             return Ok(if json { line(serde_json::to_string(&outcomes)) } else { plain(&outcomes.text) });
         }
         let plan = Plan::watched(&Spec::parse(&self.text, &self.name, &self.vars)?, monitor)?;
+        warn(std::slice::from_ref(&plan));
         let report = run(&plan, &self.name, options, monitor)?;
         Ok(if json { line(serde_json::to_string(&report)) } else { plain(&summary::summary(&plan, &report)) })
     }
@@ -181,12 +183,14 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Check(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
             let plans = source.plans(&Progress::new())?;
+            warn(&plans);
             let variants = if plans.len() > 1 { format!(", {} variants", plans.len()) } else { String::new() };
             let stages = plans.first().map_or(0, |plan| plan.nodes.len());
             print(&format!("{}: {stages} stages{variants}, no problems\n", source.name))
         }),
         Command::Plan(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
             let plans = source.plans(&Progress::new())?;
+            warn(&plans);
             let Some(plan) = plans.first() else { return Ok(()) };
             let variants = match plans.len() {
                 1 => String::new(),

@@ -44,8 +44,8 @@ struct Record {
     used_by: BTreeSet<String>,
     /// By path below the folder; without size and digest while the content may still change.
     files: BTreeMap<String, Option<Written>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    numbered: Option<Numbered>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    numbered: Vec<Numbered>,
 }
 
 /// A folder that is to be made when there is something to put into it.
@@ -60,11 +60,6 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The claim to the folder `name` below this one.
-    pub fn below(&self, name: &str) -> Self {
-        Self { folder: self.folder.join(name), ..self.clone() }
-    }
-
     /// Makes the folder, or opens it if it is the owner's already.
     ///
     /// # Errors
@@ -141,7 +136,7 @@ impl Owned {
     /// A record for `folder` that is not written yet.
     pub fn new(folder: Location, owner: &Owner, pipeline: &str) -> Self {
         let used_by = [pipeline.to_owned()].into();
-        let record = Record { owner: owner.clone(), used_by, files: BTreeMap::new(), numbered: None };
+        let record = Record { owner: owner.clone(), used_by, files: BTreeMap::new(), numbered: Vec::new() };
         Self { folder, record }
     }
 
@@ -203,11 +198,12 @@ impl Owned {
 
     /// Records, before they are made, the files `part-00000<ending>` and on.
     pub fn expect_numbered(&mut self, count: usize, ending: &str) -> Result<()> {
-        let numbered = Some(Numbered { count, ending: ending.to_owned() });
-        if self.record.numbered == numbered {
+        let numbered = Numbered { count, ending: ending.to_owned() };
+        if self.record.numbered.contains(&numbered) {
             return Ok(());
         }
-        self.record.numbered = numbered;
+        self.record.numbered.retain(|other| other.ending != ending);
+        self.record.numbered.push(numbered);
         self.save()
     }
 
@@ -304,12 +300,11 @@ impl Owned {
     }
 
     fn names(&self, path: &str) -> bool {
-        let numbered = || {
-            let numbered = self.record.numbered.as_ref()?;
-            let index = path.strip_prefix("part-")?.strip_suffix(&numbered.ending)?.parse().ok()?;
-            (index < numbered.count && path == self::numbered(index, &numbered.ending)).then_some(())
+        let is_numbered = |numbered: &Numbered| {
+            let index = path.strip_prefix("part-").and_then(|path| path.strip_suffix(&numbered.ending)?.parse().ok());
+            index.is_some_and(|index| index < numbered.count && path == self::numbered(index, &numbered.ending))
         };
-        path == RECORD || self.record.files.contains_key(path) || numbered().is_some()
+        path == RECORD || self.record.files.contains_key(path) || self.record.numbered.iter().any(is_numbered)
     }
 
     /// Removes the files that are recorded here or in `also` and have their recorded sizes, then the record, then the

@@ -38,10 +38,11 @@ pub struct Generate {
     /// Logits are divided by it; 0, as without a word about it, takes the likeliest token every time.
     #[serde(default)]
     pub temperature: f64,
-    /// Draw from the smallest set of likeliest tokens that have this probability together, in (0, 1].
+    /// Draw from the smallest set of likeliest tokens that have this probability together, in (0, 1]. Needs a `temperature`
+    /// above 0.
     #[serde(default = "default_top_p")]
     pub top_p: f64,
-    /// Tokens after which an answer is cut.
+    /// Tokens after which an answer is cut. A prompt that leaves no room for them in the model's positions is set aside.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
     /// Texts that end an answer, beside the model's own end tokens; the name of a special token is that token.
@@ -50,7 +51,7 @@ pub struct Generate {
     /// Token ids that end an answer instead of the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_ids: Option<Vec<i32>>,
-    /// Answers to every prompt; several are in the column `answers`.
+    /// Answers to every prompt; several are in the column `answers`, and need a `temperature` above 0.
     #[serde(default = "default_samples")]
     pub samples: usize,
     /// Seed of the random numbers; by default the file's.
@@ -103,7 +104,17 @@ impl Generate {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             wrong("top_p", "top_p must be in (0, 1]");
         }
-        for (field, value) in [("max_tokens", self.max_tokens), ("samples", self.samples)] {
+        if self.temperature == 0.0 && self.top_p < 1.0 {
+            wrong("top_p", "top_p changes nothing at temperature 0, which takes the likeliest token every time");
+        }
+        if self.temperature == 0.0 && self.samples > 1 {
+            wrong("samples", "all samples are the same at temperature 0, which takes the likeliest token every time");
+        }
+        if self.stop_ids.iter().flatten().any(|id| *id < 0) {
+            wrong("stop_ids", "no token has an id below 0");
+        }
+        let counts = [("max_tokens", self.max_tokens), ("samples", self.samples), ("batch_tokens", self.batch_tokens)];
+        for (field, value) in counts {
             if value == 0 {
                 wrong(field, &format!("{field} must be above 0"));
             }
@@ -137,12 +148,13 @@ impl Generate {
         if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
     }
 
-    /// Loads the model.
+    /// Loads the model, which has `positions` positions.
     pub fn open(
         &self,
         source: &ModelSource,
         tokenizer: Option<Tokenizer>,
         device: DeviceSpec,
+        positions: Option<usize>,
     ) -> Result<Box<dyn Transform>> {
         let mut stops = Stops { ids: self.end_ids(source, tokenizer.as_ref())?, ..Stops::default() };
         let (mut template, mut made_with) = (None, [None, None]);
@@ -172,7 +184,8 @@ impl Generate {
         };
         let generator = Generator::load(source, device, self.precision.unwrap_or_default(), settings)?;
         let digest = source.digest()?;
-        Ok(Box::new(Work { stage: self.clone(), generator, template, made_with, digest, seen: Seen::default() }))
+        let (stage, seen) = (self.clone(), Seen::default());
+        Ok(Box::new(Work { stage, generator, template, made_with, digest, positions, seen }))
     }
 
     /// The tokens that end an answer: those of the stage, or else of the model's configuration and of its tokenizer.
@@ -215,6 +228,7 @@ struct Work {
     /// Digests of tokenizer and template.
     made_with: [Option<String>; 2],
     digest: String,
+    positions: Option<usize>,
     seen: Seen,
 }
 
@@ -233,8 +247,11 @@ impl Transform for Work {
             if ids.is_empty() {
                 reason.get_or_insert("empty prompt");
             }
-            if self.generator.position_limit().is_some_and(|limit| ids.len() >= limit) {
+            let positions = self.positions.unwrap_or(usize::MAX);
+            if ids.len() >= positions {
                 reason.get_or_insert("prompt longer than the model's positions");
+            } else if self.stage.max_tokens > positions - ids.len() {
+                reason.get_or_insert("prompt and max_tokens longer than the model's positions");
             }
         }
         let keys = row_ids(&batch);

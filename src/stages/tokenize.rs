@@ -37,7 +37,8 @@ pub struct Tokenize {
     /// The chat template: the tokenizer's own, or none (texts joined as they are, for base models).
     #[serde(default)]
     pub template: TemplateChoice,
-    /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside.
+    /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside. By default 2048, or
+    /// as many as the positions of a model that reads the rows and has fewer; models have at least the number given here.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
     /// Shares of rows above which the stage fails, by what is wrong where prompts and answers meet.

@@ -66,6 +66,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Optimizer steps of a training whose epochs have `examples` examples each.
+    pub fn steps(&self, examples: u64) -> u64 {
+        let planned = examples.div_ceil(self.batch_size.max(1) as u64) * u64::from(self.epochs);
+        self.max_steps.map_or(planned, |most| most.min(planned))
+    }
+
     /// What a forward and backward pass costs, in forward passes. On its way back a layer has two products for one, or one
     /// where its weights are frozen.
     pub fn passes(&self) -> f64 {
@@ -81,7 +87,8 @@ pub trait Feed {
     fn epoch(&self, epoch: u32) -> Box<dyn Iterator<Item = Result<Example>>>;
     /// The held-out examples, where there are any.
     fn held_out(&self) -> Option<Box<dyn Iterator<Item = Result<Example>>>>;
-    /// Examples of an epoch: what the learning rate's schedule counts on.
+    /// How many examples an epoch has: what the learning rate's schedule counts on. Where `max_steps` ends the training, any
+    /// number that is enough for these steps will do.
     fn examples(&self) -> u64;
 }
 
@@ -122,9 +129,12 @@ impl Job<'_> {
             }
             _ => {}
         }
-        let per_epoch = feed.examples().div_ceil(settings.batch_size as u64);
-        let planned = per_epoch * u64::from(settings.epochs);
-        let steps = settings.max_steps.map_or(planned, |most| most.min(planned));
+        let steps = settings.steps(feed.examples());
+        if steps == 0 || settings.schedule.rates(steps)[1] as f32 == 0.0 {
+            let (rows, rate) = (feed.examples(), settings.schedule.peak);
+            let message = format!("nothing to train: {steps} steps over {rows} rows, with a learning rate of {rate:e}");
+            return Err(Error::stage(name, message));
+        }
         let mut optimizer = optimizer::State::default();
         let inner = device.clone().without_autodiff();
         let policy = Policy::new(model, needs.states, settings.seed, device);
@@ -186,6 +196,15 @@ impl Job<'_> {
         }
         monitor.end();
         log.publish()?;
+        if at.step < steps {
+            let message =
+                format!("the rows ended after {} of {steps} steps: they changed during the training", at.step);
+            return Err(Error::stage(name, message));
+        }
+        if trainer.optimizer.is_idle() {
+            let message = format!("the gradients of all {steps} steps were 0: the model is the one that it began with");
+            return Err(Error::stage(name, message));
+        }
         last.insert("steps".into(), json!(at.step));
         last.insert("tokens".into(), json!(at.tokens));
         last.insert("gflop".into(), json!(at.gflop));

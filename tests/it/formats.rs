@@ -41,7 +41,7 @@ impl Read {
 
 fn pipeline(folder: &Folder, options: &str) -> String {
     let text = format!(
-        "workdir: run\nstages:\n  rows: {{ read: {{ {options} }} }}\n  \
+        "workdir: run\nallow_empty: true\nstages:\n  rows: {{ read: {{ {options} }} }}\n  \
          out: {{ write: {{ input: rows, to: run/out }} }}\n"
     );
     folder.write("p.yaml", &text).to_str().unwrap().to_owned()

@@ -30,6 +30,7 @@ mod reproduction;
 mod resume;
 mod s3;
 mod seaweed;
+mod silent;
 mod stopping;
 mod sweep;
 mod tidy;

@@ -191,7 +191,7 @@ fn only_the_pages_and_columns_that_are_wanted_are_fetched() {
         let sent = Arc::new(AtomicUsize::new(0));
         let port = serve_counted(folder.path(""), false, sent.clone());
         let text = format!(
-            "workdir: run\nstages:\n  rows: {{ read: {{ from: \"http://127.0.0.1:{port}/paged.parquet\"{options} }} }}\n  \
+            "workdir: run\nallow_empty: true\nstages:\n  rows: {{ read: {{ from: \"http://127.0.0.1:{port}/paged.parquet\"{options} }} }}\n  \
              out: {{ write: {{ input: rows, to: out }} }}\n"
         );
         let file = folder.write("p.yaml", &text);

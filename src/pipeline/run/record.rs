@@ -1,8 +1,10 @@
 //! What the workdir remembers of a finished stage.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::Run;
 use super::exact::{from_json, to_json};
@@ -97,20 +99,28 @@ impl Run<'_> {
 
     /// Whether the stage without rows `id` is finished; what is remembered of it goes into the run's report.
     pub(super) fn recall(&mut self, id: &str) -> Result<bool> {
-        let found = self.recorded(id)?.filter(|record| record.fingerprint == self.prints[id]);
-        Ok(found.map(|record| self.remember(record)).is_some())
+        let Some(record) = self.recorded(id)?.filter(|record| record.fingerprint == self.prints[id]) else {
+            return Ok(false);
+        };
+        self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.printed(id))))?;
+        self.remember(record);
+        Ok(true)
     }
 
     /// Takes what is remembered of a stage into the run's report.
     pub(super) fn remember(&mut self, record: Record) {
         for (stage, report) in record.reports {
-            self.report.stages.entry(stage).or_insert(report);
+            if let Entry::Vacant(place) = self.report.stages.entry(stage) {
+                report.warnings.iter().for_each(|warning| warn!("stage `{}`: {warning}", place.key()));
+                place.insert(report);
+            }
         }
     }
 
-    /// A record of stage `id` as finished; `reports` are those of the stages in its pass.
+    /// A record of stage `id` as finished; `reports` are those of the stages in its pass, and of the stage itself as far as
+    /// rows met it there.
     pub(super) fn conclude(&self, id: &str, report: StageReport, mut reports: Reports) -> Record {
-        reports.insert(id.to_owned(), report);
+        reports.entry(id.to_owned()).or_default().add(&report);
         Record { workdir: self.workdir.id.clone(), fingerprint: self.prints[id].clone(), reports, ..Record::default() }
     }
 

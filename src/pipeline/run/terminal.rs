@@ -15,6 +15,8 @@ use crate::stages::audit::{Audit, Seen};
 use crate::stages::evaluate::answers::{Bench, Told};
 use crate::stages::evaluate::pairs::Sums;
 use crate::stages::evaluate::{Evaluate, Judge, Reward, win_rates};
+use crate::stages::positions::Reads;
+use crate::stages::score::distinct;
 
 impl Run<'_> {
     pub(super) fn evaluate(&mut self, node: &Node, evaluate: &Evaluate) -> Result<()> {
@@ -31,16 +33,17 @@ impl Run<'_> {
             None => None,
             Some(Judge::Quickstart) => Some(Bench::Quickstart),
             Some(Judge::Reward(Reward { oracle, reference })) => {
+                distinct(&self.model(oracle)?, &self.model(reference)?)?;
                 Some(Bench::Reward(Box::new([load(oracle)?, load(reference)?])))
             }
         };
         let load_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let (mut rows_in, mut passed) = (0, Reports::new());
+        let mut passed = Reports::new();
         let mut table: BTreeMap<&str, Metrics> = BTreeMap::new();
         if let (Some(input), Some(first)) = (&evaluate.input, &first) {
             let mut sums: BTreeMap<&str, Sums> = models.keys().map(|label| (*label, Sums::default())).collect();
-            (rows_in, passed) = self.each(input, node, &mut |batch| {
+            (_, passed) = self.each(input, node, Some(Reads::Pairs), &mut |batch| {
                 sums.iter_mut().try_for_each(|(label, sums)| sums.add(&models[label], first, batch))
             })?;
             table.extend(sums.into_iter().map(|(label, sums)| (label, sums.metrics())));
@@ -49,8 +52,8 @@ impl Run<'_> {
         for (label, stage) in &evaluate.answers {
             let told = told.entry(label.clone()).or_default();
             let pair = models.get(label.as_str()).zip(first.as_ref()).map(|(own, first)| [own, first]);
-            let (rows, reports) = self.each(stage, node, &mut |batch| told.add(batch, judge.as_ref(), pair))?;
-            rows_in += rows;
+            let mut add_rows = |batch: &_| told.add(batch, judge.as_ref(), pair);
+            let (_, reports) = self.each(stage, node, Some(Reads::Answers), &mut add_rows)?;
             add(&mut passed, &reports);
             table.entry(label).or_default().extend(told.metrics());
         }
@@ -62,7 +65,7 @@ impl Run<'_> {
             (label.to_owned(), Value::Object(metrics))
         });
         let (metrics, seconds) = (metrics.collect(), start.elapsed().as_secs_f64());
-        let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
+        let report = StageReport { seconds, load_seconds, metrics, ..StageReport::default() };
         let record = self.conclude(&node.id, report, passed);
         self.finish(&node.id, record)
     }
@@ -73,9 +76,10 @@ impl Run<'_> {
         }
         let start = Instant::now();
         let mut seen = Seen::default();
-        let (rows_in, passed) = self.each(&audit.input, node, &mut |batch| seen.add(batch, &audit.spans))?;
+        let (rows_in, passed) = self.each(&audit.input, node, None, &mut |batch| seen.add(batch, &audit.spans))?;
         let seconds = start.elapsed().as_secs_f64();
-        let report = StageReport { rows_in, seconds, metrics: seen.metrics(), ..StageReport::default() };
+        let (rows_out, metrics) = (rows_in, seen.metrics());
+        let report = StageReport { rows_in, rows_out, seconds, metrics, ..StageReport::default() };
         let record = self.conclude(&node.id, report, passed);
         self.finish(&node.id, record)
     }

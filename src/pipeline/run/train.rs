@@ -10,7 +10,7 @@ use serde_json::json;
 use super::Run;
 use super::balance::balanced;
 use super::record::Record;
-use super::rows::conclude;
+use super::rows::{conclude, met};
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
 use crate::io::Claim;
@@ -19,7 +19,9 @@ use crate::model::save::{self, Card};
 use crate::model::{CausalLm, Precision};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
+use crate::pipeline::rejects::Folder;
 use crate::pipeline::report::{Reports, StageReport, add};
+use crate::stages::positions::{Fitting, Reads};
 use crate::stages::train::Train;
 use crate::train::example::Wanted;
 use crate::train::stream::Source;
@@ -31,6 +33,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.refuse_foreign_model(&node.id, train.overwrite)?;
+        let (feed, mut passed) = self.feed(node, train)?;
         let start = Instant::now();
         let source = self.model(&train.model)?;
         let device = self.plan.device.open()?.autodiff();
@@ -46,21 +49,9 @@ impl Run<'_> {
             _ => None,
         };
         let load_seconds = start.elapsed().as_secs_f64();
-        let input = self.flow(&train.input)?.0;
         if needs.stored_reference() {
-            self.refuse_another_reference(node, &input, train.reference.as_ref().unwrap_or(&train.model))?;
+            self.refuse_another_reference(node, &feed.input.flow, train.reference.as_ref().unwrap_or(&train.model))?;
         }
-        let held_out = match &train.eval {
-            None => None,
-            Some(eval) => {
-                let columns = &self.plan.node(&eval.input).expect("the plan resolved the name").columns;
-                let flow = Counted::new(self.flow(&eval.input)?.0, self.claim("rejects", node).below("eval"));
-                Some((Arc::new(flow), train.wanted(columns)))
-            }
-        };
-        let input = Arc::new(Counted::new(input, self.claim("rejects", node)));
-        let wanted = train.wanted(&node.columns);
-        let feed = Rows { input: input.clone(), wanted, held_out, train, seed: self.plan.seed };
         let logs = self.workdir.at.join(&format!("logs/{}", self.kept_name(&node.id)));
         let log = Claim { folder: logs, ..self.claim("checkpoints", node) };
         let checkpoints = train.checkpoint.open(self.claim("checkpoints", node));
@@ -77,25 +68,50 @@ impl Run<'_> {
         };
         let (model, mut metrics) = job.run(model)?;
         let seconds = metrics.remove("seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
-        let rows_in = input.flow.rows;
         let card = Card {
             objective: json!(train.objective),
-            data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
+            data: format!("{} rows of `{}` in {}", feed.examples, train.input, self.report.pipeline),
         };
-        let mut passed = input.reports();
-        balanced(&passed, &input.flow.way(input.flow.selects.iter().map(|(id, _)| id.clone())), None, None)?;
         conclude(&mut passed, self.plan)?;
-        for rows in feed.held_out.iter().map(|(rows, _)| rows).chain([&input]) {
+        for rows in feed.held_out.iter().map(|(rows, _)| rows).chain([&feed.input]) {
             self.unchanged(&rows.flow, [node])?;
         }
         let model = self.keep(node, |folder| match &train.lora {
             Some(lora) => save::adapted(model, &source, lora, &card, folder),
             None => save::whole(&model, &source, Some(&card), folder),
         })?;
-        let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
+        let report = StageReport { seconds, load_seconds, metrics, ..StageReport::default() };
         let record = Record { model: Some(model), ..self.conclude(&node.id, report, passed) };
         self.finish(&node.id, record)?;
         checkpoints.clear()
+    }
+
+    /// The rows to train on, counted, with those that are held out; and what the stages on their way did.
+    fn feed<'t>(&self, node: &Node, train: &'t Train) -> Result<(Rows<'t>, Reports)> {
+        let rejects = Folder::new(self.claim("rejects", node));
+        let counted = |input: &str, id: &str, rejects: Folder| -> Result<_> {
+            let mut flow = self.flow(input)?.0;
+            flow.end = Some((id.to_owned(), Fitting { reads: Reads::Pairs, positions: self.plan.positions(node)? }));
+            Ok(Arc::new(Counted { flow, rejects, seen: Mutex::default() }))
+        };
+        let input = counted(&train.input, &node.id, rejects.clone())?;
+        // Where `max_steps` is few, most of a large dataset need not be counted.
+        let most = train.max_steps.map(|steps| steps.saturating_mul(train.batch_size as u64));
+        let examples = input.count(most.map(|most| most.div_ceil(u64::from(train.epochs.max(1)))))?;
+        let mut passed = input.reports();
+        let mut held_out = None;
+        if let Some(eval) = &train.eval {
+            let columns = &self.plan.node(&eval.input).expect("the plan resolved the name").columns;
+            let rows = counted(&eval.input, &format!("{}.eval", node.id), rejects.of("eval"))?;
+            rows.count(None)?;
+            for (id, report) in rows.reports() {
+                passed.entry(id).or_insert(report);
+            }
+            held_out = Some((rows, train.wanted(columns)));
+        }
+        self.some_rows(&passed, rejects.at())?;
+        let wanted = train.wanted(&node.columns);
+        Ok((Rows { input, examples, wanted, held_out, train, seed: self.plan.seed }, passed))
     }
 
     /// The reference's log-probabilities in the rows must be those of the reference that the stage names.
@@ -119,6 +135,8 @@ impl Run<'_> {
 /// The rows of a `train` stage.
 struct Rows<'a> {
     input: Arc<Counted>,
+    /// Its rows that can be trained on.
+    examples: u64,
     wanted: Wanted,
     held_out: Option<(Arc<Counted>, Wanted)>,
     train: &'a Train,
@@ -137,14 +155,14 @@ impl Feed for Rows<'_> {
     }
 
     fn examples(&self) -> u64 {
-        self.input.flow.rows
+        self.examples
     }
 }
 
 /// A flow that is read epoch after epoch, and counted the first time that a unit was read to its end.
 struct Counted {
     flow: Flow,
-    rejects: Claim,
+    rejects: Folder,
     seen: Mutex<Seen>,
 }
 
@@ -156,8 +174,24 @@ struct Seen {
 }
 
 impl Counted {
-    fn new(flow: Flow, rejects: Claim) -> Self {
-        Self { flow, rejects, seen: Mutex::default() }
+    /// Rows that come out of the flow: all of them, or those of the first units that have `enough`.
+    fn count(&self, enough: Option<u64>) -> Result<u64> {
+        let mut rows = 0;
+        for unit in 0..self.units() {
+            if enough.is_some_and(|enough| rows >= enough) {
+                break;
+            }
+            self.read(unit, &mut |batch| {
+                rows += batch.num_rows() as u64;
+                true
+            })?;
+        }
+        let mut reports = self.reports();
+        let way = self.flow.way(self.flow.stations().into_iter().map(|station| station.id));
+        met(&mut reports, &way);
+        balanced(&reports, &way, None, Some(rows))?;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).reports = reports;
+        Ok(rows)
     }
 
     /// What the stages on the way did so far.

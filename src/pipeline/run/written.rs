@@ -40,7 +40,7 @@ impl Run<'_> {
         outputs.refuse_others(node, write)?;
         let start = Instant::now();
         let mut shards = Shards::create(write, folder.clone());
-        let (rows, passed) = self.each(&write.input, node, &mut |batch| shards.write(batch))?;
+        let (rows, passed) = self.each(&write.input, node, None, &mut |batch| shards.write(batch))?;
         let shards = shards.finish(&node.columns)?;
         let bytes = shards.iter().map(|shard| shard.written.bytes).sum();
         let seconds = start.elapsed().as_secs_f64();

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 pub use plot::Plot;
 
+use super::plan::warn;
 use super::run::{self, Options};
 use super::{Plan, Report, Spec, places};
 use crate::error::{Error, Problem, Result};
@@ -181,6 +182,7 @@ pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
 /// of the pipeline's file.
 pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Outcomes> {
     let plans = plans(variants, monitor)?;
+    warn(&plans);
     let mut outcomes = Vec::new();
     for (index, (variant, plan)) in variants.iter().zip(&plans).enumerate() {
         let options = Options { fresh: options.fresh && index == 0, ..options.clone() };
