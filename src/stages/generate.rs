@@ -25,7 +25,8 @@ use crate::columns::{
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
 use crate::model::{DeviceSpec, Generator, ModelSource, Precision};
-use crate::text::{Message, Template, Tokenizer};
+use crate::text::chat_template::Context;
+use crate::text::{Template, Tokenizer};
 
 /// Answers from a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -157,7 +158,7 @@ impl Generate {
         positions: Option<usize>,
     ) -> Result<Box<dyn Transform>> {
         let mut stops = Stops { ids: self.end_ids(source, tokenizer.as_ref())?, ..Stops::default() };
-        let (mut template, mut made_with) = (None, [None, None]);
+        let (mut template, mut front, mut made_with) = (None, Vec::new(), [None, None]);
         if let Some(mut tokenizer) = tokenizer {
             let special = tokenizer.special_ids();
             for stop in &self.stop {
@@ -168,7 +169,10 @@ impl Generate {
             }
             let renders = match self.template {
                 TemplateChoice::Auto => tokenizer.take_template().map(|template| Template::Chat(Box::new(template))),
-                TemplateChoice::None => Ok(Template::Plain { end: None }),
+                TemplateChoice::None => {
+                    [front, _] = tokenizer.ends()?;
+                    Ok(Template::Plain { end: None })
+                }
             };
             made_with = [Some(tokenizer.digest()?), renders.as_ref().ok().map(Template::digest)];
             template = Some(renders);
@@ -185,7 +189,7 @@ impl Generate {
         let generator = Generator::load(source, device, self.precision.unwrap_or_default(), settings)?;
         let digest = source.digest()?;
         let (stage, seen) = (self.clone(), Seen::default());
-        Ok(Box::new(Work { stage, generator, template, made_with, digest, positions, seen }))
+        Ok(Box::new(Work { stage, generator, template, front, made_with, digest, positions, seen }))
     }
 
     /// The tokens that end an answer: those of the stage, or else of the model's configuration and of its tokenizer.
@@ -225,6 +229,8 @@ struct Work {
     generator: Generator,
     /// Why there is none is told where one is needed. None without a tokenizer.
     template: Option<Result<Template>>,
+    /// What the tokenizer puts in front of a text without a template.
+    front: Vec<i32>,
     /// Digests of tokenizer and template.
     made_with: [Option<String>; 2],
     digest: String,
@@ -310,9 +316,8 @@ impl Work {
             None => return Err(missing()),
         };
         let rendered = messages(batch, PROMPT)?.into_par_iter().map(|turns| {
-            let turns: Vec<Message> = turns.iter().map(|(role, content)| Message { role, content }).collect();
-            match template.render_prompt(&turns) {
-                Ok(text) => Ok((tokenizer.encode(&text)?, None)),
+            match template.render_prompt(&turns, &Context::default()) {
+                Ok(text) => Ok(([&self.front[..], &tokenizer.encode(&text)?].concat(), None)),
                 Err(Error::Data { .. }) => Ok((Vec::new(), Some("refused by the chat template"))),
                 Err(error) => Err(error),
             }

@@ -1,6 +1,8 @@
-//! A Hugging Face tokenizer folder: `tokenizer.json`, the names of its special tokens, and its chat template.
+//! A Hugging Face tokenizer folder: `tokenizer.json`, the special tokens that its other files name, and its chat template.
 //!
-//! Nothing is added to a text that is not in it, no special token at either end: the chat template writes them.
+//! The ids are those of `AutoTokenizer` in `transformers`. Nothing is added to a text that is not in it, no special token
+//! at either end: the chat template writes them. [`Tokenizer::ends`] are what the tokenizer itself puts around a text that
+//! has no template.
 
 pub mod compare;
 mod special_tokens;
@@ -11,6 +13,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+
+use special_tokens::{Files, Found};
 
 use super::chat_template::ChatTemplate;
 use crate::error::{Error, Result, caught};
@@ -29,18 +33,15 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Opens `folder`: `tokenizer.json`, and where they exist `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `chat_template.jinja` (which wins over the template in `tokenizer_config.json`) and the model's `config.json`.
+    /// `added_tokens.json`, `chat_template.jinja` (which wins over the template in `tokenizer_config.json`) and the model's
+    /// `config.json`.
     ///
     /// # Errors
     /// A missing `tokenizer.json`, or a file that cannot be used, by name. A folder without a chat template is fine
     /// until [`Tokenizer::template`] is asked for.
     pub fn load(folder: &Path) -> Result<Self> {
         let file = folder.join("tokenizer.json");
-        let bytes = read(&file)?.ok_or_else(|| {
-            let help = "a tokenizer folder needs this file; `AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)` \
-                        in Python writes it";
-            Error::model(file.display(), format!("not found; {help}"))
-        })?;
+        let bytes = read(&file)?.ok_or_else(|| Error::model(file.display(), missing(folder)))?;
         let broken = |error: &dyn std::fmt::Display| Error::model(file.display(), format!("not a tokenizer: {error}"));
         let inner = caught(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|panic| broken(&panic))?;
         let mut inner = inner.map_err(|error| broken(&error))?;
@@ -51,12 +52,18 @@ impl Tokenizer {
             return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
         }
 
-        let config = object(&folder.join("tokenizer_config.json"))?;
-        let map = object(&folder.join("special_tokens_map.json"))?;
-        let model = object(&folder.join("config.json"))?;
-        let special_tokens = special_tokens::find(&config, &map, &model, |id| inner.id_to_token(id));
-        let template = find_template(folder, &config, &special_tokens)?;
-        Ok(Self { inner, folder: folder.to_owned(), special_tokens, template })
+        let files = Files {
+            config: object(&folder.join("tokenizer_config.json"))?,
+            map: object(&folder.join("special_tokens_map.json"))?,
+            added: object(&folder.join("added_tokens.json"))?,
+            model: object(&folder.join("config.json"))?,
+        };
+        let known = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+        let Found { named, tokens } = files.tokens(&known, |id| inner.id_to_token(id));
+        inner.add_tokens(tokens).map_err(|error| broken(&error))?;
+        inner.set_encode_special_tokens(files.config.get("split_special_tokens") == Some(&Value::Bool(true)));
+        let template = find_template(folder, &files.config, &named)?;
+        Ok(Self { inner, folder: folder.to_owned(), special_tokens: named, template })
     }
 
     /// Token ids of `text`. Special tokens written in the text become their ids; none is added.
@@ -71,6 +78,17 @@ impl Tokenizer {
         let encoding = self.call(|inner| inner.encode_char_offsets(text, false))?;
         let ids = encoding.get_ids().iter().map(|&id| id as i32).collect();
         Ok((ids, encoding.get_offsets().to_vec()))
+    }
+
+    /// What the tokenizer's post-processor puts in front of a text and behind it.
+    pub fn ends(&self) -> Result<[Vec<i32>; 2]> {
+        let encoding = self.call(|inner| inner.encode("a", true))?;
+        let added = encoding.get_special_tokens_mask();
+        let front = added.iter().take_while(|added| **added == 1).count();
+        let back = added[front..].iter().rev().take_while(|added| **added == 1).count();
+        let (front, behind) = encoding.get_ids().split_at(front);
+        let ids = |ids: &[u32]| ids.iter().map(|&id| id as i32).collect();
+        Ok([ids(front), ids(&behind[behind.len() - back..])])
     }
 
     /// The text of `ids`, special tokens included. Ids outside the vocabulary are left out.
@@ -161,6 +179,17 @@ impl Tokenizer {
                     or join the texts as they are (`template: none`, for base models)";
         Error::model(self.folder.display(), format!("no chat template in this folder; {help}"))
     }
+}
+
+/// What to do about a folder without `tokenizer.json`.
+fn missing(folder: &Path) -> String {
+    let other = ["tokenizer.model", "tekken.json", "tiktoken.model", "vocab.json"];
+    let found = other.into_iter().find(|name| folder.join(name).is_file());
+    let found = found.map(|name| format!(", and `{name}` is not read")).unwrap_or_default();
+    format!(
+        "not found{found}; a tokenizer folder needs this file. `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` \
+         of transformers in Python makes it from what is there"
+    )
 }
 
 fn find_template(

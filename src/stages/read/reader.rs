@@ -8,11 +8,11 @@ use arrow::compute::{cast, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::conversation::{self, Pair, Turn};
+use super::conversation::{Pair, Turn, role, words};
 use super::form::{Form, Reason, Rows, Table};
 use super::sql::Filter;
 use super::{ColumnNames, Keep, PairRule, Read, rename, tokens};
-use crate::columns::{PROMPT_IDS, ROW_ID, row_as_json, with_column};
+use crate::columns::{PROMPT_IDS, ROW_ID, messages_column, row_as_json, with_column};
 use crate::error::{Error, Place, Result};
 use crate::io::{Bound, Chunk};
 use crate::stages::Outcome;
@@ -116,7 +116,7 @@ impl Reader {
         let names = self.read.columns.clone().unwrap_or_default();
         let (batch, pairs) = self.one_a_row(form, batch, &names)?;
         let prompt = |row: usize| match &pairs[row] {
-            Ok(pair) => serde_json::to_string(&pair.prompt).expect("turns are plain data"),
+            Ok(pair) => prompt_key(&pair.prompt),
             Err(_) => content(&batch, row),
         };
         let (batch, keep) = self.side(&batch, prompt)?;
@@ -127,7 +127,7 @@ impl Reader {
         let mut out = batch.clone();
         let parts: [fn(&Pair) -> &[Turn]; 3] = [|pair| &pair.prompt, |pair| &pair.answers[0], |pair| &pair.answers[1]];
         for (name, part) in form.turns().iter().zip(parts) {
-            out = with_column(&out, name, conversation::column(rows.iter().map(part))).map_err(failed)?;
+            out = with_column(&out, name, messages_column(rows.iter().map(part))).map_err(failed)?;
         }
         Ok((batch, Outcome::sort_out(&self.in_order(&out)?, &reasons)?))
     }
@@ -185,6 +185,12 @@ impl Reader {
 
 fn failed(error: ArrowError) -> Error {
     Error::data(Place::default(), error)
+}
+
+/// The text of a prompt by which it lies on one side of a split.
+fn prompt_key(prompt: &[Turn]) -> String {
+    let turns: Vec<(&str, String)> = prompt.iter().map(|turn| (role(turn), words(turn))).collect();
+    serde_json::to_string(&turns).expect("turns are plain data")
 }
 
 /// A number in [0, 1) that the text decides.
