@@ -10,6 +10,9 @@
 //!
 //! The faults of `sepo::io::faults` belong to the whole process, so this is a program of its own, with one thread.
 
+// Without a test harness this is no test to clippy, which permits `unwrap` in tests.
+#![allow(clippy::unwrap_used)]
+
 mod actions;
 mod crashes;
 mod world;
