@@ -10,6 +10,7 @@ use crate::io::Dataset;
 use crate::model::{ModelSource, Weights};
 use crate::stages::Stage;
 use crate::stages::evaluate::{Judge, Reward};
+use crate::stages::read::Read;
 use crate::stages::train::Train;
 
 /// What cannot be meant: an oracle that is its reference, data without rows.
@@ -27,15 +28,33 @@ pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
                 }
                 _ => None,
             },
-            Stage::Read(_) if !plan.allow_empty && node.dataset.as_ref().is_some_and(|dataset| dataset.rows() == 0) => {
-                let help = "where that is meant, set `allow_empty: true` at the top of the file";
-                Some(Problem::at("from", "no file here has a row").help(help))
+            Stage::Read(read) if !plan.allow_empty => {
+                node.dataset.as_ref().and_then(|dataset| without_rows(read, dataset))
             }
             _ => None,
         };
         problems.extend(found.map(|problem| problem.within(&["stages", &node.id, node.stage.name()])));
     }
     problems
+}
+
+/// A dataset without rows, or a file without rows that `from` names by itself: other files of a folder may be empty.
+fn without_rows(read: &Read, dataset: &Dataset) -> Option<Problem> {
+    let named = |file: &String| read.from.list().contains(file);
+    let message = match empty_files(dataset).into_iter().find(named) {
+        Some(file) => format!("{file} has no row"),
+        None if dataset.rows() == 0 => "no file here has a row".to_owned(),
+        None => return None,
+    };
+    let help = "where that is meant, set `allow_empty: true` at the top of the file";
+    Some(Problem::at("from", message).help(help))
+}
+
+/// The files of `dataset` that hold no rows.
+fn empty_files(dataset: &Dataset) -> Vec<String> {
+    let full: BTreeSet<usize> = dataset.units().iter().filter(|unit| unit.rows > 0).map(|unit| unit.file).collect();
+    let files = dataset.files().enumerate().filter(|(index, _)| !full.contains(index));
+    files.map(|(_, file)| file.to_string()).collect()
 }
 
 fn one_model(field: &str, oracle: &str, reference: &str) -> Problem {
@@ -71,6 +90,11 @@ pub(super) fn warnings(plan: &Plan) -> Vec<Problem> {
                 });
                 let seen = |input: &String| trained.into_iter().find_map(|train| seen(plan, train, "input", input));
                 [evaluate.input.as_ref().and_then(seen), None]
+            }
+            Stage::Read(_) => {
+                let empty = node.dataset.as_ref().map(empty_files).unwrap_or_default();
+                let message = |file| format!("{} of the files hold no rows, {file} is the first", empty.len());
+                [empty.first().map(|file| Problem::at("from", message(file))), None]
             }
             _ => [None, None],
         };

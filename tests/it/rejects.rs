@@ -98,6 +98,18 @@ fn rows_that_nothing_leaves_and_files_without_rows_are_errors() {
     assert!(said.contains("p.yaml:3:19: no file here has a row") && said.contains("`allow_empty: true`"), "{said}");
     let allowed = none.replace("workdir: run\n", "workdir: run\nallow_empty: true\n");
     folder.succeeds(&["run", folder.write("p.yaml", &allowed).to_str().unwrap()]);
+
+    // An empty file of many is worth a warning, one that is named an error.
+    folder.write("rows/more.jsonl", "");
+    let output = folder.sepo(&["run", folder.write("p.yaml", &text).to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("1 of the files hold no rows, rows/more.jsonl is the first"),
+        "{said}"
+    );
+    let both = text.replace("from: rows ", "from: [rows/00000.jsonl, rows/more.jsonl] ");
+    let said = folder.fails(&["check", folder.write("p.yaml", &both).to_str().unwrap()], 78);
+    assert!(said.contains("p.yaml:3:19: rows/more.jsonl has no row"), "{said}");
 }
 
 #[test]
