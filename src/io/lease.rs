@@ -2,7 +2,9 @@
 //!
 //! **On this machine and on network disks** a lease is a lock of the operating system on the file `<name>.lock`. The kernel
 //! takes the lock from a process that ends, however it ends. The file says who holds it, for people, and is never deleted:
-//! whoever waited for a deleted file would get a lock that nobody else sees.
+//! whoever waited for a deleted file would get a lock that nobody else sees. On a file system that refuses to lock, the
+//! protocol for stores is used. One whose locks hold on one machine only (NFS mounted with `local_lock`, Lustre with
+//! `localflock`) cannot be told from others: there two machines may hold one lease.
 //!
 //! **In a store** it is a row of numbered objects, `<name>/1.json`, `<name>/2.json`, …, each written by the process that
 //! created it and by no other (`numbered.rs`):

@@ -1,3 +1,5 @@
+//! Leases under races, deaths, pauses and stores that stay away.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{scope, sleep};
