@@ -14,7 +14,7 @@ mod wrong;
 use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -28,6 +28,8 @@ use crate::error::{Error, Result};
 use attempts::persist;
 pub use blob::{Blob, BlobReader};
 pub use canonical::Canonical;
+#[cfg(test)]
+pub(crate) use client::bucket_of;
 use client::{Client, Kind};
 pub use client::{Stores, shown};
 use local::Draft;
@@ -87,6 +89,13 @@ impl Location {
         let path = name.split('/').fold(self.path.clone(), |path, part| path.join(part));
         let local = self.local.as_ref().map(|local| local.join(name));
         Self::new(self.client.clone(), path, format!("{}/{name}", self.shown), local)
+    }
+
+    /// The same file or folder; a request that fails is not tried again later than `limit` after it began.
+    pub(crate) fn within(&self, limit: Duration) -> Self {
+        let mut client = self.client.clone();
+        client.patience.retry.timeout = client.patience.retry.timeout.min(limit.as_secs());
+        Self { client, ..self.clone() }
     }
 
     /// The path on this machine, where it is one.

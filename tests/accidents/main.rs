@@ -10,8 +10,8 @@
 //!
 //! The faults of `sepo::io::faults` belong to the whole process, so this is a program of its own, with one thread.
 
-// Without a test harness this is no test to clippy, which permits `unwrap` in tests.
-#![allow(clippy::unwrap_used)]
+// Without a test harness this is no test to clippy, which permits in tests what is denied elsewhere.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod actions;
 mod crashes;

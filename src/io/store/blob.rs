@@ -1,6 +1,7 @@
 //! A file that is read by ranges, all of them of one version of it.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use bytes::Bytes;
 use object_store::{Error as StoreError, GetOptions, ObjectStore};
@@ -38,21 +39,29 @@ impl Blob {
     /// # Errors
     /// A store that fails; a file that changed since it was opened.
     pub fn range(&self, start: u64, length: usize) -> Result<Bytes> {
-        let (objects, path) = (&self.location.client.objects, &self.location.path);
-        let get = |_| async move {
-            let range = Some((start..start + length as u64).into());
-            let if_match = self.location.pin().and_then(Stamp::condition);
-            let found = objects.get_opts(path, GetOptions { range, if_match, ..GetOptions::default() }).await?;
-            let unknown = |error| StoreError::Generic { store: "local", source: Box::new(error) };
-            let stamp = Stamp::of(&found).map_err(unknown)?;
-            Ok((stamp, found.bytes().await?))
-        };
-        let got = persist(&self.location.client.patience, get);
+        let range = start..start + length as u64;
+        let mut got = self.get(range.clone(), self.location.pin().and_then(Stamp::condition));
+        // A server may hold the condition against an answer that only leads to the file. What comes is compared anyway.
+        if matches!(got, Err(StoreError::Precondition { .. })) && self.location.unchanged().is_ok() {
+            got = self.get(range, None);
+        }
         let checked = got.map_err(|error| self.why(&error)).and_then(|(stamp, bytes)| {
             self.location.expect(&stamp)?;
             Ok(bytes)
         });
         checked.map_err(|error| self.location.keep(error))
+    }
+
+    /// Bytes and the version that they are of.
+    fn get(&self, range: Range<u64>, if_match: Option<String>) -> Result<(Stamp, Bytes), StoreError> {
+        let Location { client, path, .. } = &self.location;
+        persist(&client.patience, |_| async {
+            let (range, if_match) = (Some(range.clone().into()), if_match.clone());
+            let found = client.objects.get_opts(path, GetOptions { range, if_match, ..GetOptions::default() }).await?;
+            let unknown = |error| StoreError::Generic { store: "local", source: Box::new(error) };
+            let stamp = Stamp::of(&found).map_err(unknown)?;
+            Ok((stamp, found.bytes().await?))
+        })
     }
 
     /// What is behind a read that failed with `error`: a file that is shorter now, or gone, fails in many ways.

@@ -193,6 +193,14 @@ fn local(text: &str, path: &str) -> Result<Location> {
     Ok(Location::new(client, path, text.trim_end_matches('/').to_owned(), Some(absolute)))
 }
 
+/// A folder of a bucket whose objects are `objects`.
+#[cfg(test)]
+pub(crate) fn bucket_of(objects: impl ObjectStore, name: &str) -> Location {
+    let objects = Arc::new(objects);
+    let client = Client { objects, parts: None, patience: Patience::default(), kind: Kind::Bucket };
+    Location::new(client, Path::from(name), format!("test://{name}"), None)
+}
+
 /// An absolute path without `..`, which the store does not take: the folder above a link is that of its target.
 fn upright(path: &str) -> io::Result<PathBuf> {
     let mut upright = PathBuf::new();

@@ -33,9 +33,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use tracing::warn;
+
 use super::plan::{Node, Plan};
 use super::report::Report;
 use crate::error::{Error, Result};
+use crate::io::lease::{Lease, Wait};
 use crate::io::owned::Depth;
 use crate::io::{Claim, Location, Owned, Owner, Stamps, session};
 use crate::model::ModelSource;
@@ -211,8 +214,22 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The lease of what stage `id` makes under a name that all runs share, for one of them at a time.
+    fn lease(&self, id: &str) -> Result<Lease> {
+        let mut is_first = true;
+        let lease = Lease::acquire(&self.workdir.at.join("leases"), &self.kept_name(id), |holder| {
+            if std::mem::take(&mut is_first) {
+                warn!("stage `{id}` waits for {holder}, which is at it");
+            }
+            if self.monitor.stopping() { Err(Error::Interrupted) } else { Ok(Wait::On) }
+        });
+        lease?.ok_or(Error::Interrupted)
+    }
+
     /// Lets `node` be done again: what earlier runs made of it under its present settings goes.
     fn forget(&self, node: &Node) -> Result<()> {
+        let is_shared = matches!(node.stage, Stage::Train(_) | Stage::Write(_));
+        let _lease = is_shared.then(|| self.lease(&node.id)).transpose()?;
         for kind in ["data", "rejects", "checkpoints"] {
             let folder = self.folder(kind, node);
             if let Some(owned) = Owned::open(folder.clone())?.filter(|owned| owned.owner().workdir == self.workdir.id) {

@@ -32,6 +32,11 @@ impl Run<'_> {
         if self.is_trained(&node.id)? {
             return Ok(());
         }
+        let lease = self.lease(&node.id)?;
+        // Whoever held it before may have trained the model.
+        if self.is_trained(&node.id)? {
+            return Ok(());
+        }
         self.refuse_foreign_model(&node.id, train.overwrite)?;
         let (feed, mut passed) = self.feed(node, train)?;
         let start = Instant::now();
@@ -76,6 +81,7 @@ impl Run<'_> {
         for rows in feed.held_out.iter().map(|(rows, _)| rows).chain([&feed.input]) {
             self.unchanged(&rows.flow, [node])?;
         }
+        lease.held()?;
         let model = self.keep(node, |folder| match &train.lora {
             Some(lora) => save::adapted(model, &source, lora, &card, folder),
             None => save::whole(&model, &source, Some(&card), folder),

@@ -27,27 +27,42 @@ struct Outputs {
 
 impl Run<'_> {
     pub(super) fn write(&mut self, node: &Node, write: &Write) -> Result<()> {
-        let record = self.recorded(&node.id)?;
         let folder = self.plan.stores.locate(&write.to)?;
-        if let Some(found) = record.clone().filter(|record| record.fingerprint == self.prints[&node.id])
-            && self.is_whole(node, &found, &folder)?
-        {
-            self.report.outputs.extend(shown(&folder, &found));
-            self.remember(found);
+        if self.is_written(node, &folder)? {
             return Ok(());
         }
+        let lease = self.lease(&node.id)?;
+        // Whoever held it before may have written the files.
+        if self.is_written(node, &folder)? {
+            return Ok(());
+        }
+        let record = self.recorded(&node.id)?;
         let outputs = Outputs::of(self, record, folder.clone())?;
         outputs.refuse_others(node, write)?;
         let start = Instant::now();
         let mut shards = Shards::create(write, folder.clone());
         let (rows, passed) = self.each(&write.input, node, None, &mut |batch| shards.write(batch))?;
         let shards = shards.finish(&node.columns)?;
+        lease.held()?;
         let bytes = shards.iter().map(|shard| shard.written.bytes).sum();
         let seconds = start.elapsed().as_secs_f64();
         let report = StageReport { rows_in: rows, rows_out: rows, seconds, bytes, ..StageReport::default() };
         let record = outputs.publish(self, node, write, shards, self.conclude(&node.id, report, passed))?;
         self.report.outputs.extend(shown(&folder, &record));
         self.finish(&node.id, record)
+    }
+
+    /// Whether the stage wrote its files under its present settings; the report then has what is remembered of it.
+    fn is_written(&mut self, node: &Node, folder: &Location) -> Result<bool> {
+        let Some(found) = self.recorded(&node.id)?.filter(|record| record.fingerprint == self.prints[&node.id]) else {
+            return Ok(false);
+        };
+        if !self.is_whole(node, &found, folder)? {
+            return Ok(false);
+        }
+        self.report.outputs.extend(shown(folder, &found));
+        self.remember(found);
+        Ok(true)
     }
 
     /// Whether all files that `record` names in `folder` are there.
