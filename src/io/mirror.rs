@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::session;
 use super::store::Location;
 use crate::error::{Error, Result};
 
@@ -69,7 +70,7 @@ impl Mirror {
         let missing = self.files.iter().filter(|file| wanted(file.name()) && !self.copy_of(file).is_file());
         missing.into_iter().try_for_each(|file| {
             let copy = self.copy_of(file);
-            let draft = copy.with_file_name(format!(".{}.{}", file.name(), std::process::id()));
+            let draft = copy.with_file_name(session::draft_name());
             let folder = copy.parent().unwrap_or(&self.folder);
             let mut reader = file.open()?.reader(0);
             let copied = fs::create_dir_all(folder)

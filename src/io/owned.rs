@@ -19,7 +19,7 @@ pub const RECORD: &str = "sepo.json";
 const NAMED: usize = 5;
 
 /// Whose a folder is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// The id of the workdir.
     pub workdir: String,
@@ -27,6 +27,12 @@ pub struct Owner {
     pub stage: String,
     /// The fingerprint of the stage's settings and inputs.
     pub fingerprint: String,
+    /// The fingerprint of the settings alone.
+    #[serde(default)]
+    pub recipe: String,
+    /// What identifies the content of the input files, by path or URL.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
 }
 
 /// Files `part-00000<ending>`, `part-00001<ending>`, …: too many to be recorded one by one while they are made.
@@ -389,7 +395,7 @@ mod tests {
     use super::*;
 
     fn owner(stage: &str) -> Owner {
-        Owner { workdir: "w".into(), stage: stage.into(), fingerprint: "f".into() }
+        Owner { workdir: "w".into(), stage: stage.into(), ..Owner::default() }
     }
 
     fn claim(folder: &Location, owner: &Owner) -> Result<Owned> {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use sepo::io::faults::{self, Fault};
@@ -11,7 +10,7 @@ use sepo::monitor::Silent;
 use sepo::pipeline::run::orphans;
 use sepo::pipeline::{Options, run};
 
-use crate::world::{Rng, Settings, World, files};
+use crate::world::{OUTPUTS, RUN, Rng, Settings, World};
 
 /// How the runs ended.
 #[derive(Debug, Default)]
@@ -193,15 +192,9 @@ fn collect(world: &mut World, tally: &mut Tally) -> Result<(), String> {
 }
 
 /// Files of sepo in the workdir and the outputs, but for the marker of the workdir.
-fn own(world: &World) -> Vec<PathBuf> {
-    let mut own = Vec::new();
-    for folder in ["run", "out"] {
-        let root = world.path(folder);
-        own.extend(files(&root).into_keys().map(|path| root.join(path)));
-    }
-    own.retain(|path| {
-        !world.foreign.contains_key(path) && path.file_name().is_some_and(|name| name != "sepo-workdir.json")
-    });
+fn own(world: &World) -> Vec<String> {
+    let mut own = [world.names(RUN), world.names("out")].concat();
+    own.retain(|name| !world.foreign.contains_key(name) && !name.ends_with("/sepo-workdir.json"));
     own
 }
 
@@ -210,10 +203,11 @@ fn damage(world: &mut World, rng: &mut Rng, how: Damage) {
     if own.is_empty() {
         return;
     }
-    let path = rng.pick(&own).clone();
-    let mut bytes = fs::read(&path).unwrap();
+    let name = rng.pick(&own).clone();
+    let file = world.at(&name);
+    let mut bytes = file.read().unwrap().unwrap_or_default().to_vec();
     match how {
-        Damage::Delete => return fs::remove_file(&path).unwrap(),
+        Damage::Delete => return file.delete().unwrap(),
         Damage::Cut => bytes.truncate(bytes.len() / 2),
         Damage::Flip if bytes.is_empty() => return,
         Damage::Flip => {
@@ -221,42 +215,28 @@ fn damage(world: &mut World, rng: &mut Rng, how: Damage) {
             bytes[at] ^= 1;
         }
     }
-    fs::write(&path, &bytes).unwrap();
+    file.write(bytes.clone()).unwrap();
     // Where people look, a changed file counts as theirs from now on.
-    let is_seen = |folder: &str| path.starts_with(world.path(folder));
-    if ["out", "run/out", "run/inside", "run/models"].iter().any(|folder| is_seen(folder)) {
-        world.foreign.insert(path.clone(), bytes);
+    if OUTPUTS.iter().chain(&["run/models"]).any(|folder| name.starts_with(&format!("{folder}/"))) {
+        world.foreign.insert(name, bytes);
     }
     // Records and logs are refused, not repaired, when they are damaged.
     world.is_blocked = true;
 }
 
 fn put(world: &mut World, rng: &mut Rng) {
-    let mut places: Vec<String> =
-        ["keep", "run", "run/data", "run/models", "run/results", "run/logs", "run/checkpoints"]
-            .map(str::to_owned)
-            .into();
-    let folders = |kind: &str| {
-        let entries = fs::read_dir(world.path(kind)).into_iter().flatten().flatten();
-        entries
-            .filter(|entry| entry.path().is_dir())
-            .map(|entry| format!("{kind}/{}", entry.file_name().to_string_lossy()))
-            .collect::<Vec<_>>()
+    let kinds = ["data", "models", "results", "logs", "checkpoints", "rejects"];
+    let mut places: Vec<String> = ["keep", RUN].map(str::to_owned).into();
+    places.extend(kinds.map(|kind| format!("{RUN}/{kind}")));
+    let folder = |name: &String| name.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    places.extend(own(world).iter().filter_map(folder));
+    // The user makes no folder of the workdir's; in a store there are none to make.
+    let is_there = |place: &String| match world.at(place).local() {
+        Some(local) => local.is_dir(),
+        None => place == "keep" || !world.names(place).is_empty(),
     };
-    places.extend(
-        ["run/data", "run/models", "run/rejects", "run/checkpoints", "run/logs"].iter().flat_map(|kind| folders(kind)),
-    );
-    places.extend(
-        ["out", "run/out", "run/inside"]
-            .iter()
-            .filter(|folder| world.path(folder).is_dir())
-            .map(|folder| (*folder).to_owned()),
-    );
-    let place = rng.pick(&places).clone();
-    if !world.path(&place).is_dir() {
-        return;
-    }
-    let name = *rng.pick(&[
+    places.retain(is_there);
+    let names = [
         "NOTES.txt",
         "train-00000-of-00002.parquet",
         "part-99999.parquet",
@@ -265,20 +245,23 @@ fn put(world: &mut World, rng: &mut Rng) {
         ".train-1.draft",
         "mine-v1/x.jsonl",
         "train-list-of-things.txt",
-    ]);
-    let name = format!("{place}/{name}");
-    if world.path(&name).exists() {
+    ];
+    let name = format!("{}/{}", rng.pick(&places), rng.pick(&names));
+    if world.at(&name).exists().unwrap() {
         return;
     }
     world.put(&name, format!("the user's {name}").into_bytes());
-    world.is_blocked |= !place.starts_with("keep");
+    world.is_blocked |= !name.starts_with("keep");
 }
 
 fn set_clock(world: &World, days: i64) {
     let by = Duration::from_secs(days.unsigned_abs() * 24 * 3600);
     let now = SystemTime::now();
     let time = if days < 0 { now - by } else { now + by };
-    for path in own(world) {
-        fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    for name in own(world) {
+        // A store has a clock of its own.
+        if let Some(path) = world.at(&name).local() {
+            fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        }
     }
 }

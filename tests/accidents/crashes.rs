@@ -6,15 +6,17 @@ use sepo::io::faults::Fault;
 use sepo::pipeline::Options;
 
 use crate::actions::{Tally, run_once};
-use crate::world::{Rng, World};
+use crate::world::{Rng, Store, World};
 
 /// More than the changes of any run here.
 const MOST: u64 = 500;
 
 /// Worlds of both kinds.
 fn worlds() -> [World; 2] {
-    let world =
-        |trains: bool| (0..).map(|seed| World::new(&mut Rng::new(seed))).find(|world| world.trains == trains).unwrap();
+    let store = Store::of_environment();
+    let world = |trains: bool| {
+        (0..).map(|seed| World::new(&store, &mut Rng::new(seed))).find(|world| world.trains == trains).unwrap()
+    };
     [world(false), world(true)]
 }
 

@@ -15,15 +15,25 @@
 
 mod actions;
 mod crashes;
+// The server's harness and the folder that its other half names are those of the integration tests.
+#[path = "../it/harness.rs"]
+#[allow(dead_code)]
+mod harness;
+#[path = "../it/seaweed.rs"]
+#[allow(dead_code)]
+mod seaweed;
 mod world;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actions::{Action, Tally};
-use world::{Rng, World};
+use world::{Rng, Store, World};
 
 /// Sequences without `SEPO_SEQUENCES` or `SEPO_MINUTES`.
 const SEQUENCES: u64 = 300;
+
+/// Sequences in a store.
+const IN_A_STORE: u64 = 40;
 
 /// Actions of a sequence.
 const ACTIONS: usize = 8;
@@ -44,6 +54,23 @@ fn main() {
     if wanted("sequences") {
         sequences();
     }
+    if wanted("store") && std::env::var_os("SEPO_ACCIDENTS_URL").is_none() {
+        in_a_store();
+    }
+}
+
+/// The same sequences with workdir and outputs in a bucket of SeaweedFS, by a child with the server's credentials.
+fn in_a_store() {
+    let Some(server) = seaweed::server() else { return };
+    let program = std::env::current_exe().expect("a running program has a path");
+    let mut child = std::process::Command::new(program);
+    child.arg("sequences").env("SEPO_ACCIDENTS_URL", "s3://warm");
+    child.env("SEPO_ACCIDENTS_ENDPOINT", format!("http://127.0.0.1:{}", server.s3));
+    if std::env::var_os("SEPO_SEQUENCES").is_none() {
+        child.env("SEPO_SEQUENCES", IN_A_STORE.to_string());
+    }
+    child.env("AWS_ACCESS_KEY_ID", "testkey").env("AWS_SECRET_ACCESS_KEY", "testsecret").env("NO_PROXY", "127.0.0.1");
+    assert!(child.status().expect("the program runs").success(), "in a store");
 }
 
 fn sequences() {
@@ -53,11 +80,11 @@ fn sequences() {
     let first = number("SEPO_SEED").unwrap_or(u64::from(now.subsec_nanos()));
     let (start, mut tally) = (Instant::now(), Tally::default());
     let over = || minutes.is_some_and(|minutes| start.elapsed() > Duration::from_secs(60 * minutes));
-    let mut done = 0;
+    let (mut done, store) = (0, Store::of_environment());
     println!("sequences from seed {first} on");
     while done < count && !over() {
         let seed = first + done;
-        if let Err(what) = sequence(seed, &mut tally) {
+        if let Err(what) = sequence(&store, seed, &mut tally) {
             panic!(
                 "seed {seed}: {what}\nagain: SEPO_SEED={seed} SEPO_SEQUENCES=1 cargo test --release --test accidents sequences"
             );
@@ -69,9 +96,9 @@ fn sequences() {
 }
 
 /// One sequence; what does not hold.
-fn sequence(seed: u64, tally: &mut Tally) -> Result<(), String> {
+fn sequence(store: &Store, seed: u64, tally: &mut Tally) -> Result<(), String> {
     let mut rng = Rng::new(seed);
-    let mut world = World::new(&mut rng);
+    let mut world = World::new(store, &mut rng);
     let mut story = Vec::new();
     for _ in 0..ACTIONS {
         let action = Action::random(&mut rng);

@@ -1,14 +1,16 @@
-//! A small workdir with a user's own files around it and in it, and what runs from nothing write.
+//! A small workdir with a user's own files around it and in it, on this machine or in a store, and what runs from nothing
+//! write.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use sepo::io::{Location, Storage, Stores};
 use sepo::monitor::Silent;
 use sepo::pipeline::{Options, Plan, Spec, run};
 use tempfile::TempDir;
 
-use crate::actions::Tally;
+use crate::actions::{Tally, run_once};
 
 /// splitmix64.
 pub(crate) struct Rng(u64);
@@ -44,11 +46,40 @@ pub(crate) struct Settings {
     pub(crate) value: usize,
 }
 
-/// Files by path.
-pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
+/// Where workdirs and outputs lie: in a folder of this machine, or below a prefix of a store.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    /// The URL of a bucket; none for this machine.
+    pub(crate) bucket: Option<String>,
+    pub(crate) storage: Storage,
+}
+
+impl Store {
+    /// What `SEPO_ACCIDENTS_URL` and `SEPO_ACCIDENTS_ENDPOINT` name, else this machine.
+    pub(crate) fn of_environment() -> Self {
+        let bucket = std::env::var("SEPO_ACCIDENTS_URL").ok();
+        let endpoint = std::env::var("SEPO_ACCIDENTS_ENDPOINT").ok();
+        let region = Some("us-east-1".to_owned());
+        Self {
+            bucket,
+            storage: Storage { endpoint, region, path_style: Some(true), allow_http: true, ..Storage::default() },
+        }
+    }
+}
+
+/// Files by their paths below the world.
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
+
+/// What a run writes to and keeps, by their paths below the world.
+pub(crate) const RUN: &str = "run";
+pub(crate) const OUTPUTS: [&str; 3] = ["out", "run/out", "run/inside"];
 
 pub(crate) struct World {
     folder: TempDir,
+    store: Store,
+    stores: Stores,
+    /// What the workdir and the outputs lie in.
+    base: String,
     /// The version of the input's rows.
     pub(crate) input: usize,
     /// The kind of pipeline that this world runs.
@@ -71,16 +102,8 @@ fn scratch() -> TempDir {
 fn rows(version: usize, file: usize) -> String {
     let row = |row: usize| {
         let id = |k: usize| (7 * version + 5 * file + 3 * row + k) % 90;
-        format!(
-            "{{\"prompt_ids\": [{}, {}], \"chosen_ids\": [{}, {}, {}], \"rejected_ids\": [{}, {}]}}\n",
-            id(0),
-            id(1),
-            id(2),
-            id(3),
-            id(4),
-            id(5),
-            id(6)
-        )
+        let [p, c, r] = [[id(0), id(1)], [id(2), id(3)], [id(5), id(6)]].map(|ids| format!("{}, {}", ids[0], ids[1]));
+        format!("{{\"prompt_ids\": [{p}], \"chosen_ids\": [{c}, {}], \"rejected_ids\": [{r}]}}\n", id(4))
     };
     (0..3 + file).map(row).collect()
 }
@@ -89,11 +112,13 @@ fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).display().to_string()
 }
 
-/// The pipeline file, with its workdir and paths in `root`.
-fn pipeline(root: &Path, settings: Settings) -> String {
-    let (root, a, b) = (root.display(), fixture("llama-tied"), fixture("llama-untied"));
+/// The pipeline file: it reads the folder `from`, and has its workdir and outputs below `base`.
+fn pipeline(from: &Path, base: &str, storage: &Storage, settings: Settings) -> String {
+    let (from, a, b) = (from.display(), fixture("llama-tied"), fixture("llama-untied"));
+    let storage = serde_json::to_string(storage).unwrap();
     let head = format!(
-        "workdir: {root}/run\nmodels: {{ a: {{ path: {a} }}, b: {{ path: {b} }} }}\nstages:\n  rows: {{ read: {{ from: {root}/in }} }}\n"
+        "workdir: {base}/run\nstorage: {storage}\nmodels: {{ a: {{ path: {a} }}, b: {{ path: {b} }} }}\nstages:\n  \
+         rows: {{ read: {{ from: {from} }} }}\n"
     );
     if settings.trains {
         let rate = ["1.0e-3", "3.0e-2"][settings.value];
@@ -101,73 +126,67 @@ fn pipeline(root: &Path, settings: Settings) -> String {
             "{head}  oracle: {{ train: {{ input: rows, model: a, objective: {{ sft: {{}} }}, batch_size: 4, learning_rate: {rate}, \
              log_every: 1, checkpoint: {{ every: 1, keep: 2 }} }} }}\n  \
              scored: {{ score: {{ input: rows, oracle: oracle, reference: a }} }}\n  \
-             out: {{ write: {{ input: scored, to: {root}/run/out }} }}\n"
+             out: {{ write: {{ input: scored, to: {base}/run/out }} }}\n"
         );
     }
     let share = ["0.3", "0.7"][settings.value];
     format!(
         "{head}  scored: {{ score: {{ input: rows, oracle: a, reference: b }} }}\n  \
          keyed: {{ select: {{ input: scored, chosen: {{ top: {share} }} }} }}\n  \
-         out: {{ write: {{ input: keyed, to: {root}/out }} }}\n  inside: {{ write: {{ input: scored, to: {root}/run/inside, split: a }} }}\n"
+         out: {{ write: {{ input: keyed, to: {base}/out }} }}\n  \
+         inside: {{ write: {{ input: scored, to: {base}/run/inside, split: a }} }}\n"
     )
 }
 
-/// All files below `folder` by their paths below it; links and what is no file are left out.
-pub(crate) fn files(folder: &Path) -> Files {
-    fn walk(root: &Path, folder: &Path, found: &mut Files) {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            let (path, kind) = (entry.path(), entry.file_type().unwrap());
-            if kind.is_dir() {
-                walk(root, &path, found);
-            } else if kind.is_file() {
-                found.insert(path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap_or_default());
-            }
-        }
-    }
-    let mut found = Files::new();
-    walk(folder, folder, &mut found);
-    found
-}
-
 impl World {
-    pub(crate) fn new(rng: &mut Rng) -> Self {
+    pub(crate) fn new(store: &Store, rng: &mut Rng) -> Self {
         let folder = scratch();
-        let trains = rng.one_in(3);
-        let mut world =
-            Self { folder, input: 0, trains, foreign: Files::new(), is_blocked: false, expected: BTreeMap::new() };
+        let base = match &store.bucket {
+            Some(bucket) => format!("{bucket}/{}", sepo::io::nonce()),
+            None => folder.path().display().to_string(),
+        };
+        let mut world = Self {
+            folder,
+            stores: Stores::new(store.storage.clone()),
+            store: store.clone(),
+            base,
+            input: 0,
+            trains: rng.one_in(3),
+            foreign: Files::new(),
+            is_blocked: false,
+            expected: BTreeMap::new(),
+        };
         world.replace_input(0);
-        for name in
-            ["keep/notes.txt", "out-of-here/train-00000-of-00001.parquet", "in.md", "keep/deep/data/part-00000.parquet"]
+        for name in ["keep/notes.txt", "out-of-here/train-00000-of-00001.parquet", "keep/deep/data/part-00000.parquet"]
         {
             world.put(name, format!("the user's {name}").into_bytes());
         }
         world
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    /// The file or folder `name` below the world.
+    pub(crate) fn at(&self, name: &str) -> Location {
+        self.stores.locate(&format!("{}/{name}", self.base)).unwrap()
     }
 
-    pub(crate) fn root(&self) -> &Path {
-        self.folder.path()
+    pub(crate) fn is_local(&self) -> bool {
+        self.store.bucket.is_none()
     }
 
     /// Writes a file of the user.
     pub(crate) fn put(&mut self, name: &str, bytes: Vec<u8>) {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, &bytes).unwrap();
-        self.foreign.insert(path, bytes);
+        self.at(name).write(bytes.clone()).unwrap();
+        self.foreign.insert(name.to_owned(), bytes);
     }
 
     /// Another version of the input in place of the present one.
     pub(crate) fn replace_input(&mut self, version: usize) {
         self.input = version % INPUTS;
-        fs::create_dir_all(self.path("in")).unwrap();
+        let folder = self.folder.path().join("in");
+        fs::create_dir_all(&folder).unwrap();
         for file in 0..2 {
-            let (path, new) = (self.path(&format!("in/{file}.jsonl")), self.path(&format!("in/{file}.new")));
-            fs::write(&new, rows(self.input, file)).unwrap();
-            fs::rename(&new, &path).unwrap();
+            fs::write(folder.join("new"), rows(self.input, file)).unwrap();
+            fs::rename(folder.join("new"), folder.join(format!("{file}.jsonl"))).unwrap();
         }
     }
 
@@ -175,23 +194,34 @@ impl World {
         Settings { trains: self.trains, value }
     }
 
-    pub(crate) fn plan(&self, settings: Settings) -> sepo::error::Result<Plan> {
-        let text = pipeline(self.root(), settings);
+    fn plan_in(&self, base: &str, storage: &Storage, settings: Settings) -> sepo::error::Result<Plan> {
+        let text = pipeline(&self.folder.path().join("in"), base, storage, settings);
         Plan::new(&Spec::parse(&text, &self.name(), &[])?)
+    }
+
+    pub(crate) fn plan(&self, settings: Settings) -> sepo::error::Result<Plan> {
+        self.plan_in(&self.base, &self.store.storage, settings)
     }
 
     /// The name of the pipeline file.
     pub(crate) fn name(&self) -> String {
-        self.path("p.yaml").display().to_string()
+        self.folder.path().join("p.yaml").display().to_string()
+    }
+
+    /// The names of all files below `folder`, unfinished ones too.
+    pub(crate) fn names(&self, folder: &str) -> Vec<String> {
+        let found = self.at(folder).scan().unwrap().into_iter().filter(|found| found.is_file);
+        found.map(|found| format!("{folder}/{}", found.path)).collect()
     }
 
     /// The user's files that are not what they were.
     pub(crate) fn harmed(&self) -> Result<(), String> {
-        for (path, bytes) in &self.foreign {
-            match fs::read(path) {
-                Ok(found) if found == *bytes => {}
-                Ok(_) => return Err(format!("{} was changed", path.display())),
-                Err(error) => return Err(format!("{} is gone ({error})", path.display())),
+        for (name, bytes) in &self.foreign {
+            match self.at(name).read() {
+                Ok(Some(found)) if found == *bytes => {}
+                Ok(Some(_)) => return Err(format!("{name} was changed")),
+                Ok(None) => return Err(format!("{name} is gone")),
+                Err(error) => return Err(error.to_string()),
             }
         }
         Ok(())
@@ -199,70 +229,53 @@ impl World {
 
     /// What the `write` stages made, without what the user put beside it.
     fn outputs(&self) -> Files {
-        let mut outputs = Files::new();
-        for folder in ["out", "run/out", "run/inside"] {
-            for (name, bytes) in files(&self.path(folder)) {
-                let path = Path::new(folder).join(name);
-                if !self.foreign.contains_key(&self.path("").join(&path))
-                    && path.extension().is_some_and(|end| end == "parquet")
-                {
-                    outputs.insert(path, bytes);
-                }
-            }
-        }
-        outputs
+        let names = OUTPUTS.iter().flat_map(|folder| self.names(folder));
+        let names = names.filter(|name| name.ends_with(".parquet") && !self.foreign.contains_key(name));
+        names.filter_map(|name| Some((name.clone(), self.at(&name).read().unwrap()?.to_vec()))).collect()
     }
 
     /// Compares what a successful run with `settings` wrote with what a run from nothing writes.
     pub(crate) fn compare(&mut self, settings: Settings) -> Result<(), String> {
         let key = (settings, self.input);
         if !self.expected.contains_key(&key) {
-            let expected = from_nothing(settings, self.input, self.root());
+            let expected = self.from_nothing(settings);
             self.expected.insert(key, expected);
         }
         let (expected, found) = (&self.expected[&key], self.outputs());
         if *expected == found {
             return Ok(());
         }
-        let names = |files: &Files| files.keys().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
+        let names = |files: &Files| files.keys().cloned().collect::<Vec<_>>().join(" ");
         Err(format!(
-            "{settings:?}, input {}: expected {}, found {}, with other bytes",
+            "{settings:?}, input {}: {} were expected, {} are there",
             self.input,
             names(expected),
             names(&found)
         ))
     }
 
+    /// What a run from nothing writes. It reads the same files, whose paths are in the rows.
+    fn from_nothing(&self, settings: Settings) -> Files {
+        let folder = scratch();
+        let plan = self.plan_in(&folder.path().display().to_string(), &Storage::default(), settings).unwrap();
+        run(&plan, "p.yaml", &Options::default(), &Silent).unwrap_or_else(|error| panic!("from nothing: {error}"));
+        let mut outputs = Files::new();
+        for place in OUTPUTS {
+            let at = Location::parse(&folder.path().join(place).display().to_string()).unwrap();
+            for found in at.scan().unwrap() {
+                let bytes = at.join(&found.path).read().unwrap().unwrap();
+                outputs.insert(format!("{place}/{}", found.path), bytes.to_vec());
+            }
+        }
+        outputs
+    }
+
     /// The last run of a sequence, without failures.
     pub(crate) fn settle(&mut self, tally: &mut Tally) -> Result<(), String> {
-        let settings = self.settings(0);
-        match crate::actions::run_once(self, settings, &Options::default(), None, tally)? {
+        match run_once(self, self.settings(0), &Options::default(), None, tally)? {
             None => Ok(()),
             Some(_) if self.is_blocked => Ok(()),
             Some(error) => Err(format!("nothing is in the way, and yet: {error}")),
         }
     }
-}
-
-/// What a run from nothing writes. Files that a world's own path would enter are made at that path's likeness: row keys hold
-/// the file's path.
-fn from_nothing(settings: Settings, input: usize, root: &Path) -> Files {
-    // Row keys name the input file, so the run must read the same path: the world's input, into another workdir.
-    let folder = scratch();
-    let text = pipeline(root, settings);
-    let away = |name: &str| folder.path().join(name).display().to_string();
-    let text = text
-        .replace(&format!("workdir: {}/run", root.display()), &format!("workdir: {}", away("run")))
-        .replace(&format!("to: {}/run/", root.display()), &format!("to: {}/", away("run")))
-        .replace(&format!("to: {}/out", root.display()), &format!("to: {}", away("out")));
-    let plan = Plan::new(&Spec::parse(&text, "p.yaml", &[]).unwrap()).unwrap();
-    run(&plan, "p.yaml", &Options::default(), &Silent)
-        .unwrap_or_else(|error| panic!("from nothing, {settings:?}, {input}: {error}"));
-    let mut outputs = Files::new();
-    for name in ["out", "run/out", "run/inside"] {
-        for (file, bytes) in files(&folder.path().join(name)) {
-            outputs.insert(Path::new(name).join(file), bytes);
-        }
-    }
-    outputs
 }

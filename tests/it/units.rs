@@ -57,6 +57,22 @@ fn shares_of_the_units_add_up_to_a_whole_run() {
 }
 
 #[test]
+fn shares_that_read_other_content_say_so() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file, "--units", "1/2"]);
+    let rows = std::fs::read_to_string(folder.path("rows/3.jsonl")).unwrap();
+    folder.write("rows/3.jsonl", &rows.replace("[5, 1]", "[6, 1]"));
+    let said = folder.fails(&["run", &file, "--units", "2/2"], 1);
+    assert!(said.contains("unfinished work of the same settings on other content of rows/3.jsonl"), "{said}");
+    // The same content under another inode and time is the same input.
+    folder.write("rows/new", &rows);
+    std::fs::rename(folder.path("rows/new"), folder.path("rows/3.jsonl")).unwrap();
+    let last = report(&folder.succeeds(&["run", &file, "--units", "2/2", "--json"]));
+    assert!(last["waiting"].is_null(), "{last}");
+}
+
+#[test]
 fn a_share_is_some_of_all() {
     let folder = Folder::new();
     let file = scoring(&folder);

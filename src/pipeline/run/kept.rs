@@ -227,8 +227,7 @@ fn of_session(
     }
     for (path, (bytes, changed)) in drafts {
         let folder = place.join(&path);
-        let (path, owner) =
-            (folder.to_string(), Owner { workdir: String::new(), stage: String::new(), fingerprint: String::new() });
+        let (path, owner) = (folder.to_string(), Owner::default());
         let what = What::Draft(Owned::new(folder, &owner, ""));
         orphans.push((Orphan { path, why: NEVER_FINISHED, bytes, what }, changed));
     }

@@ -103,6 +103,14 @@ fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
     Ok(needed)
 }
 
+/// What a fingerprint is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Everything,
+    /// Not the content of input files.
+    Settings,
+}
+
 struct Run<'a> {
     plan: &'a Plan,
     workdir: Workdir,
@@ -111,6 +119,8 @@ struct Run<'a> {
     monitor: &'a dyn Monitor,
     report: Report,
     prints: BTreeMap<String, String>,
+    /// As `prints`, of the settings without the content of input files.
+    recipes: BTreeMap<String, String>,
     work: Work,
     verify: Depth,
     /// Materialised stages and models whose files were compared with their digests.
@@ -139,6 +149,7 @@ impl<'a> Run<'a> {
             monitor,
             report: Report { pipeline: name.to_owned(), ..Report::default() },
             prints: BTreeMap::new(),
+            recipes: BTreeMap::new(),
             work: options.work,
             verify: if options.verify { Depth::Digest } else { Depth::Size },
             sound: RefCell::default(),
@@ -146,8 +157,10 @@ impl<'a> Run<'a> {
         };
         for node in nodes() {
             run.stamp(node);
-            let print = run.fingerprint(node)?;
+            let print = run.fingerprint(node, Of::Everything)?;
             run.prints.insert(node.id.clone(), print);
+            let recipe = run.fingerprint(node, Of::Settings)?;
+            run.recipes.insert(node.id.clone(), recipe);
         }
         Ok(run)
     }
@@ -181,12 +194,16 @@ impl<'a> Run<'a> {
     }
 
     /// Digest of the stage's settings and of everything that it uses.
-    fn fingerprint(&self, node: &Node) -> Result<String> {
+    fn fingerprint(&self, node: &Node, of: Of) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         let settings = serde_json::to_string(&node.stage).expect("settings are plain data");
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes()).update(settings.as_bytes());
         hasher.update(&self.plan.seed.to_le_bytes());
-        if let Some(dataset) = &node.dataset {
+        let prints = match of {
+            Of::Everything => &self.prints,
+            Of::Settings => &self.recipes,
+        };
+        if let Some(dataset) = node.dataset.as_ref().filter(|_| of == Of::Everything) {
             hasher.update(dataset.fingerprint(self.monitor)?.as_bytes());
         }
         if let Some(folder) = self.tokenizer(node) {
@@ -195,7 +212,7 @@ impl<'a> Run<'a> {
             hasher.update(tokenizer.template_digest().unwrap_or_default().as_bytes());
         }
         for (_, name) in node.stage.inputs().into_iter().chain(node.stage.models()) {
-            let print = match (self.prints.get(name), self.plan.source(name)) {
+            let print = match (prints.get(name), self.plan.source(name)) {
                 (Some(print), _) => print.clone(),
                 (None, Some(source)) => source.digest()?,
                 (None, None) => String::new(),
@@ -280,7 +297,22 @@ impl<'a> Run<'a> {
     }
 
     fn owner(&self, id: &str) -> Owner {
-        Owner { workdir: self.workdir.id.clone(), stage: id.to_owned(), fingerprint: self.prints[id].clone() }
+        Owner {
+            workdir: self.workdir.id.clone(),
+            stage: id.to_owned(),
+            fingerprint: self.prints[id].clone(),
+            recipe: self.recipes[id].clone(),
+            inputs: self.inputs(id),
+        }
+    }
+
+    /// What identifies the content of the files that stage `id` depends on.
+    fn inputs(&self, id: &str) -> BTreeMap<String, String> {
+        let Some(node) = self.plan.node(id) else { return BTreeMap::new() };
+        // The fingerprint was taken before, so that they are known.
+        let own = node.dataset.iter().flat_map(|dataset| dataset.identities(self.monitor).unwrap_or_default());
+        let uses = node.stage.inputs().into_iter().chain(node.stage.models());
+        own.chain(uses.flat_map(|(_, name)| self.inputs(name))).collect()
     }
 
     /// The id of a stage with its fingerprint.
@@ -300,6 +332,16 @@ impl<'a> Run<'a> {
             None => self.trained(name),
         }
     }
+}
+
+/// The folder `tables/<stem>` in the workdir of `plan`, for the sweep of the pipeline file `name`.
+///
+/// # Errors
+/// A folder that sepo did not make; a store that fails.
+pub fn tables(plan: &Plan, name: &str, stem: &str) -> Result<Owned> {
+    let workdir = Workdir::open(plan.stores.locate(&plan.workdir)?)?;
+    let owner = Owner { workdir: workdir.id, stage: "sweep".to_owned(), ..Owner::default() };
+    Claim { folder: workdir.at.join(&format!("tables/{stem}")), owner, pipeline: identity(name) }.open()
 }
 
 /// What a pipeline file is known by in a workdir: its name, and a digest of its path.

@@ -132,6 +132,32 @@ pub(super) fn recorded(folder: &Location) -> Result<BTreeMap<String, Written>> {
 }
 
 impl Run<'_> {
+    /// Shares of `node` whose input files have another content work in another folder and would never meet.
+    ///
+    /// # Errors
+    /// Such a folder that is not finished.
+    pub(super) fn refuse_disagreement(&self, node: &Node) -> Result<()> {
+        let (own, root) = (self.owner(&node.id), self.workdir.at.join("data"));
+        for name in root.entries()? {
+            let Some(folder) = Owned::open(root.join(&name))? else { continue };
+            let other = folder.owner();
+            let is_sibling = (&other.stage, &other.recipe) == (&own.stage, &own.recipe);
+            if !is_sibling || other.fingerprint == own.fingerprint || folder.folder().join(MANIFEST).is_file()? {
+                continue;
+            }
+            let differs = |file: &&String| own.inputs.get(*file) != other.inputs.get(*file);
+            let file = own.inputs.keys().chain(other.inputs.keys()).find(differs);
+            let message = format!(
+                "{} is unfinished work of the same settings on other content of {}: shares must read the same files; if that \
+                 was an earlier attempt, remove it with `sepo runs gc --yes`",
+                folder.folder(),
+                file.map_or("the inputs", String::as_str)
+            );
+            return Err(Error::stage(&node.id, message));
+        }
+        Ok(())
+    }
+
     /// The rows that a stage materialised. Parts that this process did not make are checked once.
     pub(super) fn parts(&self, node: &Node) -> Result<Flow> {
         let folder = self.folder("data", node);

@@ -137,6 +137,9 @@ impl<'a> Run<'a> {
             let came = flow.reader.is_none().then_some(flow.rows);
             balanced(&reports, &way, came, Some(parts.iter().map(|part| part.rows).sum()))?;
         }
+        if !missing.is_empty() {
+            self.refuse_disagreement(node)?;
+        }
         if missing.is_empty() {
             self.some_rows(&reports, &self.folder("rejects", node))?;
         }

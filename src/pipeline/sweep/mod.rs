@@ -192,7 +192,7 @@ pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Mo
     let first = plans.first().ok_or_else(|| Error::stage("sweep", "there are no variants"))?;
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     let sweep = variants[0].spec.file.sweep.as_ref().expect("variants come from a sweep");
-    let folder = first.stores.locate(&first.workdir)?.join(&format!("tables/{stem}"));
-    let (text, tables) = table::write(sweep, &outcomes, &folder)?;
+    let mut folder = run::tables(first, name, &stem)?;
+    let (text, tables) = table::write(sweep, &outcomes, &mut folder)?;
     Ok(Outcomes { variants: outcomes, tables, text })
 }
