@@ -22,6 +22,7 @@ pub mod layers;
 pub mod pass;
 pub mod save;
 pub mod score;
+pub mod sizes;
 mod trunk;
 
 pub use crate::kernels::precision::Precision;
