@@ -47,7 +47,7 @@ impl CausalLm {
 type Known = (&'static str, &'static str, fn(&Value) -> Result<Described, String>);
 
 /// The supported architectures.
-const ARCHITECTURES: [Known; 6] = [
+const ARCHITECTURES: &[Known] = &[
     ("llama", "LlamaForCausalLM", |config| described(config, llama::read, CausalLm::Decoder)),
     ("mistral", "MistralForCausalLM", |config| described(config, mistral::read, CausalLm::Decoder)),
     ("qwen2", "Qwen2ForCausalLM", |config| described(config, qwen2::read, CausalLm::Decoder)),
@@ -113,7 +113,7 @@ fn describe(config: &Value) -> Result<Described, String> {
         None => {
             let model_type = config.get("model_type").and_then(Value::as_str);
             let found = model_type.map_or("no model_type".to_owned(), |found| format!("model_type `{found}`"));
-            let supported = ARCHITECTURES.map(|(model_type, ..)| model_type).join(", ");
+            let supported = ARCHITECTURES.iter().map(|(model_type, ..)| *model_type).collect::<Vec<_>>().join(", ");
             Err(format!("{found} is not supported; supported: {supported}"))
         }
     }
