@@ -15,6 +15,8 @@
 #![cfg_attr(feature = "tch", allow(deprecated, reason = "burn supports LibTorch up to 0.22"))]
 
 pub mod cli;
+#[cfg(test)]
+mod close;
 pub mod columns;
 pub mod error;
 pub mod io;

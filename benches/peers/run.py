@@ -146,7 +146,9 @@ def accuracy(path, exact):
     """Largest reward difference from the f64 run, and the share of mask positions that agree with it."""
     worst, same, total = 0.0, 0, 0
     for side, rows in rewards(path).items():
-        for row, truth in zip(rows, exact[side]):
+        for row, truth in zip(rows, exact[side], strict=True):
+            assert row.shape == truth.shape and row.size > 0, f"{path}: {side} has a row of {row.size}, not {truth.size}"
+            assert np.isfinite(row - truth).all(), f"{path}: {side} has a reward that is no number"
             worst = max(worst, float(np.abs(row - truth).max()))
             agree = mask(row, side) == mask(truth, side)
             same, total = same + int(agree.sum()), total + len(agree)
@@ -231,7 +233,8 @@ def report(a, bench, runs, scoring, training, exact):
         ratio = speed[name] / speed["PyTorch, SePO" if "SePO" in name else "PyTorch, DPO"]
         out.append(f"| {name} | {speed[name]:.2f} | {ratio:.2f} | {peak[name]:.0f} |")
     for ours, theirs in (("sepo, SePO", "PyTorch, SePO"), ("sepo, DPO from columns", "PyTorch, DPO")):
-        pairs = zip(runs[ours][0]["losses"], runs[theirs][0]["losses"])
+        pairs = np.array(list(zip(runs[ours][0]["losses"], runs[theirs][0]["losses"], strict=True)))
+        assert pairs.size > 0 and np.isfinite(pairs).all(), f"{ours}, {theirs}: losses that are no numbers, or none"
         out += ["", f"Losses of {ours} differ from PyTorch's by at most {max(abs(x - y) / abs(y) for x, y in pairs):.1e} of their value."]
     (ROOT / "benches" / f"{a.name}.md").write_text("\n".join(out) + "\n")
     bar = [(name, speed[name], name.startswith("sepo")) for name in scoring]

@@ -194,6 +194,8 @@ unsafe fn pack(rhs: Matrix, [inputs, columns]: [usize; 2], panel: &mut Vec<f32>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::close::Tolerance::Absolute;
+    use crate::close::assert_close;
     use burn::backend::flex::Layout;
     use burn::tensor::{Bytes, DType};
     use proptest::prelude::*;
@@ -221,12 +223,13 @@ mod tests {
             let at = |values: &[f32], [rows, columns]: [usize; 2], turned: bool, row: usize, column: usize| {
                 f64::from(values[if turned { column * rows + row } else { row * columns + column }])
             };
-            for (index, got) in crate::kernels::values(&out).iter().enumerate() {
+            let want = (0..m * n).map(|index| {
                 let (row, column) = (index / n, index % n);
                 let term = |i: usize| at(&left, [m, k], turned[0], row, i) * at(&right, [k, n], turned[1], i, column);
-                let want: f64 = (0..k).map(term).sum();
-                prop_assert!((f64::from(*got) - want).abs() < 1e-4, "{row} {column}: {got} {want}");
-            }
+                (0..k).map(term).sum()
+            });
+            let want: Vec<f64> = want.collect();
+            assert_close(crate::kernels::values(&out), &want, Absolute(1e-4), format_args!("{m} x {k} x {n}"));
         }
 
         #[test]
@@ -237,11 +240,11 @@ mod tests {
             let rhs = Matrix { data: right.as_ptr(), rows: n, columns: 1 };
             // SAFETY: the vectors hold the matrices.
             unsafe { product([m, n, k], out.as_mut_ptr(), n, lhs, rhs, true, 0.5) };
-            for (index, got) in out.iter().enumerate() {
+            let want = (0..m * n).map(|index| {
                 let term = |i: usize| left[index / n * k + i] * right[i * n + index % n];
-                let want = 1.0 + 0.5 * (0..k).map(term).sum::<f32>();
-                prop_assert!((got - want).abs() < 1e-4, "{index}: {got} {want}");
-            }
+                1.0 + 0.5 * (0..k).map(term).sum::<f32>()
+            });
+            assert_close(&out, &want.collect::<Vec<_>>(), Absolute(1e-4), format_args!("{m} x {k} x {n}"));
         }
     }
 
@@ -249,6 +252,6 @@ mod tests {
     fn long_sums_are_taken_in_pieces() {
         let (m, n, k) = (3, 50, 2 * DEPTH + 5);
         let out = matmul(&stored(vec![1.0; m * k], [m, k], false), &stored(vec![0.25; k * n], [k, n], true));
-        assert!(crate::kernels::values(&out).iter().all(|sum| *sum == k as f32 / 4.0));
+        assert_eq!(crate::kernels::values(&out), vec![k as f32 / 4.0; m * n]);
     }
 }

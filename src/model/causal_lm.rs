@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Gradients, Tensor};
 
-use super::architectures::CausalLm;
+use super::architectures::{CausalLm, Described};
 use super::batch::PackedBatch;
 use super::checkpoint::adapter::Stored;
 use super::checkpoint::source::ModelSource;
@@ -13,7 +13,6 @@ use super::layers::overlay::{Overlay, Training};
 use super::layers::parameters::Parameters;
 use super::layers::visit;
 use super::layers::weight::{Head, Kept};
-use super::trunk;
 use crate::error::{Error, Result};
 use crate::kernels::precision::Precision;
 use crate::kernels::token_kl::Compared;
@@ -53,15 +52,15 @@ impl CausalLm {
             return Err(Error::model(source, message));
         }
         let start = source.adapter_folder().map(Stored::open).transpose()?;
-        let layers = trunk::layers(&source.config()?);
-        let training = Training::new(source.to_string(), lora.clone(), layers, seed, start)?;
+        let Described { sizes, names, .. } = source.describe()?;
+        let training = Training::new(source.to_string(), lora.clone(), sizes.layers, names.head, seed, start)?;
         Self::load_with(source, Overlay::Trained(training), Kept::Plain, device)
     }
 
     fn load_with(source: &ModelSource, overlay: Overlay, kept: Kept, device: &Device) -> Result<Self> {
-        let config = source.config()?;
-        let mut parameters = Parameters::open(source, &config, overlay, kept, device)?;
-        let model = Self::new(&config, &mut parameters)?;
+        let described = source.describe()?;
+        let mut parameters = Parameters::open(source, described.initializer_range, overlay, kept, device)?;
+        let model = described.build(&mut parameters)?;
         parameters.finish()?;
         Ok(model)
     }
@@ -78,18 +77,12 @@ impl CausalLm {
 
     /// The longest sequence that the model can take; none where positions are computed.
     pub fn position_limit(&self) -> Option<usize> {
-        match self {
-            Self::Decoder(_) | Self::GptNeoX(_) => None,
-            Self::Gpt2(model) => Some(model.positions()),
-        }
+        self.body().position_limit()
     }
 
+    /// The output head, `[vocabulary, width]`.
     pub(super) fn head(&self) -> Head {
-        match self {
-            Self::Decoder(model) => model.head(),
-            Self::GptNeoX(model) => model.head(),
-            Self::Gpt2(model) => model.head(),
-        }
+        self.body().head()
     }
 
     /// Log-probabilities `[batch.targets.len()]` of the batch's needed tokens, in the batch's order.
@@ -119,7 +112,7 @@ impl CausalLm {
 
     /// An empty cache for the keys and values of its layers.
     pub fn cache(&self) -> KvCache {
-        KvCache::new(self.layers())
+        KvCache::new(self.body().layers())
     }
 
     /// Calls `visit` with every parameter's checkpoint name and tensor, flattened, in a fixed order.

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use burn::module::Param;
 use burn::tensor::{Distribution, FloatDType, Tensor};
-use serde_json::Value;
 
 use super::batch::{PackedBatch, PairIds};
 use super::device::DeviceSpec;
 use super::layers::weight::{Kept, Weight};
+use super::sizes::Sizes;
 use crate::error::Result;
 use crate::kernels::linear::Layout;
 use crate::kernels::packed::Packed;
@@ -88,25 +88,16 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// From config.json; none where it has not the usual names.
-    pub fn of(config: &Value) -> Option<Self> {
-        let number = |names: &[&str]| names.iter().find_map(|name| config.get(*name)?.as_u64()).map(|n| n as f64);
-        let width = number(&["hidden_size", "n_embd"])?;
-        let layers = number(&["num_hidden_layers", "n_layer"])?;
-        let heads = number(&["num_attention_heads", "n_head"])?;
-        let kv_heads = number(&["num_key_value_heads"]).unwrap_or(heads);
-        let head_dim = number(&["head_dim"]).unwrap_or(width / heads);
-        let inner = number(&["intermediate_size", "n_inner"]).unwrap_or(4.0 * width);
-        let gpt = matches!(config.get("model_type").and_then(Value::as_str), Some("gpt2" | "gpt_neox"));
-        let attention = 2.0 * width * head_dim * (heads + kv_heads);
-        let feed_forward = if gpt { 2.0 } else { 3.0 } * width * inner;
-        Some(Self {
-            width: width as usize,
+    /// The cost of a model with these sizes.
+    pub fn of(sizes: &Sizes) -> Self {
+        let [width, layers, vocabulary] = [sizes.width, sizes.layers, sizes.vocabulary].map(|n| n as f64);
+        Self {
+            width: sizes.width,
             layers,
-            token: 2.0 * layers * (attention + feed_forward),
-            seen: 4.0 * layers * heads * head_dim,
-            needed: 2.0 * width * number(&["vocab_size"])?,
-        })
+            token: 2.0 * sizes.layer_weights(),
+            seen: 4.0 * layers * (sizes.heads * sizes.head_dim) as f64,
+            needed: 2.0 * width * vocabulary,
+        }
     }
 
     /// Operations of a forward pass through the first `layers`.
@@ -158,21 +149,25 @@ pub fn calibrate(device: DeviceSpec, frozen: Option<Precision>, width: usize) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::sizes::FeedForward;
     use crate::model::{Needed, Response};
-    use serde_json::json;
 
     /// SmolLM2-135M has 106.2 M parameters in its layers' products, and 49152 x 576 in its head.
     #[test]
     fn a_token_costs_two_operations_a_parameter() {
-        let config = json!({
-            "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-            "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152
+        let cost = Cost::of(&Sizes {
+            vocabulary: 49152,
+            width: 576,
+            layers: 30,
+            heads: 9,
+            kv_heads: 3,
+            head_dim: 64,
+            inner: 1536,
+            feed_forward: FeedForward::Gated,
         });
-        let cost = Cost::of(&config).unwrap();
         assert_eq!(cost.token, 2.0 * 106_168_320.0);
         assert_eq!(cost.needed, 2.0 * 49_152.0 * 576.0);
         assert_eq!(cost.forward(Work { tokens: 1.0, needed: 0.0, seen: 1.0 }), cost.token + 4.0 * 30.0 * 576.0);
-        assert_eq!(Cost::of(&json!({"hidden_size": 8})), None);
     }
 
     #[test]

@@ -20,16 +20,11 @@ impl ModelSource {
         }
     }
 
-    /// About how many numbers a backward pass keeps for every token: the inputs of a layer's products, norms and
-    /// activations. Zero where config.json has not the usual names.
+    /// About how many numbers a backward pass keeps for every token.
+    ///
+    /// # Errors
+    /// As for [`Self::describe`].
     pub fn activations(&self) -> Result<u64> {
-        let config = self.config()?;
-        let number = |names: [&str; 2]| names.iter().find_map(|name| config.get(*name)?.as_u64()).unwrap_or(0);
-        let width = number(["hidden_size", "n_embd"]);
-        let inner = match number(["intermediate_size", "n_inner"]) {
-            0 => 4 * width,
-            inner => inner,
-        };
-        Ok(number(["num_hidden_layers", "n_layer"]) * (8 * width + 3 * inner))
+        Ok(self.describe()?.sizes.activations())
     }
 }

@@ -23,6 +23,7 @@ pub mod pass;
 pub mod positions;
 pub mod save;
 pub mod score;
+pub mod sizes;
 mod trunk;
 
 pub use crate::kernels::precision::Precision;

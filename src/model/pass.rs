@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::architectures::CausalLm;
 use super::batch::PackedBatch;
 use super::layers::cache::KvCache;
-use super::layers::context::Setting;
 
 /// What a training pass may keep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,57 +22,20 @@ pub enum Memory {
 }
 
 impl CausalLm {
-    /// Layers between the embeddings and the final norm.
-    pub(super) fn layers(&self) -> usize {
-        match self {
-            Self::Decoder(model) => model.layers(),
-            Self::GptNeoX(model) => model.layers(),
-            Self::Gpt2(model) => model.layers(),
-        }
-    }
-
-    fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
-        match self {
-            Self::Decoder(model) => model.setting(batch, device),
-            Self::GptNeoX(model) => model.setting(batch, device),
-            Self::Gpt2(model) => model.setting(batch),
-        }
-    }
-
-    fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
-        match self {
-            Self::Decoder(model) => model.embed(batch, device),
-            Self::GptNeoX(model) => model.embed(batch, device),
-            Self::Gpt2(model) => model.embed(batch, device),
-        }
-    }
-
-    fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, cache: Option<&mut KvCache>) -> Tensor<2> {
-        let kept = cache.map(|cache| cache.layer(index));
-        match self {
-            Self::Decoder(model) => model.layer(index, x, setting, kept),
-            Self::GptNeoX(model) => model.layer(index, x, setting, kept),
-            Self::Gpt2(model) => model.layer(index, x, setting, kept),
-        }
-    }
-
     /// The rows of `x` that the batch needs, ready for the head.
     fn select(&self, x: Tensor<2>, batch: &PackedBatch, device: &Device) -> Tensor<2> {
         let rows = TensorData::new(batch.rows.clone(), [batch.rows.len()]);
         let x = x.select(0, Tensor::<1, Int>::from_data(rows, device));
-        match self {
-            Self::Decoder(model) => model.norm(x),
-            Self::GptNeoX(model) => model.norm(x),
-            Self::Gpt2(model) => model.norm(x),
-        }
+        self.body().norm(x)
     }
 
     /// Hidden states of the batch's needed rows, ready for the head; with a cache, rows see what it holds of their sequence.
     pub(super) fn needed(&self, batch: &PackedBatch, mut cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
-        let setting = self.setting(batch, device);
-        let mut x = self.embed(batch, device);
-        for index in 0..self.layers() {
-            x = self.layer(index, x, &setting, cache.as_deref_mut());
+        let body = self.body();
+        let setting = body.setting(batch, device);
+        let mut x = body.embed(batch, device);
+        for index in 0..body.layers() {
+            x = body.layer(index, x, &setting, cache.as_deref_mut().map(|cache| cache.layer(index)));
         }
         self.select(x, batch, device)
     }
@@ -90,12 +52,12 @@ impl CausalLm {
         batch: &PackedBatch,
         device: &Device,
     ) -> [Tensor<2>; 2] {
-        let setting = models[0].setting(batch, device);
-        let trunk =
-            (0..common).fold(models[0].embed(batch, device), |x, index| models[0].layer(index, x, &setting, None));
+        let first = models[0].body();
+        let setting = first.setting(batch, device);
+        let trunk = (0..common).fold(first.embed(batch, device), |x, index| first.layer(index, x, &setting, None));
         models.map(|model| {
-            let rest = common..model.layers();
-            let x = rest.fold(trunk.clone(), |x, index| model.layer(index, x, &setting, None));
+            let body = model.body();
+            let x = (common..body.layers()).fold(trunk.clone(), |x, index| body.layer(index, x, &setting, None));
             model.select(x, batch, device)
         })
     }
@@ -103,12 +65,13 @@ impl CausalLm {
     /// As [`Self::hidden`], with the way back still to come, on a device with autodiff.
     pub fn pass<'a>(&'a self, batch: &'a PackedBatch, device: &'a Device, memory: Memory) -> Pass<'a> {
         let mut between = Vec::new();
-        let hidden = if memory == Memory::Low && self.layers() > 0 {
+        let hidden = if memory == Memory::Low && self.body().layers() > 0 {
             let (model, device) = (self.valid(), device.clone().without_autodiff());
-            let setting = model.setting(batch, &device);
-            let mut x = model.embed(batch, &device);
-            for index in 0..model.layers() {
-                x = model.layer(index, x, &setting, None);
+            let body = model.body();
+            let setting = body.setting(batch, &device);
+            let mut x = body.embed(batch, &device);
+            for index in 0..body.layers() {
+                x = body.layer(index, x, &setting, None);
                 between.push(x.clone());
             }
             Tensor::from_inner(model.select(x, batch, &device)).require_grad()
@@ -149,16 +112,17 @@ impl Pass<'_> {
             back(None, loss);
             return;
         }
-        let setting = model.setting(batch, device);
+        let body = model.body();
+        let setting = body.setting(batch, device);
         let mut slope = back(Some(hidden), loss);
         // The way back from the final norm, then from each layer, the last one first.
-        for index in (0..=model.layers()).rev() {
+        for index in (0..=body.layers()).rev() {
             let Some(above) = slope else { return };
             let x = between.pop().map(|x| Tensor::from_inner(x).require_grad());
-            let input = x.clone().unwrap_or_else(|| model.embed(batch, device));
-            let y = match index == model.layers() {
+            let input = x.clone().unwrap_or_else(|| body.embed(batch, device));
+            let y = match index == body.layers() {
                 true => model.select(input, batch, device),
-                false => model.layer(index, input, &setting, None),
+                false => body.layer(index, input, &setting, None),
             };
             slope = back(x, (y * above).sum());
         }

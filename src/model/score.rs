@@ -24,14 +24,14 @@ pub struct Scorer {
     precision: Precision,
     name: String,
     batch_tokens: usize,
-    cost: Option<Cost>,
+    cost: Cost,
 }
 
 impl Scorer {
     /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
         let (model, device, precision) = CausalLm::open(source, device, precision)?;
-        let (name, cost) = (source.to_string(), Cost::of(&source.config()?));
+        let (name, cost) = (source.to_string(), Cost::of(&source.describe()?.sizes));
         Ok(Self { model, device, precision, name, batch_tokens, cost })
     }
 
@@ -40,9 +40,9 @@ impl Scorer {
         self.precision
     }
 
-    /// Floating-point operations of a pass over `work`; zero where config.json does not tell.
+    /// Floating-point operations of a pass over `work`.
     pub fn operations(&self, work: Work) -> f64 {
-        self.cost.map_or(0.0, |cost| cost.forward(work))
+        self.cost.forward(work)
     }
 
     /// The log-probabilities of `pairs`.
@@ -75,7 +75,7 @@ impl Scorer {
 
     /// Floating-point operations that [`Self::logps_beside`] saves on `work`.
     pub fn saved(&self, common: usize, work: Work) -> f64 {
-        self.cost.map_or(0.0, |cost| cost.trunk(common, work))
+        self.cost.trunk(common, work)
     }
 
     /// What `pass` says of every response token of every batch that `pairs` are packed into.

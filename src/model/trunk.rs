@@ -3,10 +3,12 @@
 
 use serde_json::Value;
 
+use super::architectures::Described;
 use super::checkpoint::adapter::Stored;
 use super::checkpoint::names::layer_of;
 use super::checkpoint::source::ModelSource;
 use super::checkpoint::tensors::Checkpoint;
+use super::sizes::Names;
 use crate::error::Result;
 
 impl ModelSource {
@@ -20,47 +22,42 @@ impl ModelSource {
         if computing(&config) != computing(&other.config()?) {
             return Ok(0);
         }
+        let Described { sizes, names, .. } = self.describe()?;
         let base = match (self.base_folder()?, other.base_folder()?) {
             (Some(own), Some(other)) if own == other => usize::MAX,
-            (Some(own), Some(other)) => Checkpoint::open(&own)?.same_until(&Checkpoint::open(&other)?),
+            (Some(own), Some(other)) => Checkpoint::open(&own)?.same_until(&Checkpoint::open(&other)?, &names),
             (None, None) if self.weights == other.weights => usize::MAX,
             _ => 0,
         };
         let adapter = |source: &Self| source.adapter_folder().map(Stored::open).transpose();
         let adapted = match (adapter(self)?, adapter(other)?) {
             (Some(own), Some(other)) if (own.alpha, own.rslora) == (other.alpha, other.rslora) => {
-                own.checkpoint.same_until(&other.checkpoint)
+                own.checkpoint.same_until(&other.checkpoint, &names)
             }
             adapters => {
                 let adapters = [adapters.0, adapters.1];
-                let names = adapters.iter().flatten().flat_map(|stored| stored.checkpoint.names());
-                names.map(matters_from).min().unwrap_or(usize::MAX)
+                let adapted = adapters.iter().flatten().flat_map(|stored| stored.checkpoint.names());
+                adapted.map(|name| matters_from(name, &names)).min().unwrap_or(usize::MAX)
             }
         };
-        Ok(layers(&config).min(base).min(adapted))
+        Ok(sizes.layers.min(base).min(adapted))
     }
 }
 
 impl Checkpoint {
     /// The first layer that a tensor matters to which is not the same in both.
-    fn same_until(&self, other: &Self) -> usize {
-        let mut names: Vec<&str> = self.names().chain(other.names()).collect();
-        names.sort_unstable_by_key(|name| (matters_from(name), *name));
-        let differs = |name: &&str| matters_from(name) < usize::MAX && !self.holds_the_same(other, name);
-        names.into_iter().find(differs).map_or(usize::MAX, matters_from)
+    fn same_until(&self, other: &Self, names: &Names) -> usize {
+        let tensors = self.names().chain(other.names());
+        let mut tensors: Vec<(usize, &str)> = tensors.map(|name| (matters_from(name, names), name)).collect();
+        tensors.sort_unstable();
+        let differs = |(layer, name): &(usize, &str)| *layer < usize::MAX && !self.holds_the_same(other, name);
+        tensors.into_iter().find(differs).map_or(usize::MAX, |(layer, _)| layer)
     }
 }
 
-/// Layers between the embeddings and the final norm, as config.json has it.
-pub(super) fn layers(config: &Value) -> usize {
-    let number = |name: &str| config.get(name)?.as_u64();
-    number("num_hidden_layers").or_else(|| number("n_layer")).unwrap_or(0) as usize
-}
-
-/// The first layer that computes something else when the tensor `name` is another one.
-fn matters_from(name: &str) -> usize {
-    const AFTER_ALL: [&str; 5] = ["lm_head", "embed_out", "norm", "final_layer_norm", "ln_f"];
-    let after_all = || name.split('.').any(|part| AFTER_ALL.contains(&part));
+/// The first layer that computes something else when the tensor `name` of a model with these `names` is another one.
+fn matters_from(name: &str, names: &Names) -> usize {
+    let after_all = || name.split('.').any(|part| names.after_layers.contains(&part));
     layer_of(name).unwrap_or_else(|| if after_all() { usize::MAX } else { 0 })
 }
 
@@ -101,14 +98,17 @@ mod tests {
 
     #[test]
     fn names_say_where_a_difference_begins() {
-        assert_eq!(matters_from("model.embed_tokens.weight"), 0);
-        assert_eq!(matters_from("transformer.wpe.weight"), 0);
-        assert_eq!(matters_from("base_model.model.model.layers.12.mlp.up_proj.lora_A.weight"), 12);
-        assert_eq!(matters_from("h.3.ln_1.bias"), 3);
-        assert_eq!(matters_from("model.layers.4.post_attention_layernorm.weight"), 4);
-        for name in ["model.norm.weight", "lm_head.weight", "gpt_neox.final_layer_norm.bias", "transformer.ln_f.bias"] {
-            assert_eq!(matters_from(name), usize::MAX, "{name}");
-        }
+        let [llama, neox, gpt2] = ["llama-tied", "gpt_neox-parallel", "gpt2-untied"]
+            .map(|model| move |name: &str| matters_from(name, &fixture(model).describe().unwrap().names));
+        assert_eq!(llama("model.embed_tokens.weight"), 0);
+        assert_eq!(gpt2("transformer.wpe.weight"), 0);
+        assert_eq!(llama("base_model.model.model.layers.12.mlp.up_proj.lora_A.weight"), 12);
+        assert_eq!(gpt2("h.3.ln_1.bias"), 3);
+        assert_eq!(llama("model.layers.4.post_attention_layernorm.weight"), 4);
+        assert_eq!(llama("model.norm.weight"), usize::MAX);
+        assert_eq!(llama("base_model.model.lm_head.lora_A.weight"), usize::MAX);
+        assert_eq!([neox("gpt_neox.final_layer_norm.bias"), neox("embed_out.weight")], [usize::MAX; 2]);
+        assert_eq!([gpt2("transformer.ln_f.bias"), gpt2("ln_f.bias")], [usize::MAX; 2]);
     }
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         for name in ["llama-tied", "gpt_neox-parallel", "gpt2-untied"] {
             let base = fixture(name);
-            let all = layers(&base.config().unwrap());
+            let all = base.describe().unwrap().sizes.layers;
             assert!(all > 1);
             assert_eq!(base.common_layers(&base).unwrap(), all);
             let last = adapted(&base, Some(1), 32.0, at(&format!("{name}-last")));

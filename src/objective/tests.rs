@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::contrast::log_sigmoid;
 use super::*;
+use crate::close::{Tolerance, assert_close};
 
 /// One response with everything that an objective may read.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -85,17 +86,21 @@ fn every_objective_is_pytorchs() {
     for FoundOutcome { objective, pair, loss, gradients, state_gradients } in &found.outcomes {
         let [chosen, rejected] = &found.pairs[*pair];
         let outcome = evaluate(objective.formula(), [chosen, rejected]);
-        let close = |a: f64, b: f64| (a - b).abs() < 1e-9 * (1.0 + b.abs());
-        assert!(close(outcome.loss, *loss), "{objective:?}, pair {pair}: {} is not {loss}", outcome.loss);
+        // An objective that reads no token of a response has no gradient there.
+        let check = |got: &[f64], want: &[f64], of: &str| {
+            assert_eq!(got.is_empty(), want.is_empty(), "{objective:?}, pair {pair}, {of}");
+            if !want.is_empty() {
+                assert_close(got, want, Tolerance::Relative(1e-9), format_args!("{objective:?}, pair {pair}, {of}"));
+            }
+        };
+        check(&[outcome.loss], &[*loss], "loss");
         let tokens = objective.formula().needs().tokens;
         for (index, got) in [&outcome.chosen_grad, &outcome.rejected_grad].into_iter().enumerate() {
             let want = found.pairs[*pair][index].taken(tokens[index], &gradients[index]);
-            let same = got.len() == want.len() && got.iter().zip(&want).all(|(got, want)| close(*got, *want));
-            assert!(same, "{objective:?}, pair {pair}: {got:?} is not {want:?}");
+            check(got, &want, "gradients");
         }
         for (got, want) in outcome.state_grads.iter().zip(state_gradients) {
-            let same = got.len() == want.len() && got.iter().zip(want).all(|(got, want)| close(*got, *want));
-            assert!(same, "{objective:?}, pair {pair}, states: {got:?} is not {want:?}");
+            check(got, want, "states");
         }
         seen.insert(objective.name());
     }
@@ -267,7 +272,9 @@ proptest! {
         let tokens = formula.needs().tokens;
         for (index, grads) in [&outcome.chosen_grad, &outcome.rejected_grad].into_iter().enumerate() {
             let places: Vec<usize> = (0..sides[index].logps.len()).collect();
-            for (place, grad) in sides[index].taken(tokens[index], &places).into_iter().zip(grads) {
+            let places = sides[index].taken(tokens[index], &places);
+            prop_assert_eq!(places.len(), grads.len());
+            for (place, grad) in places.into_iter().zip(grads) {
                 let loss = |step: f64| {
                     let mut moved = sides.clone();
                     moved[index].logps[place] += step;
@@ -326,9 +333,11 @@ proptest! {
         let weight = log_sigmoid(plain.rejected_reward - plain.chosen_reward).exp();
         let [weighted, constant] = [true, false].map(|sequence_weight| of(&TReg { base, alpha, sequence_weight }));
         let all = |outcome: Outcome| [vec![outcome.loss], outcome.chosen_grad, outcome.rejected_grad].concat();
-        for ((plain, weighted), constant) in all(plain).into_iter().zip(all(weighted)).zip(all(constant)) {
-            prop_assert!((weighted - plain - weight * (constant - plain)).abs() < 1e-12);
-        }
+        let (plain, weighted, constant) = (all(plain), all(weighted), all(constant));
+        prop_assert_eq!(plain.len(), constant.len());
+        let want = plain.iter().zip(&constant).map(|(plain, constant)| plain + weight * (constant - plain));
+        let want: Vec<f64> = want.collect();
+        assert_close(&weighted, &want, Tolerance::Absolute(1e-12), format_args!("a weight of {weight}"));
     }
 
     #[test]
@@ -361,8 +370,7 @@ proptest! {
         for (own, base) in cases {
             let [own_values, base_values] =
                 [own.clone(), base.clone()].map(|it| all(evaluate(objective(it).formula(), sides.each_ref())));
-            let same = own_values.iter().zip(&base_values).all(|(a, b)| (a - b).abs() < 1e-12 * (1.0 + b.abs()));
-            prop_assert!(same, "{}: {:?} {:?}", own, own_values, base_values);
+            assert_close(&own_values, &base_values, Tolerance::Relative(1e-12), format_args!("{own}"));
         }
     }
 

@@ -7,6 +7,7 @@ use sepo::model::{CausalLm, Kept, ModelSource, Precision};
 use sepo::objective::{Objective, Outcome, Pair, Response};
 use serde::Deserialize;
 
+use crate::close::assert_close;
 use crate::parity::{Gradient, device, expected, fixture, host, pack};
 
 #[derive(Deserialize)]
@@ -47,7 +48,7 @@ fn losses_and_gradients_are_those_of_transformers() {
         };
         let outcomes: Vec<Outcome> = batch.responses.chunks(2).map(outcome).collect();
         let got: f64 = outcomes.iter().map(|outcome| outcome.loss).sum();
-        assert!((got - loss).abs() < 1e-5, "{objective:?}: {got} is not {loss}");
+        assert_close(&format!("{objective:?}, loss"), &[got], &[*loss], 1e-5);
 
         let weighted = |values: Tensor<1>, slopes: fn(&Outcome) -> [&Vec<f64>; 2]| {
             let slopes: Vec<f32> = outcomes.iter().flat_map(slopes).flatten().map(|slope| *slope as f32).collect();

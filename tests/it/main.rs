@@ -6,6 +6,7 @@
 mod azure;
 mod boundary;
 mod checkpoints;
+mod close;
 mod engines;
 mod files;
 mod formats;

@@ -7,6 +7,7 @@ use sepo::columns::{BETTER_PROMPT_IDS, PROMPT_IDS, Side, WORSE_PROMPT_IDS};
 use sepo::io::{Dataset, Stores};
 use serde_json::Value;
 
+use crate::close::assert_close;
 use crate::harness::{Folder, repository, small_model};
 
 /// A pipeline file with `stages` behind the quickstart's first rows.
@@ -96,7 +97,7 @@ fn objectives_of_live_distributions_lower_their_loss() {
         let log = std::fs::read_to_string(folder.path(&format!("run/logs/by_{index}/metrics.jsonl"))).unwrap();
         let first: Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
         let (first, metrics) = (first["loss"].as_f64().unwrap(), &report["stages"][format!("by_{index}")]["metrics"]);
-        assert!((first - start).abs() < 1e-4, "{name} {settings}: starts at {first}, not at {start}");
+        assert_close(&format!("{name} {settings}, first loss"), &[first], &[*start], 1e-4);
         let last = metrics["eval_loss"].as_f64().unwrap();
         assert!(last < start - 0.005, "{name} {settings}: {last} after {start}");
         assert_eq!(metrics["steps"], 12);
@@ -207,9 +208,9 @@ fn two_prompts_make_rewards_that_select_and_train_take() {
                 let values = |list: Lists<'_, f32>| list.rows().flatten().copied().map(f64::from).collect::<Vec<_>>();
                 let rewards = values(of(side.token_rewards()));
                 let (better, worse) = (values(of(side.better_logps())), values(of(side.worse_logps())));
-                for ((reward, better), worse) in rewards.iter().zip(better).zip(worse) {
-                    assert!((reward - (1.0 / (1.0 + (worse - better).exp()) - 0.5)).abs() < 1e-6);
-                }
+                assert_eq!(better.len(), worse.len());
+                let want = better.iter().zip(worse).map(|(better, worse)| 1.0 / (1.0 + (worse - better).exp()) - 0.5);
+                assert_close("rewards", &rewards, &want.collect::<Vec<_>>(), 1e-6);
                 assert!(rewards.iter().any(|reward| reward.abs() > 1e-6));
                 for rule in [None, Some("most"), Some("batch"), Some("above"), Some("unsure")] {
                     let masks = masks(&batch, &side.key_mask(rule)).unwrap();
@@ -237,7 +238,7 @@ fn short_memory_trains_the_same_model_and_says_what_it_cost() {
     let metric = |id: &str, name: &str| report["stages"][id]["metrics"][name].as_f64().unwrap();
     assert_eq!(metric("normal", "tokens"), metric("low", "tokens"));
     let ratio = metric("low", "gflop") / metric("normal", "gflop");
-    assert!((ratio - 4.0 / 3.0).abs() < 1e-9, "{ratio}");
+    assert_close("operations", &[ratio], &[4.0 / 3.0], 1e-9);
     let plan = folder.succeeds(&["plan", &file]);
     assert_eq!(plan.matches(" TFLOP: ").count(), 2, "{plan}");
 }

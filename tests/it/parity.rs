@@ -8,6 +8,8 @@ use sepo::model::{CausalLm, DeviceSpec, Kept, ModelSource, Needed, PackedBatch, 
 use sepo::objective::{self, Dpo, Formula, Pair};
 use serde::Deserialize;
 
+use crate::close::assert_close;
+
 /// Every folder of the fixtures that holds a checkpoint.
 pub(crate) fn cases() -> Vec<String> {
     let folders = std::fs::read_dir(fixture("")).unwrap().map(|entry| entry.unwrap().path());
@@ -26,8 +28,8 @@ pub(crate) struct Expected {
 
 impl Expected {
     /// The log-probabilities of all responses, in the order of a packed batch.
-    pub(crate) fn logps(&self) -> impl Iterator<Item = f64> {
-        self.pairs.iter().flat_map(|row| row.chosen_logps.iter().chain(&row.rejected_logps)).copied()
+    pub(crate) fn logps(&self) -> Vec<f64> {
+        self.pairs.iter().flat_map(|row| row.chosen_logps.iter().chain(&row.rejected_logps)).copied().collect()
     }
 }
 
@@ -52,11 +54,9 @@ impl Gradient {
     #[track_caller]
     pub(crate) fn assert_is(&self, got: &[f32], name: &str) {
         let norm = got.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
-        assert!((norm - self.norm).abs() < 1e-3 * self.norm, "{name}: {norm} {}", self.norm);
-        for (got, want) in got.iter().step_by(self.stride).zip(&self.entries) {
-            let difference = (f64::from(*got) - want).abs();
-            assert!(difference < 1e-3 * self.norm, "{name}: {got} {want}");
-        }
+        assert_close(&format!("{name}, norm"), &[norm], &[self.norm], 1e-3 * self.norm);
+        let entries: Vec<f32> = got.iter().copied().step_by(self.stride).take(6).collect();
+        assert_close(name, &entries, &self.entries, 1e-3 * self.norm);
     }
 }
 
@@ -88,12 +88,6 @@ pub(crate) fn host(logps: Tensor<1>) -> Vec<f32> {
     logps.into_data().convert::<f32>().try_into_vec::<f32>().unwrap()
 }
 
-#[track_caller]
-pub(crate) fn assert_close(name: &str, got: &[f32], want: impl Iterator<Item = f64>, tolerance: f64) {
-    let worst = got.iter().zip(want).map(|(got, want)| (f64::from(*got) - want).abs()).fold(0.0, f64::max);
-    assert!(worst < tolerance, "{name}: largest difference {worst}");
-}
-
 /// The log-probabilities and the gradients of one DPO step must be those of `expected`, which calls a parameter what
 /// `rename` makes of its name.
 pub(crate) fn assert_parity(
@@ -105,7 +99,7 @@ pub(crate) fn assert_parity(
     let device = device();
     let batch = pack(&expected.pairs);
     let logps = host(load(&device).token_logps(&batch, &device));
-    assert_close(name, &logps, expected.logps(), 1e-4);
+    assert_close(name, &logps, &expected.logps(), 1e-4);
 
     let device = device.autodiff();
     let model = load(&device);
@@ -124,7 +118,7 @@ pub(crate) fn assert_parity(
         loss += outcome.loss;
         coefficients.extend(outcome.chosen_grad.iter().chain(&outcome.rejected_grad).map(|c| *c as f32));
     }
-    assert!((loss - expected.loss).abs() < 1e-4, "{name}: loss {loss}, expected {}", expected.loss);
+    assert_close(&format!("{name}, loss"), &[loss], &[expected.loss], 1e-4);
     let size = coefficients.len();
     let coefficients = Tensor::<1>::from_data(TensorData::new(coefficients, [size]), &device);
     let mut gradients = (logps * coefficients).sum().backward();
@@ -158,7 +152,7 @@ fn weights_in_bf16_on_a_device_cost_a_rounding() {
             host(model.token_logps(&batch, &device))
         });
         assert_ne!(exact, rounded, "{name}");
-        assert_close(&name, &rounded, expected.logps(), 0.1);
+        assert_close(&name, &rounded, &expected.logps(), 0.1);
     }
 }
 
@@ -177,7 +171,7 @@ fn sharing_a_batch_or_a_prompt_changes_nothing() {
                 alone.extend(host(model.token_logps(&batch, &device)));
             }
         }
-        assert_close(&name, &together, alone.iter().copied().map(f64::from), 2e-5);
+        assert_close(&name, &together, &alone, 2e-5);
 
         let masks: Vec<[Vec<bool>; 2]> = rows
             .iter()
@@ -189,9 +183,7 @@ fn sharing_a_batch_or_a_prompt_changes_nothing() {
             batch.push(&row.prompt, &[response(&row.chosen, chosen), response(&row.rejected, rejected)]);
         }
         let wanted = masks.iter().flatten().flatten().zip(&together).filter(|(key, _)| **key);
-        let wanted: Vec<f64> = wanted.map(|(_, logp)| f64::from(*logp)).collect();
-        let key = host(model.token_logps(&batch, &device));
-        assert_eq!(key.len(), wanted.len());
-        assert_close(&name, &key, wanted.into_iter(), 2e-5);
+        let wanted: Vec<f32> = wanted.map(|(_, logp)| *logp).collect();
+        assert_close(&name, &host(model.token_logps(&batch, &device)), &wanted, 2e-5);
     }
 }

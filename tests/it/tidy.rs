@@ -30,7 +30,7 @@ const RANKED: [(&str, Ranks); 5] = [
             &["cost", "pass", "trunk"],
             &["architectures", "baseline"],
             &["layers"],
-            &["batch", "checkpoint", "device"],
+            &["batch", "checkpoint", "device", "sizes"],
         ],
     ),
     (

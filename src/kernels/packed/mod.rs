@@ -179,6 +179,7 @@ impl<B: PackedLinear, C: CheckpointStrategy> PackedLinear for Autodiff<B, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::close::{Tolerance, assert_close};
     use crate::kernels::token_logps::{packed_token_logps, token_logps};
     use burn::tensor::{Device, Distribution};
 
@@ -197,8 +198,10 @@ mod tests {
         (Tensor::from_data(TensorData::new(values, shape), &Device::flex()), Arc::new(packed))
     }
 
-    fn difference<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
-        numbers(a).iter().zip(numbers(b)).map(|(a, b)| (a - b).abs() / (1.0 + b.abs())).fold(0.0, f32::max)
+    #[track_caller]
+    fn assert_same<const D: usize>(got: Tensor<D>, want: Tensor<D>, [rows, inputs, outputs]: [usize; 3]) {
+        let context = format_args!("{rows} rows, {outputs} x {inputs}");
+        assert_close(&numbers(got), &numbers(want), Tolerance::Relative(1e-4), context);
     }
 
     #[test]
@@ -208,14 +211,14 @@ mod tests {
             for precision in [Precision::F32, Precision::Bf16x2] {
                 let (plain, packed) = weight([outputs, inputs], precision);
                 let want = x.clone().matmul(plain.transpose());
-                assert!(difference(packed_linear(x.clone(), packed), want) < 1e-4, "{rows} {inputs} {outputs}");
+                assert_same(packed_linear(x.clone(), packed), want, [rows, inputs, outputs]);
             }
 
             let rounded = numbers(x.clone()).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
             let rounded = Tensor::<2>::from_data(TensorData::new(rounded, [rows, inputs]), &Device::flex());
             let (plain, packed) = weight([outputs, inputs], Precision::Bf16);
             let want = rounded.matmul(plain.transpose());
-            assert!(difference(packed_linear(x, packed), want) < 1e-4, "{rows} {inputs} {outputs}");
+            assert_same(packed_linear(x, packed), want, [rows, inputs, outputs]);
         }
     }
 
@@ -228,7 +231,7 @@ mod tests {
                 let targets: Arc<[i32]> = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
                 let got = packed_token_logps(hidden.clone(), packed, targets.clone());
                 let want = token_logps(hidden.clone(), plain, targets);
-                assert!(difference(got, want) < 1e-4, "{rows} {vocabulary} {d}");
+                assert_same(got, want, [rows, d, vocabulary]);
             }
         }
     }
@@ -242,6 +245,6 @@ mod tests {
         let slopes = random([7, 50]);
         let gradients = (out * Tensor::from_data(slopes.clone().into_data(), &device)).sum().backward();
         let grad = x.grad(&gradients).unwrap();
-        assert!(difference(grad, slopes.matmul(plain)) < 1e-4);
+        assert_same(grad, slopes.matmul(plain), [7, 33, 50]);
     }
 }

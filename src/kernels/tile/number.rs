@@ -160,6 +160,7 @@ unsafe fn plain<N: Number>(groups: usize, tile: &[N], panel: &[N], place: Place)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::close::{Tolerance, assert_close};
 
     fn both_bodies_agree<N: Number>(parts: usize) {
         let number = |index: usize| N::from_f32((index * 7919 % 1000) as f32 / 500.0 - 1.0);
@@ -176,8 +177,7 @@ mod tests {
                 N::products(&tile, parts, &panel, place(&mut fast));
                 plain(groups, &tile, &panel, place(&mut slow));
             }
-            let pairs = fast.iter().zip(&slow);
-            assert!(pairs.clone().all(|(a, b)| (a - b).abs() < 1e-4), "{:?}", pairs.collect::<Vec<_>>());
+            assert_close(&fast, &slow, Tolerance::Absolute(1e-4), format_args!("{rows} rows, {columns} columns"));
             let outside = |(index, _): &(usize, &f32)| index / stride >= rows || index % stride >= columns;
             assert!(fast.iter().enumerate().filter(outside).all(|(_, value)| *value == 0.5), "{rows} {columns}");
         }

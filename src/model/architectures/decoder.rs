@@ -7,8 +7,10 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
+use super::interface::{Architecture, Body};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
+use crate::kernels::linear::Layout;
 use crate::kernels::swiglu::swiglu;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
@@ -17,6 +19,18 @@ use crate::model::layers::parameters::Parameters;
 use crate::model::layers::rope::{Rope, RopeConfig};
 use crate::model::layers::weight::Head;
 use crate::model::layers::{Embedding, Linear, RmsNorm};
+use crate::model::sizes::{FeedForward, Names, Sizes};
+
+/// The fields of config.json that are sizes.
+pub const SIZES: &[&str] = &[
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+];
 
 /// What the config.json of all these architectures have in common, with their names.
 #[derive(Debug, Clone, Deserialize)]
@@ -101,16 +115,62 @@ impl Common {
     }
 }
 
+impl Architecture for Config {
+    type Body = Decoder;
+
+    const NAMES: Names = Names { head: "lm_head", after_layers: &["norm", "lm_head"], layout: Layout::OutIn };
+
+    fn sizes(&self) -> Sizes {
+        let common = &self.common;
+        Sizes {
+            vocabulary: common.vocab_size,
+            width: common.hidden_size,
+            layers: common.num_hidden_layers,
+            heads: common.num_attention_heads,
+            kv_heads: common.kv_heads(),
+            head_dim: common.head_dim(),
+            inner: common.intermediate_size,
+            feed_forward: FeedForward::Gated,
+        }
+    }
+
+    fn body(&self, parameters: &mut Parameters) -> Result<Decoder> {
+        let common = &self.common;
+        common.check().map_err(|message| parameters.wrong_config(&message))?;
+        if self.windows.contains(&Some(0)) {
+            return Err(parameters.wrong_config("sliding_window must be above 0"));
+        }
+        let rope = common.rope().map_err(|message| parameters.wrong_config(&message))?;
+        let (vocabulary, width) = (common.vocab_size, common.hidden_size);
+        let layers = self.windows.iter().enumerate();
+        let model = Model {
+            embed_tokens: Embedding::new(parameters, "model.embed_tokens", vocabulary, width)?,
+            layers: layers
+                .map(|(index, window)| DecoderLayer::new(self, *window, parameters, index))
+                .collect::<Result<_>>()?,
+            norm: RmsNorm::new(parameters, "model.norm", width, common.rms_norm_eps)?,
+            rope,
+        };
+        let lm_head = if common.tie_word_embeddings {
+            parameters.ignore("lm_head.weight");
+            None
+        } else {
+            Some(Linear::new(parameters, "lm_head", width, vocabulary, false)?)
+        };
+        Ok(Decoder { model, lm_head })
+    }
+}
+
 /// `LlamaForCausalLM` and its relatives.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    model: Body,
+    model: Model,
     /// Absent where the head is tied to the embeddings.
     lm_head: Option<Linear>,
 }
 
 #[derive(Module, Debug)]
-struct Body {
+struct Model {
     embed_tokens: Embedding,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
@@ -151,69 +211,36 @@ struct Mlp {
     down_proj: Linear,
 }
 
-impl Decoder {
-    /// The model with the parameters of a checkpoint, or new ones.
-    pub fn new(config: &Config, parameters: &mut Parameters) -> Result<Self> {
-        let common = &config.common;
-        common.check().map_err(|message| parameters.wrong_config(&message))?;
-        if config.windows.contains(&Some(0)) {
-            return Err(parameters.wrong_config("sliding_window must be above 0"));
-        }
-        let rope = common.rope().map_err(|message| parameters.wrong_config(&message))?;
-        let (vocabulary, width) = (common.vocab_size, common.hidden_size);
-        let layers = config.windows.iter().enumerate();
-        let model = Body {
-            embed_tokens: Embedding::new(parameters, "model.embed_tokens", vocabulary, width)?,
-            layers: layers
-                .map(|(index, window)| DecoderLayer::new(config, *window, parameters, index))
-                .collect::<Result<_>>()?,
-            norm: RmsNorm::new(parameters, "model.norm", width, common.rms_norm_eps)?,
-            rope,
-        };
-        let lm_head = if common.tie_word_embeddings {
-            parameters.ignore("lm_head.weight");
-            None
-        } else {
-            Some(Linear::new(parameters, "lm_head", width, vocabulary, false)?)
-        };
-        Ok(Self { model, lm_head })
-    }
-
-    /// Layers between the embeddings and the final norm.
-    pub fn layers(&self) -> usize {
-        self.model.layers.len()
-    }
-
-    /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Head {
+impl Body for Decoder {
+    fn head(&self) -> Head {
         self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.head(), Linear::head)
     }
 
-    /// The final norm, which runs on the rows that the head needs and no others.
-    pub fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.model.norm.forward(hidden)
+    fn layers(&self) -> usize {
+        self.model.layers.len()
     }
 
-    /// What every layer needs to know of the batch.
-    pub fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
+    fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
         Setting {
             segments: batch.segments.as_slice().into(),
             angles: Some(self.model.rope.angles(&batch.positions, device)),
         }
     }
 
-    /// What the first layer takes, `[batch.len(), width]`.
-    pub fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+    fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
         self.model.embed_tokens.forward(&batch.ids, device)
     }
 
-    /// What layer `index` makes of `x`.
-    pub fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
         let layer = &self.model.layers[index];
         let normed = layer.input_layernorm.forward(x.clone());
         let x = x + layer.self_attn.forward(normed, setting, kept);
         let normed = layer.post_attention_layernorm.forward(x.clone());
         x + layer.mlp.forward(normed)
+    }
+
+    fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.model.norm.forward(hidden)
     }
 }
 

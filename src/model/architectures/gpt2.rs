@@ -5,15 +5,19 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
+use super::interface::{Architecture, Body, parse};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::gelu::{Gelu, gelu};
+use crate::kernels::linear::Layout;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
 use crate::model::layers::context::Setting;
 use crate::model::layers::parameters::Parameters;
 use crate::model::layers::weight::Head;
 use crate::model::layers::{Embedding, LayerNorm, Linear};
+use crate::model::sizes::{FeedForward, Names, Sizes};
+use serde_json::Value;
 
 /// config.json, with its own names.
 #[derive(Debug, Clone, Deserialize)]
@@ -48,7 +52,19 @@ fn yes() -> bool {
     true
 }
 
+/// The model that `config` describes.
+///
+/// # Errors
+/// What is wrong with which option.
+pub fn read(config: &Value) -> Result<Config, String> {
+    parse(config, &["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"])
+}
+
 impl Config {
+    fn inner(&self) -> usize {
+        self.n_inner.unwrap_or(4 * self.n_embd)
+    }
+
     fn check(&self) -> Result<Gelu, String> {
         let (width, heads) = (self.n_embd, self.n_head);
         if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
@@ -71,16 +87,55 @@ impl Config {
     }
 }
 
+impl Architecture for Config {
+    type Body = Gpt2;
+
+    const NAMES: Names = Names { head: "lm_head", after_layers: &["ln_f", "lm_head"], layout: Layout::InOut };
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            vocabulary: self.vocab_size,
+            width: self.n_embd,
+            layers: self.n_layer,
+            heads: self.n_head,
+            kv_heads: self.n_head,
+            head_dim: self.n_embd / self.n_head.max(1),
+            inner: self.inner(),
+            feed_forward: FeedForward::Plain,
+        }
+    }
+
+    fn body(&self, parameters: &mut Parameters) -> Result<Gpt2> {
+        let gelu = self.check().map_err(|message| parameters.wrong_config(&message))?;
+        // The first release's checkpoints name the tensors of the body alone.
+        parameters.optional_prefix("transformer.");
+        let width = self.n_embd;
+        let transformer = Transformer {
+            wte: Embedding::new(parameters, "transformer.wte", self.vocab_size, width)?,
+            wpe: Embedding::new(parameters, "transformer.wpe", self.n_positions, width)?,
+            h: (0..self.n_layer).map(|index| Block::new(self, gelu, parameters, index)).collect::<Result<_>>()?,
+            ln_f: LayerNorm::new(parameters, "transformer.ln_f", width, self.layer_norm_epsilon)?,
+        };
+        let lm_head = if self.tie_word_embeddings {
+            parameters.ignore("lm_head.weight");
+            None
+        } else {
+            Some(Linear::new(parameters, "lm_head", width, self.vocab_size, false)?)
+        };
+        Ok(Gpt2 { transformer, lm_head })
+    }
+}
+
 /// `GPT2LMHeadModel`.
 #[derive(Module, Debug)]
 pub struct Gpt2 {
-    transformer: Body,
+    transformer: Transformer,
     /// Absent where the head is tied to the embeddings.
     lm_head: Option<Linear>,
 }
 
 #[derive(Module, Debug)]
-struct Body {
+struct Transformer {
     wte: Embedding,
     wpe: Embedding,
     h: Vec<Block>,
@@ -113,65 +168,37 @@ struct Mlp {
     gelu: Gelu,
 }
 
-impl Gpt2 {
-    /// The model with the parameters of a checkpoint, or new ones.
-    pub fn new(config: &Config, parameters: &mut Parameters) -> Result<Self> {
-        let gelu = config.check().map_err(|message| parameters.wrong_config(&message))?;
-        // The first release's checkpoints name the tensors of the body alone.
-        parameters.optional_prefix("transformer.");
-        let width = config.n_embd;
-        let transformer = Body {
-            wte: Embedding::new(parameters, "transformer.wte", config.vocab_size, width)?,
-            wpe: Embedding::new(parameters, "transformer.wpe", config.n_positions, width)?,
-            h: (0..config.n_layer).map(|index| Block::new(config, gelu, parameters, index)).collect::<Result<_>>()?,
-            ln_f: LayerNorm::new(parameters, "transformer.ln_f", width, config.layer_norm_epsilon)?,
-        };
-        let lm_head = if config.tie_word_embeddings {
-            parameters.ignore("lm_head.weight");
-            None
-        } else {
-            Some(Linear::new(parameters, "lm_head", width, config.vocab_size, false)?)
-        };
-        Ok(Self { transformer, lm_head })
-    }
-
-    /// Positions that have a vector.
-    pub fn positions(&self) -> usize {
-        self.transformer.wpe.entries()
-    }
-
-    /// Layers between the embeddings and the final norm.
-    pub fn layers(&self) -> usize {
-        self.transformer.h.len()
-    }
-
-    /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Head {
+impl Body for Gpt2 {
+    fn head(&self) -> Head {
         self.lm_head.as_ref().map_or_else(|| self.transformer.wte.head(), Linear::head)
     }
 
-    /// The final norm, which runs on the rows that the head needs and no others.
-    pub fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.transformer.ln_f.forward(hidden)
+    fn layers(&self) -> usize {
+        self.transformer.h.len()
     }
 
-    /// What every layer needs to know of the batch.
-    pub fn setting(&self, batch: &PackedBatch) -> Setting {
+    fn position_limit(&self) -> Option<usize> {
+        Some(self.transformer.wpe.entries())
+    }
+
+    fn setting(&self, batch: &PackedBatch, _: &Device) -> Setting {
         Setting { segments: batch.segments.as_slice().into(), angles: None }
     }
 
-    /// What the first layer takes, `[batch.len(), width]`.
-    pub fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+    fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
         let positions: Vec<i32> = batch.positions.iter().map(|position| *position as i32).collect();
-        let body = &self.transformer;
-        body.wte.forward(&batch.ids, device) + body.wpe.forward(&positions, device)
+        let Transformer { wte, wpe, .. } = &self.transformer;
+        wte.forward(&batch.ids, device) + wpe.forward(&positions, device)
     }
 
-    /// What layer `index` makes of `x`.
-    pub fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
         let block = &self.transformer.h[index];
         let x = x.clone() + block.attn.forward(block.ln_1.forward(x), setting, kept);
         x.clone() + block.mlp.forward(block.ln_2.forward(x))
+    }
+
+    fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.transformer.ln_f.forward(hidden)
     }
 }
 
@@ -179,7 +206,7 @@ impl Block {
     fn new(config: &Config, gelu: Gelu, parameters: &mut Parameters, index: usize) -> Result<Self> {
         let at = |name: &str| format!("transformer.h.{index}.{name}");
         let (width, eps) = (config.n_embd, config.layer_norm_epsilon);
-        let middle = config.n_inner.unwrap_or(4 * width);
+        let middle = config.inner();
         Ok(Self {
             ln_1: LayerNorm::new(parameters, &at("ln_1"), width, eps)?,
             attn: Attention {

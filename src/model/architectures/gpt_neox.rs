@@ -6,9 +6,11 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
 
+use super::interface::{Architecture, Body, parse};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::gelu::{Gelu, gelu};
+use crate::kernels::linear::Layout;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
 use crate::model::layers::context::Setting;
@@ -16,6 +18,8 @@ use crate::model::layers::parameters::Parameters;
 use crate::model::layers::rope::{Rope, RopeConfig};
 use crate::model::layers::weight::Head;
 use crate::model::layers::{Embedding, LayerNorm, Linear};
+use crate::model::sizes::{FeedForward, Names, Sizes};
+use serde_json::Value;
 
 /// config.json, with its own names.
 #[derive(Debug, Clone, Deserialize)]
@@ -56,6 +60,14 @@ fn yes() -> bool {
     true
 }
 
+/// The model that `config` describes.
+///
+/// # Errors
+/// What is wrong with which option.
+pub fn read(config: &Value) -> Result<Config, String> {
+    parse(config, &["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"])
+}
+
 impl Config {
     fn check(&self) -> Result<(Gelu, Rope), String> {
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
@@ -74,16 +86,55 @@ impl Config {
     }
 }
 
+impl Architecture for Config {
+    type Body = GptNeoX;
+
+    const NAMES: Names =
+        Names { head: "embed_out", after_layers: &["final_layer_norm", "embed_out"], layout: Layout::OutIn };
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            vocabulary: self.vocab_size,
+            width: self.hidden_size,
+            layers: self.num_hidden_layers,
+            heads: self.num_attention_heads,
+            kv_heads: self.num_attention_heads,
+            head_dim: self.hidden_size / self.num_attention_heads.max(1),
+            inner: self.intermediate_size,
+            feed_forward: FeedForward::Plain,
+        }
+    }
+
+    fn body(&self, parameters: &mut Parameters) -> Result<GptNeoX> {
+        let (gelu, rope) = self.check().map_err(|message| parameters.wrong_config(&message))?;
+        let (vocabulary, width) = (self.vocab_size, self.hidden_size);
+        let layers = 0..self.num_hidden_layers;
+        let gpt_neox = Model {
+            embed_in: Embedding::new(parameters, "gpt_neox.embed_in", vocabulary, width)?,
+            layers: layers.map(|index| Layer::new(self, gelu, parameters, index)).collect::<Result<_>>()?,
+            final_layer_norm: LayerNorm::new(parameters, "gpt_neox.final_layer_norm", width, self.layer_norm_eps)?,
+            rope,
+        };
+        let embed_out = if self.tie_word_embeddings {
+            parameters.ignore("embed_out.weight");
+            None
+        } else {
+            Some(Linear::new(parameters, "embed_out", width, vocabulary, false)?)
+        };
+        Ok(GptNeoX { gpt_neox, embed_out })
+    }
+}
+
 /// `GPTNeoXForCausalLM`.
 #[derive(Module, Debug)]
 pub struct GptNeoX {
-    gpt_neox: Body,
+    gpt_neox: Model,
     /// Absent where the head is tied to the embeddings.
     embed_out: Option<Linear>,
 }
 
 #[derive(Module, Debug)]
-struct Body {
+struct Model {
     embed_in: Embedding,
     layers: Vec<Layer>,
     final_layer_norm: LayerNorm,
@@ -119,56 +170,30 @@ struct Mlp {
     gelu: Gelu,
 }
 
-impl GptNeoX {
-    /// The model with the parameters of a checkpoint, or new ones.
-    pub fn new(config: &Config, parameters: &mut Parameters) -> Result<Self> {
-        let (gelu, rope) = config.check().map_err(|message| parameters.wrong_config(&message))?;
-        let (vocabulary, width) = (config.vocab_size, config.hidden_size);
-        let layers = 0..config.num_hidden_layers;
-        let gpt_neox = Body {
-            embed_in: Embedding::new(parameters, "gpt_neox.embed_in", vocabulary, width)?,
-            layers: layers.map(|index| Layer::new(config, gelu, parameters, index)).collect::<Result<_>>()?,
-            final_layer_norm: LayerNorm::new(parameters, "gpt_neox.final_layer_norm", width, config.layer_norm_eps)?,
-            rope,
-        };
-        let embed_out = if config.tie_word_embeddings {
-            parameters.ignore("embed_out.weight");
-            None
-        } else {
-            Some(Linear::new(parameters, "embed_out", width, vocabulary, false)?)
-        };
-        Ok(Self { gpt_neox, embed_out })
-    }
-
-    /// Layers between the embeddings and the final norm.
-    pub fn layers(&self) -> usize {
-        self.gpt_neox.layers.len()
-    }
-
-    /// The output head, `[vocabulary, width]`.
-    pub fn head(&self) -> Head {
+impl Body for GptNeoX {
+    fn head(&self) -> Head {
         self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.head(), Linear::head)
     }
 
-    /// The final norm, which runs on the rows that the head needs and no others.
-    pub fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.gpt_neox.final_layer_norm.forward(hidden)
+    fn layers(&self) -> usize {
+        self.gpt_neox.layers.len()
     }
 
-    /// What every layer needs to know of the batch.
-    pub fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
+    fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
         let angles = self.gpt_neox.rope.angles(&batch.positions, device);
         Setting { segments: batch.segments.as_slice().into(), angles: Some(angles) }
     }
 
-    /// What the first layer takes, `[batch.len(), width]`.
-    pub fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
+    fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
         self.gpt_neox.embed_in.forward(&batch.ids, device)
     }
 
-    /// What layer `index` makes of `x`.
-    pub fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
         self.gpt_neox.layers[index].forward(x, setting, kept)
+    }
+
+    fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.gpt_neox.final_layer_norm.forward(hidden)
     }
 }
 

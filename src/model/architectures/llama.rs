@@ -2,12 +2,14 @@
 //! implementation: `transformers`, `models/llama/modeling_llama.py`.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::decoder;
+use super::interface::parse;
 
 /// config.json, with its own names.
 #[derive(Debug, Deserialize)]
-pub struct Config {
+struct Config {
     #[serde(flatten)]
     common: decoder::Common,
     #[serde(default)]
@@ -16,16 +18,18 @@ pub struct Config {
     mlp_bias: bool,
 }
 
-impl Config {
-    /// The decoder that it describes.
-    pub fn decoder(self) -> decoder::Config {
-        decoder::Config {
-            qkv_bias: self.attention_bias,
-            output_bias: self.attention_bias,
-            mlp_bias: self.mlp_bias,
-            qk_norm: false,
-            windows: vec![None; self.common.num_hidden_layers],
-            common: self.common,
-        }
-    }
+/// The decoder that `config` describes.
+///
+/// # Errors
+/// What is wrong with which option.
+pub fn read(config: &Value) -> Result<decoder::Config, String> {
+    let config: Config = parse(config, decoder::SIZES)?;
+    Ok(decoder::Config {
+        qkv_bias: config.attention_bias,
+        output_bias: config.attention_bias,
+        mlp_bias: config.mlp_bias,
+        qk_norm: false,
+        windows: vec![None; config.common.num_hidden_layers],
+        common: config.common,
+    })
 }

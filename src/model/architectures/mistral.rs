@@ -2,12 +2,14 @@
 //! `transformers`, `models/mistral/modeling_mistral.py`.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::decoder;
+use super::interface::parse;
 
 /// config.json, with its own names.
 #[derive(Debug, Deserialize)]
-pub struct Config {
+struct Config {
     #[serde(flatten)]
     common: decoder::Common,
     /// Positions that a row sees; `null` means all, no word about it the first release's 4096.
@@ -19,16 +21,18 @@ fn default_window() -> Option<usize> {
     Some(4096)
 }
 
-impl Config {
-    /// The decoder that it describes.
-    pub fn decoder(self) -> decoder::Config {
-        decoder::Config {
-            qkv_bias: false,
-            output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            windows: vec![self.sliding_window; self.common.num_hidden_layers],
-            common: self.common,
-        }
-    }
+/// The decoder that `config` describes.
+///
+/// # Errors
+/// What is wrong with which option.
+pub fn read(config: &Value) -> Result<decoder::Config, String> {
+    let config: Config = parse(config, decoder::SIZES)?;
+    Ok(decoder::Config {
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        windows: vec![config.sliding_window; config.common.num_hidden_layers],
+        common: config.common,
+    })
 }

@@ -1,22 +1,25 @@
-//! The supported architectures, one file each, fields spelt as in the checkpoint.
+//! The supported architectures: one file each, fields spelt as in the checkpoint, and a row in [`ARCHITECTURES`].
 
 pub mod decoder;
 pub mod gpt2;
 pub mod gpt_neox;
+mod interface;
 pub mod llama;
 pub mod mistral;
 pub mod qwen2;
 pub mod qwen3;
 
 use burn::module::Module;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::error::Result;
-use crate::model::layers::parameters::Parameters;
+use super::checkpoint::source::ModelSource;
+use super::layers::parameters::Parameters;
+use super::sizes::{Names, Sizes};
+use crate::error::{Error, Result};
 use decoder::Decoder;
 use gpt_neox::GptNeoX;
 use gpt2::Gpt2;
+pub use interface::{Architecture, Body};
 
 /// A causal language model of any supported architecture.
 #[derive(Module, Debug)]
@@ -29,73 +32,136 @@ pub enum CausalLm {
     Gpt2(Gpt2),
 }
 
-/// The supported `model_type`s, and what config.json's `architectures` calls them.
-pub(super) const ARCHITECTURES: [(&str, &str); 6] = [
-    ("llama", "LlamaForCausalLM"),
-    ("mistral", "MistralForCausalLM"),
-    ("qwen2", "Qwen2ForCausalLM"),
-    ("qwen3", "Qwen3ForCausalLM"),
-    ("gpt_neox", "GPTNeoXForCausalLM"),
-    ("gpt2", "GPT2LMHeadModel"),
-];
-
 impl CausalLm {
-    /// The model that `config` describes, with `parameters`.
-    pub(super) fn new(config: &Value, parameters: &mut Parameters) -> Result<Self> {
-        if config.get("quantization_config").is_some_and(|quantization| !quantization.is_null()) {
-            return Err(parameters.wrong_config("quantization_config: quantised checkpoints are not supported"));
-        }
-        let described = |parsed: Result<decoder::Config, String>, parameters: &mut Parameters| {
-            let config = parsed.map_err(|message| parameters.wrong_config(&message))?;
-            Ok(Self::Decoder(Decoder::new(&config, parameters)?))
-        };
-        match config.get("model_type").and_then(Value::as_str) {
-            Some("llama") => described(parse(config, llama::Config::decoder), parameters),
-            Some("mistral") => described(parse(config, mistral::Config::decoder), parameters),
-            Some("qwen2") => described(parse(config, qwen2::Config::decoder).flatten(), parameters),
-            Some("qwen3") => described(parse(config, qwen3::Config::decoder).flatten(), parameters),
-            Some("gpt_neox") => {
-                let config = parse(config, |config| config).map_err(|message| parameters.wrong_config(&message))?;
-                Ok(Self::GptNeoX(GptNeoX::new(&config, parameters)?))
-            }
-            Some("gpt2") => {
-                let config = parse(config, |config| config).map_err(|message| parameters.wrong_config(&message))?;
-                Ok(Self::Gpt2(Gpt2::new(&config, parameters)?))
-            }
-            other => {
-                let found = other.map_or("no model_type".to_owned(), |other| format!("model_type `{other}`"));
-                let supported = ARCHITECTURES.map(|(model_type, _)| model_type).join(", ");
-                Err(parameters.wrong_config(&format!("{found} is not supported; supported: {supported}")))
-            }
+    /// The architecture's own part.
+    pub(super) fn body(&self) -> &dyn Body {
+        match self {
+            Self::Decoder(body) => body,
+            Self::GptNeoX(body) => body,
+            Self::Gpt2(body) => body,
         }
     }
 }
 
-/// The sizes in config.json, whatever the architecture.
-const SIZES: [&str; 12] = [
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "n_positions",
-    "n_embd",
-    "n_layer",
-    "n_head",
-    "n_inner",
+/// A `model_type`, what config.json's `architectures` calls it, and how its config.json is read.
+type Known = (&'static str, &'static str, fn(&Value) -> Result<Described, String>);
+
+/// The supported architectures.
+const ARCHITECTURES: &[Known] = &[
+    ("llama", "LlamaForCausalLM", |config| described(config, llama::read, CausalLm::Decoder)),
+    ("mistral", "MistralForCausalLM", |config| described(config, mistral::read, CausalLm::Decoder)),
+    ("qwen2", "Qwen2ForCausalLM", |config| described(config, qwen2::read, CausalLm::Decoder)),
+    ("qwen3", "Qwen3ForCausalLM", |config| described(config, qwen3::read, CausalLm::Decoder)),
+    ("gpt_neox", "GPTNeoXForCausalLM", |config| described(config, gpt_neox::read, CausalLm::GptNeoX)),
+    ("gpt2", "GPT2LMHeadModel", |config| described(config, gpt2::read, CausalLm::Gpt2)),
 ];
 
-/// No model has more of anything. Products of three stay within 64 bits.
-const LARGEST_SIZE: u64 = 1 << 20;
+/// A model as its config.json describes it.
+pub struct Described {
+    /// Its sizes.
+    pub sizes: Sizes,
+    /// The names of its tensors.
+    pub names: Names,
+    /// Standard deviation of new weights.
+    pub initializer_range: f64,
+    build: Build,
+}
 
-/// Reads an architecture's config.json.
-fn parse<C: DeserializeOwned, T>(config: &Value, then: impl FnOnce(C) -> T) -> Result<T, String> {
-    for name in SIZES {
-        if let Some(size) = config.get(name).and_then(Value::as_u64).filter(|size| *size > LARGEST_SIZE) {
-            return Err(format!("{name} {size} is above {LARGEST_SIZE}"));
+type Build = Box<dyn FnOnce(&mut Parameters) -> Result<CausalLm>>;
+
+impl Described {
+    /// The model with the parameters of a checkpoint, or new ones.
+    ///
+    /// # Errors
+    /// As for [`Architecture::body`].
+    pub(super) fn build(self, parameters: &mut Parameters) -> Result<CausalLm> {
+        (self.build)(parameters)
+    }
+}
+
+/// What `config` says by an architecture's way to `read` it; its body becomes a `variant` of [`CausalLm`].
+fn described<A: Architecture + 'static>(
+    config: &Value,
+    read: fn(&Value) -> Result<A, String>,
+    variant: fn(A::Body) -> CausalLm,
+) -> Result<Described, String> {
+    let architecture = read(config)?;
+    Ok(Described {
+        sizes: architecture.sizes(),
+        names: A::NAMES,
+        initializer_range: config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02),
+        build: Box::new(move |parameters| architecture.body(parameters).map(variant)),
+    })
+}
+
+impl ModelSource {
+    /// The model as its config.json describes it.
+    ///
+    /// # Errors
+    /// A config.json that cannot be read, or a model that is not supported.
+    pub fn describe(&self) -> Result<Described> {
+        describe(&self.config()?).map_err(|message| Error::model(self, format!("config.json: {message}")))
+    }
+}
+
+fn describe(config: &Value) -> Result<Described, String> {
+    if config.get("quantization_config").is_some_and(|quantization| !quantization.is_null()) {
+        return Err("quantization_config: quantised checkpoints are not supported".into());
+    }
+    match known(config) {
+        Some((.., read)) => read(config),
+        None => {
+            let model_type = config.get("model_type").and_then(Value::as_str);
+            let found = model_type.map_or("no model_type".to_owned(), |found| format!("model_type `{found}`"));
+            let supported = ARCHITECTURES.iter().map(|(model_type, ..)| *model_type).collect::<Vec<_>>().join(", ");
+            Err(format!("{found} is not supported; supported: {supported}"))
         }
     }
-    serde_json::from_value(config.clone()).map(then).map_err(|error| error.to_string())
+}
+
+fn known(config: &Value) -> Option<&'static Known> {
+    let model_type = config.get("model_type").and_then(Value::as_str)?;
+    ARCHITECTURES.iter().find(|(known, ..)| *known == model_type)
+}
+
+/// What `transformers` calls the class of the model that `config` describes.
+pub(super) fn class(config: &Value) -> Option<&'static str> {
+    known(config).map(|(_, class, _)| *class)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::sizes::FeedForward;
+    use serde_json::json;
+
+    #[test]
+    fn every_architecture_says_its_sizes() {
+        let gpt2 = json!({ "model_type": "gpt2", "vocab_size": 90, "n_positions": 32, "n_embd": 48, "n_layer": 3, "n_head": 4 });
+        let sizes = describe(&gpt2).unwrap().sizes;
+        assert_eq!(
+            sizes,
+            Sizes {
+                vocabulary: 90,
+                width: 48,
+                layers: 3,
+                heads: 4,
+                kv_heads: 4,
+                head_dim: 12,
+                inner: 192,
+                feed_forward: FeedForward::Plain
+            }
+        );
+        let mut llama = json!({
+            "model_type": "llama", "vocab_size": 90, "hidden_size": 48, "intermediate_size": 100, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        });
+        let sizes = describe(&llama).unwrap().sizes;
+        assert_eq!((sizes.kv_heads, sizes.head_dim, sizes.inner), (2, 16, 100));
+        assert_eq!(sizes.feed_forward, FeedForward::Gated);
+        llama["hidden_size"] = json!(1 << 30);
+        assert_eq!(describe(&llama).err().unwrap(), "hidden_size 1073741824 is above 1048576");
+        llama["model_type"] = json!("other");
+        assert!(describe(&llama).err().unwrap().starts_with("model_type `other` is not supported; supported: llama,"));
+    }
 }

@@ -2,30 +2,34 @@
 //! implementation: `transformers`, `models/qwen2/modeling_qwen2.py`.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::decoder;
+use super::interface::parse;
 
 /// config.json, with its own names.
 #[derive(Debug, Deserialize)]
-pub struct Config {
+struct Config {
     #[serde(flatten)]
     common: decoder::Common,
     #[serde(flatten)]
     windows: Windows,
 }
 
-impl Config {
-    /// The decoder that it describes.
-    pub fn decoder(self) -> Result<decoder::Config, String> {
-        Ok(decoder::Config {
-            qkv_bias: true,
-            output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            windows: self.windows.of_layers(self.common.num_hidden_layers)?,
-            common: self.common,
-        })
-    }
+/// The decoder that `config` describes.
+///
+/// # Errors
+/// What is wrong with which option.
+pub fn read(config: &Value) -> Result<decoder::Config, String> {
+    let config: Config = parse(config, decoder::SIZES)?;
+    Ok(decoder::Config {
+        qkv_bias: true,
+        output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        windows: config.windows.of_layers(config.common.num_hidden_layers)?,
+        common: config.common,
+    })
 }
 
 /// Which layers of Qwen2 and Qwen3 see a window.

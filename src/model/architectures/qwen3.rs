@@ -2,13 +2,15 @@
 //! implementation: `transformers`, `models/qwen3/modeling_qwen3.py`.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::decoder;
+use super::interface::parse;
 use super::qwen2::Windows;
 
 /// config.json, with its own names.
 #[derive(Debug, Deserialize)]
-pub struct Config {
+struct Config {
     #[serde(flatten)]
     common: decoder::Common,
     #[serde(flatten)]
@@ -17,16 +19,18 @@ pub struct Config {
     attention_bias: bool,
 }
 
-impl Config {
-    /// The decoder that it describes.
-    pub fn decoder(self) -> Result<decoder::Config, String> {
-        Ok(decoder::Config {
-            qkv_bias: self.attention_bias,
-            output_bias: self.attention_bias,
-            mlp_bias: false,
-            qk_norm: true,
-            windows: self.windows.of_layers(self.common.num_hidden_layers)?,
-            common: self.common,
-        })
-    }
+/// The decoder that `config` describes.
+///
+/// # Errors
+/// What is wrong with which option.
+pub fn read(config: &Value) -> Result<decoder::Config, String> {
+    let config: Config = parse(config, decoder::SIZES)?;
+    Ok(decoder::Config {
+        qkv_bias: config.attention_bias,
+        output_bias: config.attention_bias,
+        mlp_bias: false,
+        qk_norm: true,
+        windows: config.windows.of_layers(config.common.num_hidden_layers)?,
+        common: config.common,
+    })
 }

@@ -76,6 +76,7 @@ fn likeliest(logits: &[f32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::close::{Tolerance, assert_close};
 
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
         let mut counts = vec![0.0; logits.len()];
@@ -96,13 +97,16 @@ mod tests {
     fn tokens_come_as_often_as_they_are_likely() {
         // Probabilities 0.1, 0.2, 0.3, 0.4; at temperature 0.5 their squares, normalised.
         let logits = [0.1f32, 0.2, 0.3, 0.4].map(f32::ln);
-        let close = |got: Vec<f64>, want: [f64; 4]| got.iter().zip(want).all(|(got, want)| (got - want).abs() < 0.012);
-        assert!(close(shares(Sampling { temperature: 1.0, top_p: 1.0 }, &logits), [0.1, 0.2, 0.3, 0.4]));
+        let check = |temperature: f64, top_p: f64, want: [f64; 4]| {
+            let shares = shares(Sampling { temperature, top_p }, &logits);
+            assert_close(&shares, &want, Tolerance::Absolute(0.012), format_args!("{temperature} {top_p}"));
+        };
+        check(1.0, 1.0, [0.1, 0.2, 0.3, 0.4]);
         let squares = [0.01, 0.04, 0.09, 0.16].map(|square| square / 0.3);
-        assert!(close(shares(Sampling { temperature: 0.5, top_p: 1.0 }, &logits), squares));
+        check(0.5, 1.0, squares);
         // 0.4 + 0.3 reach 0.65, 0.4 alone does not.
-        assert!(close(shares(Sampling { temperature: 1.0, top_p: 0.65 }, &logits), [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]));
-        assert!(close(shares(Sampling { temperature: 1.0, top_p: 0.01 }, &logits), [0.0, 0.0, 0.0, 1.0]));
+        check(1.0, 0.65, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]);
+        check(1.0, 0.01, [0.0, 0.0, 0.0, 1.0]);
     }
 
     #[test]

@@ -57,12 +57,12 @@ impl Lora {
         self.targets.as_ref().is_some_and(Vec::is_empty).then_some("targets must name a layer")
     }
 
-    /// Whether the layer `name` is adapted.
-    pub(in crate::model) fn targets(&self, name: &str) -> bool {
+    /// Whether the layer `name` is adapted, of a model whose output head is called `head`.
+    pub(in crate::model) fn targets(&self, name: &str, head: &str) -> bool {
         let is = |target: &String| name == target || name.ends_with(&format!(".{target}"));
         match &self.targets {
             Some(targets) => targets.iter().any(is),
-            None => !["lm_head", "embed_out"].contains(&name),
+            None => name != head,
         }
     }
 }

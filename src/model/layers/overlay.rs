@@ -41,6 +41,8 @@ pub(in crate::model) struct Training {
     lora: Lora,
     /// The first layer that is adapted, counted from 0.
     first_layer: usize,
+    /// The name of the output head.
+    head: &'static str,
     seed: u64,
     /// The adapter that training goes on from.
     start: Option<Stored>,
@@ -55,12 +57,14 @@ impl Training {
         model: String,
         lora: Lora,
         layers: usize,
+        head: &'static str,
         seed: u64,
         start: Option<Stored>,
     ) -> Result<Self> {
         let last = lora.last_layers.unwrap_or(layers);
         let first_layer = layers.saturating_sub(last);
-        let training = Self { model, lora, first_layer, seed, start, adapted: Vec::new(), layers: BTreeSet::new() };
+        let training =
+            Self { model, lora, first_layer, head, seed, start, adapted: Vec::new(), layers: BTreeSet::new() };
         if last > layers {
             return Err(training.wrong(format!("last_layers is {last}, but the model has {layers} layers")));
         }
@@ -86,7 +90,8 @@ impl Training {
         device: &Device,
     ) -> Result<Option<Adapter>> {
         self.layers.insert(name.rsplit('.').next().unwrap_or(name).to_owned());
-        let targeted = self.lora.targets(name) && layer_of(name).is_none_or(|layer| layer >= self.first_layer);
+        let targeted =
+            self.lora.targets(name, self.head) && layer_of(name).is_none_or(|layer| layer >= self.first_layer);
         let stored = self.start.as_mut().map(|start| start.factors(name, size)).transpose()?;
         let factors = match stored {
             None if targeted => self.fresh(name, size),

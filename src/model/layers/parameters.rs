@@ -7,7 +7,6 @@ use burn::module::Param;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
-use serde_json::Value;
 
 use super::lora::Adapter;
 use super::overlay::{Overlay, merge};
@@ -45,12 +44,12 @@ enum Origin {
 }
 
 impl Parameters {
-    /// Opens the source; `config` gives the spread of new parameters (`initializer_range`).
+    /// Opens the source; the weights of new parameters have the standard deviation `initializer_range`.
     ///
     /// Weights of products come out as they are `kept`.
     pub(in crate::model) fn open(
         source: &ModelSource,
-        config: &Value,
+        initializer_range: f64,
         overlay: Overlay,
         kept: Kept,
         device: &Device,
@@ -60,8 +59,7 @@ impl Parameters {
                 Origin::Checkpoint(Checkpoint::open(source.base_folder()?.as_ref().unwrap_or(folder))?)
             }
             Weights::Init { seed, .. } => {
-                let spread = config.get("initializer_range").and_then(Value::as_f64).unwrap_or(0.02);
-                let normal = Normal::new(0.0, spread as f32);
+                let normal = Normal::new(0.0, initializer_range as f32);
                 let normal = normal.map_err(|error| Error::model(source, format!("initializer_range: {error}")))?;
                 Origin::Init { seed: *seed, normal }
             }

@@ -11,6 +11,7 @@ use super::card::Card;
 use super::files::{copy_tokenizer, make, write_json, write_tensors, write_text};
 use super::whole::whole;
 use crate::error::{Error, Result};
+use crate::kernels::linear::Layout;
 use crate::model::architectures::CausalLm;
 use crate::model::checkpoint::files::{ADAPTER_CONFIG, ADAPTER_TENSORS};
 use crate::model::checkpoint::names::{layer_of, peft_name};
@@ -60,7 +61,7 @@ fn write(model: &CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folde
         "alpha_pattern": {},
         "base_model_name_or_path": base,
         "bias": "none",
-        "fan_in_fan_out": matches!(model, CausalLm::Gpt2(_)),
+        "fan_in_fan_out": source.describe()?.names.layout == Layout::InOut,
         "inference_mode": true,
         "init_lora_weights": true,
         "lora_alpha": alpha,

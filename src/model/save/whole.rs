@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::card::Card;
 use super::files::{copy_tokenizer, make, write_json, write_tensors, write_text};
 use crate::error::{Error, Result};
-use crate::model::architectures::{ARCHITECTURES, CausalLm};
+use crate::model::architectures::{CausalLm, class};
 use crate::model::checkpoint::files::{CONFIG, INDEX, TENSORS};
 use crate::model::checkpoint::source::ModelSource;
 
@@ -50,9 +50,7 @@ fn config(source: &ModelSource) -> Result<Value> {
     let dtype = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[dtype] = json!("float32");
     if config.get("architectures").is_none() {
-        let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        let known = ARCHITECTURES.iter().find(|(name, _)| *name == model_type);
-        config["architectures"] = json!(known.map(|(_, architecture)| architecture).into_iter().collect::<Vec<_>>());
+        config["architectures"] = json!(class(&config).into_iter().collect::<Vec<_>>());
     }
     Ok(config)
 }

@@ -52,8 +52,8 @@ impl<'a> Clock<'a> {
             if matches!(node.stage, Stage::Train(_)) && field == "reference" {
                 continue;
             }
-            let Some(config) = self.plan.start_of(name).map(|source| source.config()).transpose()? else { continue };
-            let Some(cost) = Cost::of(&config) else { return Ok(None) };
+            let Some(source) = self.plan.start_of(name) else { continue };
+            let cost = Cost::of(&source.describe()?.sizes);
             let operations = passes * cost.forward(work);
             all.operations += operations;
             all.seconds += operations / self.speed(frozen, cost.width())?;

@@ -67,7 +67,7 @@ impl Run<'_> {
             reference: reference.as_ref(),
             feed: &feed,
             checkpoints: &checkpoints,
-            cost: Cost::of(&source.config()?),
+            cost: Some(Cost::of(&source.describe()?.sizes)),
             log: &log,
             monitor: self.monitor,
         };
