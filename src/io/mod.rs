@@ -8,16 +8,17 @@
 pub mod ahead;
 pub mod bounds;
 pub mod csv;
+mod csv_rows;
 pub mod dataset;
 mod find;
 mod footer;
 pub mod hub;
 pub mod ipc;
-mod ipc_stream;
 pub mod json_array;
 mod json_rows;
 mod json_schema;
 pub mod jsonl;
+mod limits;
 pub mod mirror;
 pub mod parquet;
 pub mod storage;

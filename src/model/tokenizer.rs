@@ -3,6 +3,7 @@
 //! Nothing is added to a text that is not in it, no special token at either end: the chat template writes them.
 
 pub mod compare;
+mod growth;
 mod special_tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use self::growth::{Growth, check_token};
 use super::chat_template::ChatTemplate;
-use crate::error::{Error, Result, caught};
+use crate::error::{Error, Place, Result, caught};
 
 /// Token ids of a text, each with the characters (Unicode code points, from and to) that it covers.
 pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
@@ -22,6 +24,8 @@ pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    growth: Growth,
+    longest_token: usize,
     folder: PathBuf,
     special_tokens: BTreeMap<String, String>,
     template: Option<ChatTemplate>,
@@ -42,13 +46,19 @@ impl Tokenizer {
             Error::model(file.display(), format!("not found; {help}"))
         })?;
         let broken = |error: &dyn std::fmt::Display| Error::model(file.display(), format!("not a tokenizer: {error}"));
+        let growth = Growth::read(&bytes).map_err(|error| broken(&error))?;
         let inner = caught(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|panic| broken(&panic))?;
         let mut inner = inner.map_err(|error| broken(&error))?;
         // Some published files carry the truncation and padding of the run that made them.
         inner.with_truncation(None).map_err(|error| broken(&error))?;
         inner.with_padding(None);
-        if let Some((token, id)) = inner.get_vocab(true).into_iter().find(|(_, id)| i32::try_from(*id).is_err()) {
-            return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
+        let mut longest_token = 0;
+        for (token, id) in inner.get_vocab(true) {
+            check_token(&token).map_err(|error| broken(&error))?;
+            if i32::try_from(id).is_err() {
+                return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
+            }
+            longest_token = longest_token.max(token.len());
         }
 
         let config = object(&folder.join("tokenizer_config.json"))?;
@@ -56,11 +66,15 @@ impl Tokenizer {
         let model = object(&folder.join("config.json"))?;
         let special_tokens = special_tokens::find(&config, &map, &model, |id| inner.id_to_token(id));
         let template = find_template(folder, &config, &special_tokens)?;
-        Ok(Self { inner, folder: folder.to_owned(), special_tokens, template })
+        Ok(Self { inner, growth, longest_token, folder: folder.to_owned(), special_tokens, template })
     }
 
     /// Token ids of `text`. Special tokens written in the text become their ids; none is added.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a text that is too long, or may become too long; all else is the tokenizer's fault.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
+        self.permit(text)?;
         let encoding = self.call(|inner| inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
     }
@@ -68,6 +82,7 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`], with the characters that every token covers. Tokens that share the bytes of one
     /// character all cover it.
     pub fn encode_with_offsets(&self, text: &str) -> Result<IdsWithOffsets> {
+        self.permit(text)?;
         let encoding = self.call(|inner| inner.encode_char_offsets(text, false))?;
         let ids = encoding.get_ids().iter().map(|&id| id as i32).collect();
         Ok((ids, encoding.get_offsets().to_vec()))
@@ -76,7 +91,22 @@ impl Tokenizer {
     /// The text of `ids`, special tokens included. Ids outside the vocabulary are left out.
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        if !self.growth.permits_decoding(ids.len().saturating_mul(self.longest_token)) {
+            let bytes = ids.iter().filter_map(|id| self.inner.id_to_token(*id)).map(|token| token.len()).sum();
+            if !self.growth.permits_decoding(bytes) {
+                return Err(self.too_long(bytes));
+            }
+        }
         self.call(|inner| inner.decode(&ids, false))
+    }
+
+    fn permit(&self, text: &str) -> Result<()> {
+        let permitted = caught(|| self.growth.permits(text)).unwrap_or_else(Err);
+        if permitted.map_err(|error| self.error(&error))? { Ok(()) } else { Err(self.too_long(text.len())) }
+    }
+
+    fn too_long(&self, bytes: usize) -> Error {
+        Error::data(Place::file(self.folder.join("tokenizer.json").display()), Growth::refusal(bytes))
     }
 
     /// The text of one token for a person to read; part of a character shows as U+FFFD.

@@ -11,8 +11,15 @@ mod files;
 mod formats;
 mod generation;
 mod harness;
+#[cfg(unix)]
+mod hostile_arrow;
 mod hostile_files;
+#[cfg(unix)]
+mod hostile_hub;
 mod hostile_names;
+#[cfg(unix)]
+mod hostile_text;
+mod hostile_tokenizers;
 #[cfg(unix)]
 mod hub;
 #[cfg(unix)]

@@ -20,6 +20,9 @@ use super::{Plan, Report, Spec};
 use crate::error::{Error, Problem, Result};
 use crate::monitor::Monitor;
 
+/// Most combinations of values.
+const VARIANTS: usize = 10_000;
+
 /// Runs the pipeline for every combination of values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -86,7 +89,7 @@ pub struct Outcomes {
 pub fn variants(text: &str, name: &str, vars: &[(String, String)]) -> Result<Option<Vec<Variant>>> {
     let spec = Spec::parse(text, name, vars)?;
     let Some(sweep) = &spec.file.sweep else { return Ok(None) };
-    let problems = sweep.problems(&spec);
+    let problems = sweep.problems(&spec, vars);
     if !problems.is_empty() {
         return Err(spec.report(problems));
     }
@@ -113,7 +116,7 @@ fn text_of(value: &Value) -> String {
 }
 
 impl Sweep {
-    fn problems(&self, spec: &Spec) -> Vec<Problem> {
+    fn problems(&self, spec: &Spec, vars: &[(String, String)]) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut problem = |path: &[&str], message: String| {
             let path = ["sweep"].iter().chain(path).map(|part| (*part).to_owned()).collect();
@@ -129,6 +132,13 @@ impl Sweep {
             if values.is_empty() || values.iter().any(|value| value.is_array() || value.is_object()) {
                 problem(&["over", name], format!("`{name}` takes a list of numbers or words"));
             }
+        }
+        let given = |name: &String| vars.iter().any(|(given, _)| given == name);
+        let counts = self.over.iter().map(|(name, values)| if given(name) { 1 } else { values.len() });
+        let variants = counts.fold(1, usize::saturating_mul);
+        if variants > VARIANTS {
+            let message = format!("{variants} combinations of values; the most is {VARIANTS}");
+            problem(&["over"], message);
         }
         let unknown = |name: &String| !self.over.contains_key(name);
         if let Some(name) = self.repeats.as_ref().filter(|name| unknown(name)) {
