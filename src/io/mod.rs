@@ -21,6 +21,7 @@ pub mod jsonl;
 mod limits;
 pub mod mirror;
 pub mod parquet;
+mod shared;
 pub mod storage;
 pub mod store;
 mod text;

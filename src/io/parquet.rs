@@ -28,6 +28,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 
 use super::bounds::Bound;
+use super::limits::check_columns;
 use super::store::{Blob, Location, Upload};
 use super::windows::Windows;
 use super::{Chunk, TableWriter, Written};
@@ -36,6 +37,9 @@ use crate::error::{Error, Place, Result};
 /// Caps of a written row group: it is the unit of resuming, of sharing work, and of what a viewer scans.
 const GROUP_ROWS: usize = 4096;
 const GROUP_BYTES: usize = 32 << 20;
+
+/// Bytes of a column's texts in a batch, as far as they may come out of a dictionary.
+const TEXTS: u64 = 1 << 29;
 
 /// The end of a file that is read at once: mostly all of its footer.
 const TAIL: u64 = 64 << 10;
@@ -65,7 +69,9 @@ impl File {
             let hint = "not a whole Parquet file (cut short while it was written or copied?)";
             Error::data(place.clone(), format!("{hint}: {error}"))
         })?;
-        super::footer::check(footer.metadata(), blob.len()).map_err(|wrong| Error::data(place.clone(), wrong))?;
+        let checked = super::footer::check(footer.metadata(), blob.len());
+        let checked = checked.and_then(|()| check_columns(footer.schema().fields()));
+        checked.map_err(|wrong| Error::data(place.clone(), wrong))?;
         Ok(Self { place, blob, footer, left: Arc::default() })
     }
 
@@ -176,7 +182,8 @@ impl File {
         let left = self.rows_left(group);
         let spans = pages::spans(metadata, group, mask, &left);
         let windows = Windows::new(self.blob.clone(), spans.clone());
-        headers::check(&windows, &spans, metadata.row_group(group))?;
+        let dictionary = headers::check(&windows, &spans, metadata.row_group(group))?;
+        let batch_rows = batch_rows.min((TEXTS / dictionary.max(1)).max(1) as usize);
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows, self.footer.clone());
         let rows = metadata.row_group(group).num_rows() as usize;
         let builder = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).with_projection(mask.clone());

@@ -85,7 +85,7 @@ const UNSUPPORTED: [&str; 13] = [
 impl Config {
     fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(CONFIG);
-        let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
+        let text = super::description::read(&path).map_err(|error| missing(&path, &error))?;
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
     }
 

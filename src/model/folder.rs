@@ -131,7 +131,7 @@ fn config(source: &ModelSource) -> Result<Value> {
 fn generation_config(source: &ModelSource, config: &Value) -> Result<Value> {
     let own = source.base_folder()?.map(|folder| folder.join("generation_config.json"));
     if let Some(path) = own.filter(|path| path.is_file()) {
-        let text = fs::read(&path).map_err(|error| Error::model(path.display(), error))?;
+        let text = super::description::read(&path).map_err(|error| Error::model(path.display(), error))?;
         return serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error));
     }
     let names = ["bos_token_id", "eos_token_id", "pad_token_id"];

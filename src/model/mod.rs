@@ -15,6 +15,7 @@ pub mod chat_template;
 mod checkpoint;
 pub mod cost;
 pub mod decoder;
+mod description;
 pub mod device;
 pub mod folder;
 pub mod generate;

@@ -1,7 +1,7 @@
 //! Where a model comes from: a Hugging Face folder, or a configuration to initialise from; and what adapts it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -103,7 +103,7 @@ impl ModelSource {
             return Ok(config.clone());
         }
         let path = self.base_folder()?.unwrap_or_default().join("config.json");
-        let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
+        let text = super::description::read(&path).map_err(|error| missing(&path, &error))?;
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
     }
 

@@ -7,7 +7,6 @@ mod growth;
 mod special_tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +14,7 @@ use serde_json::{Map, Value};
 
 use self::growth::{Growth, check_token};
 use super::chat_template::ChatTemplate;
+use super::description;
 use crate::error::{Error, Place, Result, caught};
 
 /// Token ids of a text, each with the characters (Unicode code points, from and to) that it covers.
@@ -232,7 +232,7 @@ fn object(file: &Path) -> Result<Map<String, Value>> {
 }
 
 fn read(file: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(file) {
+    match description::read(file) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::model(file.display(), error)),

@@ -36,6 +36,7 @@ mod reproduction;
 mod resume;
 mod s3;
 mod seaweed;
+mod secrets;
 mod stopping;
 mod sweep;
 mod tidy;
