@@ -15,7 +15,7 @@ use super::bounds::Bound;
 use super::find::{KINDS, Kind, WILD, find};
 use super::store::{Location, Stores, shown};
 use super::unify::unify;
-use super::{csv, ipc, jsonl, parquet, shared};
+use super::{csv, ipc, jsonl, parquet};
 use crate::error::{Error, Place, Result, caught};
 use crate::monitor::{Monitor, Silent};
 
@@ -218,7 +218,6 @@ impl Dataset {
         Ok(Box::new(whole(chunks, place.clone()).map(move |chunk| {
             let Chunk { batch, first_row } = chunk.map_err(|error| location.cause(error))?;
             let wrong = |error: ArrowError| Error::data(place.clone(), error);
-            shared::check(&batch).map_err(|why| Error::data(place.clone().row(first_row), why))?;
             let own = batch.schema_ref().fields();
             let columns = schema.fields().iter().enumerate().map(|(index, field)| {
                 let missing = || Error::data(place.clone(), "columns differ within the file");

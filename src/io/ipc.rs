@@ -9,12 +9,14 @@ mod stream;
 use std::io::Read;
 use std::ops::Range;
 
+use ::parquet::file::reader::Length;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::FileWriter;
 
 use self::footer::Footer;
 use self::stream::Stream;
+use super::expansion::Expansion;
 use super::limits::check_columns;
 use super::store::{Location, Upload};
 use super::{Chunk, TableWriter, Written};
@@ -29,6 +31,7 @@ const FEATHER_V1: &[u8] = b"FEA1";
 pub struct File {
     content: Content,
     place: Place,
+    size: u64,
     schema: SchemaRef,
     groups: Vec<u64>,
 }
@@ -43,7 +46,7 @@ impl File {
     /// Reads the footer and the header of every batch; of a stream the headers of all messages.
     pub fn open(location: &Location) -> Result<Self> {
         let (place, blob) = (Place::file(location), location.open()?);
-        let mut start = [0; MARK.len()];
+        let (mut start, size) = ([0; MARK.len()], blob.len());
         let is_file = blob.reader(0).read_exact(&mut start).is_ok() && start == *MARK;
         if start.starts_with(FEATHER_V1) {
             let help = "write it again with `pyarrow.feather.write_feather(table, path)`, which writes V2";
@@ -62,7 +65,7 @@ impl File {
         if groups.iter().try_fold(0, |rows: u64, group| rows.checked_add(*group)).is_none() {
             return Err(Error::data(place, "its batches would have more rows than can be counted"));
         }
-        Ok(Self { content, place, schema, groups })
+        Ok(Self { content, place, size, schema, groups })
     }
 
     /// The file's schema.
@@ -93,7 +96,8 @@ impl File {
                 found => Err(Error::data(place, format!("holds {found} rows; its header says {rows}"))),
             }
         });
-        Ok(checked.flat_map(move |batch| {
+        let (mut expansion, file) = (Expansion::of(self.size), self.place.clone());
+        let pieces = checked.flat_map(move |batch| {
             let first = row;
             row += batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
             let (batch, failed) = match batch {
@@ -107,6 +111,12 @@ impl File {
                 })
             });
             failed.into_iter().chain(pieces)
+        });
+        Ok(pieces.map(move |chunk: Result<Chunk>| {
+            let chunk = chunk?;
+            let added = expansion.add(&chunk.batch);
+            added.map_err(|why| Error::data(file.clone().row(chunk.first_row), why))?;
+            Ok(chunk)
         }))
     }
 

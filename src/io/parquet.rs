@@ -28,6 +28,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 
 use super::bounds::Bound;
+use super::expansion::Expansion;
 use super::limits::check_columns;
 use super::store::{Blob, Location, Upload};
 use super::windows::Windows;
@@ -125,7 +126,9 @@ impl File {
         let roots = self.schema().fields().iter().enumerate().filter(|(_, field)| is_wanted(field));
         let parquet = self.footer.metadata().file_metadata().schema_descr();
         let mask = ProjectionMask::roots(parquet, roots.map(|(index, _)| index));
-        groups.flat_map(move |group| {
+        let mut expansion = Expansion::of(self.blob.len());
+        let failed_at = self.place.clone();
+        let chunks = groups.flat_map(move |group| {
             let place = file.place.clone().row_group(group);
             let before: u64 = file.groups()[..group].iter().sum();
             let (reader, failed) = match file.reader(group, &mask, batch_rows) {
@@ -169,6 +172,12 @@ impl File {
                 Some(chunks)
             });
             failed.into_iter().chain(chunks.flatten())
+        });
+        chunks.map(move |chunk| {
+            let chunk = chunk?;
+            let added = expansion.add(&chunk.batch);
+            added.map_err(|why| Error::data(failed_at.clone().row(chunk.first_row), why))?;
+            Ok(chunk)
         })
     }
 

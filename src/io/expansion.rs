@@ -1,5 +1,5 @@
-//! How much room rows take once texts that they share are written out. A view, a dictionary's key, a span of a list view take a few
-//! bytes, and a million of them may name the same megabyte.
+//! How much a file expands. A view, a dictionary's key, a span of a list view take a few bytes or none, and a million of them may
+//! name the same megabyte: a Parquet file of 800 bytes can hold a terabyte of texts.
 
 use std::ops::Range;
 
@@ -7,21 +7,50 @@ use arrow::array::{Array, AsArray, GenericListViewArray, OffsetSizeTrait, Record
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::DataType;
 
-/// Bytes that the rows of a batch take at most when nothing is shared any more.
+/// Bytes that the rows of a batch take at most once texts that they share are written out.
 const BATCH: u64 = 1 << 30;
 
-/// Refuses a batch whose rows take too much room by themselves.
-pub(super) fn check(batch: &RecordBatch) -> Result<(), String> {
-    let mut room = Room(BATCH);
-    for (column, field) in batch.columns().iter().zip(batch.schema_ref().fields()) {
-        if is_shared(column.data_type()) && room.hold(column, 0..column.len()).is_none() {
-            let (name, rows) = (field.name(), batch.num_rows());
-            return Err(format!(
-                "column `{name}`: the {rows} rows share texts and take more than {BATCH} bytes without that"
-            ));
-        }
+/// Bytes that a unit of work may expand to, and how many for each byte of a large file.
+const UNIT: u64 = 1 << 30;
+const GROWTH: u64 = 1000;
+
+/// What the batches of a unit of work come to.
+pub(super) struct Expansion {
+    most: u64,
+    left: u64,
+}
+
+impl Expansion {
+    /// Of a file of `bytes`.
+    pub(super) fn of(bytes: u64) -> Self {
+        let most = bytes.saturating_mul(GROWTH).max(UNIT);
+        Self { most, left: most }
     }
-    Ok(())
+
+    /// Counts `batch`.
+    ///
+    /// # Errors
+    /// More than may be, with the column.
+    pub(super) fn add(&mut self, batch: &RecordBatch) -> Result<(), String> {
+        let (mut own, mut all) = (Room(BATCH), Room(self.left));
+        for (column, field) in batch.columns().iter().zip(batch.schema_ref().fields()) {
+            let rows = 0..column.len();
+            if is_shared(column.data_type()) && own.hold(column, rows.clone()).is_none() {
+                let (name, rows) = (field.name(), rows.len());
+                return Err(format!(
+                    "column `{name}`: texts of {rows} rows take more than {BATCH} bytes when they are not shared"
+                ));
+            }
+            if all.hold(column, rows).is_none() {
+                let (name, most) = (field.name(), self.most);
+                return Err(format!(
+                    "column `{name}`: its rows take more than {most} bytes; the most is a GiB, or {GROWTH} times the file's size"
+                ));
+            }
+        }
+        self.left = all.0;
+        Ok(())
+    }
 }
 
 fn is_shared(kind: &DataType) -> bool {
@@ -49,8 +78,6 @@ impl Room {
     /// Takes what the values `range` of `array` take, about; none where that is not left. Every value that is visited costs
     /// something, so that there is an end.
     fn hold(&mut self, array: &dyn Array, range: Range<usize>) -> Option<()> {
-        /// Of numbers and times, no more than that.
-        const FIXED: u64 = 16;
         let count = range.len() as u64;
         match array.data_type() {
             DataType::Utf8 => self.take(count + between(array.as_string::<i32>().offsets(), &range)),
@@ -84,7 +111,7 @@ impl Room {
                 self.take(count)?;
                 array.as_struct().columns().iter().try_for_each(|column| self.hold(column, range.clone()))
             }
-            _ => self.take(count.saturating_mul(FIXED)),
+            kind => self.take(count.saturating_mul(kind.primitive_width().unwrap_or(1) as u64)),
         }
     }
 
@@ -158,11 +185,15 @@ mod tests {
         let keys = Int32Array::from(vec![0; 1025]);
         let column = Arc::new(DictionaryArray::new(keys, Arc::new(StringArray::from(vec![text])))) as ArrayRef;
         let batch = RecordBatch::try_from_iter([("prompt", column)]).unwrap();
-        assert!(check(&batch.slice(0, 1024)).is_ok());
-        let error = check(&batch).unwrap_err();
+        assert_eq!(Expansion::of(10_000_000).add(&batch.slice(0, 1000)), Ok(()));
+        let error = Expansion::of(10_000_000).add(&batch).unwrap_err();
         assert_eq!(
             error,
-            "column `prompt` shares its texts, and 1025 rows would take 1074790400 bytes; the most is 1073741824"
+            "column `prompt`: texts of 1025 rows take more than 1073741824 bytes when they are not shared"
         );
+        let (mut expansion, half) = (Expansion::of(1000), batch.slice(0, 500));
+        assert_eq!((expansion.add(&half), expansion.add(&half)), (Ok(()), Ok(())));
+        let error = expansion.add(&half).unwrap_err();
+        assert!(error.starts_with("column `prompt`: its rows take more than 1073741824 bytes; "), "{error}");
     }
 }
