@@ -185,10 +185,13 @@ impl Dataset {
         Ok(Box::new(whole(chunks, place.clone()).map(move |chunk| {
             let Chunk { batch, first_row } = chunk.map_err(|error| file::cause(&location, error))?;
             let wrong = |error: ArrowError| Error::data(place.clone(), error);
-            let columns = schema.fields().iter().map(|field| {
+            let own = batch.schema_ref().fields();
+            let columns = schema.fields().iter().enumerate().map(|(index, field)| {
                 let missing = || Error::data(place.clone(), "columns differ within the file");
-                let column = batch.column_by_name(field.name()).ok_or_else(missing)?;
-                cast(column, field.data_type()).map_err(wrong)
+                // Mostly the columns are the dataset's, one by one; with many of them a search for each takes long.
+                let is_same = own.get(index).is_some_and(|own| own.name() == field.name());
+                let column = if is_same { batch.columns().get(index) } else { batch.column_by_name(field.name()) };
+                cast(column.ok_or_else(missing)?, field.data_type()).map_err(wrong)
             });
             let batch = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_>>()?).map_err(wrong)?;
             Ok(Chunk { batch, first_row })

@@ -5,19 +5,20 @@
 //! has no template.
 
 pub mod compare;
+mod growth;
 mod special_tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use special_tokens::{Files, Found};
-
 use super::chat_template::ChatTemplate;
-use crate::error::{Error, Result, caught};
+use super::description;
+use crate::error::{Error, Place, Result, caught};
+use growth::{Growth, check_token};
+use special_tokens::{Files, Found};
 
 /// Token ids of a text, each with the characters (Unicode code points, from and to) that it covers.
 pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
@@ -26,6 +27,8 @@ pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    growth: Growth,
+    longest_token: usize,
     folder: PathBuf,
     special_tokens: BTreeMap<String, String>,
     template: Option<ChatTemplate>,
@@ -43,15 +46,12 @@ impl Tokenizer {
         let file = folder.join("tokenizer.json");
         let bytes = read(&file)?.ok_or_else(|| Error::model(file.display(), missing(folder)))?;
         let broken = |error: &dyn std::fmt::Display| Error::model(file.display(), format!("not a tokenizer: {error}"));
+        let growth = Growth::read(&bytes).map_err(|error| broken(&error))?;
         let inner = caught(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|panic| broken(&panic))?;
         let mut inner = inner.map_err(|error| broken(&error))?;
         // Some published files carry the truncation and padding of the run that made them.
         inner.with_truncation(None).map_err(|error| broken(&error))?;
         inner.with_padding(None);
-        if let Some((token, id)) = inner.get_vocab(true).into_iter().find(|(_, id)| i32::try_from(*id).is_err()) {
-            return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
-        }
-
         let files = Files {
             config: object(&folder.join("tokenizer_config.json"))?,
             map: object(&folder.join("special_tokens_map.json"))?,
@@ -62,12 +62,24 @@ impl Tokenizer {
         let Found { named, tokens } = files.tokens(&known, |id| inner.id_to_token(id));
         inner.add_tokens(tokens).map_err(|error| broken(&error))?;
         inner.set_encode_special_tokens(files.config.get("split_special_tokens") == Some(&Value::Bool(true)));
+        let mut longest_token = 0;
+        for (token, id) in inner.get_vocab(true) {
+            check_token(&token).map_err(|error| broken(&error))?;
+            if i32::try_from(id).is_err() {
+                return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
+            }
+            longest_token = longest_token.max(token.len());
+        }
         let template = find_template(folder, &files.config, &named)?;
-        Ok(Self { inner, folder: folder.to_owned(), special_tokens: named, template })
+        Ok(Self { inner, growth, longest_token, folder: folder.to_owned(), special_tokens: named, template })
     }
 
     /// Token ids of `text`. Special tokens written in the text become their ids; none is added.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a text that is too long, or may become too long; all else is the tokenizer's fault.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
+        self.permit(text)?;
         let encoding = self.call(|inner| inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
     }
@@ -75,6 +87,7 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`], with the characters that every token covers. Tokens that share the bytes of one
     /// character all cover it.
     pub fn encode_with_offsets(&self, text: &str) -> Result<IdsWithOffsets> {
+        self.permit(text)?;
         let encoding = self.call(|inner| inner.encode_char_offsets(text, false))?;
         let ids = encoding.get_ids().iter().map(|&id| id as i32).collect();
         Ok((ids, encoding.get_offsets().to_vec()))
@@ -94,7 +107,22 @@ impl Tokenizer {
     /// The text of `ids`, special tokens included. Ids outside the vocabulary are left out.
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        if !self.growth.permits_decoding(ids.len().saturating_mul(self.longest_token)) {
+            let bytes = ids.iter().filter_map(|id| self.inner.id_to_token(*id)).map(|token| token.len()).sum();
+            if !self.growth.permits_decoding(bytes) {
+                return Err(self.too_long(bytes));
+            }
+        }
         self.call(|inner| inner.decode(&ids, false))
+    }
+
+    fn permit(&self, text: &str) -> Result<()> {
+        let permitted = caught(|| self.growth.permits(text)).unwrap_or_else(Err);
+        if permitted.map_err(|error| self.error(&error))? { Ok(()) } else { Err(self.too_long(text.len())) }
+    }
+
+    fn too_long(&self, bytes: usize) -> Error {
+        Error::data(Place::file(self.folder.join("tokenizer.json").display()), Growth::refusal(bytes))
     }
 
     /// The text of one token for a person to read; part of a character shows as U+FFFD.
@@ -231,7 +259,7 @@ fn object(file: &Path) -> Result<Map<String, Value>> {
 }
 
 fn read(file: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(file) {
+    match description::read(file) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::model(file.display(), error)),

@@ -12,8 +12,15 @@ mod files;
 mod formats;
 mod generation;
 mod harness;
+#[cfg(unix)]
+mod hostile_arrow;
 mod hostile_files;
+#[cfg(unix)]
+mod hostile_hub;
 mod hostile_names;
+#[cfg(unix)]
+mod hostile_text;
+mod hostile_tokenizers;
 #[cfg(unix)]
 mod hub;
 #[cfg(unix)]
@@ -32,6 +39,7 @@ mod reproduction;
 mod resume;
 mod s3;
 mod seaweed;
+mod secrets;
 mod silent;
 mod stopping;
 mod sweep;

@@ -176,7 +176,7 @@ fn places_that_feed_on_one_another_are_found_before_the_run() {
     for (from, to, workdir, message) in [
         ("data", "data", "run", "the folder holds data/train-00000-of-00002.jsonl, which stage `rows` reads"),
         ("data", "data/scored", "run", "stage `rows` reads `data`, which this folder is a part of"),
-        ("\"data/**/*.parquet\"", "data/scored", "run", "reads `data/**/*.parquet`, which this folder is a part of"),
+        ("\"data/**/train-0*\"", "data/scored", "run", "reads `data/**/train-0*`, which this folder is a part of"),
         ("data/train-00000-of-00002.jsonl", "data", "run", "the folder holds data/train-00000-of-00002.jsonl"),
         ("data/train-00000-of-00002.jsonl", "link", "run", "the folder holds data/train-00000-of-00002.jsonl"),
         (".", "../elsewhere", "run", "reads `.`, which the workdir is a part of"),

@@ -42,7 +42,8 @@ fn notes(folder: &Folder) -> usize {
         return 0;
     };
     let names = std::fs::read_dir(data.unwrap().path()).unwrap().map(|entry| entry.unwrap().file_name());
-    names.filter(|name| name.to_string_lossy().ends_with(".json")).count()
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("part-") && name.ends_with(".json")).count()
 }
 
 /// Sends SIGTERM to a run of `file` once something of it is there; its exit code and how long it then took.

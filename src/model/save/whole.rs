@@ -6,7 +6,6 @@
 //! values bit for bit.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -17,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::architectures::{CausalLm, class};
 use crate::model::checkpoint::files::{CONFIG, INDEX, TENSORS};
 use crate::model::checkpoint::source::ModelSource;
+use crate::text::description;
 
 /// The size that a file of weights has at most, unless one tensor alone is larger.
 const SHARD_BYTES: usize = 5_000_000_000;
@@ -59,7 +59,7 @@ fn config(source: &ModelSource) -> Result<Value> {
 fn generation_config(source: &ModelSource, config: &Value) -> Result<Value> {
     let own = source.base_folder()?.map(|folder| folder.join("generation_config.json"));
     if let Some(path) = own.filter(|path| path.is_file()) {
-        let text = fs::read(&path).map_err(|error| Error::model(path.display(), error))?;
+        let text = description::read(&path).map_err(|error| Error::model(path.display(), error))?;
         return serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error));
     }
     let names = ["bos_token_id", "eos_token_id", "pad_token_id"];

@@ -66,6 +66,7 @@ impl Run<'_> {
             return Ok(false);
         }
         refuse_changed(id, &owned, self.verify)?;
+        self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.printed(id))))?;
         self.remember(record);
         Ok(true)
     }

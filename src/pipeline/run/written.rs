@@ -60,6 +60,7 @@ impl Run<'_> {
         if !self.is_whole(node, &found, folder)? {
             return Ok(false);
         }
+        self.some_rows(&found.reports, &self.folder("rejects", node))?;
         self.report.outputs.extend(shown(folder, &found));
         self.remember(found);
         Ok(true)

@@ -21,6 +21,10 @@ use super::{Plan, Report, Spec, places};
 use crate::error::{Error, Problem, Result};
 use crate::monitor::Monitor;
 
+/// Most combinations of values, and bytes of all variants' files together: each of them is parsed and kept.
+const VARIANTS: usize = 10_000;
+const BYTES: usize = 64 << 20;
+
 /// Runs the pipeline for every combination of values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -87,7 +91,7 @@ pub struct Outcomes {
 pub fn variants(text: &str, name: &str, vars: &[(String, String)]) -> Result<Option<Vec<Variant>>> {
     let spec = Spec::parse(text, name, vars)?;
     let Some(sweep) = &spec.file.sweep else { return Ok(None) };
-    let problems = sweep.problems(&spec);
+    let problems = sweep.problems(&spec, text, vars);
     if !problems.is_empty() {
         return Err(spec.report(problems));
     }
@@ -114,7 +118,7 @@ fn text_of(value: &Value) -> String {
 }
 
 impl Sweep {
-    fn problems(&self, spec: &Spec) -> Vec<Problem> {
+    fn problems(&self, spec: &Spec, text: &str, vars: &[(String, String)]) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut problem = |path: &[&str], message: String| {
             let path = ["sweep"].iter().chain(path).map(|part| (*part).to_owned()).collect();
@@ -130,6 +134,14 @@ impl Sweep {
             if values.is_empty() || values.iter().any(|value| value.is_array() || value.is_object()) {
                 problem(&["over", name], format!("`{name}` takes a list of numbers or words"));
             }
+        }
+        let given = |name: &String| vars.iter().any(|(given, _)| given == name);
+        let counts = self.over.iter().map(|(name, values)| if given(name) { 1 } else { values.len() });
+        let variants = counts.fold(1, usize::saturating_mul);
+        let most = VARIANTS.min(BYTES / text.len().max(1));
+        if variants > most {
+            let of = format!("a file of {} bytes", text.len());
+            problem(&["over"], format!("{variants} combinations of values; the most for {of} is {most}"));
         }
         let unknown = |name: &String| !self.over.contains_key(name);
         if let Some(name) = self.repeats.as_ref().filter(|name| unknown(name)) {
