@@ -3,6 +3,8 @@
 //!
 //! With `contrast` there is no oracle: the reference itself is asked for a better and for a worse answer (T-REG,
 //! arXiv 2412.02685): `r_i = sigmoid(log pi_ref(y_i | x_better, y_<i) - log pi_ref(y_i | x_worse, y_<i)) - 1/2`.
+//!
+//! Tokens of an answer that are not the assistant's have log-probabilities, and a reward of zero.
 
 use std::mem::take;
 use std::ops::Not;
@@ -15,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Metrics, Outcome, Transform};
-use crate::columns::lists::{Lists, from_rows, ids};
+use crate::columns::lists::{Lists, assistant_masks, from_rows, ids};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
     BETTER_PROMPT_IDS, PROMPT_IDS, REWARD_MARGIN, Side, WORSE_PROMPT_IDS, list_type, put, with_column,
@@ -193,7 +195,14 @@ impl Transform for Scoring {
         let pairs: Vec<PairIds> = (0..batch.num_rows())
             .map(|row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) })
             .collect();
-        let Judged { rewards, logps } = self.judge(&batch, &pairs)?;
+        let Judged { mut rewards, logps } = self.judge(&batch, &pairs)?;
+        for side in Side::BOTH {
+            let Some(own) = assistant_masks(&batch, side)? else { continue };
+            for (rewards, own) in rewards.iter_mut().flatten().zip(&own) {
+                let others = rewards[side as usize].iter_mut().zip(own).filter(|(_, own)| !**own);
+                others.for_each(|(reward, _)| *reward = 0.0);
+            }
+        }
 
         let is_finite = |row: usize| logps.iter().all(|(_, l)| l[row].iter().flatten().all(|logp| logp.is_finite()));
         let reasons: Vec<Option<&'static str>> =

@@ -32,5 +32,6 @@ mod seaweed;
 mod stopping;
 mod sweep;
 mod tidy;
+mod tokens;
 mod units;
 mod web;
