@@ -3,6 +3,8 @@
 //!
 //! With `contrast` there is no oracle: the reference itself is asked for a better and for a worse answer (T-REG,
 //! arXiv 2412.02685): `r_i = sigmoid(log pi_ref(y_i | x_better, y_<i) - log pi_ref(y_i | x_worse, y_<i)) - 1/2`.
+//!
+//! Tokens of an answer that are not the assistant's have log-probabilities, and a reward of zero.
 
 use std::mem::take;
 use std::ops::Not;
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::positions::Reads;
 use super::{Conclusion, Metrics, Outcome, Transform};
-use crate::columns::lists::{Lists, from_rows, ids};
+use crate::columns::lists::{Lists, assistant_masks, from_rows, ids};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
     BETTER_PROMPT_IDS, PROMPT_IDS, REWARD_MARGIN, Side, WORSE_PROMPT_IDS, list_type, put, with_column,
@@ -269,7 +271,18 @@ impl Scoring {
         let pairs: Vec<PairIds> = (0..batch.num_rows())
             .map(|row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) })
             .collect();
-        let Judged { rewards, logps } = self.judge(batch, &pairs)?;
+        let Judged { mut rewards, logps } = self.judge(batch, &pairs)?;
+        // Tokens of turns that are not the assistant's have no reward.
+        let mut unrewarded = vec![0_u64; pairs.len()];
+        for side in Side::BOTH {
+            let Some(own) = assistant_masks(batch, side)? else { continue };
+            for (row, (rewards, own)) in rewards.iter_mut().flatten().zip(&own).enumerate() {
+                for (reward, _) in rewards[side as usize].iter_mut().zip(own).filter(|(_, own)| !**own) {
+                    *reward = 0.0;
+                    unrewarded[row] += 1;
+                }
+            }
+        }
 
         let is_finite = |row: usize| logps.iter().all(|(_, l)| l[row].iter().flatten().all(|logp| logp.is_finite()));
         let reasons: Vec<Option<&'static str>> =
@@ -292,9 +305,11 @@ impl Scoring {
         }
         for (row, _) in reasons.iter().enumerate().filter(|(_, reason)| reason.is_none()) {
             self.seen.rows += 1;
-            self.seen.response_tokens += pairs[row].responses.iter().map(|ids| ids.len() as u64).sum::<u64>();
+            let tokens: u64 = pairs[row].responses.iter().map(|ids| ids.len() as u64).sum();
+            self.seen.response_tokens += tokens - unrewarded[row];
             let own = rewards.iter().flat_map(|rewards| rewards[row].iter().flatten());
-            self.seen.zero_rewards += own.filter(|reward| **reward == 0.0).count() as u64;
+            self.seen.zero_rewards +=
+                (own.filter(|reward| **reward == 0.0).count() as u64).saturating_sub(unrewarded[row]);
         }
         let work: Work = pairs.iter().map(PairIds::work).sum();
         self.seen.tokens += work.tokens as u64;

@@ -1,5 +1,6 @@
 //! `select` — token rewards to key-token masks (SePO, arXiv 2408.13518): the top share of every chosen response, the
-//! bottom share of every rejected one. Masks are derived, so any number of rules may stand side by side.
+//! bottom share of every rejected one. Masks are derived, so any number of rules may stand side by side. Where an answer
+//! has turns of others than the assistant, only the assistant's tokens count.
 
 mod rules;
 
@@ -8,14 +9,14 @@ use std::mem::take;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::score::{needs_floats, needs_rewards};
 use super::{Conclusion, Metrics, Outcome, Transform};
-use crate::columns::lists::{floats, from_masks};
+use crate::columns::lists::{assistant_masks, floats, from_masks, from_rows, marked, of};
 use crate::columns::provenance::Provenance;
 use crate::columns::{ROW_ID, Side, list_type, put, with_column};
 use crate::error::{Error, Place, Problem, Result};
@@ -135,6 +136,12 @@ impl Select {
     }
 }
 
+/// `key`, which has a value for every token that is the assistant's `own`, over all tokens.
+fn spread(key: &[bool], own: &[bool]) -> Vec<bool> {
+    let mut key = key.iter();
+    own.iter().map(|own| *own && key.next().is_some_and(|key| *key)).collect()
+}
+
 struct Work {
     stage: Select,
     /// Since it was last asked, by mask.
@@ -172,13 +179,21 @@ impl Transform for Work {
         for (name, picks, rule) in self.stage.rules() {
             for (side, pick) in Side::BOTH.into_iter().zip(picks) {
                 let values = floats(&batch, &rule.reads(side))?;
-                let Masks { rows, stand_ins, ties } = rules::masks(values, pick, rule, side, &keys);
+                let own = assistant_masks(&batch, side)?;
+                let spoken = own.as_ref().map(|own| {
+                    from_rows::<Float32Type>(values.rows().zip(own).map(|(values, own)| marked(values, own)))
+                });
+                let values = spoken.as_ref().map_or(values, of::<Float32Type>);
+                let Masks { mut rows, stand_ins, ties } = rules::masks(values, pick, rule, side, &keys);
                 let seen = self.seen.entry(name.map(str::to_owned)).or_default();
                 seen.tokens += rows.iter().map(|mask| mask.len() as u64).sum::<u64>();
                 seen.key += rows.iter().flatten().filter(|key| **key).count() as u64;
                 seen.responses += rows.len() as u64;
                 seen.stand_ins += stand_ins;
                 seen.ties += ties;
+                if let Some(own) = &own {
+                    rows = rows.iter().zip(own).map(|(key, own)| spread(key, own)).collect();
+                }
                 columns.push((side.key_mask(name), from_masks(&rows)));
             }
             let rule = json!({"chosen": picks[0], "rejected": picks[1], "rule": rule});

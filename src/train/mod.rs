@@ -273,7 +273,7 @@ impl Trainer<'_> {
     /// One optimizer step, in place; the loss is the mean over the step.
     fn step(mut self, examples: &[Example], rate: f64) -> Result<(Self, Seen)> {
         let objective = self.settings.objective.formula();
-        let weights: Vec<f64> = examples.iter().map(|example| objective.weight(example.responses[0].len())).collect();
+        let weights: Vec<f64> = examples.iter().map(|example| objective.weight(example.length(0))).collect();
         let total: f64 = weights.iter().sum();
         let (mut seen, mut gradients) = (Seen::default(), Gradients::default());
         let costs: Vec<usize> = examples.iter().map(|example| self.cost(example)).collect();
@@ -333,7 +333,7 @@ impl Trainer<'_> {
                 }
                 let said = policy.say(policy.model().hidden(&batch, &device), self.reference, &batch, &device);
                 for (outcome, example) in self.evaluate(&part[range.clone()], &batch, &said)?.iter().zip(&part[range]) {
-                    seen.add(outcome, self.settings.objective.formula().weight(example.responses[0].len()));
+                    seen.add(outcome, self.settings.objective.formula().weight(example.length(0)));
                 }
                 seen.work = seen.work + batch.work();
             }
@@ -347,8 +347,10 @@ impl Trainer<'_> {
         std::array::from_fn(|side| Response {
             ids: &example.responses[side],
             needed: match (tokens[side], &example.masks) {
-                (Tokens::All, _) | (Tokens::Key, None) => Needed::All,
                 (Tokens::Key, Some(masks)) => Needed::Mask(&masks[side]),
+                (Tokens::All, _) | (Tokens::Key, None) => {
+                    example.own[side].as_deref().map_or(Needed::All, Needed::Mask)
+                }
                 (Tokens::Nothing, _) => Needed::Nothing,
             },
         })
@@ -386,7 +388,7 @@ impl Trainer<'_> {
                 },
                 states: states.as_ref().map_or(&[], |states| &states[ranges[side].clone()]),
                 rewards: example.rewards.as_ref().map_or(&[], |rewards| &rewards[side][..]),
-                length: example.responses[side].len(),
+                length: example.length(side),
             };
             self.settings.objective.formula().evaluate(&Pair { chosen: response(0), rejected: response(1) })
         };

@@ -169,10 +169,6 @@ impl World {
         self.stores.locate(&format!("{}/{name}", self.base)).unwrap()
     }
 
-    pub(crate) fn is_local(&self) -> bool {
-        self.store.bucket.is_none()
-    }
-
     /// Writes a file of the user.
     pub(crate) fn put(&mut self, name: &str, bytes: Vec<u8>) {
         self.at(name).write(bytes.clone()).unwrap();
@@ -238,7 +234,7 @@ impl World {
     pub(crate) fn compare(&mut self, settings: Settings) -> Result<(), String> {
         let key = (settings, self.input);
         if !self.expected.contains_key(&key) {
-            let expected = self.from_nothing(settings);
+            let expected = self.fresh(settings);
             self.expected.insert(key, expected);
         }
         let (expected, found) = (&self.expected[&key], self.outputs());
@@ -255,7 +251,7 @@ impl World {
     }
 
     /// What a run from nothing writes. It reads the same files, whose paths are in the rows.
-    fn from_nothing(&self, settings: Settings) -> Files {
+    fn fresh(&self, settings: Settings) -> Files {
         let folder = scratch();
         let plan = self.plan_in(&folder.path().display().to_string(), &Storage::default(), settings).unwrap();
         run(&plan, "p.yaml", &Options::default(), &Silent).unwrap_or_else(|error| panic!("from nothing: {error}"));

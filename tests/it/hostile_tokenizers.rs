@@ -1,7 +1,7 @@
 //! Tokenizers that make of a short text a long one. Some of it happens while tokenizer.json is read, all of it with little
 //! address space, and all of it must end with the file's name.
 
-use sepo::model::Tokenizer;
+use sepo::text::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::harness::{Folder, repository};

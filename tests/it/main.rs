@@ -44,5 +44,6 @@ mod silent;
 mod stopping;
 mod sweep;
 mod tidy;
+mod tokens;
 mod units;
 mod web;
