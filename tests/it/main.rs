@@ -44,6 +44,7 @@ mod silent;
 mod stopping;
 mod sweep;
 mod tidy;
+mod together;
 mod tokens;
 mod units;
 mod web;
