@@ -6,8 +6,8 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::simd::vectorized;
-use super::values;
+use super::flex::memory::values;
+use super::flex::simd::vectorized;
 
 /// The numbers of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -13,19 +13,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
 
-use super::few_rows::{self, FEW_ROWS};
-use super::product::matmul;
-use super::tile::Number;
-use super::{tensor, values};
-
-/// How a checkpoint stores a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Layout {
-    /// `[out, in]`, as PyTorch's `Linear`.
-    OutIn,
-    /// `[in, out]`, as GPT-2's `Conv1D`.
-    InOut,
-}
+use super::flex::few_rows::{self, FEW_ROWS};
+use super::flex::memory::{tensor, values};
+use super::flex::product::matmul;
+use super::flex::tile::Dtype;
+use super::layout::Layout;
 
 /// `x W^T`, or `x W` for a weight `[in, out]`: x `[rows, in]`, result `[rows, out]`.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>, layout: Layout) -> Tensor<2> {

@@ -6,8 +6,8 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::simd::{dot, vectorized};
-use super::{tensor, values};
+use super::flex::memory::{tensor, values};
+use super::flex::simd::{dot, vectorized};
 
 /// The sum of the squares of `x`, as one number.
 pub fn squared_norm(x: Tensor<1>) -> Tensor<1> {

@@ -11,8 +11,8 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Slice, Tensor};
 use rayon::prelude::*;
 
-use super::simd::vectorized;
-use super::{ROWS, values, whole};
+use super::flex::memory::{ROWS, values, whole};
+use super::flex::simd::vectorized;
 
 /// Turns every head of every row: x `[rows, heads * head_dim]`, cos and sin `[rows, half]`. The first `2 * half`
 /// dimensions of a head turn, the others stay.

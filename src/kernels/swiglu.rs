@@ -10,8 +10,8 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::simd::{exp, vectorized};
-use super::{values, whole};
+use super::flex::memory::{tensor, values, whole};
+use super::flex::simd::{exp, vectorized};
 
 /// `silu(gate) * up` for tensors of equal shape.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
@@ -110,7 +110,7 @@ impl SwiGlu for Flex {
 }
 
 fn like(values: Vec<f32>, shape: &FlexTensor) -> FlexTensor {
-    super::tensor(values, [shape.shape().num_elements()]).reshape(shape.shape())
+    tensor(values, [shape.shape().num_elements()]).reshape(shape.shape())
 }
 
 impl<B: SwiGlu, C: CheckpointStrategy> SwiGlu for Autodiff<B, C> {

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 
 use super::attention::{Segment, SpanAttention, Spans, attention};
 use super::gelu::Gelu;
-use super::linear::Layout;
+use super::layout::Layout;
 use super::packed::Packed;
 use super::{adamw, embedding, gelu, layer_norm, linear, norm, rms_norm, rotary, swiglu, token_kl, token_logps};
 use crate::close::{self, Tolerance};
@@ -25,7 +25,7 @@ fn raw<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 #[track_caller]
 fn assert_close(fast: &FlexTensor, portable: &FlexTensor, tolerance: f64) {
     let (fast, portable) = (fast.to_contiguous(), portable.to_contiguous());
-    let (fast, portable) = (super::values(&fast), super::values(&portable));
+    let (fast, portable) = (super::flex::memory::values(&fast), super::flex::memory::values(&portable));
     close::assert_close(fast, portable, Tolerance::Relative(tolerance), format_args!("fast and portable"));
 }
 

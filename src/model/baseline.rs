@@ -8,7 +8,8 @@ use rand_distr::{Distribution, Uniform};
 use super::layers::random::random;
 use super::layers::visit;
 use crate::kernels::gelu::{Gelu, gelu};
-use crate::kernels::linear::{Layout, linear};
+use crate::kernels::layout::Layout;
+use crate::kernels::linear::linear;
 
 /// The head. A constant on top of it would cancel, so the second layer has none.
 #[derive(Module, Debug)]

@@ -14,7 +14,7 @@ use super::device::DeviceSpec;
 use super::layers::weight::{Kept, Weight};
 use super::sizes::Sizes;
 use crate::error::Result;
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::kernels::packed::Packed;
 use crate::kernels::precision::Precision;
 

@@ -21,7 +21,7 @@ use super::checkpoint::source::ModelSource;
 use super::device::DeviceSpec;
 use super::layers::cache::{KvCache, Place, Slot, host};
 use crate::error::{Error, Result};
-use crate::kernels::few_rows::FEW_ROWS;
+use crate::kernels::FEW_ROWS;
 use crate::kernels::precision::Precision;
 use sample::Dice;
 pub use sample::Sampling;

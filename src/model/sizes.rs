@@ -1,6 +1,6 @@
 //! What an architecture tells everybody else about one of its models, before any parameter is read.
 
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 
 /// The sizes of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 
 use rayon::prelude::*;
 
-use super::super::Shared;
-use super::super::simd::{dot, exp_shifted, max, vectorized};
 use super::Spans;
+use crate::kernels::flex::memory::Shared;
+use crate::kernels::flex::simd::{dot, exp_shifted, max, vectorized};
 
 /// Keys and values of consecutive positions, `[positions, kv_heads * d]` each.
 pub(crate) type Block<'a> = [&'a [f32]; 2];

@@ -6,10 +6,11 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
 use rayon::prelude::*;
 
-use super::super::product::{Matrix, product};
-use super::super::simd::{dot, exp, exp_shifted, max, vectorized};
-use super::super::{Shared, tensor, values};
 use super::{Segment, SpanAttention, Spans};
+use crate::kernels::flex::matrix::Matrix;
+use crate::kernels::flex::memory::{Shared, tensor, values};
+use crate::kernels::flex::product::product;
+use crate::kernels::flex::simd::{dot, exp, exp_shifted, max, vectorized};
 
 /// Rows of a tile of scores.
 const TILE: usize = 64;
@@ -219,7 +220,7 @@ impl<'a> Tile<'a> {
     unsafe fn own(&self, x: &[f32]) -> Matrix {
         let width = self.rows.width();
         // SAFETY: the tile lies inside the queries.
-        Matrix { data: unsafe { x.as_ptr().add(self.row * width + self.column) }, rows: width, columns: 1 }
+        Matrix { data: unsafe { x.as_ptr().add(self.row * width + self.column) }, row_stride: width, col_stride: 1 }
     }
 
     /// The rows from `start` on of a `[rows, kv_heads * d]` matrix.
@@ -229,7 +230,7 @@ impl<'a> Tile<'a> {
     unsafe fn key_rows(&self, x: &[f32], start: usize) -> Matrix {
         let width = self.rows.kv_width();
         // SAFETY: the block lies inside the keys.
-        Matrix { data: unsafe { x.as_ptr().add(start * width + self.kv_column) }, rows: width, columns: 1 }
+        Matrix { data: unsafe { x.as_ptr().add(start * width + self.kv_column) }, row_stride: width, col_stride: 1 }
     }
 
     /// `out = x K^T * scale` for the tile's rows of `x`: `[count, seen]`.
@@ -239,7 +240,7 @@ impl<'a> Tile<'a> {
         for (column, start, rows) in self.blocks() {
             // SAFETY: layouts as in `own` and `key_rows`; `out` has room for `count * seen` values.
             unsafe {
-                let keys = self.key_rows(keys, start).turned();
+                let keys = self.key_rows(keys, start).transposed();
                 let shape = [self.count, rows, self.rows.spans.head_dim];
                 product(shape, out.as_mut_ptr().add(column), self.seen, self.own(x), keys, false, scale);
             }
@@ -274,7 +275,7 @@ impl<'a> Tile<'a> {
         for (index, (column, start, rows)) in self.blocks().enumerate() {
             // SAFETY: the caller's contract.
             unsafe {
-                let weights = Matrix { data: weights.as_ptr().add(column), rows: self.seen, columns: 1 };
+                let weights = Matrix { data: weights.as_ptr().add(column), row_stride: self.seen, col_stride: 1 };
                 let shape = [self.count, self.rows.spans.head_dim, rows];
                 product(shape, out, stride, weights, self.key_rows(keys, start), index > 0, scale);
             }
@@ -290,7 +291,7 @@ impl<'a> Tile<'a> {
         for (column, start, rows) in self.blocks() {
             // SAFETY: the caller's contract.
             unsafe {
-                let weights = Matrix { data: weights.as_ptr().add(column), rows: 1, columns: self.seen };
+                let weights = Matrix { data: weights.as_ptr().add(column), row_stride: 1, col_stride: self.seen };
                 let shape = [rows, self.rows.spans.head_dim, self.count];
                 product(shape, out.at(start * width + self.kv_column), width, weights, self.own(x), true, scale);
             }

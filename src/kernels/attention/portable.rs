@@ -9,7 +9,7 @@ use burn::tensor::{FloatDType, Slice, TensorData};
 use super::Spans;
 use super::padded::{Group, Padded};
 
-pub(in super::super) fn portable<B: Backend>(
+pub(in crate::kernels) fn portable<B: Backend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
@@ -30,7 +30,7 @@ pub(in super::super) fn portable<B: Backend>(
     (layout.stream_of_queries(outs), layout.stream_of_queries(lses))
 }
 
-pub(in super::super) fn portable_backward<B: Backend>(
+pub(in crate::kernels) fn portable_backward<B: Backend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,

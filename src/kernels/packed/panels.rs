@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::tile::{Number, PANEL, Place, TILE};
+use crate::kernels::flex::tile::{Dtype, PANEL, Place, TILE};
 
 /// A weight `[outputs, inputs]` in panels.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(in crate::kernels) struct Panels<N> {
     values: Vec<N>,
     outputs: usize,
     inputs: usize,
-    /// Numbers that an activation is split into.
+    /// Storage that an activation is split into.
     parts: usize,
 }
 
@@ -34,7 +34,7 @@ impl<N> Default for Activations<N> {
     }
 }
 
-impl<N: Number> Panels<N> {
+impl<N: Dtype> Panels<N> {
     /// Packs `[outputs, inputs]`; `value` gives output `o` and input `i`.
     pub(in crate::kernels) fn new(
         [outputs, inputs]: [usize; 2],
@@ -98,7 +98,7 @@ impl<N: Number> Panels<N> {
         }
     }
 
-    /// Numbers of a tile of activations.
+    /// Storage of a tile of activations.
     fn tile(&self) -> usize {
         self.parts * TILE * self.width()
     }
@@ -108,7 +108,7 @@ impl<N: Number> Panels<N> {
         row / TILE * self.tile() + (part * TILE + row % TILE) * self.width()
     }
 
-    /// `out [rows, outputs of panels] = x W^T`, with `stride` numbers from one row of `out` to the next.
+    /// `out [rows, outputs of panels] = x W^T`, with the rows of `out` `row_stride` numbers apart.
     ///
     /// # Safety
     /// `out` is valid for these writes and nobody else's meanwhile.
@@ -117,7 +117,7 @@ impl<N: Number> Panels<N> {
         x: &Activations<N>,
         panels: Range<usize>,
         out: *mut f32,
-        stride: usize,
+        row_stride: usize,
     ) {
         for panel in panels.clone() {
             let weight = self.panel(panel);
@@ -125,9 +125,9 @@ impl<N: Number> Panels<N> {
             for (row, tile) in (0..x.count).step_by(TILE).zip(x.values.chunks_exact(self.tile())) {
                 // SAFETY: the caller's contract; `columns` numbers of the rows from `row` on.
                 unsafe {
-                    let out = out.add(row * stride + (panel - panels.start) * PANEL);
+                    let out = out.add(row * row_stride + (panel - panels.start) * PANEL);
                     let rows = TILE.min(x.count - row);
-                    let place = Place { out, stride, rows, columns, keep: false, scale: 1.0 };
+                    let place = Place { out, row_stride, rows, columns, keep: false, scale: 1.0 };
                     N::products(tile, self.parts, weight, place);
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use super::Packed;
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::kernels::precision::Precision;
 
 /// Outputs and inputs, layout, precision, and digest of the numbers.
@@ -44,9 +44,9 @@ mod tests {
         let values: Vec<f32> = (0..6).map(|value| value as f32 + 0.123).collect();
         let pack = |precision| Packed::shared(&values, [2, 3], Layout::OutIn, precision);
         let (one, other, coarse) = (pack(Precision::F32), pack(Precision::F32), pack(Precision::Bf16));
-        let turned = Packed::shared(&values, [2, 3], Layout::InOut, Precision::F32);
-        assert!(Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(&one, &coarse) && !Arc::ptr_eq(&one, &turned));
-        assert_eq!(turned.rows(0..1), [values[0], values[2], values[4]]);
+        let transposed = Packed::shared(&values, [2, 3], Layout::InOut, Precision::F32);
+        assert!(Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(&one, &coarse) && !Arc::ptr_eq(&one, &transposed));
+        assert_eq!(transposed.rows(0..1), [values[0], values[2], values[4]]);
         let weak = Arc::downgrade(&one);
         drop((one, other));
         assert!(weak.upgrade().is_none());

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::interface::{Architecture, Body};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::kernels::swiglu::swiglu;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};

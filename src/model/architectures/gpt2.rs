@@ -9,7 +9,7 @@ use super::interface::{Architecture, Body, parse};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::gelu::{Gelu, gelu};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
 use crate::model::layers::context::Setting;

@@ -15,7 +15,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::error::Result;
 use crate::kernels;
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use lora::Adapter;
 use parameters::Parameters;
 use weight::{Head, Weight};

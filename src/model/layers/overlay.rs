@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::lora::{Adapter, Lora};
 use super::random::random;
 use crate::error::{Error, Result};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::model::checkpoint::adapter::{Factors, Stored, scale};
 use crate::model::checkpoint::names::layer_of;
 

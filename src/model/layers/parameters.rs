@@ -13,7 +13,7 @@ use super::overlay::{Overlay, merge};
 use super::random::random;
 use super::weight::{Kept, Weight};
 use crate::error::{Error, Result};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::kernels::packed::Packed;
 use crate::kernels::precision::Precision;
 use crate::model::checkpoint::names::shorten;

@@ -6,7 +6,8 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use crate::kernels::embedding::table_rows;
-use crate::kernels::linear::{Layout, linear};
+use crate::kernels::layout::Layout;
+use crate::kernels::linear::linear;
 use crate::kernels::packed::{Packed, packed_linear};
 use crate::kernels::precision::Precision;
 use crate::kernels::token_kl::{Compared, packed_token_kl, token_kl};

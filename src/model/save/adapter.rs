@@ -11,7 +11,7 @@ use super::card::Card;
 use super::draft::{appear, copy_tokenizer, write_json, write_tensors, write_text};
 use super::whole::whole;
 use crate::error::{Error, Result};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::model::architectures::CausalLm;
 use crate::model::checkpoint::files::{ADAPTER_CONFIG, ADAPTER_TENSORS};
 use crate::model::checkpoint::names::{layer_of, peft_name};

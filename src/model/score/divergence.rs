@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{Scorer, budget, check, cost};
 use crate::error::{Error, Result};
-use crate::kernels::few_rows::FEW_ROWS;
+use crate::kernels::FEW_ROWS;
 use crate::model::batch::{Needed, PackedBatch, PairIds, Response};
 use crate::model::layers::cache::host;
 

@@ -4,8 +4,8 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::Shared;
-use super::linear::Layout;
+use super::memory::Shared;
+use crate::kernels::layout::Layout;
 
 /// The most rows that are few. Above, packing the weight pays.
 pub(crate) const FEW_ROWS: usize = 64;
@@ -17,7 +17,7 @@ const OUTPUTS: usize = 3;
 const TASK: usize = 48;
 
 /// `x W^T`, or `x W`: x `[rows, input]`, result `[rows, output]`.
-pub(super) fn product(x: &[f32], weight: &[f32], [input, output]: [usize; 2], layout: Layout) -> Vec<f32> {
+pub(in crate::kernels) fn product(x: &[f32], weight: &[f32], [input, output]: [usize; 2], layout: Layout) -> Vec<f32> {
     let rows = x.len() / input;
     let mut out = vec![0f32; rows * output];
     let place = Shared(out.as_mut_ptr());

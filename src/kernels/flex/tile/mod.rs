@@ -2,30 +2,35 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod number;
+mod dispatch;
+mod dtype;
+#[cfg(not(target_arch = "x86_64"))]
+mod nowhere;
+mod portable;
 
-use super::product::Matrix;
-pub(super) use number::Number;
+#[cfg(target_arch = "x86_64")]
+use super::matrix::Matrix;
+pub(in crate::kernels) use dtype::Dtype;
 
 /// Outputs of a panel: three registers of 16 sums.
-pub(super) const PANEL: usize = 48;
+pub(in crate::kernels) const PANEL: usize = 48;
 /// Rows whose sums are kept in registers: 8 x 3 of 32 registers.
-pub(super) const TILE: usize = 8;
+pub(in crate::kernels) const TILE: usize = 8;
 
 /// Numbers of a register.
-pub(super) const LANES: usize = 16;
+pub(in crate::kernels) const LANES: usize = 16;
 
-/// Where the products of a tile go: the first `rows` rows and `columns` outputs of them, `stride` numbers from row to row.
+/// Where the products of a tile go: the first `rows` rows and `columns` outputs of them, `row_stride` numbers from row to row.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub(super) out: *mut f32,
-    pub(super) stride: usize,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
+pub(in crate::kernels) struct Place {
+    pub(in crate::kernels) out: *mut f32,
+    pub(in crate::kernels) row_stride: usize,
+    pub(in crate::kernels) rows: usize,
+    pub(in crate::kernels) columns: usize,
     /// Whether they are added to what stands there.
-    pub(super) keep: bool,
+    pub(in crate::kernels) keep: bool,
     /// What they are multiplied by.
-    pub(super) scale: f32,
+    pub(in crate::kernels) scale: f32,
 }
 
 impl Place {
@@ -36,7 +41,7 @@ impl Place {
             for (column, sum) in sums.iter().enumerate().take(self.columns) {
                 // SAFETY: the caller's contract.
                 unsafe {
-                    let out = self.out.add(row * self.stride + column);
+                    let out = self.out.add(row * self.row_stride + column);
                     *out = if self.keep { *out } else { 0.0 } + self.scale * sum;
                 }
             }
@@ -45,17 +50,17 @@ impl Place {
 }
 
 /// Numbers of a row of a panel with so many columns: whole registers.
-pub(super) fn width(columns: usize) -> usize {
+pub(in crate::kernels) fn width(columns: usize) -> usize {
     columns.next_multiple_of(LANES)
 }
 
 /// The products of up to [`TILE`] rows of `x`, of `inputs` numbers each, and a panel `[inputs][width(columns)]`.
 ///
 /// # Safety
-/// The processor has AVX-512 ([`Number::is_fast`]), `x` has the place's rows, and the place is valid for writes, and nobody
+/// The processor has AVX-512 ([`Dtype::is_fast`]), `x` has the place's rows, and the place is valid for writes, and nobody
 /// else's meanwhile.
 #[cfg(target_arch = "x86_64")]
-pub(super) unsafe fn products(inputs: usize, x: Matrix, panel: &[f32], place: Place) {
+pub(in crate::kernels) unsafe fn products(inputs: usize, x: Matrix, panel: &[f32], place: Place) {
     assert!(panel.len() == inputs * width(place.columns), "a whole panel");
     // SAFETY: the caller's contract, and the length was checked.
     unsafe {
@@ -72,22 +77,10 @@ pub(super) unsafe fn products(inputs: usize, x: Matrix, panel: &[f32], place: Pl
 /// # Safety
 /// The processor has AVX-512, and both squares are valid, the second one for writes.
 #[cfg(target_arch = "x86_64")]
-pub(super) unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+pub(in crate::kernels) unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, width: usize) {
     // SAFETY: the caller's contract.
-    unsafe { avx512::turn(from, stride, to, width) };
+    unsafe { avx512::transpose(from, stride, to, width) };
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) use nowhere::{products, turn};
-
-/// For processors without AVX-512, where nobody calls these.
-#[cfg(not(target_arch = "x86_64"))]
-mod nowhere {
-    pub(in super::super) unsafe fn products(_: usize, _: super::Matrix, _: &[f32], _: super::Place) {
-        unreachable!("no AVX-512 here")
-    }
-
-    pub(in super::super) unsafe fn turn(_: *const f32, _: usize, _: *mut f32, _: usize) {
-        unreachable!("no AVX-512 here")
-    }
-}
+pub(in crate::kernels) use nowhere::{products, transpose};

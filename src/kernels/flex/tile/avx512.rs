@@ -11,8 +11,8 @@ use std::mem::transmute;
 
 use half::bf16;
 
-use super::number::plain_split;
-use super::{LANES, Matrix, PANEL, Place, TILE};
+use super::{LANES, PANEL, Place, TILE, portable};
+use crate::kernels::flex::matrix::Matrix;
 
 /// Writes the sums of a tile. No function: called, it would find them in memory and not in registers.
 macro_rules! store {
@@ -27,7 +27,7 @@ macro_rules! store {
                 let mask = ((1u32 << columns) - 1) as u16;
                 // SAFETY: the place is valid for writes; a mask leaves out what lies beyond the columns.
                 unsafe {
-                    let out = $place.out.add(row * $place.stride).wrapping_add(LANES * register);
+                    let out = $place.out.add(row * $place.row_stride).wrapping_add(LANES * register);
                     let before = if $place.keep { _mm512_maskz_loadu_ps(mask, out) } else { _mm512_setzero_ps() };
                     let sums = _mm512_fmadd_ps(*sums, scale, before);
                     match columns {
@@ -57,7 +57,7 @@ pub(super) unsafe fn products_f32<const REGISTERS: usize>(inputs: usize, x: Matr
         }
         for row in 0..TILE {
             // SAFETY: the input lies inside of the row.
-            let x = _mm512_set1_ps(unsafe { *x.data.add(row.min(last) * x.rows + input * x.columns) });
+            let x = _mm512_set1_ps(unsafe { *x.data.add(row.min(last) * x.row_stride + input * x.col_stride) });
             for register in 0..REGISTERS {
                 sums[row][register] = _mm512_fmadd_ps(x, weights[register], sums[row][register]);
             }
@@ -70,7 +70,7 @@ pub(super) unsafe fn products_f32<const REGISTERS: usize>(inputs: usize, x: Matr
 /// Both squares are valid, the second one for writes.
 #[expect(clippy::needless_range_loop, reason = "constant bounds keep the rows in registers")]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+pub(super) unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, width: usize) {
     let mut a = [_mm512_setzero_ps(); LANES];
     let mut b = a;
     for row in 0..LANES {
@@ -154,5 +154,5 @@ pub(super) unsafe fn split(x: &[f32], parts: usize, out: &mut [bf16], stride: us
             }
         }
     }
-    plain_split(rest, parts, &mut out[LANES * chunks.len()..], stride);
+    portable::split(rest, parts, &mut out[LANES * chunks.len()..], stride);
 }
