@@ -1,7 +1,7 @@
 //! A linear layer on rows, with the weight as checkpoints store it.
 //!
-//! burn's own would give the weight's gradient as a transposed view; here it comes out in the weight's layout, and
-//! is not computed at all for frozen weights. Few rows go through a product of their own (`few_rows`).
+//! In burn's own the gradient of the weight is a transposed view; here it has the layout of the weight, and is not computed for
+//! frozen weights. Few rows use a product of their own (`flex::few_rows`).
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};

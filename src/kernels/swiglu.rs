@@ -56,8 +56,8 @@ pub(super) fn portable_backward<B: Backend>(
     let grad_up = B::float_mul(grad.clone(), silu.clone());
     // silu'(g) = s + silu (1 - s)
     let rest = B::float_add_scalar(B::float_neg(sigmoid.clone()), 1f32.into());
-    let slope = B::float_add(sigmoid, B::float_mul(silu, rest));
-    (B::float_mul(B::float_mul(grad, up), slope), grad_up)
+    let derivative = B::float_add(sigmoid, B::float_mul(silu, rest));
+    (B::float_mul(B::float_mul(grad, up), derivative), grad_up)
 }
 
 #[cfg(feature = "tch")]
@@ -65,7 +65,7 @@ impl SwiGlu for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl SwiGlu for burn::backend::Cube {}
 
-/// Elements that one task takes.
+/// Elements per task.
 const CHUNK: usize = 16 * 1024;
 
 impl SwiGlu for Flex {

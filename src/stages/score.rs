@@ -21,7 +21,7 @@ use crate::columns::{
     BETTER_PROMPT_IDS, PROMPT_IDS, REWARD_MARGIN, Side, WORSE_PROMPT_IDS, list_type, put, with_column,
 };
 use crate::error::{Error, Place, Problem, Result};
-use crate::model::cost::Work;
+use crate::model::cost::Workload;
 use crate::model::score::Logps;
 use crate::model::{DeviceSpec, ModelSource, PairIds, Precision, Scorer};
 
@@ -215,7 +215,7 @@ impl Transform for Scoring {
             columns.push((REWARD_MARGIN.to_owned(), floats(sums.iter().map(|[chosen, rejected]| chosen - rejected))));
         }
         self.seen.rows += reasons.iter().filter(|reason| reason.is_none()).count() as u64;
-        let work: Work = pairs.iter().map(PairIds::work).sum();
+        let work: Workload = pairs.iter().map(PairIds::workload).sum();
         self.seen.tokens += work.tokens as u64;
         self.seen.response_tokens += work.needed as u64;
         self.seen.operations += self.operations(work);
@@ -265,7 +265,7 @@ impl Scoring {
     }
 
     /// Floating-point operations of all passes over `work`.
-    fn operations(&self, work: Work) -> f64 {
+    fn operations(&self, work: Workload) -> f64 {
         let others = match &self.judge {
             Judge::Nobody => 0.0,
             Judge::Oracle { scorer, common, .. } => scorer.operations(work) - scorer.saved(*common, work),

@@ -1,6 +1,6 @@
-//! A matrix by its place in memory, as the products take it.
+//! A matrix in memory, by pointer and strides.
 
-/// A matrix in memory: its first element and the distances between rows and columns.
+/// A pointer to the first element, and the distances between rows and between columns, in elements.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Matrix {
     pub(in crate::kernels) data: *const f32,
@@ -8,13 +8,13 @@ pub(in crate::kernels) struct Matrix {
     pub(in crate::kernels) col_stride: usize,
 }
 
-// SAFETY: whoever makes one vouches for what it points to, wherever that is read.
+// SAFETY: the functions that read through the pointer are unsafe and require valid memory.
 unsafe impl Send for Matrix {}
 // SAFETY: as above.
 unsafe impl Sync for Matrix {}
 
 impl Matrix {
-    /// What lies right of and below an element.
+    /// The submatrix that begins at an element.
     ///
     /// # Safety
     /// The element lies in the matrix.

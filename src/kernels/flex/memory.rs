@@ -4,7 +4,7 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType};
 
-/// Rows that one task of a row-parallel flex body takes.
+/// Rows per task of row-parallel bodies.
 pub(in crate::kernels) const ROWS: usize = 16;
 
 /// The values of a contiguous f32 tensor.
@@ -12,8 +12,7 @@ pub(in crate::kernels) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice::<f32>().expect("flex kernels get contiguous f32 tensors")
 }
 
-/// The tensor as what its memory holds and nothing else, to be written in place: `storage_mut` copies it only where somebody
-/// else refers to it.
+/// The tensor as the only content of its memory, to be written in place: `storage_mut` copies it only if it is shared.
 pub(in crate::kernels) fn whole(tensor: FlexTensor) -> FlexTensor {
     let tensor = if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() };
     let shape = tensor.shape();
@@ -28,7 +27,7 @@ pub(in crate::kernels) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
 }
 
-/// The sum of equally long parts, in their order.
+/// The elementwise sum of parts of equal length, in order.
 pub(in crate::kernels) fn sum(parts: Vec<Vec<f32>>) -> Vec<f32> {
     parts
         .into_iter()
@@ -39,20 +38,20 @@ pub(in crate::kernels) fn sum(parts: Vec<Vec<f32>>) -> Vec<f32> {
         .unwrap_or_default()
 }
 
-/// A pointer that tasks writing disjoint places share.
+/// A pointer shared by tasks that write disjoint elements.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Shared(pub(in crate::kernels) *mut f32);
 
-// SAFETY: every task that gets a `Shared` writes to places that no other task reads or writes.
+// SAFETY: tasks that share the pointer access disjoint elements.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// The place `offset` elements further on.
+    /// The pointer to the element at `offset`.
     ///
     /// # Safety
-    /// As for [`pointer::add`]: the place must lie inside the same allocation.
+    /// As for [`pointer::add`]: the element is inside the same allocation.
     pub(in crate::kernels) unsafe fn at(self, offset: usize) -> *mut f32 {
         // SAFETY: the caller's contract.
         unsafe { self.0.add(offset) }

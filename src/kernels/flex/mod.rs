@@ -1,4 +1,4 @@
-//! What the bodies for flex are made of: loops in vectors, products of matrices, and the memory of tensors.
+//! Building blocks of the bodies for flex: vectorized loops, products of matrices, and the memory of tensors.
 
 pub(super) mod few_rows;
 pub(super) mod matrix;

@@ -1,7 +1,7 @@
-//! Products of f32 matrices that are met once: in training, in attention, in the way back from an output head.
+//! Products of f32 matrices that are used once: in training, in attention, in the backward pass of the output head.
 //!
-//! With AVX-512 the right-hand side goes into panels on the way ([`super::tile`]), and the left-hand side is read from where it
-//! lies; elsewhere `gemm` does the work.
+//! With AVX-512 the right-hand side is packed into panels ([`super::tile`]) and the left-hand side is read in place; on other
+//! processors `gemm` computes the product.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
@@ -11,12 +11,12 @@ use super::matrix::Matrix;
 use super::memory::{Shared, tensor};
 use super::tile::{self, Dtype, LANES, PANEL, Place, TILE};
 
-/// Inputs of a panel: 384 KiB, which stays in the second-level cache.
+/// Inputs of a panel: 384 KiB, which fits the L2 cache.
 const DEPTH: usize = 2048;
-/// Tasks a thread, so that none waits long for the others.
+/// Tasks per thread, to balance the load.
 const TASKS: usize = 4;
 
-/// `lhs @ rhs` for `[m, k]` and `[k, n]`, by all threads; what comes out does not depend on their number.
+/// `lhs @ rhs` for `[m, k]` and `[k, n]`, on all threads; the result does not depend on their number.
 pub(in crate::kernels) fn matmul(lhs: &FlexTensor, rhs: &FlexTensor) -> FlexTensor {
     let ([m, k], lhs) = matrix_of(lhs);
     let ([_, n], rhs) = matrix_of(rhs);
@@ -30,7 +30,7 @@ pub(in crate::kernels) fn matmul(lhs: &FlexTensor, rhs: &FlexTensor) -> FlexTens
     (0..panels * m.div_ceil(rows.max(1))).into_par_iter().for_each(|task| {
         let (row, column) = (task / panels * rows, task % panels * PANEL);
         let shape = [rows.min(m - row), PANEL.min(n - column), k];
-        // SAFETY: all of it lies inside the matrices, and every task writes rows and columns of its own.
+        // SAFETY: the indices are inside the matrices, and every task writes its own rows and columns.
         unsafe { product(shape, place.at(row * n + column), n, lhs.from(row, 0), rhs.from(0, column), false, 1.0) };
     });
     // SAFETY: the tasks wrote all rows and columns.
@@ -47,14 +47,14 @@ fn matrix_of(x: &FlexTensor) -> ([usize; 2], Matrix) {
     (x.shape().dims(), Matrix { data, row_stride, col_stride })
 }
 
-/// `x` `[rows, columns]` with its rows in one piece each, which `out` holds.
+/// `x` `[rows, columns]` copied into `out` with contiguous rows.
 fn rows_of(x: Matrix, [rows, columns]: [usize; 2], out: &mut Vec<f32>) -> Matrix {
     out.reserve_exact(rows * columns);
     let place = Shared(out.as_mut_ptr());
     (0..rows).into_par_iter().step_by(TILE).for_each(|first| {
         for column in 0..columns {
             for row in first..rows.min(first + TILE) {
-                // SAFETY: the row and the column are the matrix's, and the rows are this task's.
+                // SAFETY: row and column are inside the matrix, and only this task writes these rows.
                 unsafe { place.at(row * columns + column).write(*x.from(row, column).data) };
             }
         }
@@ -64,10 +64,10 @@ fn rows_of(x: Matrix, [rows, columns]: [usize; 2], out: &mut Vec<f32>) -> Matrix
     Matrix { data: out.as_ptr(), row_stride: columns, col_stride: 1 }
 }
 
-/// `out[m, n] (rows `row_stride` numbers apart) = keep * out + scale * lhs[m, k] @ rhs[k, n]`, on the calling thread.
+/// `out[m, n] (rows `row_stride` elements apart) = keep * out + scale * lhs[m, k] @ rhs[k, n]`, on the calling thread.
 ///
 /// # Safety
-/// The three matrices lie in live allocations, and nobody else touches `out` meanwhile.
+/// The three matrices are in live allocations, and nothing else accesses `out` meanwhile.
 pub(in crate::kernels) unsafe fn product(
     [m, n, k]: [usize; 3],
     out: *mut f32,
@@ -78,7 +78,7 @@ pub(in crate::kernels) unsafe fn product(
     scale: f32,
 ) {
     if !f32::is_fast() {
-        // SAFETY: the caller's contract; the distances describe the matrices.
+        // SAFETY: the caller's contract; the strides are those of the matrices.
         return unsafe {
             gemm::gemm(
                 m,
@@ -108,7 +108,7 @@ pub(in crate::kernels) unsafe fn product(
         let columns = PANEL.min(n - column);
         for (part, input) in (0..k.max(1)).step_by(DEPTH).enumerate() {
             let inputs = DEPTH.min(k - input);
-            // SAFETY: all of it lies inside the matrices, which is the caller's contract.
+            // SAFETY: the indices are inside the matrices, which the caller guarantees.
             unsafe {
                 pack(rhs.from(input, column), [inputs, columns], &mut panel);
                 for row in (0..m).step_by(TILE) {
@@ -122,17 +122,16 @@ pub(in crate::kernels) unsafe fn product(
     }
 }
 
-/// Puts `rhs` `[inputs, columns]` into a panel `[inputs][columns up to a whole register]`; what fills up a register is
-/// nothing in particular.
+/// Packs `rhs` `[inputs, columns]` into a panel `[inputs][columns up to a whole register]`; padding has no defined values.
 ///
 /// # Safety
-/// `rhs` holds so much, and the processor has AVX-512.
+/// `rhs` has that shape, and the processor has AVX-512.
 unsafe fn pack(rhs: Matrix, [inputs, columns]: [usize; 2], panel: &mut Vec<f32>) {
     let width = tile::width(columns);
     panel.resize(inputs * width, 0.0);
     if rhs.col_stride == 1 {
         for (input, panel) in panel.chunks_exact_mut(width).enumerate() {
-            // SAFETY: `columns` numbers of the row.
+            // SAFETY: the row has `columns` elements.
             unsafe {
                 let (from, to) = (rhs.from(input, 0).data, panel.as_mut_ptr());
                 match columns {
@@ -145,7 +144,7 @@ unsafe fn pack(rhs: Matrix, [inputs, columns]: [usize; 2], panel: &mut Vec<f32>)
     }
     for (input, panel) in (0..inputs).step_by(LANES).zip(panel.chunks_mut(LANES * width)) {
         for column in (0..columns).step_by(LANES) {
-            // SAFETY: the square lies inside of the matrix, and inside of the panel.
+            // SAFETY: the square is inside the matrix and inside the panel.
             unsafe {
                 let (from, to) = (rhs.from(input, column), panel.as_mut_ptr().add(column));
                 match [panel.len() / width, LANES.min(columns - column), from.row_stride] {
@@ -176,7 +175,7 @@ mod tests {
         (0..count).map(|index| (index as f32 * step).sin()).collect()
     }
 
-    /// A tensor `[rows, columns]`, as it lies or as the transpose of one that lies so.
+    /// A tensor `[rows, columns]`, contiguous or the transpose of a contiguous one.
     fn stored(values: Vec<f32>, [rows, columns]: [usize; 2], transposed: bool) -> FlexTensor {
         let shape = if transposed { [columns, rows] } else { [rows, columns] };
         let tensor = FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32);
@@ -210,7 +209,7 @@ mod tests {
             let mut out = vec![1.0; m * n];
             let lhs = Matrix { data: left.as_ptr(), row_stride: k, col_stride: 1 };
             let rhs = Matrix { data: right.as_ptr(), row_stride: n, col_stride: 1 };
-            // SAFETY: the vectors hold the matrices.
+            // SAFETY: the vectors have the size of the matrices.
             unsafe { product([m, n, k], out.as_mut_ptr(), n, lhs, rhs, true, 0.5) };
             let want = (0..m * n).map(|index| {
                 let term = |i: usize| left[index / n * k + i] * right[i * n + index % n];

@@ -1,4 +1,4 @@
-//! Loops compiled for what this processor can do, chosen at run time.
+//! Loops compiled for the vectors of this processor, selected at run time.
 
 /// Runs `body` compiled for the widest vectors of this processor. Loops inside must be inlined into it.
 #[inline(always)]
@@ -9,8 +9,8 @@ pub(in crate::kernels) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
 /// e^x within 2 units in the last place for x in [-87, 88], clamped outside (Cephes' expf polynomial).
 #[inline(always)]
 pub(in crate::kernels) fn exp(x: f32) -> f32 {
-    /// 1.5 * 2^23: added to a small number, it leaves the nearest integer in the last bits. A conversion with `as` would
-    /// go through one lane at a time.
+    /// 1.5 * 2^23: after adding it, the last bits of a small number are its nearest integer. A conversion with `as` would not be
+    /// vectorized.
     const SHIFT: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + SHIFT;
@@ -26,7 +26,7 @@ pub(in crate::kernels) fn exp(x: f32) -> f32 {
     power * (p * r * r + r + 1.0)
 }
 
-/// The largest value that is one.
+/// The largest value, ignoring NaN.
 #[inline(always)]
 pub(in crate::kernels) fn max(values: &[f32]) -> f32 {
     fold(values, f32::NEG_INFINITY, |largest, value| if value > largest { value } else { largest })
@@ -61,7 +61,7 @@ pub(in crate::kernels) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
     total(values)
 }
 
-/// Sixteen lanes at once. They are counted, not iterated over, for the compiler to keep them in registers.
+/// Folds sixteen lanes at once. The loop over a constant range lets the compiler keep them in registers.
 #[inline(always)]
 fn fold(values: &[f32], start: f32, merge: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; 16];

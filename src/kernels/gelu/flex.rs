@@ -8,7 +8,7 @@ use super::{CUBIC, Gelu, GeluKernel, ROOT};
 use crate::kernels::flex::memory::{tensor, values};
 use crate::kernels::flex::simd::{exp, vectorized};
 
-/// Elements that one task takes.
+/// Elements per task.
 const CHUNK: usize = 16 * 1024;
 
 impl GeluKernel for Flex {
@@ -20,10 +20,10 @@ impl GeluKernel for Flex {
     }
 
     fn rows_gelu_backward(x: FlexTensor, grad: FlexTensor, kind: Gelu) -> FlexTensor {
-        let slope = |[share, slope]: [f32; 2], x: f32, grad: f32| grad * (share + x * slope);
+        let chain = |[factor, derivative]: [f32; 2], x: f32, grad: f32| grad * (factor + x * derivative);
         match kind {
-            Gelu::Exact => map(&x, &grad, |x, grad| slope(normal(x), x, grad)),
-            Gelu::Tanh => map(&x, &grad, |x, grad| slope(logistic(x), x, grad)),
+            Gelu::Exact => map(&x, &grad, |x, grad| chain(normal(x), x, grad)),
+            Gelu::Tanh => map(&x, &grad, |x, grad| chain(logistic(x), x, grad)),
         }
     }
 }
@@ -46,8 +46,8 @@ fn map(a: &FlexTensor, b: &FlexTensor, f: impl Fn(f32, f32) -> f32 + Sync) -> Fl
     tensor(out, [a.shape().num_elements()]).reshape(a.shape())
 }
 
-/// Φ(x) and its slope. The tail `Φ(-|x|) e^(x²/2)` is a polynomial in `t = 1 / (1 + 0.3 |x|)`, fitted by least squares
-/// with Lawson's weights to a relative error of 4e-9 on `|x| <= 18`; behind that the tail is 0 in f32.
+/// Φ(x) and its derivative. The tail `Φ(-|x|) e^(x²/2)` is a polynomial in `t = 1 / (1 + 0.3 |x|)`, fitted by least squares
+/// with Lawson's weights to a relative error of 4e-9 on `|x| <= 18`; beyond that the tail is 0 in f32.
 #[inline(always)]
 fn normal(x: f32) -> [f32; 2] {
     const TAIL: [f32; 10] = [
@@ -68,11 +68,11 @@ fn normal(x: f32) -> [f32; 2] {
     [if x < 0.0 { tail } else { 1.0 - tail }, 0.5 * ROOT * bell]
 }
 
-/// The approximation of Φ(x) and its slope.
+/// The approximation of Φ(x) and its derivative.
 #[inline(always)]
 fn logistic(x: f32) -> [f32; 2] {
-    let share = 1.0 / (1.0 + exp(-2.0 * ROOT * x * (1.0 + CUBIC * x * x)));
-    [share, share * (1.0 - share) * 2.0 * ROOT * (1.0 + 3.0 * CUBIC * x * x)]
+    let factor = 1.0 / (1.0 + exp(-2.0 * ROOT * x * (1.0 + CUBIC * x * x)));
+    [factor, factor * (1.0 - factor) * 2.0 * ROOT * (1.0 + 3.0 * CUBIC * x * x)]
 }
 
 #[cfg(test)]

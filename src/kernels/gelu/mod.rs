@@ -1,5 +1,4 @@
-//! GELU: `y = x Φ(x)` with the normal distribution's Φ, or the usual approximation of it by a hyperbolic tangent
-//! (arXiv 1606.08415).
+//! GELU: `y = x Φ(x)` with the normal distribution function Φ, or its approximation by a hyperbolic tangent (arXiv 1606.08415).
 
 mod flex;
 mod portable;
@@ -14,7 +13,7 @@ use burn::tensor::Tensor;
 
 pub(super) use portable::{portable, portable_backward};
 
-/// Which of the two.
+/// The exact function or the approximation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gelu {
     /// `x Φ(x)`.
@@ -27,7 +26,7 @@ impl Gelu {
     /// The function that `transformers` calls `name`.
     ///
     /// # Errors
-    /// That it is not supported, and what is.
+    /// A function that is not supported.
     pub fn named(name: &str) -> Result<Self, String> {
         match name {
             "gelu" | "gelu_python" => Ok(Self::Exact),

@@ -5,9 +5,9 @@ use burn::backend::tensor::FloatTensor;
 
 use super::{CUBIC, Gelu, ROOT};
 
-/// What x is multiplied by: Φ(x), or its approximation `sigmoid(2 z)`, which is `(1 + tanh(z)) / 2`.
-fn share<B: Backend>(x: FloatTensor<B>, kind: Gelu) -> FloatTensor<B> {
-    let scaled = |x, factor: f32| B::float_mul_scalar(x, factor.into());
+/// The factor of x: Φ(x), or its approximation `sigmoid(2 z)`, which is `(1 + tanh(z)) / 2`.
+fn factor<B: Backend>(x: FloatTensor<B>, kind: Gelu) -> FloatTensor<B> {
+    let scaled = |x, scale: f32| B::float_mul_scalar(x, scale.into());
     match kind {
         Gelu::Exact => {
             let erf = B::float_erf(scaled(x, std::f32::consts::FRAC_1_SQRT_2));
@@ -22,25 +22,25 @@ fn share<B: Backend>(x: FloatTensor<B>, kind: Gelu) -> FloatTensor<B> {
 }
 
 pub(in crate::kernels) fn portable<B: Backend>(x: FloatTensor<B>, kind: Gelu) -> FloatTensor<B> {
-    B::float_mul(x.clone(), share::<B>(x, kind))
+    B::float_mul(x.clone(), factor::<B>(x, kind))
 }
 
-/// `share + x share'`, with `Φ' = e^(-x²/2) / √(2π)` and `sigmoid' = sigmoid (1 - sigmoid)`.
+/// The derivative is `factor + x factor'`, with `Φ' = e^(-x²/2) / √(2π)` and `sigmoid' = sigmoid (1 - sigmoid)`.
 pub(in crate::kernels) fn portable_backward<B: Backend>(
     x: FloatTensor<B>,
     grad: FloatTensor<B>,
     kind: Gelu,
 ) -> FloatTensor<B> {
-    let scaled = |x, factor: f32| B::float_mul_scalar(x, factor.into());
-    let share = share::<B>(x.clone(), kind);
+    let scaled = |x, scale: f32| B::float_mul_scalar(x, scale.into());
+    let factor = factor::<B>(x.clone(), kind);
     let square = B::float_mul(x.clone(), x.clone());
-    let slope = match kind {
+    let derivative = match kind {
         Gelu::Exact => scaled(B::float_exp(scaled(square, -0.5)), 0.5 * ROOT),
         Gelu::Tanh => {
-            let rest = B::float_add_scalar(B::float_neg(share.clone()), 1f32.into());
+            let rest = B::float_add_scalar(B::float_neg(factor.clone()), 1f32.into());
             let inner = B::float_add_scalar(scaled(square, 3.0 * CUBIC), 1f32.into());
-            scaled(B::float_mul(B::float_mul(share.clone(), rest), inner), 2.0 * ROOT)
+            scaled(B::float_mul(B::float_mul(factor.clone(), rest), inner), 2.0 * ROOT)
         }
     };
-    B::float_mul(grad, B::float_add(share, B::float_mul(x, slope)))
+    B::float_mul(grad, B::float_add(factor, B::float_mul(x, derivative)))
 }

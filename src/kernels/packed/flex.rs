@@ -1,4 +1,4 @@
-//! The linear layer on flex: tasks take rows, or outputs where rows are few.
+//! The packed linear layer on flex: parallel over rows, or over outputs if there are few rows.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{Activations, Packed, PackedLinear, Panels, Storage};
 use crate::kernels::flex::memory::{Shared, tensor, values};
 use crate::kernels::flex::tile::{Dtype, PANEL, TILE};
 
-/// Rows of a task; their activations stay in the second-level cache. Fewer rows share out the outputs instead.
+/// Rows per task, whose activations fit the L2 cache. With fewer rows in total, tasks divide the outputs.
 const ROWS: usize = 64;
 
 impl PackedLinear for Flex {
@@ -46,12 +46,12 @@ fn product<N: Dtype>(x: FlexTensor, weight: &Panels<N>) -> FlexTensor {
             unsafe { weight.times(activations, 0..weight.count(), place.at(task * share * outputs), outputs) };
         });
     }
-    // SAFETY: the tasks wrote every row, each all its outputs.
+    // SAFETY: the tasks wrote all outputs of every row.
     unsafe { out.set_len(rows * outputs) };
     tensor(out, [rows, outputs])
 }
 
-/// Rows of a task, [`ROWS`] at most: whole tiles, and so few that all threads get as many tasks.
+/// Rows per task, at most [`ROWS`]: whole tiles, and the same number of tasks for every thread.
 fn even_share(rows: usize) -> usize {
     let threads = rayon::current_num_threads();
     let tasks = rows.div_ceil(ROWS).next_multiple_of(threads);

@@ -1,8 +1,8 @@
-//! Frozen weights, packed once for the processor's widest products, and a linear layer on them.
+//! Frozen weights, packed once for products with the widest vectors of the processor, and a linear layer on them.
 //!
-//! In f32 ([`Precision::F32`]) nothing is lost. In bf16 an activation is rounded too ([`Precision::Bf16`]), or split into
-//! two bf16 numbers whose sum is it up to 2^-16 ([`Precision::Bf16x2`]). Sums are f32. Worth it with AVX-512, for bf16 with
-//! AVX512-BF16 ([`Packed::is_fast`]).
+//! [`Precision::F32`] is exact. With [`Precision::Bf16`] activations are rounded to bf16, with [`Precision::Bf16x2`] they are the sum
+//! of two bf16 numbers, with a relative error of 2^-16. Sums are f32. Packing is faster with AVX-512, for bf16 with AVX512-BF16
+//! ([`Packed::is_fast`]).
 
 mod flex;
 mod panels;
@@ -63,7 +63,7 @@ impl Packed {
         }
     }
 
-    /// The rows `outputs` in f32, one after the other, as an embedding table is read.
+    /// The rows `outputs` in f32, concatenated; for embedding tables.
     pub fn rows(&self, outputs: impl Iterator<Item = usize>) -> Vec<f32> {
         match &self.storage {
             Storage::F32(panels) => outputs.flat_map(|output| panels.row(output)).collect(),
@@ -141,7 +141,7 @@ mod tests {
         tensor.into_data().try_into_vec().unwrap()
     }
 
-    /// A weight whose numbers are exact in bf16, plain and packed.
+    /// A weight that bf16 represents exactly, plain and packed.
     fn weight(shape: [usize; 2], precision: Precision) -> (Tensor<2>, Arc<Packed>) {
         let values: Vec<f32> = numbers(random(shape)).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect();
         let packed = Packed::new(shape, precision, |output, input| values[output * shape[1] + input]);
@@ -192,9 +192,9 @@ mod tests {
         let device = Device::flex().autodiff();
         let x = Tensor::<2>::from_data(random([7, 33]).into_data(), &device).require_grad();
         let out = packed_linear(x.clone(), packed);
-        let slopes = random([7, 50]);
-        let gradients = (out * Tensor::from_data(slopes.clone().into_data(), &device)).sum().backward();
+        let grads = random([7, 50]);
+        let gradients = (out * Tensor::from_data(grads.clone().into_data(), &device)).sum().backward();
         let grad = x.grad(&gradients).unwrap();
-        assert_same(grad, slopes.matmul(plain), [7, 33, 50]);
+        assert_same(grad, grads.matmul(plain), [7, 33, 50]);
     }
 }

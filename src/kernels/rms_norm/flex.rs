@@ -8,7 +8,7 @@ use super::RmsNorm;
 use crate::kernels::flex::memory::{ROWS, sum, tensor, values};
 use crate::kernels::flex::simd::{dot, vectorized};
 
-/// Rows of a strip in the backward pass.
+/// Rows per strip of the backward pass.
 const STRIP: usize = 128;
 
 impl RmsNorm for Flex {

@@ -1,4 +1,4 @@
-//! The fast bodies: both models' logits block by block, side by side in the second-level cache.
+//! The bodies for flex: blocks of the logits of both models in the L2 cache.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl TokenKl for Flex {
     }
 }
 
-/// Sums over one block of one row, with both logits relative to their highest: of e^z, of e^u, of e^u (u - z).
+/// Sums over a block of one row, with logits relative to their maxima: of e^z, of e^u, of e^u (u - z).
 struct Sums {
     highest: [f32; 2],
     own: f32,

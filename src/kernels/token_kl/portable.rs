@@ -1,4 +1,4 @@
-//! The bodies for every device, in backend operations: both models' logits for as many rows as fit the limit at a time.
+//! The bodies in backend operations: the logits of both models for as many rows as fit the limit at a time.
 
 use std::sync::Arc;
 

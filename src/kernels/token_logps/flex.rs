@@ -1,4 +1,4 @@
-//! The bodies for flex: the logits block by block, in the second-level cache.
+//! The bodies for flex: blocks of logits in the L2 cache.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl TokenLogps for Flex {
     }
 }
 
-/// Log-probabilities and log-sum-exps of all rows.
+/// The log-probabilities and log-sum-exps of all rows.
 fn reduce(targets: &[i32], logits: &impl Logits) -> (Vec<f32>, Vec<f32>) {
     let rows = targets.len();
     let parts: Vec<Vec<[f32; 2]>> = (0..logits.blocks())

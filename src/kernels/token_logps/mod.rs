@@ -1,7 +1,7 @@
 //! Log-probabilities of given tokens, fused with the output head: `logp_i = h_i . w_{t_i} - logsumexp_v(h_i . w_v)`.
 //!
-//! The `[rows, vocabulary]` logits never exist: they are computed in blocks, reduced to one log-sum-exp a row, and
-//! computed again block by block in the backward pass.
+//! The `[rows, vocabulary]` logits are never stored: they are computed in blocks, reduced to one log-sum-exp per row, and recomputed
+//! block by block in the backward pass.
 
 mod flex;
 mod portable;
@@ -55,7 +55,7 @@ pub trait TokenLogps: Backend {
         Self::token_logps(hidden, head.unpack::<Self>(&device), targets).0
     }
 
-    /// Gradients with respect to hidden and, if it trains, head: with `e = (onehot - softmax) * grad`, `e @ head` and
+    /// Gradients with respect to hidden and, if `head_trains`, head: with `e = (onehot - softmax) * grad`, `e @ head` and
     /// `e^T @ hidden`.
     fn token_logps_backward(
         hidden: FloatTensor<Self>,

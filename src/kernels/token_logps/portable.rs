@@ -1,4 +1,4 @@
-//! The bodies for every device, in backend operations: the logits of as many rows as fit the limit at a time.
+//! The bodies in backend operations: the logits of as many rows as fit the limit at a time.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Blocks of logits that stay in the second-level cache.
+//! Blocks of logits that fit the L2 cache, under a plain or a packed head.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
@@ -11,15 +11,15 @@ use crate::kernels::flex::simd::{dot, vectorized};
 use crate::kernels::flex::tile::{Dtype, PANEL};
 use crate::kernels::packed::{Activations, Panels};
 
-/// Rows and vocabulary entries of a block of logits: 480 KiB, which stays in the second-level cache. A packed head comes in
-/// whole panels, so that two heads, one of them packed, have the same blocks.
+/// Rows and vocabulary entries of a block of logits: 480 KiB, which fits the L2 cache. Blocks are whole panels, so that a plain and a
+/// packed head have the same blocks.
 pub(in crate::kernels) const BLOCK_ROWS: usize = 256;
 pub(in crate::kernels) const BLOCK: usize = PANELS * PANEL;
 const PANELS: usize = 10;
-/// Tasks of a backward pass, each with its own sum of the hidden rows' gradients.
+/// Tasks of a backward pass, each with its own sum of the gradients of hidden states.
 const STRIPS: usize = 8;
 
-/// The logits of hidden rows under an output head.
+/// The logits of hidden states under an output head.
 pub(in crate::kernels) trait Logits: Sync {
     /// Blocks of the vocabulary.
     fn blocks(&self) -> usize;
@@ -31,7 +31,7 @@ pub(in crate::kernels) trait Logits: Sync {
     fn one(&self, row: usize, entry: usize) -> f32;
 }
 
-/// Logarithm of the sum of `sum e^highest` over blocks' `[highest, sum]`.
+/// The logarithm of the sum of `sum e^highest` over the `[highest, sum]` of blocks.
 pub(in crate::kernels) fn log_sum_exp(blocks: impl Iterator<Item = [f32; 2]> + Clone) -> f64 {
     let highest = blocks.clone().map(|[highest, _]| highest).fold(f32::NEG_INFINITY, f32::max);
     let total: f64 = blocks.map(|[own, sum]| f64::from(sum * (own - highest).exp())).sum();
@@ -56,8 +56,8 @@ impl<'a> Plain<'a> {
         Matrix { data: x[row * self.d..].as_ptr(), row_stride: self.d, col_stride: 1 }
     }
 
-    /// Gradients with respect to hidden and, if it trains, head. `errors` puts those with respect to a block's logits into
-    /// its first buffer, laid out as [`Logits::block`] does, and returns the block's size; the second is its own to use.
+    /// Gradients with respect to hidden and, if `head_trains`, head. `errors` writes the gradient of the logits of a block into its
+    /// first buffer, in the layout of [`Logits::block`], and returns the size of the block; the second buffer is scratch space.
     pub(in crate::kernels) fn backward(
         &self,
         head_trains: bool,
@@ -134,7 +134,7 @@ impl Logits for Plain<'_> {
 /// Logits under a packed head.
 pub(in crate::kernels) struct InPanels<'a, N> {
     head: &'a Panels<N>,
-    /// Of every [`BLOCK_ROWS`] hidden rows.
+    /// One for every [`BLOCK_ROWS`] rows.
     activations: Vec<Activations<N>>,
 }
 

@@ -1,5 +1,5 @@
-//! The vocabulary in blocks, as the kernels of the output head go through it: logits `[rows, vocabulary]` exist for one
-//! block of rows and entries at a time.
+//! Logits in blocks, for the kernels of the output head: of the matrix `[rows, vocabulary]` only a block of rows and entries exists
+//! at a time.
 
 pub(super) mod flex;
 pub(super) mod portable;

@@ -1,13 +1,13 @@
-//! Logits in pieces, in backend operations.
+//! Logits of some rows at a time, in backend operations.
 
 use burn::backend::tensor::{Device, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
 use burn::tensor::{IndexingUpdateOp, Slice, TensorData};
 
-/// Most logits that a portable body holds at a time.
+/// The largest number of logits at a time.
 const LOGITS: usize = 16 << 20;
 
-/// The targets in pieces whose logits fit the limit, each with its first row.
+/// The targets in chunks whose logits fit the limit, each with its first row.
 pub(in crate::kernels) fn chunks(targets: &[i32], vocabulary: usize) -> impl Iterator<Item = (usize, &[i32])> {
     let size = (LOGITS / vocabulary).max(1);
     targets.chunks(size).enumerate().map(move |(index, targets)| (index * size, targets))
@@ -32,8 +32,8 @@ pub(in crate::kernels) fn column<B: Backend>(targets: &[i32], device: &Device<B>
     B::int_from_data(data.convert_dtype(dtype.into()), device)
 }
 
-/// The portable backward pass: gradients with respect to hidden and, if it trains, head. `errors` gives those with respect to
-/// `count` rows' logits from `start` on, less what the target's logit gets beside, and that as a column.
+/// The backward pass: gradients with respect to hidden and, if `head_trains`, head. `errors(start, count)` gives the gradient of the
+/// logits of `count` rows from `start` on, without the term of the target's logit, and that term as a column.
 pub(in crate::kernels) fn backward<B: Backend>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,

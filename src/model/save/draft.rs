@@ -1,4 +1,4 @@
-//! A folder that appears whole, and the files in it.
+//! Writes a folder under a temporary name and renames it when it is complete.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::source::ModelSource;
 
-/// Files that make up a tokenizer; those that exist are copied along.
+/// The files of a tokenizer; those that exist are copied.
 const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -23,7 +23,7 @@ const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
-/// Lets `write` fill a folder under a temporary name, which then replaces what was at `folder`.
+/// Calls `write` with a temporary folder, which then replaces `folder`.
 pub(super) fn appear(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let wrong = |error: std::io::Error| unwritable(folder, error);
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -35,7 +35,7 @@ pub(super) fn appear(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> 
         fs::rename(&draft, folder).map_err(wrong)
     });
     if result.is_err() {
-        // The draft may not exist yet; what matters is the error that led here.
+        // An error here, such as a draft that does not exist yet, would hide the first one.
         let _ = fs::remove_dir_all(&draft);
     }
     result
@@ -53,7 +53,7 @@ pub(super) fn write_json(value: &Value, path: &Path) -> Result<()> {
     write_text(&format!("{value:#}\n"), path)
 }
 
-/// f32 tensors with their names and shapes as a safetensors file.
+/// Writes f32 tensors with their names and shapes as a safetensors file.
 pub(super) fn write_tensors(tensors: &[(String, TensorData, Vec<usize>)], path: &Path) -> Result<()> {
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let views: Result<Vec<(&String, TensorView)>, _> = tensors

@@ -1,4 +1,4 @@
-//! Which body computes: with the instructions of this processor, where it has them, or the portable one.
+//! Selects the body: the one with the instructions of this processor, or the portable one.
 
 use half::bf16;
 
@@ -30,7 +30,7 @@ impl Dtype for f32 {
     }
 
     fn split(x: &[f32], parts: usize, out: &mut [f32], _: usize) {
-        assert!(parts == 1, "one number says all");
+        assert!(parts == 1, "f32 is not split");
         out[..x.len()].copy_from_slice(x);
     }
 
@@ -126,7 +126,7 @@ mod tests {
                 keep: true,
                 scale: 0.5,
             };
-            // SAFETY: both hold as many rows as a tile.
+            // SAFETY: both have the rows of a tile.
             unsafe {
                 N::products(&tile, parts, &panel, place(&mut fast));
                 portable::products(groups, &tile, &panel, place(&mut slow));

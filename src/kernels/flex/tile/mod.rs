@@ -1,4 +1,4 @@
-//! The innermost product, a tile of rows against a panel of outputs.
+//! The innermost product: a tile of rows and a panel of outputs.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -17,25 +17,25 @@ pub(in crate::kernels) const PANEL: usize = 48;
 /// Rows whose sums are kept in registers: 8 x 3 of 32 registers.
 pub(in crate::kernels) const TILE: usize = 8;
 
-/// Numbers of a register.
+/// Elements of a register.
 pub(in crate::kernels) const LANES: usize = 16;
 
-/// Where the products of a tile go: the first `rows` rows and `columns` outputs of them, `row_stride` numbers from row to row.
+/// The destination of the products of a tile: `rows` rows and `columns` columns, with rows `row_stride` elements apart.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Place {
     pub(in crate::kernels) out: *mut f32,
     pub(in crate::kernels) row_stride: usize,
     pub(in crate::kernels) rows: usize,
     pub(in crate::kernels) columns: usize,
-    /// Whether they are added to what stands there.
+    /// Whether products are added to the values there.
     pub(in crate::kernels) keep: bool,
-    /// What they are multiplied by.
+    /// The factor of the products.
     pub(in crate::kernels) scale: f32,
 }
 
 impl Place {
     /// # Safety
-    /// The place is valid for writes, and nobody else's meanwhile.
+    /// The place is valid for writes, and nothing else accesses it meanwhile.
     unsafe fn write(self, sums: &[[f32; PANEL]; TILE]) {
         for (row, sums) in sums.iter().enumerate().take(self.rows) {
             for (column, sum) in sums.iter().enumerate().take(self.columns) {
@@ -49,16 +49,16 @@ impl Place {
     }
 }
 
-/// Numbers of a row of a panel with so many columns: whole registers.
+/// Elements of a row of a panel with `columns` columns: whole registers.
 pub(in crate::kernels) fn width(columns: usize) -> usize {
     columns.next_multiple_of(LANES)
 }
 
-/// The products of up to [`TILE`] rows of `x`, of `inputs` numbers each, and a panel `[inputs][width(columns)]`.
+/// The products of up to [`TILE`] rows of `x`, of `inputs` elements each, and a panel `[inputs][width(columns)]`.
 ///
 /// # Safety
-/// The processor has AVX-512 ([`Dtype::is_fast`]), `x` has the place's rows, and the place is valid for writes, and nobody
-/// else's meanwhile.
+/// The processor has AVX-512 ([`Dtype::is_fast`]), `x` has the rows of the place, and the place is valid for writes, and nothing
+/// else accesses it meanwhile.
 #[cfg(target_arch = "x86_64")]
 pub(in crate::kernels) unsafe fn products(inputs: usize, x: Matrix, panel: &[f32], place: Place) {
     assert!(panel.len() == inputs * width(place.columns), "a whole panel");
@@ -72,7 +72,7 @@ pub(in crate::kernels) unsafe fn products(inputs: usize, x: Matrix, panel: &[f32
     }
 }
 
-/// The square of [`LANES`] rows at `from`, `stride` numbers apart, turned into rows at `to`, `width` numbers apart.
+/// Transposes the square of [`LANES`] rows at `from`, `stride` elements apart, into rows at `to`, `width` elements apart.
 ///
 /// # Safety
 /// The processor has AVX-512, and both squares are valid, the second one for writes.

@@ -1,4 +1,4 @@
-//! Stands in for the bodies with AVX-512 on processors of other kinds, where `is_fast` is false and nothing calls them.
+//! Replaces the bodies with AVX-512 on other architectures, where `is_fast` is false and nothing calls them.
 
 use super::Place;
 use crate::kernels::flex::matrix::Matrix;

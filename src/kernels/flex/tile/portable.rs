@@ -1,4 +1,4 @@
-//! The bodies as plain loops, for processors without the instructions.
+//! The bodies as plain loops, for processors without AVX-512.
 
 use half::bf16;
 
@@ -17,10 +17,10 @@ pub(super) fn split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
     }
 }
 
-/// As [`Dtype::products`], for tiles of so many `groups` of inputs, which the caller counted.
+/// As [`Dtype::products`], for tiles with `groups` groups of inputs.
 ///
 /// # Safety
-/// The place is valid for writes, and nothing else touches it meanwhile.
+/// The place is valid for writes, and nothing else accesses it meanwhile.
 pub(super) unsafe fn products<N: Dtype>(groups: usize, tile: &[N], panel: &[N], place: Place) {
     let mut sums = [[0f32; PANEL]; TILE];
     for part in tile.chunks_exact(TILE * N::GROUP * groups) {
