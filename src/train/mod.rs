@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::Claim;
-use crate::model::cost::{Cost, Work};
+use crate::model::cost::{Cost, Workload};
 use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Memory, Needed, PackedBatch, Response};
 use crate::monitor::Monitor;
@@ -213,7 +213,7 @@ impl Job<'_> {
     }
 
     /// Floating-point operations of a step over `work`, there and back.
-    fn operations(&self, work: Work) -> f64 {
+    fn operations(&self, work: Workload) -> f64 {
         self.cost.map_or(0.0, |cost| cost.forward(work)) * self.settings.passes()
     }
 }
@@ -236,7 +236,7 @@ struct Seen {
     chosen_reward: f64,
     rejected_reward: f64,
     accurate: f64,
-    work: Work,
+    work: Workload,
     grad_norm: Option<f64>,
 }
 
@@ -285,7 +285,7 @@ impl Trainer<'_> {
             let pass = self.policy.model().pass(&batch, self.device, self.settings.memory);
             let said = self.policy.say(pass.hidden(), self.reference, &batch, self.device);
             let outcomes = self.evaluate(&examples[range.clone()], &batch, &said)?;
-            seen.work = seen.work + batch.work();
+            seen.work = seen.work + batch.workload();
             for (outcome, weight) in outcomes.iter().zip(&weights[range]) {
                 seen.add(outcome, *weight);
             }
@@ -335,7 +335,7 @@ impl Trainer<'_> {
                 for (outcome, example) in self.evaluate(&part[range.clone()], &batch, &said)?.iter().zip(&part[range]) {
                     seen.add(outcome, self.settings.objective.formula().weight(example.length(0)));
                 }
-                seen.work = seen.work + batch.work();
+                seen.work = seen.work + batch.workload();
             }
         }
         seen.loss /= seen.weight.max(1.0);
