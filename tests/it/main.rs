@@ -21,6 +21,7 @@ mod inputs;
 mod live;
 mod lora;
 mod objectives;
+mod numbers;
 mod ownership;
 mod parity;
 mod pipeline;

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Run;
+use super::record::Done;
 use super::uses::stamps;
 use crate::error::{Error, Result};
 use crate::io::owned::{Depth, RECORD, some_of};
@@ -66,7 +67,7 @@ impl Run<'_> {
             return Ok(false);
         }
         refuse_changed(id, &owned, self.verify)?;
-        self.remember(record);
+        self.remember(record, Done::Earlier);
         Ok(true)
     }
 
