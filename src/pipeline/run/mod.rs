@@ -32,6 +32,7 @@ mod written;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use tracing::warn;
 
@@ -181,7 +182,12 @@ impl<'a> Run<'a> {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            if let Progress::Waiting(why) = self.stage(node).map_err(|error| error.in_stage(&node.id))? {
+            let start = Instant::now();
+            let progress = self.stage(node).map_err(|error| error.in_stage(&node.id))?;
+            if let Some(seconds) = self.report.stages.get_mut(&node.id).and_then(|report| report.reused.as_mut()) {
+                *seconds = start.elapsed().as_secs_f64();
+            }
+            if let Progress::Waiting(why) = progress {
                 self.report.waiting = Some(why);
                 break;
             }

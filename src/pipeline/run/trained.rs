@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Run;
+use super::record::Done;
 use super::uses::stamps;
 use crate::error::{Error, Result};
 use crate::io::owned::{Depth, RECORD, some_of};
@@ -67,7 +68,7 @@ impl Run<'_> {
         }
         refuse_changed(id, &owned, self.verify)?;
         self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.printed(id))))?;
-        self.remember(record);
+        self.remember(record, Done::Earlier);
         Ok(true)
     }
 

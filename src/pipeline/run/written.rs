@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Run;
-use super::record::{Output, Record};
+use super::record::{Done, Output, Record};
 use crate::error::{Error, Result};
 use crate::io::owned::{Depth, holds, some_of};
 use crate::io::{Canonical, Location, Written};
@@ -62,7 +62,7 @@ impl Run<'_> {
         }
         self.some_rows(&found.reports, &self.folder("rejects", node))?;
         self.report.outputs.extend(shown(folder, &found));
-        self.remember(found);
+        self.remember(found, Done::Earlier);
         Ok(true)
     }
 
