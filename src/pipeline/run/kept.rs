@@ -172,7 +172,10 @@ pub fn orphans(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Orpha
         for place in &places {
             for (orphan, changed) in of_session(place, &session.mark, &live)? {
                 is_over &= is_abandoned(changed);
-                unfinished.push(orphan);
+                // A folder of outputs may lie in the workdir.
+                if !unfinished.iter().any(|other: &Orphan| other.path == orphan.path) {
+                    unfinished.push(orphan);
+                }
             }
         }
         if is_over {
