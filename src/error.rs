@@ -96,7 +96,7 @@ impl Problem {
 }
 
 /// Everything that ends a command.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The pipeline file is wrong; each entry is one rendered problem with its position.

@@ -15,12 +15,17 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use self::progress::Progress;
 use self::terminal::{plain, plain_json};
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
+use crate::pipeline::plan::warn;
+use crate::pipeline::run::Planned;
 use crate::pipeline::spec::File;
 use crate::pipeline::{Options, Plan, Share, Spec, Suite, Work, run, schema, sweep};
 
@@ -42,9 +47,12 @@ enum Command {
     Run {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Forget what earlier runs left in the workdir.
-        #[arg(long)]
+        /// Do again what earlier runs of this pipeline did with its present settings.
+        #[arg(long, conflicts_with = "share")]
         fresh: bool,
+        /// Compare the digests of all files that earlier runs wrote, where sizes and times are compared otherwise.
+        #[arg(long)]
+        verify: bool,
         /// Run this stage and what it needs.
         #[arg(long, value_name = "STAGE")]
         only: Option<String>,
@@ -111,9 +119,8 @@ impl Pipeline {
     }
 
     /// The plans of all files and of their sweeps.
-    fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Plan>> {
-        let plans = self.sources()?.iter().map(|source| source.plans(monitor)).collect::<Result<Vec<_>>>()?;
-        Ok(plans.into_iter().flatten().collect())
+    fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Planned>> {
+        self.sources()?.iter().map(|source| Ok((source.name.clone(), source.plans(monitor)?))).collect()
     }
 
     fn run(&self, options: &Options, json: bool) -> Result<()> {
@@ -154,6 +161,7 @@ impl Source {
             return Ok(if json { line(serde_json::to_string(&outcomes)) } else { plain(&outcomes.text) });
         }
         let plan = Plan::watched(&Spec::parse(&self.text, &self.name, &self.vars)?, monitor)?;
+        warn(std::slice::from_ref(&plan));
         let report = run(&plan, &self.name, options, monitor)?;
         Ok(if json { line(serde_json::to_string(&report)) } else { plain(&summary::summary(&plan, &report)) })
     }
@@ -163,7 +171,10 @@ impl Source {
 pub fn main() -> ExitCode {
     // RUST_LOG=info tells of retries, too.
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+    // HTTP clients print headers and URLs, in which keys, tokens and signatures stand.
+    let own = filter_fn(|event| event.target().split("::").next() == Some(env!("CARGO_CRATE_NAME")));
+    let stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    tracing_subscriber::registry().with(stderr.with_filter(filter.and(own))).init();
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -178,12 +189,14 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Check(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
             let plans = source.plans(&Progress::new())?;
+            warn(&plans);
             let variants = if plans.len() > 1 { format!(", {} variants", plans.len()) } else { String::new() };
             let stages = plans.first().map_or(0, |plan| plan.nodes.len());
             print(&format!("{}: {stages} stages{variants}, no problems\n", source.name))
         }),
         Command::Plan(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
             let plans = source.plans(&Progress::new())?;
+            warn(&plans);
             let Some(plan) = plans.first() else { return Ok(()) };
             let variants = match plans.len() {
                 1 => String::new(),
@@ -191,12 +204,12 @@ fn dispatch(command: Command) -> Result<()> {
             };
             print(&plain(&format!("{variants}{}", plan::text(plan, &estimate(plan)?))))
         }),
-        Command::Run { pipeline, fresh, only, share, json } => {
+        Command::Run { pipeline, fresh, verify, only, share, json } => {
             let work = share.map_or(Work::All, Work::Share);
-            pipeline.run(&Options { fresh, only, work }, json)
+            pipeline.run(&Options { fresh, verify, only, work }, json)
         }
         Command::Merge { pipeline, only, json } => {
-            pipeline.run(&Options { fresh: false, only, work: Work::Merge }, json)
+            pipeline.run(&Options { only, work: Work::Merge, ..Options::default() }, json)
         }
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),

@@ -8,7 +8,8 @@ use indicatif::{HumanBytes, HumanDuration};
 
 use crate::io::store::shown;
 use crate::pipeline::Plan;
-use crate::pipeline::estimate::{Computing, Estimate, Rows};
+use crate::pipeline::estimate::{Computing, Estimate, Rows, Training};
+use crate::stages::Stage;
 
 /// The stages in the order in which they run.
 pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
@@ -31,9 +32,15 @@ pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> Strin
         if !added.is_empty() {
             more(format!("columns {}", added.join(", ")));
         }
+        if let Stage::Tokenize(tokenize) = &node.stage {
+            more(format!("prompt and answer of {} tokens or fewer", tokenize.max_length));
+        }
         let Some(estimate) = estimates.get(&node.id) else { continue };
         if let Some(rows) = &estimate.rows {
             more(meets(rows));
+        }
+        if let Some(training) = estimate.training {
+            more(takes_steps(training));
         }
         if let Some(bytes) = estimate.memory {
             more(format!("about {} of memory for models and a batch", HumanBytes(bytes)));
@@ -49,6 +56,14 @@ fn takes(Computing { operations, seconds }: Computing) -> String {
     let (tflop, speed) = (operations / 1e12, operations / seconds / 1e9);
     let time = HumanDuration(Duration::from_secs_f64(seconds.min(1e15)));
     format!("about {tflop:.1} TFLOP: {time} or more, with products at {speed:.0} GFLOP/s")
+}
+
+fn takes_steps(Training { steps, warmup_steps, rates: [first, peak, last], exact }: Training) -> String {
+    let about = if exact { "" } else { "about " };
+    format!(
+        "{about}{}, {warmup_steps} of warm-up; learning rate {first:.2e} at first, {peak:.2e} at most, {last:.2e} at last",
+        count(steps as usize, "step")
+    )
 }
 
 fn meets(rows: &Rows) -> String {

@@ -27,11 +27,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List what no run of a pipeline will use again, and with --yes remove it.
+    /// List what no run of a pipeline will use again, and with --yes remove it. What sepo has no record of, and what other
+    /// pipeline files use, is never listed.
     Gc {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Remove it. Look at the list first: another pipeline file with the same workdir may still need it.
+        /// Remove it.
         #[arg(long)]
         yes: bool,
     },
@@ -47,16 +48,19 @@ impl Runs {
             }
             Command::Gc { pipeline, yes } => {
                 let orphans = orphans(&pipeline.plans(&progress)?, &progress)?;
-                let (mut out, mut bytes) = (String::new(), 0);
-                for orphan in &orphans {
-                    if *yes {
-                        orphan.remove()?;
-                    }
+                let (mut out, mut bytes, count) = (String::new(), 0, orphans.len());
+                for orphan in orphans {
                     bytes += orphan.bytes;
                     let _ = writeln!(out, "{} ({}, {})", orphan.path, HumanBytes(orphan.bytes), orphan.why);
+                    if *yes {
+                        let path = orphan.path.clone();
+                        for stayed in orphan.remove()? {
+                            let _ = writeln!(out, "  {path}/{stayed} stays: sepo has no record of it");
+                        }
+                    }
                 }
                 let done = if *yes { "removed" } else { "nothing was removed; --yes removes them" };
-                let _ = writeln!(out, "{} orphans, {}: {done}", orphans.len(), HumanBytes(bytes));
+                let _ = writeln!(out, "{count} orphans, {}: {done}", HumanBytes(bytes));
                 Ok(out)
             }
         }
@@ -78,7 +82,11 @@ fn list(kept: &[Kept]) -> String {
             "data" => format!("{} units done", kept.units),
             kind => kind.to_owned(),
         };
-        let current = if kept.current { "current" } else { "stale" };
+        let current = match (kept.current, kept.shared) {
+            (true, _) => "current",
+            (false, true) => "of other",
+            (false, false) => "stale",
+        };
         let idle = HumanDuration(std::time::Duration::from_secs(kept.idle_seconds)).to_string();
         let (files, size) = (kept.files.to_string(), HumanBytes(kept.bytes).to_string());
         line([&kept.stage, &kept.fingerprint, current, &state, &files, &size, &idle]);

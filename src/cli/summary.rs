@@ -17,6 +17,11 @@ pub(super) fn summary(plan: &Plan, report: &Report) -> String {
         for (reason, count) in &stage.set_aside {
             let _ = writeln!(out, "{:<22} {count} {reason}", "");
         }
+        // Rows that a training holds out are counted apart from those that it trains on.
+        for (reason, count) in report.stages.get(&format!("{id}.eval")).iter().flat_map(|held_out| &held_out.set_aside)
+        {
+            let _ = writeln!(out, "{:<22} {count} {reason} (held out)", "");
+        }
     }
     for (id, stage) in done.filter(|(_, stage)| !stage.metrics.is_empty()) {
         let _ = writeln!(out, "\n{id}");
@@ -35,6 +40,11 @@ pub(super) fn summary(plan: &Plan, report: &Report) -> String {
                     }
                 }
             }
+        }
+    }
+    for (id, stage) in &report.stages {
+        for warning in &stage.warnings {
+            let _ = writeln!(out, "\nwarning: stage `{id}`: {warning}");
         }
     }
     for file in &report.outputs {

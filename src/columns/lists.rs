@@ -9,6 +9,7 @@ use arrow::array::{
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Float32Type, Int32Type};
 
+use super::Side;
 use crate::error::{Error, Place, Result};
 
 /// The rows of a `list<T>` column as slices.
@@ -55,6 +56,36 @@ pub fn masks(batch: &RecordBatch, name: &str) -> Result<Vec<Vec<bool>>> {
     let list = list(batch, name, &DataType::Boolean)?;
     let values = list.values().as_boolean().values();
     Ok(list.offsets().windows(2).map(|w| (w[0]..w[1]).map(|i| values.value(i as usize)).collect()).collect())
+}
+
+/// The rows of `column`, which [`from_rows`] made.
+pub fn of<T: ArrowPrimitiveType>(column: &ArrayRef) -> Lists<'_, T::Native> {
+    let list = column.as_list::<i32>();
+    Lists { offsets: list.value_offsets(), values: list.values().as_primitive::<T>().values() }
+}
+
+/// Which tokens of the answers of `side` are the assistant's, one mask a row; none where all of them are, as in rows without
+/// the column.
+///
+/// # Errors
+/// A column of another type, or with another number of values than an answer has tokens.
+pub fn assistant_masks(batch: &RecordBatch, side: Side) -> Result<Option<Vec<Vec<bool>>>> {
+    let name = side.assistant_mask();
+    if batch.column_by_name(&name).is_none() {
+        return Ok(None);
+    }
+    let masks = masks(batch, &name)?;
+    let lengths = ids(batch, &side.ids())?.rows().map(<[i32]>::len);
+    if let Some(row) = lengths.zip(&masks).position(|(tokens, mask)| tokens != mask.len()) {
+        let message = format!("row {row} has {} values, and another number of tokens", masks[row].len());
+        return Err(Error::data(Place::column(&name), message));
+    }
+    Ok(masks.iter().flatten().any(|own| !own).then_some(masks))
+}
+
+/// The values that `mask` marks.
+pub fn marked<T: Copy>(values: &[T], mask: &[bool]) -> Vec<T> {
+    values.iter().zip(mask).filter_map(|(value, marked)| marked.then_some(*value)).collect()
 }
 
 /// A `list<T>` column from rows.

@@ -3,18 +3,19 @@
 //! Every list column has a child named `element`, as the Parquet specification and pyarrow write it, so that
 //! per-column settings and foreign readers find it.
 
+pub mod conversation;
 pub mod lists;
 pub mod provenance;
 
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Place};
+pub use conversation::{Turn, messages, messages_column, messages_type, role, say, words};
 
 /// Stable key of a row: the source's own, or made from file and row.
 pub const ROW_ID: &str = "row_id";
@@ -71,6 +72,11 @@ impl Side {
         format!("{}_truncated", self.name())
     }
 
+    /// `{side}_assistant_mask`: true where a token is the assistant's, not of another turn inside of the answer.
+    pub fn assistant_mask(self) -> String {
+        format!("{}_assistant_mask", self.name())
+    }
+
     /// `{side}_oracle_logps`: the oracle's log-probability of every response token.
     pub fn oracle_logps(self) -> String {
         format!("{}_oracle_logps", self.name())
@@ -113,24 +119,6 @@ impl Side {
 /// `list<element>` with non-null elements.
 pub fn list_type(element: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("element", element, false)))
-}
-
-/// `list<struct<role: utf8, content: utf8>>`: the canonical form of a conversation.
-pub fn messages_type() -> DataType {
-    let message =
-        Fields::from(vec![Field::new("role", DataType::Utf8, false), Field::new("content", DataType::Utf8, false)]);
-    list_type(DataType::Struct(message))
-}
-
-/// Roles and contents of the conversations in column `name`.
-pub fn messages(batch: &RecordBatch, name: &str) -> Result<Vec<Vec<(String, String)>>, Error> {
-    let wrong = || Error::data(Place::column(name), "holds no conversations");
-    let column = batch.column_by_name(name).filter(|column| *column.data_type() == messages_type());
-    let list = column.ok_or_else(wrong)?.as_list::<i32>();
-    let turns = list.values().as_struct();
-    let (roles, contents) = (turns.column(0).as_string::<i32>(), turns.column(1).as_string::<i32>());
-    let turn = |at: usize| (roles.value(at).to_owned(), contents.value(at).to_owned());
-    Ok(list.offsets().windows(2).map(|w| (w[0] as usize..w[1] as usize).map(turn).collect()).collect())
 }
 
 /// The `row_id` of every row of `batch`; of none where the column is missing.

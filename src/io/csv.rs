@@ -2,19 +2,18 @@
 //! answer whose zeros count. An empty field is null.
 
 use std::collections::HashSet;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use arrow::csv::ReaderBuilder;
-use arrow::csv::reader::{BufReader, Format};
+use arrow::csv::reader::{Decoder, Format};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::Chunk;
+use super::csv_rows::{Row, rows};
+use super::limits::{BATCH, COLUMNS, VALUES};
 use super::store::Location;
-use super::text;
 use crate::error::{Error, Place, Result};
-
-/// Rows that are decoded at a time while they are counted.
-const COUNTED_ROWS: usize = 4096;
 
 /// An open CSV file.
 #[derive(Debug, Clone)]
@@ -26,21 +25,39 @@ pub struct File {
 
 impl File {
     /// Reads the file once for its header and its number of rows.
+    ///
+    /// # Errors
+    /// A row with other fields than the header, a row that is too long, by its number below the header.
     pub fn open(location: &Location) -> Result<Self> {
-        let wrong = |error: &dyn std::fmt::Display| Error::data(Place::file(location), error);
-        let header = Format::default().with_header(true).infer_schema(text::reader(location)?, Some(0));
-        let (header, _) = header.map_err(|error| wrong(&error))?;
+        let wrong = |error: &dyn Display| Error::data(Place::file(location), error);
+        let mut rows = rows(location)?;
+        let header = rows.next().transpose()?.unwrap_or_default();
+        if header.fields > COLUMNS {
+            return Err(wrong(&format!("{} columns; the most is {COLUMNS}", header.fields)));
+        }
+        let names = Format::default().with_header(true).infer_schema(header.text.as_bytes(), Some(0));
+        let (names, _) = names.map_err(|error| wrong(&error))?;
         let mut seen = HashSet::new();
-        if let Some(twice) = header.fields().iter().find(|field| !seen.insert(field.name())) {
+        if let Some(twice) = names.fields().iter().find(|field| !seen.insert(field.name())) {
             return Err(wrong(&format!("two columns are called `{}`", twice.name())));
         }
         let texts: Vec<Field> =
-            header.fields().iter().map(|field| Field::new(field.name(), DataType::Utf8, true)).collect();
+            names.fields().iter().map(|field| Field::new(field.name(), DataType::Utf8, true)).collect();
         let mut file = Self { location: location.clone(), schema: Arc::new(Schema::new(texts)), rows: 0 };
-        for chunk in file.read(COUNTED_ROWS)? {
-            file.rows += chunk?.batch.num_rows() as u64;
+        for row in rows {
+            file.check(&row?)?;
+            file.rows += 1;
         }
         Ok(file)
+    }
+
+    fn check(&self, row: &Row) -> Result<()> {
+        let columns = self.schema.fields().len();
+        if row.fields == columns {
+            return Ok(());
+        }
+        let message = format!("{} fields; the header has {columns}", row.fields);
+        Err(Error::data(Place::file(&self.location).row(row.number), message))
     }
 
     /// The header's columns.
@@ -55,17 +72,36 @@ impl File {
 
     /// All rows in batches.
     pub fn read(&self, batch_rows: usize) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
-        let place = Place::file(&self.location);
-        let builder = ReaderBuilder::new(self.schema.clone()).with_header(true).with_batch_size(batch_rows);
-        let reader: BufReader<_> =
-            builder.build_buffered(text::reader(&self.location)?).map_err(|error| Error::data(place.clone(), error))?;
-        let mut row = 1;
-        Ok(reader.map(move |batch| {
-            let batch = batch.map_err(|error| Error::data(place.clone().row(row), error))?;
-            let first_row = row;
-            row += batch.num_rows() as u64;
-            Ok(Chunk { batch, first_row })
-        }))
+        let file = self.clone();
+        let batch_rows = batch_rows.min((VALUES as usize / self.schema.fields().len().max(1)).max(1));
+        let mut rows = rows(&self.location)?;
+        // The header.
+        rows.next().transpose()?;
+        let mut decoder = ReaderBuilder::new(self.schema.clone()).with_batch_size(batch_rows).build_decoder();
+        Ok(std::iter::from_fn(move || file.batch(&mut rows, &mut decoder, batch_rows).transpose()))
+    }
+
+    /// The next batch; none at the end.
+    fn batch(
+        &self,
+        rows: &mut impl Iterator<Item = Result<Row>>,
+        decoder: &mut Decoder,
+        batch_rows: usize,
+    ) -> Result<Option<Chunk>> {
+        let (mut first_row, mut taken, mut bytes) = (0, 0, 0);
+        while taken < batch_rows && bytes < BATCH {
+            let Some(row) = rows.next().transpose()? else { break };
+            self.check(&row)?;
+            let decoded = decoder.decode(row.text.as_bytes());
+            decoded.map_err(|error| Error::data(Place::file(&self.location).row(row.number), error))?;
+            if taken == 0 {
+                first_row = row.number;
+            }
+            taken += 1;
+            bytes += row.text.len();
+        }
+        let batch = decoder.flush().map_err(|error| Error::data(Place::file(&self.location).row(first_row), error))?;
+        Ok(batch.map(|batch| Chunk { batch, first_row }))
     }
 }
 
@@ -97,7 +133,7 @@ mod tests {
     fn a_broken_file_is_named() {
         let (_folder, broken) = file("a,b\n1\n");
         let error = broken.unwrap_err().to_string();
-        assert!(error.contains("x.csv, row 1: ") && error.contains("line 2"), "{error}");
+        assert!(error.contains("x.csv, row 1: 1 fields; the header has 2"), "{error}");
         let (_folder, broken) = file("a,a\n1,2\n");
         assert!(broken.unwrap_err().to_string().contains("x.csv: two columns are called `a`"));
     }

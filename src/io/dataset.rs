@@ -1,4 +1,10 @@
-//! A dataset: files of one schema, and the units of work that they fall into.
+//! A dataset: files of one schema, in the versions that were there when it was opened, and the units of work that they
+//! fall into.
+
+mod file;
+mod identity;
+mod remembered;
+mod schema;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -6,18 +12,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
-use arrow::compute::{can_cast_types, cast};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::compute::cast;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bound;
-use super::find::{KINDS, Kind, WILD, find};
+pub use super::find::takes;
+use super::find::{WILD, find};
 use super::store::{Location, Stores, shown};
-use super::unify::unify;
-use super::{csv, ipc, jsonl, parquet};
-use crate::error::{Error, Place, Result, caught};
+use crate::error::{Error, Place, Result};
 use crate::monitor::{Monitor, Silent};
+use file::{File, whole};
+use schema::common_schema;
 
 /// Small row groups are taken together up to this many rows.
 const UNIT_ROWS: u64 = 2048;
@@ -48,57 +55,13 @@ const OPENED_AT_ONCE: usize = 16;
 /// Files of one schema.
 #[derive(Debug, Clone)]
 pub struct Dataset {
+    /// Every location is pinned.
     files: Vec<(Location, File)>,
-    versions: Vec<String>,
+    /// What the files' contents are known by, once somebody asked.
+    identities: Arc<OnceLock<Vec<String>>>,
     schema: SchemaRef,
     /// Row groups, by file and group, that are not read.
     pruned: BTreeSet<(usize, usize)>,
-}
-
-#[derive(Debug, Clone)]
-enum File {
-    Parquet(parquet::File),
-    Json(jsonl::File),
-    Csv(csv::File),
-    Ipc(ipc::File),
-}
-
-impl File {
-    fn open(location: &Location) -> Result<Self> {
-        let place = Place::file(location);
-        let open = || match Kind::of(location.name()) {
-            Some(Kind::Parquet) => parquet::File::open(location).map(Self::Parquet),
-            Some(Kind::JsonLines | Kind::Json) => jsonl::File::open(location).map(Self::Json),
-            Some(Kind::Csv) => csv::File::open(location).map(Self::Csv),
-            Some(Kind::Ipc) => ipc::File::open(location).map(Self::Ipc),
-            None => Err(Error::data(place.clone(), format!("unknown kind of file; {KINDS}"))),
-        };
-        let file = caught(open).unwrap_or_else(|panic| Err(broken(&place, &panic)));
-        file.map_err(|error| location.cause(error))
-    }
-
-    fn schema(&self) -> &SchemaRef {
-        match self {
-            Self::Parquet(file) => file.schema(),
-            Self::Json(file) => file.schema(),
-            Self::Csv(file) => file.schema(),
-            Self::Ipc(file) => file.schema(),
-        }
-    }
-
-    /// Whether a row may lack a column, which is then null.
-    fn may_lack_columns(&self) -> bool {
-        matches!(self, Self::Json(_))
-    }
-
-    fn groups(&self) -> Vec<u64> {
-        match self {
-            Self::Parquet(file) => file.groups(),
-            Self::Json(file) => vec![file.rows()],
-            Self::Csv(file) => vec![file.rows()],
-            Self::Ipc(file) => file.groups().to_vec(),
-        }
-    }
 }
 
 impl Dataset {
@@ -125,11 +88,15 @@ impl Dataset {
 
     /// Opens files.
     pub fn of(locations: Vec<Location>) -> Result<Self> {
-        let opened = open_all(&locations)?;
-        let (files, versions): (Vec<_>, _) = opened.into_iter().unzip();
-        let files: Vec<(Location, File)> = locations.into_iter().zip(files).collect();
+        let is_local = locations.iter().all(|location| location.local().is_some());
+        let open = |location: &Location| {
+            let location = location.pinned()?;
+            let file = File::open(&location)?;
+            Ok((location, file))
+        };
+        let files = at_once(&locations, is_local, open)?;
         let schema = common_schema(&files)?;
-        Ok(Self { files, versions, schema, pruned: BTreeSet::new() })
+        Ok(Self { files, identities: Arc::default(), schema, pruned: BTreeSet::new() })
     }
 
     /// The columns.
@@ -207,7 +174,7 @@ impl Dataset {
     /// The rows of `unit` in batches of at most `batch_rows`, under the dataset's schema.
     pub fn read(&self, unit: &Unit, batch_rows: usize) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
         let (schema, location) = (self.schema.clone(), self.file(unit).clone());
-        let cause = |error| location.cause(error);
+        let cause = |error| file::cause(&location, error);
         let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match &self.files[unit.file].1 {
             File::Parquet(file) => Box::new(file.read(unit.groups.clone(), &self.schema, batch_rows)),
             File::Json(file) => Box::new(file.read(&self.schema, batch_rows).map_err(cause)?),
@@ -216,107 +183,45 @@ impl Dataset {
         };
         let place = Place::file(&location);
         Ok(Box::new(whole(chunks, place.clone()).map(move |chunk| {
-            let Chunk { batch, first_row } = chunk.map_err(|error| location.cause(error))?;
+            let Chunk { batch, first_row } = chunk.map_err(|error| file::cause(&location, error))?;
             let wrong = |error: ArrowError| Error::data(place.clone(), error);
-            let columns = schema.fields().iter().map(|field| {
+            let own = batch.schema_ref().fields();
+            let columns = schema.fields().iter().enumerate().map(|(index, field)| {
                 let missing = || Error::data(place.clone(), "columns differ within the file");
-                let column = batch.column_by_name(field.name()).ok_or_else(missing)?;
-                cast(column, field.data_type()).map_err(wrong)
+                // Mostly the columns are the dataset's, one by one; with many of them a search for each takes long.
+                let is_same = own.get(index).is_some_and(|own| own.name() == field.name());
+                let column = if is_same { batch.columns().get(index) } else { batch.column_by_name(field.name()) };
+                cast(column.ok_or_else(missing)?, field.data_type()).map_err(wrong)
             });
             let batch = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_>>()?).map_err(wrong)?;
             Ok(Chunk { batch, first_row })
         })))
     }
-
-    /// What changes when a file is added, removed, replaced or renamed.
-    pub fn fingerprint(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for ((location, _), version) in self.files.iter().zip(&self.versions) {
-            for part in [&location.to_string(), version] {
-                hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
-            }
-        }
-        hasher.finalize().to_hex().to_string()
-    }
 }
 
-/// Readers trust what a file says of itself; where it contradicts itself they may panic.
-fn broken(place: &Place, panic: &str) -> Error {
-    Error::data(place.clone(), format!("a broken file: {panic}"))
-}
-
-/// `chunks` up to a panic of their reader, which is an error.
-fn whole(
-    chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send>,
-    place: Place,
-) -> impl Iterator<Item = Result<Chunk>> + Send {
-    let mut chunks = Some(chunks);
-    std::iter::from_fn(move || {
-        let reader = chunks.as_mut()?;
-        caught(|| reader.next()).unwrap_or_else(|panic| {
-            chunks = None;
-            Some(Err(broken(&place, &panic)))
-        })
-    })
-}
-
-/// The files at `locations` with their versions, several at a time unless they are local.
-fn open_all(locations: &[Location]) -> Result<Vec<(File, String)>> {
-    let open = |location: &Location| Ok((File::open(location)?, location.version()?));
-    if locations.iter().all(|location| location.local().is_some()) {
-        return locations.iter().map(open).collect();
+/// What `work` makes of all `items`, of several at a time unless they are local.
+fn at_once<T: Sync, U: Send + Sync>(
+    items: &[T],
+    are_local: bool,
+    work: impl Fn(&T) -> Result<U> + Sync,
+) -> Result<Vec<U>> {
+    if are_local {
+        return items.iter().map(work).collect();
     }
     let next = AtomicUsize::new(0);
-    let opened: Vec<OnceLock<Result<(File, String)>>> = locations.iter().map(|_| OnceLock::new()).collect();
+    let made: Vec<OnceLock<Result<U>>> = items.iter().map(|_| OnceLock::new()).collect();
     std::thread::scope(|scope| {
-        for _ in 0..OPENED_AT_ONCE.min(locations.len()) {
+        for _ in 0..OPENED_AT_ONCE.min(items.len()) {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(location) = locations.get(index) else { break };
-                    opened[index].get_or_init(|| open(location));
+                    let Some(item) = items.get(index) else { break };
+                    made[index].get_or_init(|| work(item));
                 }
             });
         }
     });
-    opened.into_iter().filter_map(OnceLock::into_inner).collect()
-}
-
-/// The columns that all files have: those of the first, as wide as the others need them. Where rows may lack columns,
-/// also the others' own.
-fn common_schema(files: &[(Location, File)]) -> Result<SchemaRef> {
-    let Some(((first, file), rest)) = files.split_first() else {
-        return Err(Error::data(Place::default(), "a dataset needs at least one file"));
-    };
-    let lacking = files.iter().all(|(_, file)| file.may_lack_columns());
-    let mut fields: Vec<Field> = file.schema().fields().iter().map(|field| Field::clone(field)).collect();
-    for (location, file) in rest {
-        let differs = |how: String| Error::data(Place::file(location), format!("another schema than {first}: {how}"));
-        for field in &mut fields {
-            match file.schema().field_with_name(field.name()) {
-                Err(_) if file.may_lack_columns() => field.set_nullable(true),
-                Err(_) => return Err(differs(format!("column `{}` is missing", field.name()))),
-                Ok(found) => {
-                    let (known, own) = (field.data_type(), found.data_type());
-                    let readable = |common: &DataType| {
-                        file.may_lack_columns() || can_cast_types(own, common) && can_cast_types(known, common)
-                    };
-                    let common = unify(known, own).filter(readable);
-                    let how = || differs(format!("column `{}` is {own}, not {known}", field.name()));
-                    let common = common.ok_or_else(how)?;
-                    *field =
-                        field.clone().with_data_type(common).with_nullable(field.is_nullable() || found.is_nullable());
-                }
-            }
-        }
-        if lacking {
-            let known = |name: &str| fields.iter().any(|field| field.name() == name);
-            let own: Vec<Field> = file.schema().fields().iter().map(|field| Field::clone(field)).collect();
-            let new: Vec<Field> = own.into_iter().filter(|field| !known(field.name())).collect();
-            fields.extend(new);
-        }
-    }
-    Ok(Arc::new(Schema::new_with_metadata(fields, file.schema().metadata().clone())))
+    made.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 #[cfg(test)]

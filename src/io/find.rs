@@ -3,7 +3,7 @@
 use glob::{MatchOptions, Pattern};
 
 use super::hub::{Address, Hub};
-use super::store::{Location, Stores};
+use super::store::{Canonical, Location, Stores};
 use super::text::COMPRESSED;
 use crate::error::{Error, Place, Result};
 use crate::monitor::Monitor;
@@ -61,16 +61,43 @@ pub(super) fn find(pattern: &str, stores: &Stores, monitor: &dyn Monitor) -> Res
         let prefix = whole.to_string().len();
         return Ok(data_files(whole.list()?, |below| below.to_string()[prefix..].to_owned()));
     };
-    let folder = match pattern[..wild].rfind('/') {
-        Some(0) => "/",
-        Some(at) => &pattern[..at],
-        None => ".",
-    };
-    let relative = pattern[..wild].rfind('/').map_or(pattern, |at| &pattern[at + 1..]);
+    let (folder, relative) = split(pattern, wild);
     let matches = matcher(relative, pattern)?;
     let root = stores.locate(folder)?;
     let prefix = root.to_string().len() + 1;
     Ok(root.list()?.into_iter().filter(|below| matches(&below.to_string()[prefix..])).collect())
+}
+
+/// Whether `pattern` would take `file`, were it there.
+///
+/// # Errors
+/// A pattern that is none; a store that fails.
+pub fn takes(pattern: &str, stores: &Stores, file: &Canonical) -> Result<bool> {
+    if Address::parse(pattern)?.is_some() {
+        return Ok(false);
+    }
+    let whole = stores.locate(pattern)?;
+    match pattern.find(WILD).filter(|_| !pattern.starts_with("http")) {
+        _ if whole.is_file()? => Ok(whole.canonical() == *file),
+        None => {
+            let below = file.below(&whole.canonical());
+            Ok(below.is_some_and(|below| !data_files(vec![below], Clone::clone).is_empty()))
+        }
+        Some(wild) => {
+            let (folder, relative) = split(pattern, wild);
+            let (below, matches) = (file.below(&stores.locate(folder)?.canonical()), matcher(relative, pattern)?);
+            Ok(below.is_some_and(|below| matches(&below)))
+        }
+    }
+}
+
+/// The folder before the first wildcard of `pattern`, which stands at `wild`, and the rest.
+fn split(pattern: &str, wild: usize) -> (&str, &str) {
+    match pattern[..wild].rfind('/') {
+        Some(0) => ("/", &pattern[1..]),
+        Some(at) => (&pattern[..at], &pattern[at + 1..]),
+        None => (".", pattern),
+    }
 }
 
 fn on_hub(address: &Address, monitor: &dyn Monitor) -> Result<Vec<Location>> {

@@ -16,14 +16,18 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tracing::warn;
 
+use super::storage::holds_credentials;
 use crate::error::{Error, Result};
 use crate::monitor::Monitor;
 use address::is_inside;
 pub use address::{Address, Kind, SCHEME};
 use cache::Repo;
-use client::{ATTEMPTS, Client};
+use client::{ATTEMPTS, Client, Entry};
 use download::{Content, Download};
 pub use settings::Settings;
+
+/// Longest path of a file in a repository, in bytes.
+const LONGEST_PATH: usize = 1024;
 
 /// The hub and its cache.
 pub struct Hub {
@@ -116,6 +120,10 @@ impl Hub {
     /// # Errors
     /// What the hub says, where nothing was fetched before.
     pub fn open(&self, address: &Address) -> Result<Snapshot> {
+        if holds_credentials(&self.settings.endpoint) {
+            let message = "HF_ENDPOINT must not hold credentials; HF_TOKEN does".to_owned();
+            return Err(Error::Store { path: address.to_string(), message, retryable: false });
+        }
         let repo = Repo::new(&self.settings.cache, address);
         if self.settings.offline {
             return self.cached(address, &repo)?.ok_or_else(|| {
@@ -150,23 +158,30 @@ impl Hub {
         let info = self.client.info(address, attempts)?;
         let commit = info["sha"].as_str().filter(|commit| is_inside(commit) && !commit.contains('/'));
         let commit = commit.ok_or_else(|| wrong("the hub's answer names no commit".into()))?.to_owned();
-        let entries = match address.kind {
-            Kind::Model => None,
-            Kind::Dataset => self.client.tree(address, &commit, folder_of(&address.path), attempts)?,
-        };
-        let siblings = || info["siblings"].as_array().cloned().unwrap_or_default();
         let mut files = BTreeMap::new();
-        for entry in entries.unwrap_or_else(siblings) {
-            let Some(path) = entry["rfilename"].as_str().or_else(|| entry["path"].as_str()) else { continue };
-            if entry["type"] == "directory" {
-                continue;
-            }
+        let mut take = |entry: &Value| {
+            let path = entry["rfilename"].as_str().or_else(|| entry["path"].as_str());
+            let Some(path) = path.filter(|_| entry["type"] != "directory") else { return Ok(Entry::Known) };
             if !is_inside(path) {
                 return Err(wrong(format!(
                     "the repository has a file `{path}`, which would lie outside of its folder"
                 )));
             }
-            files.insert(path.to_owned(), content(&entry));
+            if path.len() > LONGEST_PATH {
+                let start: String = path.chars().take(100).collect();
+                return Err(wrong(format!(
+                    "the repository has a file `{start}…`, whose path has more than {LONGEST_PATH} bytes"
+                )));
+            }
+            let known = files.insert(path.to_owned(), content(entry)).is_some();
+            Ok(if known { Entry::Known } else { Entry::New })
+        };
+        let listed = match address.kind {
+            Kind::Model => false,
+            Kind::Dataset => self.client.tree(address, &commit, attempts, &mut take)?,
+        };
+        if !listed {
+            info["siblings"].as_array().into_iter().flatten().try_for_each(|entry| take(entry).map(drop))?;
         }
         // A cache that cannot be written to may still hold everything.
         if let Err(error) = repo.note(address.revision(), &commit) {
@@ -192,7 +207,7 @@ impl Hub {
         let contents =
             addresses.iter().map(|address| known(&address.path).map_or_else(|| download(address).content(), Ok));
         let contents: Vec<Content> = contents.collect::<Result<_>>()?;
-        let total = contents.iter().map(|content| content.size).sum();
+        let total = contents.iter().try_fold(0_u64, |total, content| total.checked_add(content.size?));
         monitor.begin(&address.of("").to_string(), total, "bytes");
         let fetched = addresses.iter().zip(&contents).try_for_each(|(address, content)| download(address).run(content));
         monitor.end();
@@ -208,24 +223,4 @@ fn content(entry: &Value) -> Option<Content> {
     let etag = etag.or_else(|| text(&entry["blobId"])).or_else(|| text(&entry["oid"]))?;
     let size = large["size"].as_u64().or_else(|| entry["size"].as_u64());
     Some(Content { etag, size }).filter(Content::is_sound)
-}
-
-/// The folder in which everything lies that a path or pattern may mean.
-fn folder_of(path: &str) -> &str {
-    let plain = path.find(['*', '?', '[']).map_or(path, |wild| &path[..wild]);
-    plain.rfind('/').map_or("", |end| &plain[..end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_folder_that_a_pattern_lies_in() {
-        for (path, folder) in
-            [("", ""), ("data", ""), ("a/b.parquet", "a"), ("a/*/c", "a"), ("*.json", ""), ("a/b/x-?.gz", "a/b")]
-        {
-            assert_eq!(folder_of(path), folder, "{path}");
-        }
-    }
 }

@@ -1,17 +1,24 @@
 //! Arrow IPC files (Feather V2) to record batches and back. What lacks an IPC file's mark at its start is read as a
 //! stream.
 
-use std::fmt::Display;
+mod claims;
+mod decoder;
+mod footer;
+mod stream;
+
 use std::io::Read;
 use std::ops::Range;
 
+use ::parquet::file::reader::Length;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::reader::FileReader;
 use arrow::ipc::writer::FileWriter;
 
-use super::ipc_stream::Stream;
-use super::store::{Blob, BlobReader, Location, Upload};
+use self::footer::Footer;
+use self::stream::Stream;
+use super::expansion::Expansion;
+use super::limits::check_columns;
+use super::store::{Location, Upload};
 use super::{Chunk, TableWriter, Written};
 use crate::error::{Error, Place, Result};
 
@@ -23,39 +30,42 @@ const FEATHER_V1: &[u8] = b"FEA1";
 #[derive(Debug, Clone)]
 pub struct File {
     content: Content,
+    place: Place,
+    size: u64,
     schema: SchemaRef,
     groups: Vec<u64>,
 }
 
 #[derive(Debug, Clone)]
 enum Content {
-    File { place: Place, blob: Blob },
+    File(Footer),
     Stream(Stream),
 }
 
 impl File {
-    /// Reads the footer, and every batch once for its number of rows; of a stream the messages' headers.
+    /// Reads the footer and the header of every batch; of a stream the headers of all messages.
     pub fn open(location: &Location) -> Result<Self> {
         let (place, blob) = (Place::file(location), location.open()?);
-        let mut start = [0; MARK.len()];
+        let (mut start, size) = ([0; MARK.len()], blob.len());
         let is_file = blob.reader(0).read_exact(&mut start).is_ok() && start == *MARK;
         if start.starts_with(FEATHER_V1) {
             let help = "write it again with `pyarrow.feather.write_feather(table, path)`, which writes V2";
             return Err(Error::data(place, format!("Feather V1 cannot be read; {help}")));
         }
-        if !is_file {
+        let (content, schema, groups) = if is_file {
+            let footer = Footer::open(blob, place.clone())?;
+            let (schema, groups) = (footer.schema().clone(), footer.groups()?);
+            (Content::File(footer), schema, groups)
+        } else {
             let stream = Stream::open(location)?;
             let (schema, groups) = (stream.schema().clone(), stream.groups());
-            return Ok(Self { content: Content::Stream(stream), schema, groups });
+            (Content::Stream(stream), schema, groups)
+        };
+        check_columns(schema.fields()).map_err(|wrong| Error::data(place.clone(), wrong))?;
+        if groups.iter().try_fold(0, |rows: u64, group| rows.checked_add(*group)).is_none() {
+            return Err(Error::data(place, "its batches would have more rows than can be counted"));
         }
-        let reader = reader(&blob, &place)?;
-        let schema = reader.schema();
-        let rows = reader.enumerate().map(|(group, batch)| match batch {
-            Ok(batch) => Ok(batch.num_rows() as u64),
-            Err(error) => Err(Error::data(place.clone().row_group(group), error)),
-        });
-        let groups = rows.collect::<Result<_>>()?;
-        Ok(Self { content: Content::File { place, blob }, schema, groups })
+        Ok(Self { content, place, size, schema, groups })
     }
 
     /// The file's schema.
@@ -75,47 +85,47 @@ impl File {
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
         let mut row = self.groups[..groups.start].iter().sum::<u64>() + 1;
-        Ok(self.batches(groups)?.flat_map(move |batch| {
+        let expected: Vec<u64> = self.groups[groups.clone()].to_vec();
+        let (mut group, place) = (groups.start, self.place.clone());
+        let checked = self.batches(groups)?.zip(expected).map(move |(batch, rows)| {
+            let place = place.clone().row_group(group);
+            group += 1;
+            let batch = batch?;
+            match batch.num_rows() as u64 {
+                found if found == rows => Ok(batch),
+                found => Err(Error::data(place, format!("holds {found} rows; its header says {rows}"))),
+            }
+        });
+        let (mut expansion, file) = (Expansion::of(self.size), self.place.clone());
+        let pieces = checked.flat_map(move |batch| {
             let first = row;
             row += batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
-            let pieces: Vec<Result<Chunk>> = match batch {
-                Err(error) => vec![Err(error)],
-                Ok(batch) => {
-                    let starts = (0..batch.num_rows()).step_by(batch_rows);
-                    let piece = |start: usize| Chunk {
-                        first_row: first + start as u64,
-                        batch: batch.slice(start, batch_rows.min(batch.num_rows() - start)),
-                    };
-                    starts.map(|start| Ok(piece(start))).collect()
-                }
+            let (batch, failed) = match batch {
+                Ok(batch) => (Some(batch), None),
+                Err(error) => (None, Some(Err(error))),
             };
-            pieces
+            let pieces = batch.into_iter().flat_map(move |batch: RecordBatch| {
+                (0..batch.num_rows()).step_by(batch_rows).map(move |start| {
+                    let rows = batch_rows.min(batch.num_rows() - start);
+                    Ok(Chunk { first_row: first + start as u64, batch: batch.slice(start, rows) })
+                })
+            });
+            failed.into_iter().chain(pieces)
+        });
+        Ok(pieces.map(move |chunk: Result<Chunk>| {
+            let chunk = chunk?;
+            let added = expansion.add(&chunk.batch);
+            added.map_err(|why| Error::data(file.clone().row(chunk.first_row), why))?;
+            Ok(chunk)
         }))
     }
 
     fn batches(&self, groups: Range<usize>) -> Result<Box<dyn Iterator<Item = Result<RecordBatch>> + Send>> {
         match &self.content {
-            Content::Stream(stream) => {
-                let stream = stream.clone();
-                Ok(Box::new(groups.map(move |group| stream.batch(group))))
-            }
-            Content::File { place, blob } => {
-                let mut reader = reader(blob, place)?;
-                let place = place.clone();
-                let wrong = move |group, error: &dyn Display| Error::data(place.clone().row_group(group), error);
-                reader.set_index(groups.start).map_err(|error| wrong(groups.start, &error))?;
-                Ok(Box::new(groups.map_while(move |group| {
-                    let batch = reader.next()?;
-                    Some(batch.map_err(|error| wrong(group, &error)))
-                })))
-            }
+            Content::Stream(stream) => Ok(Box::new(stream.read(groups))),
+            Content::File(footer) => Ok(Box::new(footer.read(groups)?)),
         }
     }
-}
-
-fn reader(blob: &Blob, place: &Place) -> Result<FileReader<BlobReader>> {
-    FileReader::try_new(blob.reader(0), None)
-        .map_err(|error| Error::data(place.clone(), format!("not a whole Arrow IPC file: {error}")))
 }
 
 /// Writes one Arrow IPC file.

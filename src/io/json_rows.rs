@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, Read};
 
+use super::limits::{ROW, row_too_long};
 use super::store::Location;
 use super::text;
 use crate::error::{Error, Place, Result};
@@ -12,9 +13,6 @@ pub(super) struct Row {
     pub(super) number: u64,
     pub(super) text: String,
 }
-
-/// Longest row, in bytes: a compressed file of a few kilobytes may hold a line without end.
-const LONGEST: usize = 256 << 20;
 
 type Rows = Box<dyn Iterator<Item = Result<Row>> + Send>;
 
@@ -29,28 +27,49 @@ pub(super) fn rows(location: &Location) -> Result<Rows> {
 }
 
 fn lines(mut reader: impl BufRead, location: Location) -> impl Iterator<Item = Result<Row>> {
-    let mut number = 0;
+    let mut number = 1;
     std::iter::from_fn(move || {
         loop {
+            let text = skip_empty(&mut reader, &mut number).and_then(|()| line(&mut reader));
             number += 1;
-            match line(&mut reader) {
+            match text {
                 Ok(None) => return None,
-                Ok(Some(text)) if text.trim().is_empty() => continue,
+                // White space beyond ASCII's.
+                Ok(Some(text)) if text.trim().is_empty() => {}
                 Ok(Some(mut text)) => {
                     text.truncate(text.trim_end().len());
-                    return Some(Ok(Row { number, text }));
+                    return Some(Ok(Row { number: number - 1, text }));
                 }
-                Err(error) => return Some(Err(Error::data(Place::file(&location).row(number), error))),
+                Err(error) => return Some(Err(Error::data(Place::file(&location).row(number - 1), error))),
             }
         }
     })
 }
 
+/// Goes past white space, whose ends of lines `number` counts.
+fn skip_empty(reader: &mut impl BufRead, number: &mut u64) -> io::Result<()> {
+    let mut skipped = 0;
+    loop {
+        let block = reader.fill_buf()?;
+        let space = block.iter().position(|byte| !byte.is_ascii_whitespace()).unwrap_or(block.len());
+        *number += block[..space].iter().filter(|byte| **byte == b'\n').count() as u64;
+        skipped += space;
+        if skipped > ROW {
+            return Err(invalid(&format!("more than {ROW} bytes of empty lines")));
+        }
+        let ends = space < block.len() || space == 0;
+        reader.consume(space);
+        if ends {
+            return Ok(());
+        }
+    }
+}
+
 fn line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
-    let length = reader.take(LONGEST as u64 + 1).read_until(b'\n', &mut bytes)?;
-    if length > LONGEST {
-        return Err(too_long());
+    let length = reader.take(ROW as u64 + 1).read_until(b'\n', &mut bytes)?;
+    if length > ROW {
+        return Err(row_too_long());
     }
     let text = String::from_utf8(bytes).map_err(|_| invalid("not UTF-8"))?;
     Ok(Some(text).filter(|text| !text.is_empty()))
@@ -107,8 +126,8 @@ fn element(reader: &mut impl BufRead, first: bool) -> io::Result<(Vec<u8>, bool)
             escaped = in_string && byte == b'\\' && !escaped;
         }
         bytes.extend_from_slice(block);
-        if bytes.len() > LONGEST {
-            return Err(too_long());
+        if bytes.len() > ROW {
+            return Err(row_too_long());
         }
         let length = block.len();
         reader.consume(length);
@@ -127,10 +146,6 @@ fn only_space(reader: &mut impl BufRead) -> io::Result<()> {
         let length = block.len();
         reader.consume(length);
     }
-}
-
-fn too_long() -> io::Error {
-    invalid(&format!("a row of more than {LONGEST} bytes"))
 }
 
 fn invalid(message: &str) -> io::Error {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use serde_json::{Map, Value};
 
+use super::limits::COLUMNS;
+
 /// What the values of one place in the rows look like.
 #[derive(Debug, Clone, Default, PartialEq)]
 enum Shape {
@@ -27,12 +29,24 @@ pub(super) struct Columns {
     places: HashMap<String, usize>,
 }
 
-/// A value that its column cannot hold.
+/// How much of it there is: of columns everywhere in the rows, and of objects in the row at hand.
+#[derive(Debug, Default)]
+pub(super) struct Extent {
+    columns: usize,
+    pub(super) objects: u64,
+}
+
+/// A row that does not fit.
 #[derive(Debug)]
 pub(super) struct Conflict {
     column: Vec<String>,
-    found: &'static str,
-    known: &'static str,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    Kinds { found: &'static str, known: &'static str },
+    Columns,
 }
 
 impl Conflict {
@@ -44,23 +58,35 @@ impl Conflict {
 
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "column `{}` is {} here and {} in an earlier row", self.column.join("."), self.found, self.known)
+        let column = self.column.join(".");
+        match self.why {
+            Why::Kinds { found, known } => write!(f, "column `{column}` is {found} here and {known} in an earlier row"),
+            Why::Columns => {
+                let help = "where keys are data, write a list of objects with a key and a value";
+                write!(f, "column `{column}` is one more than the {COLUMNS} that a file may have; {help}")
+            }
+        }
     }
 }
 
 impl Columns {
     /// Takes in one more row.
-    pub(super) fn add(&mut self, row: &Map<String, Value>) -> Result<(), Conflict> {
+    pub(super) fn add(&mut self, row: &Map<String, Value>, extent: &mut Extent) -> Result<(), Conflict> {
+        extent.objects += 1;
         for (key, value) in row {
             let place = match self.places.get(key) {
                 Some(place) => *place,
                 None => {
+                    extent.columns += 1;
+                    if extent.columns > COLUMNS {
+                        return Err(Conflict { column: vec![key.clone()], why: Why::Columns });
+                    }
                     self.shapes.push((key.clone(), Shape::Unknown));
                     self.places.insert(key.clone(), self.shapes.len() - 1);
                     self.shapes.len() - 1
                 }
             };
-            self.shapes[place].1.add(value).map_err(|conflict| conflict.below(key))?;
+            self.shapes[place].1.add(value, extent).map_err(|conflict| conflict.below(key))?;
         }
         Ok(())
     }
@@ -78,7 +104,7 @@ impl Columns {
 }
 
 impl Shape {
-    fn add(&mut self, value: &Value) -> Result<(), Conflict> {
+    fn add(&mut self, value: &Value, extent: &mut Extent) -> Result<(), Conflict> {
         let scalar = match value {
             Value::Null => return Ok(()),
             Value::Bool(_) => DataType::Boolean,
@@ -90,7 +116,7 @@ impl Shape {
                     *self = Self::List(Box::default());
                 }
                 return match self {
-                    Self::List(element) => items.iter().try_for_each(|item| element.add(item)),
+                    Self::List(element) => items.iter().try_for_each(|item| element.add(item, extent)),
                     other => Err(other.conflict("a list")),
                 };
             }
@@ -99,7 +125,7 @@ impl Shape {
                     *self = Self::Object(Columns::default());
                 }
                 return match self {
-                    Self::Object(columns) => columns.add(map),
+                    Self::Object(columns) => columns.add(map, extent),
                     other => Err(other.conflict("an object")),
                 };
             }
@@ -120,7 +146,7 @@ impl Shape {
             Self::List(_) => "a list",
             Self::Object(_) => "an object",
         };
-        Conflict { column: Vec::new(), found, known }
+        Conflict { column: Vec::new(), why: Why::Kinds { found, known } }
     }
 
     fn data_type(&self) -> Option<DataType> {
@@ -155,8 +181,8 @@ mod tests {
     use serde_json::json;
 
     fn columns(rows: &[Value]) -> Result<Columns, Conflict> {
-        let mut columns = Columns::default();
-        rows.iter().try_for_each(|row| columns.add(row.as_object().unwrap()))?;
+        let (mut columns, mut extent) = (Columns::default(), Extent::default());
+        rows.iter().try_for_each(|row| columns.add(row.as_object().unwrap(), &mut extent))?;
         Ok(columns)
     }
 
@@ -184,5 +210,12 @@ mod tests {
         assert_eq!(error(&rows), "column `a` is an object here and a number in an earlier row");
         let rows = [json!({"m": [{"content": "x"}]}), json!({"m": [{"content": [1]}]})];
         assert_eq!(error(&rows), "column `m.content` is a list here and a text in an earlier row");
+    }
+    #[test]
+    fn columns_are_counted_wherever_they_are() {
+        let wide = |count: usize| (0..count).map(|key| (format!("k{key}"), json!(1))).collect::<Map<_, _>>();
+        assert!(columns(&[json!({ "a": [wide(COLUMNS - 1)] })]).is_ok());
+        let error = columns(&[json!({ "a": [wide(COLUMNS)] })]).unwrap_err().to_string();
+        assert!(error.starts_with("column `a.k9999` is one more than the 10000 that a file may have; "), "{error}");
     }
 }

@@ -2,6 +2,7 @@
 //! in common.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -12,7 +13,8 @@ use serde_json::Value;
 
 use super::Chunk;
 use super::json_rows::{Row, rows};
-use super::json_schema::Columns;
+use super::json_schema::{Columns, Extent};
+use super::limits::{BATCH, VALUES, leaves};
 use super::store::Location;
 use crate::error::{Error, Place, Result};
 
@@ -22,6 +24,14 @@ pub struct File {
     location: Location,
     schema: SchemaRef,
     rows: u64,
+    fullest: Fullest,
+}
+
+/// The row with most objects, any of which may have all of the schema's columns.
+#[derive(Debug, Clone, Default)]
+struct Fullest {
+    objects: u64,
+    row: u64,
 }
 
 impl File {
@@ -30,18 +40,40 @@ impl File {
     /// # Errors
     /// A row that is not a JSON object, or a column that has two types, by line or place in the array.
     pub fn open(location: &Location) -> Result<Self> {
-        let (mut columns, mut count) = (Columns::default(), 0);
+        let (mut columns, mut extent) = (Columns::default(), Extent::default());
+        let (mut count, mut fullest) = (0, Fullest::default());
         for row in rows(location)? {
             let row = row?;
-            let place = || Place::file(location).row(row.number);
+            let wrong = |message: &dyn Display| Error::data(Place::file(location).row(row.number), message);
+            if values(&row.text) > VALUES {
+                return Err(wrong(&format!("a row of more than {VALUES} values")));
+            }
+            extent.objects = 0;
             match serde_json::from_str(&row.text) {
-                Ok(Value::Object(map)) => columns.add(&map).map_err(|conflict| Error::data(place(), conflict))?,
-                Ok(_) => return Err(Error::data(place(), "not a JSON object; a row looks like {\"prompt\": …}")),
-                Err(error) => return Err(Error::data(place(), format!("not JSON: {error}{}", hint(location)))),
+                Ok(Value::Object(map)) => columns.add(&map, &mut extent).map_err(|conflict| wrong(&conflict))?,
+                Ok(_) => return Err(wrong(&"not a JSON object; a row looks like {\"prompt\": …}")),
+                Err(error) => return Err(wrong(&format!("not JSON: {error}{}", hint(location)))),
             }
             count += 1;
+            if extent.objects > fullest.objects {
+                fullest = Fullest { objects: extent.objects, row: row.number };
+            }
         }
-        Ok(Self { location: location.clone(), schema: Arc::new(columns.schema()), rows: count })
+        let file = Self { location: location.clone(), schema: Arc::new(columns.schema()), rows: count, fullest };
+        file.values(&file.schema)?;
+        Ok(file)
+    }
+
+    /// Values that a row takes at most under `schema`.
+    fn values(&self, schema: &SchemaRef) -> Result<u64> {
+        let (Fullest { objects, row }, columns) = (&self.fullest, leaves(schema.fields()));
+        let values = objects.saturating_mul(columns);
+        if values > VALUES {
+            let message =
+                format!("{objects} objects, any of which may have {columns} columns; the most is {VALUES} values");
+            return Err(Error::data(Place::file(&self.location).row(*row), message));
+        }
+        Ok(values.max(1))
     }
 
     /// The columns that occur.
@@ -61,19 +93,32 @@ impl File {
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
         let (location, schema) = (self.location.clone(), schema.clone());
+        let batch_rows = batch_rows.min((VALUES / self.values(&schema)?) as usize);
         let mut rows = rows(&location)?;
         Ok(std::iter::from_fn(move || {
-            let block: Result<Vec<Row>> = rows.by_ref().take(batch_rows).collect();
-            let block = match block {
-                Ok(block) => block,
-                Err(error) => return Some(Err(error)),
-            };
+            let (mut block, mut bytes) = (Vec::new(), 0);
+            while block.len() < batch_rows && bytes < BATCH {
+                match rows.next() {
+                    Some(Ok(row)) => {
+                        bytes += row.text.len();
+                        block.push(row);
+                    }
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => break,
+                }
+            }
             let first_row = block.first()?.number;
             let batch = decode(&schema, &block);
             let batch = batch.map_err(|error| Error::data(Place::file(&location).row(first_row), error));
             Some(batch.map(|batch| Chunk { batch, first_row }))
         }))
     }
+}
+
+/// The most values that the row `text` may have: each of them has one of these marks before it. Short rows are not counted.
+fn values(text: &str) -> u64 {
+    let is_mark = |byte: &&u8| matches!(byte, b',' | b':' | b'[' | b'{');
+    if text.len() as u64 > VALUES { text.as_bytes().iter().filter(is_mark).count() as u64 } else { 0 }
 }
 
 fn decode(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, ArrowError> {

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::session;
 use super::store::Location;
 use crate::error::{Error, Result};
 
@@ -69,7 +70,7 @@ impl Mirror {
         let missing = self.files.iter().filter(|file| wanted(file.name()) && !self.copy_of(file).is_file());
         missing.into_iter().try_for_each(|file| {
             let copy = self.copy_of(file);
-            let draft = copy.with_file_name(format!(".{}.{}", file.name(), std::process::id()));
+            let draft = copy.with_file_name(session::draft_name());
             let folder = copy.parent().unwrap_or(&self.folder);
             let mut reader = file.open()?.reader(0);
             let copied = fs::create_dir_all(folder)
@@ -88,27 +89,13 @@ impl Mirror {
         self.folder.join(below[self.remote.to_string().len()..].trim_start_matches('/'))
     }
 
-    /// Takes `folder`, which holds the same files, as the copy.
-    pub fn adopt(&self, folder: &Path) -> Result<()> {
+    /// Takes `folder`, which holds the same files, as the copy; false where there is one already.
+    pub fn adopt(&self, folder: &Path) -> Result<bool> {
         if self.folder.exists() {
-            return fs::remove_dir_all(folder).map_err(|error| unusable(folder, &error));
+            return Ok(false);
         }
-        fs::rename(folder, &self.folder).map_err(|error| unusable(&self.folder, &error))
+        fs::rename(folder, &self.folder).map(|()| true).map_err(|error| unusable(&self.folder, &error))
     }
-}
-
-/// Copies the files of `folder` to `remote` in place of what is there; those named in `last` come last and vanish first, so
-/// that whoever finds them finds the rest.
-pub fn publish(folder: &Path, remote: &Location, last: &[&str]) -> Result<()> {
-    let wrong = |error: io::Error| unusable(folder, &error);
-    let mut names: Vec<String> = Vec::new();
-    for entry in fs::read_dir(folder).map_err(wrong)? {
-        names.push(entry.map_err(wrong)?.file_name().to_string_lossy().into_owned());
-    }
-    names.sort_by_key(|name| (last.contains(&name.as_str()), name.clone()));
-    let (first, rest): (Vec<_>, Vec<_>) = remote.list()?.into_iter().partition(|file| last.contains(&file.name()));
-    first.iter().chain(&rest).try_for_each(Location::delete)?;
-    names.iter().try_for_each(|name| copy(&folder.join(name), &remote.join(name)))
 }
 
 /// Copies the file `from` to `to`.
@@ -142,7 +129,12 @@ mod tests {
         fs::write(source.join("model.safetensors"), [7; 100]).unwrap();
         let remote = Location::parse(temporary.path().join("store/x").to_str().unwrap()).unwrap();
         assert!(Mirror::of(&remote).unwrap_err().to_string().contains("no such folder"));
-        publish(&source, &remote, &["config.json"]).unwrap();
+        let publish = || {
+            for name in ["model.safetensors", "config.json"] {
+                copy(&source.join(name), &remote.join(name)).unwrap();
+            }
+        };
+        publish();
         let first = Mirror { folder: temporary.path().join("copy"), ..Mirror::of(&remote).unwrap() };
         first.fetch(|name| name.ends_with(".json")).unwrap();
         assert!(first.folder().join("config.json").is_file());
@@ -151,7 +143,7 @@ mod tests {
         assert_eq!(fs::read(first.folder().join("model.safetensors")).unwrap(), [7; 100]);
 
         fs::write(source.join("model.safetensors"), [8; 100]).unwrap();
-        publish(&source, &remote, &["config.json"]).unwrap();
+        publish();
         assert_ne!(Mirror::of(&remote).unwrap().folder().file_name(), first.folder().file_name());
     }
 }

@@ -28,6 +28,8 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
 
 use super::bounds::Bound;
+use super::expansion::Expansion;
+use super::limits::check_columns;
 use super::store::{Blob, Location, Upload};
 use super::windows::Windows;
 use super::{Chunk, TableWriter, Written};
@@ -36,6 +38,9 @@ use crate::error::{Error, Place, Result};
 /// Caps of a written row group: it is the unit of resuming, of sharing work, and of what a viewer scans.
 const GROUP_ROWS: usize = 4096;
 const GROUP_BYTES: usize = 32 << 20;
+
+/// Bytes of a column's texts in a batch, as far as they may come out of a dictionary.
+const TEXTS: u64 = 1 << 29;
 
 /// The end of a file that is read at once: mostly all of its footer.
 const TAIL: u64 = 64 << 10;
@@ -65,7 +70,9 @@ impl File {
             let hint = "not a whole Parquet file (cut short while it was written or copied?)";
             Error::data(place.clone(), format!("{hint}: {error}"))
         })?;
-        super::footer::check(footer.metadata(), blob.len()).map_err(|wrong| Error::data(place.clone(), wrong))?;
+        let checked = super::footer::check(footer.metadata(), blob.len());
+        let checked = checked.and_then(|()| check_columns(footer.schema().fields()));
+        checked.map_err(|wrong| Error::data(place.clone(), wrong))?;
         Ok(Self { place, blob, footer, left: Arc::default() })
     }
 
@@ -119,7 +126,9 @@ impl File {
         let roots = self.schema().fields().iter().enumerate().filter(|(_, field)| is_wanted(field));
         let parquet = self.footer.metadata().file_metadata().schema_descr();
         let mask = ProjectionMask::roots(parquet, roots.map(|(index, _)| index));
-        groups.flat_map(move |group| {
+        let mut expansion = Expansion::of(self.blob.len());
+        let failed_at = self.place.clone();
+        let chunks = groups.flat_map(move |group| {
             let place = file.place.clone().row_group(group);
             let before: u64 = file.groups()[..group].iter().sum();
             let (reader, failed) = match file.reader(group, &mask, batch_rows) {
@@ -163,6 +172,12 @@ impl File {
                 Some(chunks)
             });
             failed.into_iter().chain(chunks.flatten())
+        });
+        chunks.map(move |chunk| {
+            let chunk = chunk?;
+            let added = expansion.add(&chunk.batch);
+            added.map_err(|why| Error::data(failed_at.clone().row(chunk.first_row), why))?;
+            Ok(chunk)
         })
     }
 
@@ -176,7 +191,8 @@ impl File {
         let left = self.rows_left(group);
         let spans = pages::spans(metadata, group, mask, &left);
         let windows = Windows::new(self.blob.clone(), spans.clone());
-        headers::check(&windows, &spans, metadata.row_group(group))?;
+        let dictionary = headers::check(&windows, &spans, metadata.row_group(group))?;
+        let batch_rows = batch_rows.min((TEXTS / dictionary.max(1)).max(1) as usize);
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows, self.footer.clone());
         let rows = metadata.row_group(group).num_rows() as usize;
         let builder = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).with_projection(mask.clone());

@@ -64,14 +64,37 @@ impl Storage {
     /// What is wrong with the settings.
     pub fn problem(&self) -> Option<&'static str> {
         let endpoint = self.endpoint.as_deref().unwrap_or_default();
-        let host = endpoint.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
         let says = [
-            (!endpoint.is_empty() && host.is_empty(), "endpoint must be a URL, such as http://127.0.0.1:8333"),
-            (host.contains('@') || endpoint.contains('?'), "endpoint must not hold credentials; the environment does"),
+            (holds_credentials(endpoint), "endpoint must not hold credentials; the environment does"),
+            (!endpoint.is_empty() && !is_url(endpoint), "endpoint must be a URL, such as http://127.0.0.1:8333"),
             (self.timeouts.connect == 0 || self.timeouts.request == 0, "timeouts must be 1 second or more"),
         ];
         says.into_iter().find_map(|(wrong, message)| wrong.then_some(message))
     }
+}
+
+/// A variable of the environment that names a store's endpoint, and holds credentials there: HTTP clients print URLs.
+pub(super) fn variable_with_credentials() -> Option<String> {
+    let vendor = |name: &str| ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|prefix| name.starts_with(prefix));
+    let names =
+        |name: &str| ["ENDPOINT", "BASE_URL", "AUTHORITY_HOST", "FULL_URI"].iter().any(|word| name.contains(word));
+    let named = |name: &str| vendor(name) && names(name);
+    let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
+    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
+    let mut held = variables.filter(|(name, value)| named(&name.to_ascii_uppercase()) && holds_credentials(value));
+    held.next().map(|(name, _)| name)
+}
+
+/// Whether `endpoint` has a user, a password, or a query, which may be a signature.
+pub(super) fn holds_credentials(endpoint: &str) -> bool {
+    endpoint.contains(['@', '?', '#']) || endpoint.to_ascii_lowercase().contains("%40")
+}
+
+fn is_url(endpoint: &str) -> bool {
+    let rest = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
+    let (host, path) = rest.map_or(("", ""), |rest| rest.split_at(rest.find('/').unwrap_or(rest.len())));
+    let is_host = |c: char| c.is_alphanumeric() || "-._:[]".contains(c);
+    !host.is_empty() && host.chars().all(is_host) && !path.contains(|c: char| c == '\\' || c.is_whitespace())
 }
 
 impl Retry {
@@ -96,6 +119,15 @@ mod tests {
         assert!(problem("127.0.0.1:8333").unwrap().contains("must be a URL"));
         assert!(problem("https://key:secret@host").unwrap().contains("must not hold credentials"));
         assert!(problem("https://host/?sig=x").unwrap().contains("must not hold credentials"));
+        for hidden in
+            ["https://key:secret%40host", "key:secret@host", "https:\\\\key:secret@host", "http://host#key:x@y"]
+        {
+            assert!(problem(hidden).unwrap().contains("must not hold credentials"), "{hidden}");
+        }
+        assert_eq!(problem("https://[::1]:8333/a/b"), None);
+        for wrong in ["https://", "https://ho st", "ftp://host", "https:\\\\host", "https://host/\\x"] {
+            assert!(problem(wrong).unwrap().contains("must be a URL"), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,15 +3,18 @@
 mod asked;
 mod attempts;
 mod blob;
+mod canonical;
 mod client;
-mod staged;
+mod local;
+mod scan;
+mod stamp;
 mod upload;
 mod wrong;
 
 use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -20,13 +23,18 @@ use object_store::{
     Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStoreExt, PutMode, PutPayload, Result as StoreResult,
 };
 
-use super::Written;
+use super::{Written, faults, session};
 use crate::error::{Error, Result};
 use attempts::persist;
 pub use blob::{Blob, BlobReader};
+pub use canonical::Canonical;
+#[cfg(test)]
+pub(crate) use client::bucket_of;
 use client::{Client, Kind};
 pub use client::{Stores, shown};
-pub use staged::Staged;
+use local::Draft;
+pub use scan::Found;
+pub use stamp::{Answer, Inode, Stamp, Unchanged};
 pub use upload::Upload;
 use wrong::Hope;
 
@@ -40,8 +48,10 @@ pub struct Location {
     path: Path,
     shown: String,
     local: Option<PathBuf>,
-    /// Of a copy of what lies elsewhere.
+    /// What names the content of a copy of what lies elsewhere.
     version: Option<String>,
+    /// The version of the file that is read, where another must not be.
+    pin: Option<Arc<Stamp>>,
     failure: Arc<Mutex<Option<Error>>>,
 }
 
@@ -71,7 +81,7 @@ impl Location {
     }
 
     fn new(client: Client, path: Path, shown: String, local: Option<PathBuf>) -> Self {
-        Self { client, path, shown, local, version: None, failure: Arc::default() }
+        Self { client, path, shown, local, version: None, pin: None, failure: Arc::default() }
     }
 
     /// The file or folder `name` (with `/` between folders) below this one.
@@ -81,9 +91,21 @@ impl Location {
         Self::new(self.client.clone(), path, format!("{}/{name}", self.shown), local)
     }
 
+    /// The same file or folder; a request that fails is not tried again later than `limit` after it began.
+    pub(crate) fn within(&self, limit: Duration) -> Self {
+        let mut client = self.client.clone();
+        client.patience.retry.timeout = client.patience.retry.timeout.min(limit.as_secs());
+        Self { client, ..self.clone() }
+    }
+
     /// The path on this machine, where it is one.
     pub fn local(&self) -> Option<&FilePath> {
         self.local.as_deref()
+    }
+
+    /// The place in its one spelling.
+    pub fn canonical(&self) -> Canonical {
+        Canonical::of(self)
     }
 
     /// The last part of the path.
@@ -96,6 +118,19 @@ impl Location {
         Ok(self.meta()?.is_some())
     }
 
+    /// The file's size; nothing where there is no such file.
+    pub fn size(&self) -> Result<Option<u64>> {
+        Ok(self.meta()?.map(|meta| meta.size))
+    }
+
+    /// Whether there is something at the place, be it a file, a folder or a link; in a store, a file.
+    pub fn exists(&self) -> Result<bool> {
+        match &self.local {
+            Some(local) => Ok(local.symlink_metadata().is_ok()),
+            None => self.is_file(),
+        }
+    }
+
     /// The file's content, and none where there is no such file.
     pub fn read(&self) -> Result<Option<Bytes>> {
         let read = |_| async { self.client.objects.get(&self.path).await?.bytes().await };
@@ -104,18 +139,39 @@ impl Location {
 
     /// The file's size and digest, and none where there is no such file. Reads all of it.
     pub fn digest(&self) -> Result<Option<Written>> {
-        let Some(meta) = self.meta()? else { return Ok(None) };
+        let Some(pinned) = self.found()? else { return Ok(None) };
+        let blob = Blob::new(pinned);
         let mut hasher = blake3::Hasher::new();
-        let mut reader = Blob::new(self.clone(), meta.size).reader(0);
-        let read = hasher.update_reader(&mut reader);
+        let read = hasher.update_reader(&mut blob.reader(0));
         read.map_err(|error| self.cause(failed(&self.shown, &error)))?;
-        Ok(Some(Written { bytes: meta.size, blake3: hasher.finalize().to_hex().to_string() }))
+        Ok(Some(Written { bytes: blob.size(), blake3: hasher.finalize().to_hex().to_string() }))
+    }
+
+    /// A place beside this one for what is not finished, under a name with the mark of this process.
+    pub fn draft(&self) -> Self {
+        let name = session::draft_name();
+        let parts: Vec<_> = self.path.parts().collect();
+        let above = parts.iter().take(parts.len().saturating_sub(1)).cloned();
+        let path = above.collect::<Path>().join(name.as_str());
+        let shown = self.shown.rsplit_once('/').map_or(name.clone(), |(above, _)| format!("{above}/{name}"));
+        let local = self.local.as_ref().map(|local| local.with_file_name(name));
+        Self::new(self.client.clone(), path, shown, local)
     }
 
     /// Writes a whole file in one go, in place of one that may be there.
     pub fn write(&self, bytes: impl Into<Bytes>) -> Result<()> {
         self.refuse_web()?;
-        let payload = PutPayload::from_bytes(bytes.into());
+        let bytes = bytes.into();
+        if let Some(local) = &self.local {
+            let write = || {
+                let mut draft = Draft::beside(local)?;
+                draft.write_all(&bytes)?;
+                draft.replace(local)
+            };
+            return write().map_err(|error| failed(&self.shown, &error));
+        }
+        self.pass()?;
+        let payload = PutPayload::from_bytes(bytes);
         let put = |_| self.client.objects.put(&self.path, payload.clone());
         persist(&self.client.patience, put).map(drop).map_err(|error| self.error(&error))
     }
@@ -124,6 +180,15 @@ impl Location {
     pub fn create(&self, bytes: impl Into<Bytes>) -> Result<bool> {
         self.refuse_web()?;
         let bytes = bytes.into();
+        if let Some(local) = &self.local {
+            let create = || {
+                let mut draft = Draft::beside(local)?;
+                draft.write_all(&bytes)?;
+                draft.create(local)
+            };
+            return create().map_err(|error| failed(&self.shown, &error));
+        }
+        self.pass()?;
         let payload = PutPayload::from_bytes(bytes.clone());
         let mut tries = 0;
         let put = |before| {
@@ -138,12 +203,12 @@ impl Location {
         }
     }
 
-    /// All files below, in the order of their paths.
+    /// All files below, in the order of their paths, but those that are not finished.
     pub fn list(&self) -> Result<Vec<Self>> {
         Ok(self.list_all()?.into_iter().map(|listed| listed.file).collect())
     }
 
-    /// All files below and what the store tells about them, in the order of their paths.
+    /// As [`Self::list`], with what the store tells about the files. Links are followed.
     pub fn list_all(&self) -> Result<Vec<Listed>> {
         if self.client.kind == Kind::Web {
             return Ok(Vec::new());
@@ -156,65 +221,101 @@ impl Location {
             let names: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
             let file = Self { path: meta.location.clone(), ..self.join(&names.join("/")) };
             let (version, bytes, changed) = (version(&meta), meta.size, meta.last_modified.into());
-            (!parts.is_empty()).then_some(Listed { file, version, bytes, changed })
+            let finished = !names.iter().any(|name| session::mark_of(name).is_some());
+            (!parts.is_empty() && finished).then_some(Listed { file, version, bytes, changed })
         };
         Ok(listed.into_iter().filter_map(below).collect())
     }
 
-    /// Files below that uploads on this machine left unfinished; what a store has of them it does not tell.
-    pub fn staged(&self) -> Result<Vec<Staged>> {
-        let Some(local) = &self.local else { return Ok(Vec::new()) };
-        staged::below(local).map_err(|error| failed(&self.shown, &error))
+    /// The names of the files and folders directly below.
+    ///
+    /// # Errors
+    /// A store or a disk that fails.
+    pub fn entries(&self) -> Result<Vec<String>> {
+        if let Some(local) = &self.local {
+            return scan::entries(local).map_err(|error| failed(&self.shown, &error));
+        }
+        let list = |_| self.client.objects.list_with_delimiter(Some(&self.path));
+        let listed = persist(&self.client.patience, list).map_err(|error| self.error(&error))?;
+        let files = listed.objects.into_iter().map(|meta| meta.location);
+        let paths = files.chain(listed.common_prefixes).filter(|path| *path != self.path);
+        let mut names: Vec<String> = paths.filter_map(|path| path.filename().map(str::to_owned)).collect();
+        names.sort_unstable();
+        Ok(names)
     }
 
-    /// Removes the file.
+    /// Everything below, with links as links and with what is not finished.
+    ///
+    /// # Errors
+    /// A store or a disk that fails.
+    pub fn scan(&self) -> Result<Vec<Found>> {
+        if let Some(local) = &self.local {
+            return scan::below(local).map_err(|error| failed(&self.shown, &error));
+        }
+        let list = |_| self.client.objects.list(Some(&self.path)).try_collect::<Vec<ObjectMeta>>();
+        let listed = persist(&self.client.patience, list).map_err(|error| self.error(&error))?;
+        let found = |meta: ObjectMeta| {
+            let parts: Vec<_> = meta.location.prefix_match(&self.path)?.collect();
+            let names: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+            let (path, changed) = (names.join("/"), meta.last_modified.into());
+            (!path.is_empty()).then_some(Found { path, is_file: true, bytes: meta.size, changed })
+        };
+        let mut found: Vec<Found> = listed.into_iter().filter_map(found).collect();
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
+    /// Removes the file, or the link.
     pub fn delete(&self) -> Result<()> {
+        if let Some(local) = &self.local {
+            return local::remove(local).map_err(|error| failed(&self.shown, &error));
+        }
+        self.pass()?;
         match persist(&self.client.patience, |_| self.client.objects.delete(&self.path)) {
             // An earlier try, or somebody else, was faster.
-            Err(StoreError::NotFound { .. }) if self.local.is_none() => Ok(()),
+            Err(StoreError::NotFound { .. }) => Ok(()),
             deleted => deleted.map_err(|error| self.error(&error)),
         }
     }
 
-    /// Removes every file below.
-    pub fn delete_all(&self) -> Result<()> {
-        self.list()?.iter().try_for_each(Self::delete)?;
-        if let Some(folder) = self.local.as_ref().filter(|folder| folder.is_dir()) {
-            std::fs::remove_dir_all(folder).map_err(|error| failed(&self.shown, &error))?;
-        }
-        Ok(())
-    }
-
     /// Moves the file to `to` in the same store, in place of one that may be there.
     pub fn rename(&self, to: &Self) -> Result<()> {
-        if self.local.is_some() {
-            return persist(&self.client.patience, |_| self.client.objects.rename(&self.path, &to.path))
-                .map_err(|error| self.error(&error));
+        if let (Some(from), Some(local)) = (&self.local, &to.local) {
+            return local::rename(from, local).map_err(|error| failed(&to.shown, &error));
         }
+        to.pass()?;
         let copy = |_| self.client.objects.copy(&self.path, &to.path);
         persist(&self.client.patience, copy).map_err(|error| self.error(&error))?;
         self.delete()
     }
 
-    /// The file, for reading by ranges.
+    /// The file, for reading by ranges: in the version that a pinned location means, else in that of now.
     pub fn open(&self) -> Result<Blob> {
-        match self.meta()? {
-            Some(meta) => Ok(Blob::new(self.clone(), meta.size)),
-            None => Err(failed(&self.shown, &"no such file")),
-        }
+        self.pinned().map(Blob::new)
     }
 
-    /// What changes when the file does: the store's tag, or size and time.
-    pub fn version(&self) -> Result<String> {
-        if let Some(version) = &self.version {
-            return Ok(version.clone());
-        }
+    /// What names the content of a copy, where this is one.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// What changes when the file does, empty where there is no such file: the store's tag, or inode, size and time.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn tag(&self) -> Result<String> {
         Ok(self.meta()?.as_ref().map(version).unwrap_or_default())
     }
 
     /// A file to be written bit by bit, which appears when it is finished.
     pub fn upload(&self) -> Result<Upload> {
+        self.refuse_web()?;
         Ok(Upload::new(self.clone()))
+    }
+
+    /// To be called before every change in a store; on the local disk [`local`] does it.
+    fn pass(&self) -> Result<()> {
+        faults::pass(&self.shown).map_err(|error| failed(&self.shown, &error))
     }
 
     fn refuse_web(&self) -> Result<()> {
@@ -263,10 +364,10 @@ impl Location {
         Error::Store { path: self.shown.clone(), message: format!("{}{help}", wrong::message(error)), retryable }
     }
 
-    /// [`Self::error`], kept for [`Self::cause`].
-    fn note(&self, error: &StoreError) -> Error {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.error(error));
-        self.error(error)
+    /// `error`, kept for [`Self::cause`].
+    fn keep(&self, error: Error) -> Error {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+        error
     }
 }
 

@@ -155,6 +155,10 @@ fn settings_without_sense_are_named() {
         ["weights.rank.range: range is [1.3, 0.7]; it must be two numbers of 0 or more, the lower one first"]
     );
     assert_eq!(
+        problems(json!({"tis_dpo": {"weights": {"clip": {"limit": 1.0, "range": [0.0, 0.0]}}}})),
+        ["weights.clip.range: range is 0; it must be above 0 at its end: no token has a weight"]
+    );
+    assert_eq!(
         problems(json!({"sepo": {"normalizer": {"response_share": [0.3, 0.0]}}})),
         ["normalizer: normalizer is 0; it must be in (0, 1]"]
     );

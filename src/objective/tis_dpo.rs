@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contrast::{Contrast, Loss, Reward, logistic};
 use super::dpo::log_ratio_rewards;
-use super::{Formula, Needs, Outcome, Pair, above_zero, at_least_zero};
+use super::{Formula, Needs, Outcome, Pair, above_zero, at_least_zero, must_be};
 use crate::error::Problem;
 
 /// DPO with token weights from a transform of the rewards, which are negated on the rejected response. arXiv 2410.04350.
@@ -95,7 +95,11 @@ impl Weights {
             let holds = least <= low && low <= high && high.is_finite();
             (!holds).then(|| Problem::at(field, format!("{field} is [{low}, {high}]; it must be {rule}")))
         };
-        let weights = |range| rising("range", range, 0.0, "two numbers of 0 or more, the lower one first");
+        let all_zero =
+            |range: [f64; 2]| must_be("range", range[1], range[1] != 0.0, "above 0 at its end: no token has a weight");
+        let weights = |range| {
+            rising("range", range, 0.0, "two numbers of 0 or more, the lower one first").or_else(|| all_zero(range))
+        };
         let (name, problems) = match self {
             Self::Rank { range } => ("rank", [weights(range), None]),
             Self::Clip { limit, range } => ("clip", [above_zero("limit", limit), weights(range)]),

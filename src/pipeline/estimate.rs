@@ -2,6 +2,7 @@
 //! be set aside, memory, time. Nothing is written.
 
 mod computing;
+mod training;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,8 @@ use crate::stages::{Stage, score::pairs};
 use crate::text::Tokenizer;
 use computing::Clock;
 pub use computing::Computing;
+pub use training::Training;
+use training::training;
 
 /// Units that are looked at, spread over the dataset; of each the first batch.
 const PROBES: usize = 4;
@@ -29,6 +32,8 @@ pub struct Estimate {
     pub memory: Option<u64>,
     /// What its models compute.
     pub computing: Option<Computing>,
+    /// The steps of a training.
+    pub training: Option<Training>,
 }
 
 /// Rows of a stage, scaled up from a sample.
@@ -62,7 +67,8 @@ pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
             _ => None,
         };
         let computing = clock.computing(node, &estimates)?;
-        let estimate = Estimate { rows, memory: memory(plan, node)?, computing };
+        let training = training(plan, node, &estimates);
+        let estimate = Estimate { rows, memory: memory(plan, node)?, computing, training };
         estimates.insert(node.id.clone(), estimate);
     }
     Ok(estimates)

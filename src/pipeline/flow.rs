@@ -6,10 +6,11 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 
 use super::plan::Node;
-use super::rejects::{Rejects, TooMany};
+use super::rejects::{Folder, Rejects, TooMany};
 use super::report::Reports;
 use crate::error::{Error, Result};
-use crate::io::{Dataset, Location, Unit, ahead};
+use crate::io::{Dataset, Unit, ahead};
+use crate::stages::positions::Fitting;
 use crate::stages::read::Reader;
 use crate::stages::select::Select;
 use crate::stages::{Stage, Transform};
@@ -30,6 +31,8 @@ pub(super) struct Flow {
     pub(super) rows: u64,
     /// Masks that are derived on the way.
     pub(super) selects: Vec<(String, Select)>,
+    /// The stage whose models take the rows that fit them, where rows are read again and again.
+    pub(super) end: Option<(String, Fitting)>,
     /// The share of a stage's rows from which on a unit is given up.
     pub(super) max_reject_share: f64,
 }
@@ -75,13 +78,15 @@ impl Passed {
         }
     }
 
-    /// Keeps the rows that were set aside in the file `name` of `folder`.
+    /// Keeps the rows of `unit`, of `units`, that were set aside in `folder`, if there are any.
     ///
     /// # Errors
     /// Too many of them; a store that fails.
-    pub(super) fn keep_rejects(&self, folder: &Location, name: &str) -> Result<()> {
-        self.rejects.write(&folder.join(name))?;
-        self.too_many.as_ref().map_or(Ok(()), |too_many| Err(too_many.error(folder)))
+    pub(super) fn keep_rejects(&self, folder: &Folder, unit: usize, units: usize) -> Result<()> {
+        if !self.rejects.is_empty() {
+            self.rejects.write(&folder.file(unit, units)?)?;
+        }
+        self.too_many.as_ref().map_or(Ok(()), |too_many| Err(too_many.error(folder.at())))
     }
 }
 
@@ -117,7 +122,8 @@ impl Flow {
     /// Rows that are taken as they are.
     pub(super) fn whole(dataset: Dataset) -> Self {
         let units = dataset.units().into_iter().map(|unit| (unit, u64::MAX)).collect();
-        Self { rows: dataset.rows(), dataset, reader: None, units, selects: Vec::new(), max_reject_share: 1.0 }
+        let (rows, selects) = (dataset.rows(), Vec::new());
+        Self { rows, dataset, reader: None, units, selects, end: None, max_reject_share: 1.0 }
     }
 
     /// Rows of `unit` that the reader's filters leave.
@@ -132,7 +138,8 @@ impl Flow {
 
     /// The transforms that every pass over this flow begins with.
     pub(super) fn stations(&self) -> Vec<Station> {
-        self.selects.iter().map(|(id, select)| Station::new(id, select.open())).collect()
+        let selects = self.selects.iter().map(|(id, select)| Station::new(id, select.open()));
+        selects.chain(self.end.iter().map(|(id, fitting)| Station::new(id, Box::new(fitting.clone())))).collect()
     }
 
     /// The stages that count the rows of a pass through `stations`, in order.
@@ -152,6 +159,7 @@ impl Flow {
         let (unit, mut left) = self.units[index].clone();
         let file = self.dataset.file(&unit).to_string();
         let mut passed = Passed::default();
+        self.dataset.unchanged(&unit)?;
         for chunk in ahead(self.dataset.read(&unit, BATCH_ROWS)?) {
             let chunk = chunk?;
             let mut batch = match &self.reader {
@@ -183,6 +191,8 @@ impl Flow {
                 break;
             }
         }
+        // Rows of another version must not be kept.
+        self.dataset.unchanged(&unit)?;
         for station in stations {
             let report = passed.reports.entry(station.id.clone()).or_default();
             report.metrics = station.work.counted();

@@ -6,10 +6,13 @@
 //!
 //! Every mistake is found before a row is read, and all of them are reported in one go, with positions.
 
+mod doubtful;
 pub mod estimate;
 pub mod flow;
 mod hub;
+mod limits;
 mod models;
+mod places;
 pub mod plan;
 mod rejects;
 pub mod report;

@@ -1,22 +1,26 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::{Schema, SchemaRef};
+use tracing::warn;
 
 use super::models::Models;
+use super::places;
+use super::run::preflight;
 use super::schema::suggest;
 use super::spec::Spec;
-use super::vocabulary;
+use super::{doubtful, limits, vocabulary};
 use crate::columns::Side;
 use crate::error::{Error, Problem, Result};
 use crate::io::{Dataset, Stores};
 use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::monitor::{Monitor, Silent};
-use crate::stages::Stage;
 use crate::stages::generate::Generate;
 use crate::stages::score::Score;
 use crate::stages::train::Train;
+use crate::stages::{Stage, replaced};
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -33,6 +37,10 @@ pub struct Plan {
     pub seed: u64,
     /// The largest share of a stage's rows that may be set aside.
     pub max_reject_share: f64,
+    /// Whether a result may have no rows.
+    pub allow_empty: bool,
+    /// What is probably not meant in the pipeline file, each with its position.
+    pub warnings: Vec<String>,
     /// Whether other pipelines, the variants of a sweep, keep their results in the same workdir.
     pub shared: bool,
     models: Models,
@@ -105,6 +113,8 @@ impl Plan {
             device: spec.file.device,
             seed: spec.file.seed,
             max_reject_share: spec.file.max_reject_share,
+            allow_empty: spec.file.allow_empty,
+            warnings: Vec::new(),
             shared: false,
             models,
         };
@@ -134,8 +144,16 @@ impl Plan {
         }
         if problems.is_empty() {
             problems = vocabulary::problems(&plan);
+            problems.extend(places::problems(spec, &plan)?);
+            problems.extend(preflight::problems(&plan)?);
+            problems.extend(limits::problems(&mut plan, spec));
+            problems.extend(doubtful::problems(&plan));
         }
-        if problems.is_empty() { Ok(plan) } else { Err(spec.report(problems)) }
+        if !problems.is_empty() {
+            return Err(spec.report(problems));
+        }
+        plan.warnings = spec.placed(doubtful::warnings(&plan));
+        Ok(plan)
     }
 
     /// The stage `id`.
@@ -260,8 +278,20 @@ impl Plan {
             }
             Stage::Audit(audit) => checked(input(&audit.input), audit.problems(&input(&audit.input)))?,
         };
+        if let [(_, id)] = stage.inputs()[..] {
+            let problems = replaced(&input(id), &columns);
+            if !problems.is_empty() {
+                return Err(problems.into());
+            }
+        }
         Ok((columns, None))
     }
+}
+
+/// Logs the warnings of `plans`, each once however many plans have it.
+pub fn warn(plans: &[Plan]) {
+    let warnings: BTreeSet<&String> = plans.iter().flat_map(|plan| &plan.warnings).collect();
+    warnings.into_iter().for_each(|warning| warn!("{warning}"));
 }
 
 /// Whether `id` can be part of a file's name, wherever that file is.

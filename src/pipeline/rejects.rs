@@ -5,13 +5,47 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 
-use super::report::Reports;
+use super::plan::Node;
+use super::report::{Reports, StageReport};
 use crate::columns::{ROW_ID, row_as_json, row_id};
 use crate::error::{Error, Place, Result};
-use crate::io::{FileFormat, Location};
+use crate::io::owned::numbered;
+use crate::io::{Claim, FileFormat, Location};
 
 /// Rows of a stage before their share says anything.
 const ENOUGH: u64 = 1000;
+
+/// The folder of a stage's rows set aside, which is made for the first of them. It has one file for each unit with such
+/// rows.
+#[derive(Debug, Clone)]
+pub(super) struct Folder {
+    claim: Claim,
+    ending: String,
+}
+
+impl Folder {
+    /// The folder of `claim`.
+    pub(super) fn new(claim: Claim) -> Self {
+        Self { claim, ending: ".parquet".to_owned() }
+    }
+
+    /// The same folder with files of their own for the rows of `input`.
+    pub(super) fn of(&self, input: &str) -> Self {
+        Self { ending: format!(".{input}.parquet"), ..self.clone() }
+    }
+
+    /// Where it is.
+    pub(super) fn at(&self) -> &Location {
+        &self.claim.folder
+    }
+
+    /// The file for the rows of `unit`, of `units`.
+    pub(super) fn file(&self, unit: usize, units: usize) -> Result<Location> {
+        let mut folder = self.claim.open()?;
+        folder.expect_numbered(units, &self.ending)?;
+        Ok(folder.folder().join(&numbered(unit, &self.ending)))
+    }
+}
 
 /// Rows that were set aside: stage, reason, row id, row as JSON.
 #[derive(Default)]
@@ -25,11 +59,13 @@ impl Rejects {
         self.0.push([stage.to_owned(), reason.to_owned(), id, row_as_json(&row)]);
     }
 
-    /// Writes the rows, where there are any, as the columns `row_id`, `stage`, `reason`, `row`.
+    /// Whether no row was set aside.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Writes the rows as the columns `row_id`, `stage`, `reason`, `row`.
     pub(super) fn write(&self, to: &Location) -> Result<()> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
         let column = |index: usize| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(self.0.iter().map(|reject| &reject[index])))
         };
@@ -63,12 +99,9 @@ impl TooMany {
             if rows < ENOUGH || aside as f64 <= most * rows as f64 {
                 return None;
             }
-            let mut reasons: Vec<(&str, u64)> = reasons.into_iter().collect();
-            reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-            let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let reasons = listed(reasons.into_iter());
             let message = format!(
-                "{aside} of the first {rows} rows were set aside ({}), more than `max_reject_share: {most}` permits",
-                reasons.join(", ")
+                "{aside} of the first {rows} rows were set aside ({reasons}), more than `max_reject_share: {most}` permits"
             );
             Some(Self { stage: stage.clone(), message })
         })
@@ -81,10 +114,50 @@ impl TooMany {
     }
 }
 
+/// Reasons with their counts, the most frequent first.
+fn listed<'a>(reasons: impl Iterator<Item = (&'a str, u64)>) -> String {
+    let mut reasons: Vec<(&str, u64)> = reasons.collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let reasons: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    reasons.join(", ")
+}
+
+/// A stage that no row came out of.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NoRows {
+    stage: String,
+    /// How many came in, and why they were set aside.
+    rows: u64,
+    reasons: String,
+}
+
+impl NoRows {
+    /// The first of the stages `nodes`, or of those that only `reports` knows, that gave and used no row.
+    pub(super) fn find(nodes: &[Node], reports: &Reports) -> Option<Self> {
+        let planned = nodes.iter().filter_map(|node| reports.get_key_value(&node.id));
+        let none = |(stage, report): (&String, &StageReport)| {
+            let aside: u64 = report.set_aside.values().sum();
+            let reasons = listed(report.set_aside.iter().map(|(reason, count)| (reason.as_str(), *count)));
+            (report.rows_in == aside).then(|| Self { stage: stage.clone(), rows: report.rows_in, reasons })
+        };
+        planned.chain(reports).find_map(none)
+    }
+
+    /// The error that ends the run, whose rejects lie in `folder`.
+    pub(super) fn error(&self, folder: &Location) -> Error {
+        let Self { stage, rows, reasons } = self;
+        let message = match rows {
+            0 => "no row came in: its files hold none, or `where`, `sample` and `split` leave none".to_owned(),
+            rows => format!("all {rows} rows that came in were set aside ({reasons}); they lie in {folder}"),
+        };
+        let way_out = "where a result without rows is meant, set `allow_empty: true` at the top of the pipeline file";
+        Error::stage(stage, format!("{message}; {way_out}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::report::StageReport;
 
     #[test]
     fn a_share_counts_from_enough_rows_on_and_over_all_units() {

@@ -27,7 +27,7 @@ pub struct Report {
 pub struct StageReport {
     /// Rows that came in.
     pub rows_in: u64,
-    /// Rows that went on.
+    /// Rows that went on, or that the stage used where it gives none on.
     pub rows_out: u64,
     /// Rows that stopped here, by reason.
     pub set_aside: BTreeMap<String, u64>,
@@ -39,6 +39,9 @@ pub struct StageReport {
     pub bytes: u64,
     /// Numbers of its own.
     pub metrics: Metrics,
+    /// What is probably wrong with its rows although nothing failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Reports by stage.
@@ -55,6 +58,11 @@ impl StageReport {
         self.seconds += other.seconds;
         self.load_seconds += other.load_seconds;
         self.bytes += other.bytes;
+        for warning in &other.warnings {
+            if !self.warnings.contains(warning) {
+                self.warnings.push(warning.clone());
+            }
+        }
         for (name, value) in &other.metrics {
             match self.metrics.get_mut(name) {
                 Some(own) => *own = sum(own, value),

@@ -56,6 +56,11 @@ pub(super) fn check(node: &mut Node, schema: &Value, root: &Value, mistakes: &mu
             if let Some(least) = schema.get("minimum").and_then(Value::as_f64).filter(|least| value < *least) {
                 mistake(node.at, format!("{value} is below {least}"), None);
             }
+            let most = [("uint8", f64::from(u8::MAX)), ("uint32", f64::from(u32::MAX))];
+            let format = schema.get("format").and_then(Value::as_str);
+            if let Some((_, most)) = most.into_iter().find(|(name, most)| format == Some(name) && value > *most) {
+                mistake(node.at, format!("{number} is above {most}"), None);
+            }
         }
         Content::List(items) => {
             if let Some(of) = schema.get("items") {

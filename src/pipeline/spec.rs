@@ -36,6 +36,10 @@ pub struct File {
     /// aside more.
     #[serde(default = "default_max_reject_share")]
     pub max_reject_share: f64,
+    /// Whether a result may have no rows. Without it a run ends where a `read` finds no row, where a stage sets all rows
+    /// aside, and where nothing is left to train on, to compare, to answer or to write.
+    #[serde(default)]
+    pub allow_empty: bool,
     /// Run the pipeline for every combination of some variables' values.
     #[serde(default)]
     pub sweep: Option<Sweep>,
@@ -123,8 +127,18 @@ impl Spec {
         &self.name
     }
 
+    /// Whether the file itself has the key at the end of `path`.
+    pub(super) fn says(&self, path: &[&str]) -> bool {
+        path.iter().try_fold(&self.tree, |node, key| node.get(key)).is_some()
+    }
+
     /// All `problems` with their positions, in the order of the file.
     pub fn report(&self, problems: Vec<Problem>) -> Error {
+        Error::Pipeline(self.placed(problems))
+    }
+
+    /// Each of `problems` as a line with its position, in the order of the file.
+    pub(super) fn placed(&self, problems: Vec<Problem>) -> Vec<String> {
         let mistakes = problems.into_iter().map(|problem| Mistake {
             at: self.tree.locate(&problem.path),
             message: problem.message,
@@ -133,7 +147,7 @@ impl Spec {
         let mut mistakes: Vec<Mistake> = mistakes.collect();
         mistakes.sort_by_key(|mistake| mistake.at);
         mistakes.dedup();
-        Error::Pipeline(mistakes.iter().map(|mistake| render(&self.name, mistake)).collect())
+        mistakes.iter().map(|mistake| render(&self.name, mistake)).collect()
     }
 }
 

@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::score::{default_batch_tokens, needs_ids};
+use super::score::{default_batch_tokens, needs_ids, no_batch_tokens};
 use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
 use crate::error::Problem;
 pub use judge::{Judge, Reward};
@@ -49,7 +49,7 @@ pub struct Evaluate {
 impl Evaluate {
     /// What is wrong with the settings, and what columns are missing; `columns` gives those of a stage.
     pub fn problems(&self, columns: impl Fn(&str) -> Option<arrow::datatypes::SchemaRef>) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems = Vec::from_iter(no_batch_tokens(self.batch_tokens));
         if self.models.is_empty() && self.answers.is_empty() {
             let help = "`models: { name: model }` with `input` and `start`, or `answers: { name: stage }`";
             problems.push(Problem::at("", "nothing to compare").help(help));

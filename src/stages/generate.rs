@@ -25,7 +25,8 @@ use crate::columns::{
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
 use crate::model::{DeviceSpec, Generator, ModelSource, Precision};
-use crate::text::{Message, Template, Tokenizer};
+use crate::text::chat_template::Context;
+use crate::text::{Template, Tokenizer};
 
 /// Answers from a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,10 +39,11 @@ pub struct Generate {
     /// Logits are divided by it; 0, as without a word about it, takes the likeliest token every time.
     #[serde(default)]
     pub temperature: f64,
-    /// Draw from the smallest set of likeliest tokens that have this probability together, in (0, 1].
+    /// Draw from the smallest set of likeliest tokens that have this probability together, in (0, 1]. Needs a `temperature`
+    /// above 0.
     #[serde(default = "default_top_p")]
     pub top_p: f64,
-    /// Tokens after which an answer is cut.
+    /// Tokens after which an answer is cut. A prompt that leaves no room for them in the model's positions is set aside.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
     /// Texts that end an answer, beside the model's own end tokens; the name of a special token is that token.
@@ -50,7 +52,7 @@ pub struct Generate {
     /// Token ids that end an answer instead of the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_ids: Option<Vec<i32>>,
-    /// Answers to every prompt; several are in the column `answers`.
+    /// Answers to every prompt; several are in the column `answers`, and need a `temperature` above 0.
     #[serde(default = "default_samples")]
     pub samples: usize,
     /// Seed of the random numbers; by default the file's.
@@ -103,7 +105,17 @@ impl Generate {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             wrong("top_p", "top_p must be in (0, 1]");
         }
-        for (field, value) in [("max_tokens", self.max_tokens), ("samples", self.samples)] {
+        if self.temperature == 0.0 && self.top_p < 1.0 {
+            wrong("top_p", "top_p changes nothing at temperature 0, which takes the likeliest token every time");
+        }
+        if self.temperature == 0.0 && self.samples > 1 {
+            wrong("samples", "all samples are the same at temperature 0, which takes the likeliest token every time");
+        }
+        if self.stop_ids.iter().flatten().any(|id| *id < 0) {
+            wrong("stop_ids", "no token has an id below 0");
+        }
+        let counts = [("max_tokens", self.max_tokens), ("samples", self.samples), ("batch_tokens", self.batch_tokens)];
+        for (field, value) in counts {
             if value == 0 {
                 wrong(field, &format!("{field} must be above 0"));
             }
@@ -137,15 +149,16 @@ impl Generate {
         if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
     }
 
-    /// Loads the model.
+    /// Loads the model, which has `positions` positions.
     pub fn open(
         &self,
         source: &ModelSource,
         tokenizer: Option<Tokenizer>,
         device: DeviceSpec,
+        positions: Option<usize>,
     ) -> Result<Box<dyn Transform>> {
         let mut stops = Stops { ids: self.end_ids(source, tokenizer.as_ref())?, ..Stops::default() };
-        let (mut template, mut made_with) = (None, [None, None]);
+        let (mut template, mut front, mut made_with) = (None, Vec::new(), [None, None]);
         if let Some(mut tokenizer) = tokenizer {
             let special = tokenizer.special_ids();
             for stop in &self.stop {
@@ -156,7 +169,10 @@ impl Generate {
             }
             let renders = match self.template {
                 TemplateChoice::Auto => tokenizer.take_template().map(|template| Template::Chat(Box::new(template))),
-                TemplateChoice::None => Ok(Template::Plain { end: None }),
+                TemplateChoice::None => {
+                    [front, _] = tokenizer.ends()?;
+                    Ok(Template::Plain { end: None })
+                }
             };
             made_with = [Some(tokenizer.digest()?), renders.as_ref().ok().map(Template::digest)];
             template = Some(renders);
@@ -172,7 +188,8 @@ impl Generate {
         };
         let generator = Generator::load(source, device, self.precision.unwrap_or_default(), settings)?;
         let digest = source.digest()?;
-        Ok(Box::new(Work { stage: self.clone(), generator, template, made_with, digest, seen: Seen::default() }))
+        let (stage, seen) = (self.clone(), Seen::default());
+        Ok(Box::new(Work { stage, generator, template, front, made_with, digest, positions, seen }))
     }
 
     /// The tokens that end an answer: those of the stage, or else of the model's configuration and of its tokenizer.
@@ -212,9 +229,12 @@ struct Work {
     generator: Generator,
     /// Why there is none is told where one is needed. None without a tokenizer.
     template: Option<Result<Template>>,
+    /// What the tokenizer puts in front of a text without a template.
+    front: Vec<i32>,
     /// Digests of tokenizer and template.
     made_with: [Option<String>; 2],
     digest: String,
+    positions: Option<usize>,
     seen: Seen,
 }
 
@@ -233,8 +253,11 @@ impl Transform for Work {
             if ids.is_empty() {
                 reason.get_or_insert("empty prompt");
             }
-            if self.generator.position_limit().is_some_and(|limit| ids.len() >= limit) {
+            let positions = self.positions.unwrap_or(usize::MAX);
+            if ids.len() >= positions {
                 reason.get_or_insert("prompt longer than the model's positions");
+            } else if self.stage.max_tokens > positions - ids.len() {
+                reason.get_or_insert("prompt and max_tokens longer than the model's positions");
             }
         }
         let keys = row_ids(&batch);
@@ -293,9 +316,8 @@ impl Work {
             None => return Err(missing()),
         };
         let rendered = messages(batch, PROMPT)?.into_par_iter().map(|turns| {
-            let turns: Vec<Message> = turns.iter().map(|(role, content)| Message { role, content }).collect();
-            match template.render_prompt(&turns) {
-                Ok(text) => Ok((tokenizer.encode(&text)?, None)),
+            match template.render_prompt(&turns, &Context::default()) {
+                Ok(text) => Ok(([&self.front[..], &tokenizer.encode(&text)?].concat(), None)),
                 Err(Error::Data { .. }) => Ok((Vec::new(), Some("refused by the chat template"))),
                 Err(error) => Err(error),
             }

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod evaluate;
 pub mod generate;
+pub mod positions;
 pub mod read;
 pub mod score;
 pub mod select;
@@ -13,13 +14,17 @@ pub mod tokenize;
 pub mod train;
 pub mod write;
 
+use std::collections::BTreeSet;
+
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, FieldRef, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Problem, Result};
+use crate::io::list_element;
 
 /// A stage of the pipeline file: a map with one key, which names the operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -100,18 +105,56 @@ impl Stage {
     }
 
     /// What the stage reports, given the sums over all its units; an error ends the run.
-    pub fn conclude(&self, sums: Metrics) -> Result<Metrics> {
+    pub fn conclude(&self, sums: Metrics) -> Result<Conclusion> {
         match self {
-            Self::Tokenize(stage) => stage.conclude(sums),
-            Self::Score(stage) => Ok(stage.conclude(sums)),
-            Self::Select(_) => Ok(select::conclude(sums)),
-            _ => Ok(sums),
+            Self::Tokenize(stage) => stage.conclude(sums).map(Conclusion::from),
+            Self::Score(stage) => stage.conclude(sums),
+            Self::Select(stage) => Ok(stage.conclude(sums)),
+            _ => Ok(sums.into()),
         }
     }
 }
 
+/// Columns of `input` that a stage, which makes `output` of it, would replace by others of another type: they bear names of
+/// this program and hold something else.
+pub fn replaced(input: &Schema, output: &Schema) -> Vec<Problem> {
+    let is_kin = |found: &DataType, made: &DataType| {
+        let kinds = [DataType::is_integer, DataType::is_floating, |kind: &DataType| *kind == DataType::Boolean];
+        let elements = list_element(found).zip(list_element(made));
+        found == made || elements.is_some_and(|(found, made)| kinds.iter().any(|is| is(found) && is(made)))
+    };
+    let problem = |field: &FieldRef| {
+        let made = output.field_with_name(field.name()).ok()?.data_type();
+        let found = field.data_type();
+        (!is_kin(found, made)).then(|| would_be_replaced("input", field.name(), found, &made.to_string()))
+    };
+    input.fields().iter().filter_map(problem).collect()
+}
+
+/// A column of the source, `found` there, in whose place a stage would put what it makes under that name.
+fn would_be_replaced(field: &str, name: &str, found: &DataType, expected: &str) -> Problem {
+    let message = format!("column `{name}` is {found}; this stage would put {expected} in its place");
+    let help = format!("give it another name in the `read` stage: `rename: {{ {name}: source_{name} }}`");
+    Problem::at(field, message).help(help)
+}
+
 /// Numbers that a stage reports.
 pub type Metrics = Map<String, Value>;
+
+/// What a stage reports when its last row is through.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Conclusion {
+    /// Its numbers.
+    pub metrics: Metrics,
+    /// What is probably wrong with its rows although nothing failed.
+    pub warnings: Vec<String>,
+}
+
+impl From<Metrics> for Conclusion {
+    fn from(metrics: Metrics) -> Self {
+        Self { metrics, warnings: Vec::new() }
+    }
+}
 
 /// A columnar stage at work.
 pub trait Transform: Send {
@@ -142,8 +185,34 @@ impl Outcome {
         Ok(Self { kept, set_aside })
     }
 
+    /// What became of the batch, where `next` is what became of the rows that were kept here.
+    pub fn then(self, next: Self) -> Self {
+        let gone: BTreeSet<usize> = self.set_aside.iter().map(|(row, _)| *row).collect();
+        let went_on: Vec<usize> = (0..self.kept.num_rows() + gone.len()).filter(|row| !gone.contains(row)).collect();
+        let later = next.set_aside.into_iter().map(|(row, reason)| (went_on[row], reason));
+        Self { kept: next.kept, set_aside: self.set_aside.into_iter().chain(later).collect() }
+    }
+
     /// Keeps every row.
     pub fn all(kept: RecordBatch) -> Self {
         Self { kept, set_aside: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int32Array};
+    use std::sync::Arc;
+
+    #[test]
+    fn rows_are_set_aside_by_their_place_in_the_batch_that_came_in() {
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![0, 1, 2, 3, 4]));
+        let batch = RecordBatch::try_from_iter([("x", column)]).unwrap();
+        let first = Outcome::sort_out(&batch, &[None, Some("a"), None, None, Some("a")]).unwrap();
+        let second = Outcome::sort_out(&first.kept, &[None, Some("b"), None]).unwrap();
+        let both = first.then(second);
+        assert_eq!(both.set_aside, [(1, "a"), (4, "a"), (2, "b")]);
+        assert_eq!(both.kept.column(0).as_ref(), &Int32Array::from(vec![0, 3]));
     }
 }

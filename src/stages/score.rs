@@ -3,6 +3,8 @@
 //!
 //! With `contrast` there is no oracle: the reference itself is asked for a better and for a worse answer (T-REG,
 //! arXiv 2412.02685): `r_i = sigmoid(log pi_ref(y_i | x_better, y_<i) - log pi_ref(y_i | x_worse, y_<i)) - 1/2`.
+//!
+//! Tokens of an answer that are not the assistant's have log-probabilities, and a reward of zero.
 
 use std::mem::take;
 use std::ops::Not;
@@ -14,8 +16,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Metrics, Outcome, Transform};
-use crate::columns::lists::{Lists, from_rows, ids};
+use super::positions::Reads;
+use super::{Conclusion, Metrics, Outcome, Transform};
+use crate::columns::lists::{Lists, assistant_masks, from_rows, ids};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
     BETTER_PROMPT_IDS, PROMPT_IDS, REWARD_MARGIN, Side, WORSE_PROMPT_IDS, list_type, put, with_column,
@@ -39,7 +42,7 @@ pub struct Score {
     /// Rewards from two prompts in place of an oracle. Reads what `tokenize` with `contrast` writes.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub contrast: bool,
-    /// Most tokens in one forward pass.
+    /// Most tokens in one forward pass, above 0; a longer row has a pass of its own.
     #[serde(default = "default_batch_tokens")]
     pub batch_tokens: usize,
     /// Numbers of the weights; by default what the file's `precision` says.
@@ -53,6 +56,27 @@ type ColumnName = fn(Side) -> String;
 /// Tokens of a forward pass without a word about it: fits two thousand positions of a small model in every cache.
 pub(super) fn default_batch_tokens() -> usize {
     4096
+}
+
+/// A pass takes at least one token.
+pub(super) fn no_batch_tokens(batch_tokens: usize) -> Option<Problem> {
+    (batch_tokens == 0).then(|| Problem::at("batch_tokens", "batch_tokens must be above 0"))
+}
+
+/// An oracle and a reference that are one model give every token the reward 0.
+///
+/// # Errors
+/// Two models of one digest.
+pub fn distinct(oracle: &ModelSource, reference: &ModelSource) -> Result<()> {
+    if oracle.digest()? != reference.digest()? {
+        return Ok(());
+    }
+    let message = format!(
+        "is the same model as the reference `{}`, to the last bit: all rewards would be 0; name the model that was trained \
+         with DPO, or see why its training changed nothing",
+        reference.name
+    );
+    Err(Error::model(oracle, message))
 }
 
 /// Checks that the token columns are there.
@@ -92,6 +116,7 @@ impl Score {
     /// The columns that it adds.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = needs_ids(input);
+        problems.extend(no_batch_tokens(self.batch_tokens));
         if self.contrast {
             let missing = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS].into_iter().filter(|name| !has_ids(input, name));
             let problem = |name| Problem::at("contrast", format!("no column `{name}`"));
@@ -132,22 +157,45 @@ impl Score {
     }
 
     /// What the stage reports, given the sums over all its units.
-    pub(super) fn conclude(&self, mut sums: Metrics) -> Metrics {
-        let [right, pairs] = ["pairs_ranked_right", "pairs"].map(|name| sums.get(name).and_then(Value::as_f64));
-        if let (Some(right), Some(pairs)) = (right, pairs.filter(|pairs| *pairs > 0.0)) {
-            let judge = if self.contrast { "contrast" } else { "oracle" };
-            sums.insert(format!("{judge}_pair_accuracy"), json!(right / pairs));
+    ///
+    /// # Errors
+    /// An oracle that says of every token what the reference says.
+    pub(super) fn conclude(&self, mut sums: Metrics) -> Result<Conclusion> {
+        let sum = |name: &str| sums.get(name).and_then(Value::as_f64).unwrap_or_default();
+        let [right, pairs, zeros, tokens] = ["pairs_ranked_right", "pairs", "zero_rewards", "response_tokens"].map(sum);
+        if !self.makes_rewards() || pairs == 0.0 {
+            return Ok(sums.into());
         }
-        sums
+        if zeros == tokens && !self.contrast {
+            let (oracle, reference) = (self.oracle.as_deref().unwrap_or_default(), &self.reference);
+            let message = format!(
+                "all {tokens} token rewards are 0: `{oracle}` says of every token what `{reference}` says; see whether its \
+                 training took a step (`sepo plan`), and at what learning rate"
+            );
+            return Err(Error::stage("score", message));
+        }
+        let judge = if self.contrast { "contrast" } else { "oracle" };
+        let share = zeros / tokens;
+        let warnings = (share > 0.5).then(|| {
+            let percent = 100.0 * share;
+            format!("{percent:.1} % of all token rewards are exactly 0: the {judge} says nothing about these tokens")
+        });
+        sums.insert(format!("{judge}_pair_accuracy"), json!(right / pairs));
+        Ok(Conclusion { metrics: sums, warnings: warnings.into_iter().collect() })
     }
 
-    /// Loads the models.
+    /// Loads the models, of which the one with the fewest has `positions` positions.
+    ///
+    /// # Errors
+    /// A model that cannot be loaded; an oracle that is the reference.
     pub fn open(
         &self,
         oracle: Option<&ModelSource>,
         reference: &ModelSource,
         device: DeviceSpec,
+        positions: Option<usize>,
     ) -> Result<Box<dyn Transform>> {
+        oracle.map(|oracle| distinct(oracle, reference)).transpose()?;
         let load = |source: &ModelSource| -> Result<(Scorer, String)> {
             let precision = self.precision.unwrap_or_default();
             Ok((Scorer::load(source, device, precision, self.batch_tokens)?, source.digest()?))
@@ -163,7 +211,7 @@ impl Score {
             None => Judge::Nobody,
         };
         let (reference, digest) = load(reference)?;
-        Ok(Box::new(Scoring { judge, reference, digest, seen: Seen::default() }))
+        Ok(Box::new(Scoring { judge, reference, digest, positions, seen: Seen::default() }))
     }
 }
 
@@ -172,6 +220,7 @@ struct Scoring {
     reference: Scorer,
     /// Of the reference.
     digest: String,
+    positions: Option<usize>,
     seen: Seen,
 }
 
@@ -180,20 +229,60 @@ struct Scoring {
 struct Seen {
     /// Tokens of one model's passes.
     tokens: u64,
-    response_tokens: u64,
     /// Of all models' passes.
     operations: f64,
     rows: u64,
     ranked_right: u64,
+    /// Tokens of the rows that went on, and those of them whose reward is exactly 0.
+    response_tokens: u64,
+    zero_rewards: u64,
 }
 
 impl Transform for Scoring {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
-        let (prompts, sides) = pairs(&batch)?;
+        let reads = match self.judge {
+            Judge::Prompts => Reads::Behind(&[BETTER_PROMPT_IDS, WORSE_PROMPT_IDS]),
+            Judge::Nobody | Judge::Oracle { .. } => Reads::Pairs,
+        };
+        let fitting = reads.sort_out(batch, self.positions)?;
+        let scored = self.scored(&fitting.kept)?;
+        Ok(fitting.then(scored))
+    }
+
+    fn counted(&mut self) -> Metrics {
+        let Seen { tokens, operations, rows, ranked_right, response_tokens, zero_rewards } = take(&mut self.seen);
+        let mut counted = Metrics::new();
+        counted.insert("tokens".into(), json!(tokens));
+        counted.insert("response_tokens".into(), json!(response_tokens));
+        counted.insert("gflop".into(), json!(operations / 1e9));
+        if !matches!(self.judge, Judge::Nobody) {
+            counted.insert("pairs".into(), json!(rows));
+            counted.insert("pairs_ranked_right".into(), json!(ranked_right));
+            counted.insert("zero_rewards".into(), json!(zero_rewards));
+        }
+        counted
+    }
+}
+
+impl Scoring {
+    /// The rows of `batch`, which fit the models, with what these say of them.
+    fn scored(&mut self, batch: &RecordBatch) -> Result<Outcome> {
+        let (prompts, sides) = pairs(batch)?;
         let pairs: Vec<PairIds> = (0..batch.num_rows())
             .map(|row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) })
             .collect();
-        let Judged { rewards, logps } = self.judge(&batch, &pairs)?;
+        let Judged { mut rewards, logps } = self.judge(batch, &pairs)?;
+        // Tokens of turns that are not the assistant's have no reward.
+        let mut unrewarded = vec![0_u64; pairs.len()];
+        for side in Side::BOTH {
+            let Some(own) = assistant_masks(batch, side)? else { continue };
+            for (row, (rewards, own)) in rewards.iter_mut().flatten().zip(&own).enumerate() {
+                for (reward, _) in rewards[side as usize].iter_mut().zip(own).filter(|(_, own)| !**own) {
+                    *reward = 0.0;
+                    unrewarded[row] += 1;
+                }
+            }
+        }
 
         let is_finite = |row: usize| logps.iter().all(|(_, l)| l[row].iter().flatten().all(|logp| logp.is_finite()));
         let reasons: Vec<Option<&'static str>> =
@@ -214,10 +303,16 @@ impl Transform for Scoring {
             self.seen.ranked_right += right.count() as u64;
             columns.push((REWARD_MARGIN.to_owned(), floats(sums.iter().map(|[chosen, rejected]| chosen - rejected))));
         }
-        self.seen.rows += reasons.iter().filter(|reason| reason.is_none()).count() as u64;
+        for (row, _) in reasons.iter().enumerate().filter(|(_, reason)| reason.is_none()) {
+            self.seen.rows += 1;
+            let tokens: u64 = pairs[row].responses.iter().map(|ids| ids.len() as u64).sum();
+            self.seen.response_tokens += tokens - unrewarded[row];
+            let own = rewards.iter().flat_map(|rewards| rewards[row].iter().flatten());
+            self.seen.zero_rewards +=
+                (own.filter(|reward| **reward == 0.0).count() as u64).saturating_sub(unrewarded[row]);
+        }
         let work: Workload = pairs.iter().map(PairIds::workload).sum();
         self.seen.tokens += work.tokens as u64;
-        self.seen.response_tokens += work.needed as u64;
         self.seen.operations += self.operations(work);
 
         let mut out = batch.clone();
@@ -228,21 +323,6 @@ impl Transform for Scoring {
         Outcome::sort_out(&out, &reasons)
     }
 
-    fn counted(&mut self) -> Metrics {
-        let Seen { tokens, response_tokens, operations, rows, ranked_right } = take(&mut self.seen);
-        let mut counted = Metrics::new();
-        counted.insert("tokens".into(), json!(tokens));
-        counted.insert("response_tokens".into(), json!(response_tokens));
-        counted.insert("gflop".into(), json!(operations / 1e9));
-        if !matches!(self.judge, Judge::Nobody) {
-            counted.insert("pairs".into(), json!(rows));
-            counted.insert("pairs_ranked_right".into(), json!(ranked_right));
-        }
-        counted
-    }
-}
-
-impl Scoring {
     /// Scores `pairs`, the rows of `batch`.
     fn judge(&self, batch: &RecordBatch, pairs: &[PairIds]) -> Result<Judged> {
         Ok(match &self.judge {

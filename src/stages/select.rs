@@ -1,5 +1,6 @@
 //! `select` — token rewards to key-token masks (SePO, arXiv 2408.13518): the top share of every chosen response, the
-//! bottom share of every rejected one. Masks are derived, so any number of rules may stand side by side.
+//! bottom share of every rejected one. Masks are derived, so any number of rules may stand side by side. Where an answer
+//! has turns of others than the assistant, only the assistant's tokens count.
 
 mod rules;
 
@@ -8,14 +9,14 @@ use std::mem::take;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::score::{needs_floats, needs_rewards};
-use super::{Metrics, Outcome, Transform};
-use crate::columns::lists::{floats, from_masks};
+use super::{Conclusion, Metrics, Outcome, Transform};
+use crate::columns::lists::{assistant_masks, floats, from_masks, from_rows, marked, of};
 use crate::columns::provenance::Provenance;
 use crate::columns::{ROW_ID, Side, list_type, put, with_column};
 use crate::error::{Error, Place, Problem, Result};
@@ -106,24 +107,66 @@ impl Select {
 
     /// Makes the transform.
     pub fn open(&self) -> Box<dyn Transform> {
-        Box::new(Work { stage: self.clone(), tokens: 0, key: 0, stand_ins: 0 })
+        Box::new(Work { stage: self.clone(), seen: BTreeMap::new() })
     }
+
+    /// What the stage reports, given the sums over all its units.
+    pub(super) fn conclude(&self, mut sums: Metrics) -> Conclusion {
+        let sum = |name: &str| sums.get(name).and_then(Value::as_f64).unwrap_or_default();
+        let mut warnings = Vec::new();
+        for (name, picks, rule) in self.rules() {
+            let of = |counted: &str| sum(&metric(counted, name));
+            let responses = of(RESPONSES);
+            let mut warn = |count: f64, what: &str| {
+                if count > 0.5 * responses {
+                    let mask = Side::BOTH.map(|side| format!("`{}`", side.key_mask(name))).join(" and ");
+                    warnings.push(format!("{mask}: in {count} of {responses} responses {what}"));
+                }
+            };
+            warn(of(TIES), "all values are equal, so that the order of the tokens decided and not their rewards");
+            if picks.iter().any(|pick| pick.may_select_nothing(rule)) {
+                warn(of(STAND_INS), "the rule selects no token");
+            }
+        }
+        let key_share = sum(KEY_TOKENS) / sum(TOKENS).max(1.0);
+        if sums.contains_key(TOKENS) {
+            sums.insert("key_share".into(), json!(key_share));
+        }
+        Conclusion { metrics: sums, warnings }
+    }
+}
+
+/// `key`, which has a value for every token that is the assistant's `own`, over all tokens.
+fn spread(key: &[bool], own: &[bool]) -> Vec<bool> {
+    let mut key = key.iter();
+    own.iter().map(|own| *own && key.next().is_some_and(|key| *key)).collect()
 }
 
 struct Work {
     stage: Select,
-    tokens: u64,
-    key: u64,
-    stand_ins: u64,
+    /// Since it was last asked, by mask.
+    seen: BTreeMap<Option<String>, Seen>,
 }
 
-/// What the stage reports, given the sums over all its units.
-pub(super) fn conclude(mut sums: Metrics) -> Metrics {
-    let [key, all] = ["key_tokens", "response_tokens"].map(|name| sums.get(name).and_then(Value::as_f64));
-    if let (Some(key), Some(all)) = (key, all) {
-        sums.insert("key_share".into(), json!(key / all.max(1.0)));
-    }
-    sums
+/// What was counted of one mask, on both sides.
+#[derive(Default)]
+struct Seen {
+    tokens: u64,
+    key: u64,
+    responses: u64,
+    stand_ins: u64,
+    ties: u64,
+}
+
+const TOKENS: &str = "response_tokens";
+const KEY_TOKENS: &str = "key_tokens";
+const RESPONSES: &str = "responses";
+const STAND_INS: &str = "responses_without_selection";
+const TIES: &str = "responses_decided_by_ties";
+
+/// The name of a count: that of a further mask has its name behind it.
+fn metric(counted: &str, mask: Option<&str>) -> String {
+    mask.map_or_else(|| counted.to_owned(), |mask| format!("{counted}/{mask}"))
 }
 
 impl Transform for Work {
@@ -136,11 +179,20 @@ impl Transform for Work {
         for (name, picks, rule) in self.stage.rules() {
             for (side, pick) in Side::BOTH.into_iter().zip(picks) {
                 let values = floats(&batch, &rule.reads(side))?;
-                let Masks { rows, stand_ins } = rules::masks(values, pick, rule, side, &keys);
-                if name.is_none() {
-                    self.tokens += rows.iter().map(|mask| mask.len() as u64).sum::<u64>();
-                    self.key += rows.iter().flatten().filter(|key| **key).count() as u64;
-                    self.stand_ins += stand_ins;
+                let own = assistant_masks(&batch, side)?;
+                let spoken = own.as_ref().map(|own| {
+                    from_rows::<Float32Type>(values.rows().zip(own).map(|(values, own)| marked(values, own)))
+                });
+                let values = spoken.as_ref().map_or(values, of::<Float32Type>);
+                let Masks { mut rows, stand_ins, ties } = rules::masks(values, pick, rule, side, &keys);
+                let seen = self.seen.entry(name.map(str::to_owned)).or_default();
+                seen.tokens += rows.iter().map(|mask| mask.len() as u64).sum::<u64>();
+                seen.key += rows.iter().flatten().filter(|key| **key).count() as u64;
+                seen.responses += rows.len() as u64;
+                seen.stand_ins += stand_ins;
+                seen.ties += ties;
+                if let Some(own) = &own {
+                    rows = rows.iter().zip(own).map(|(key, own)| spread(key, own)).collect();
                 }
                 columns.push((side.key_mask(name), from_masks(&rows)));
             }
@@ -155,11 +207,15 @@ impl Transform for Work {
     }
 
     fn counted(&mut self) -> Metrics {
-        let counted = [
-            ("key_tokens", take(&mut self.key)),
-            ("response_tokens", take(&mut self.tokens)),
-            ("responses_without_selection", take(&mut self.stand_ins)),
-        ];
-        counted.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect()
+        let mut metrics = Metrics::new();
+        for (name, Seen { tokens, key, responses, stand_ins, ties }) in take(&mut self.seen) {
+            let counted =
+                [(KEY_TOKENS, key), (TOKENS, tokens), (RESPONSES, responses), (STAND_INS, stand_ins), (TIES, ties)];
+            // Of further masks, what may be wrong with them.
+            let worth_saying = |at: usize| name.is_none() || at >= 2 && stand_ins + ties > 0;
+            let counted = counted.into_iter().enumerate().filter(|(at, _)| worth_saying(*at));
+            metrics.extend(counted.map(|(_, (what, count))| (metric(what, name.as_deref()), json!(count))));
+        }
+        metrics
     }
 }

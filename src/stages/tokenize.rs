@@ -1,9 +1,11 @@
-//! `tokenize` — conversations to token ids, as TRL does it: prompt and answers are rendered by the chat template and
-//! tokenized apart, so that both answers share one prompt. Nothing is added to what the template writes.
+//! `tokenize` — conversations to token ids: the chat template renders a prompt with each answer, the ids are those of the
+//! whole text, and both answers share the prompt's. Nothing is added to what the template writes.
 
 mod boundary;
 mod contrast;
+mod joint;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -16,15 +18,18 @@ use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
-    BETTER_PROMPT_IDS, PROMPT, PROMPT_IDS, Side, WORSE_PROMPT_IDS, list_type, messages, messages_type, put, row_id,
-    with_column,
+    BETTER_PROMPT_IDS, PROMPT, PROMPT_IDS, Side, Turn, WORSE_PROMPT_IDS, list_type, messages, messages_type, put,
+    row_id, with_column, words,
 };
 use crate::error::{Error, Place, Problem, Result};
-use crate::text::{Message, Rendered, Template, Tokenizer};
-pub use boundary::Boundary;
-use boundary::{Boundaries, Faults, Seen};
+use crate::text::chat_template::{Context, Unrendered};
+use crate::text::{Rendered, Template, Tokenizer};
+use boundary::{Boundaries, Fault, Faults, Seen};
+pub use boundary::{Boundary, BoundarySetting};
 pub use contrast::Contrast;
 use contrast::reworded;
+pub use joint::BoundaryRule;
+use joint::{Encoded, Joiner, Joint};
 
 /// Tokenizes conversations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,12 +42,14 @@ pub struct Tokenize {
     /// The chat template: the tokenizer's own, or none (texts joined as they are, for base models).
     #[serde(default)]
     pub template: TemplateChoice,
-    /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside.
+    /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside. By default 2048, or
+    /// as many as the positions of a model that reads the rows and has fewer; models have at least the number given here.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
-    /// Shares of rows above which the stage fails, by what is wrong where prompts and answers meet.
+    /// Whose a token is that lies across the end of the prompt; as a map also shares of rows above which the stage fails, by
+    /// what is wrong where prompts and answers meet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boundary: Option<Boundary>,
+    pub boundary: Option<BoundarySetting>,
     /// Write the prompts in two more wordings as well, `better_prompt_ids` and `worse_prompt_ids`, which `score` with
     /// `contrast` compares. They may be longer than `max_length` by their wording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,7 +91,7 @@ impl Tokenize {
         if self.max_length < 2 {
             problems.push(Problem::at("max_length", "max_length must be at least 2"));
         }
-        problems.extend(self.boundary.iter().flat_map(Boundary::problems));
+        problems.extend(self.boundary().problems());
         for name in [PROMPT, Side::Chosen.name(), Side::Rejected.name()] {
             if input.field_with_name(name).map_or(true, |field| *field.data_type() != messages_type()) {
                 let message = format!("column `{name}` holds no conversations (is the data tokenized already?)");
@@ -100,6 +107,7 @@ impl Tokenize {
         }
         for side in Side::BOTH {
             add(&side.ids(), list_type(DataType::Int32));
+            add(&side.assistant_mask(), list_type(DataType::Boolean));
             add(&side.truncated(), DataType::Boolean);
         }
         for span in &self.spans {
@@ -116,8 +124,12 @@ impl Tokenize {
 
     /// What it reports, given the sums over all units; more faults at boundaries than are permitted are an error.
     pub(super) fn conclude(&self, sums: Metrics) -> Result<Metrics> {
-        self.boundary.clone().unwrap_or_default().check(&sums)?;
+        self.boundary().check(&sums)?;
         Ok(sums)
+    }
+
+    fn boundary(&self) -> Boundary {
+        self.boundary.as_ref().map(BoundarySetting::all).unwrap_or_default()
     }
 
     /// Makes the transform.
@@ -127,8 +139,14 @@ impl Tokenize {
             TemplateChoice::Auto => Template::Chat(Box::new(tokenizer.take_template()?)),
             TemplateChoice::None => Template::Plain { end: tokenizer.eos_token().map(str::to_owned) },
         };
-        let (stage, boundaries) = (self.clone(), Boundaries::new(&tokenizer));
-        Ok(Box::new(Work { stage, tokenizer, template, digest, boundaries, seen: Seen::default() }))
+        let ends = match self.template {
+            TemplateChoice::Auto => Default::default(),
+            TemplateChoice::None => tokenizer.ends()?,
+        };
+        let (rule, boundaries) = (self.boundary().rule, Boundaries::new(&tokenizer));
+        let work =
+            Work { stage: self.clone(), tokenizer, template, digest, ends, rule, boundaries, seen: Seen::default() };
+        Ok(Box::new(work))
     }
 }
 
@@ -140,6 +158,9 @@ struct Work {
     tokenizer: Tokenizer,
     template: Template,
     digest: String,
+    /// What stands in front of and behind every text.
+    ends: [Vec<i32>; 2],
+    rule: BoundaryRule,
     boundaries: Boundaries,
     /// Since it was last asked.
     seen: Seen,
@@ -151,6 +172,8 @@ struct Row {
     /// The prompt in the words of the contrast, better first; empty without one.
     contrast: [Vec<i32>; 2],
     answers: [Vec<i32>; 2],
+    /// Which tokens of the answers are the assistant's.
+    own: [Vec<bool>; 2],
     truncated: [bool; 2],
     /// For every span column, the masks of both answers.
     masks: Vec<[Vec<bool>; 2]>,
@@ -162,17 +185,20 @@ impl Transform for Work {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let [prompts, chosen, rejected] = [PROMPT, Side::Chosen.name(), Side::Rejected.name()];
         let talk = [messages(&batch, prompts)?, messages(&batch, chosen)?, messages(&batch, rejected)?];
-        let rows = (0..batch.num_rows()).into_par_iter().map(|row| {
-            let messages = talk
-                .each_ref()
-                .map(|column| column[row].iter().map(|(role, content)| Message { role, content }).collect::<Vec<_>>());
-            self.row(&messages, &batch, row)
-        });
+        let context = Context::default();
+        let rows = (0..batch.num_rows()).into_par_iter();
+        let rows = rows.map(|row| self.row(talk.each_ref().map(|column| &column[row][..]), &context, &batch, row));
         let rows: Vec<Row> = rows.collect::<Result<_>>()?;
-        for (at, row) in rows.iter().enumerate().filter(|(_, row)| row.reason.is_none()) {
+        for (at, row) in rows.iter().enumerate() {
             let id = || row_id(&batch.slice(at, 1)).unwrap_or_default();
-            let tokens = [row.prompt.len(), row.answers.iter().map(Vec::len).sum()];
-            self.seen.add_row(&row.faults, row.truncated, tokens, &id);
+            match row.reason {
+                None => {
+                    let tokens = [row.prompt.len(), row.answers.iter().map(Vec::len).sum()];
+                    self.seen.add_row(&row.faults, row.truncated, tokens, &id);
+                }
+                Some(_) if self.rule == BoundaryRule::SetAside => self.seen.add_faults(&row.faults, &id),
+                Some(_) => {}
+            }
         }
         let mut columns: Vec<(String, ArrayRef)> =
             vec![(PROMPT_IDS.to_owned(), from_rows::<Int32Type>(rows.iter().map(|row| &row.prompt)))];
@@ -183,6 +209,7 @@ impl Transform for Work {
         }
         for (index, side) in Side::BOTH.into_iter().enumerate() {
             columns.push((side.ids(), from_rows::<Int32Type>(rows.iter().map(|row| &row.answers[index]))));
+            columns.push((side.assistant_mask(), from_masks(rows.iter().map(|row| &row.own[index]))));
             let truncated: BooleanArray = rows.iter().map(|row| Some(row.truncated[index])).collect();
             columns.push((side.truncated(), Arc::new(BooleanArray::new(truncated.values().clone(), None))));
         }
@@ -209,76 +236,140 @@ impl Transform for Work {
 }
 
 impl Work {
-    /// The texts of a conversation; none where the template refuses it.
-    fn render(&self, prompt: &[Message], answers: [&Vec<Message>; 2]) -> Result<Option<Rendered>> {
-        match self.template.render(prompt, &answers.map(Vec::as_slice)) {
-            Err(Error::Data { .. }) => Ok(None),
-            rendered => rendered.map(Some),
+    /// The texts of a conversation, or why it has none.
+    fn render(
+        &self,
+        prompt: &[Turn],
+        answers: [&[Turn]; 2],
+        context: &Context,
+    ) -> Result<Result<Rendered, &'static str>> {
+        match self.template.render(prompt, &answers, context) {
+            Ok(rendered) => Ok(Ok(rendered)),
+            Err(Unrendered::Refused(_)) => Ok(Err("refused by the chat template")),
+            Err(Unrendered::PromptRewritten) => Ok(Err("the chat template rewrites the prompt when an answer follows")),
+            Err(Unrendered::TurnsNotFound) => {
+                Ok(Err("the turns of an answer cannot be told apart in the template's text"))
+            }
+            Err(Unrendered::Broken(error)) => Err(error),
         }
     }
 
-    fn row(&self, [prompt, chosen, rejected]: &[Vec<Message>; 3], batch: &RecordBatch, row: usize) -> Result<Row> {
-        let refused = || Row { reason: Some("refused by the chat template"), ..Row::default() };
-        let Some(rendered) = self.render(prompt, [chosen, rejected])? else { return Ok(refused()) };
-        let mut out = Row { prompt: self.tokenizer.encode(&rendered.prompt)?, ..Row::default() };
-        if out.prompt.is_empty() {
-            return Ok(Row { reason: Some("empty prompt"), ..Row::default() });
+    fn row(
+        &self,
+        [prompt, chosen, rejected]: [&[Turn]; 3],
+        context: &Context,
+        batch: &RecordBatch,
+        row: usize,
+    ) -> Result<Row> {
+        let aside = |reason| Row { reason: Some(reason), ..Row::default() };
+        let answers = [chosen, rejected];
+        let rendered = match self.render(prompt, answers, context)? {
+            Ok(rendered) => rendered,
+            Err(reason) => return Ok(aside(reason)),
+        };
+        let joiner = Joiner { tokenizer: &self.tokenizer, ends: &self.ends };
+        let has_turns = rendered.answers.iter().any(|answer| answer.own.is_some());
+        let joint = joiner.join(&rendered, has_turns || !self.stage.spans.is_empty())?;
+        if joint.alone.is_empty() {
+            return Ok(aside("empty prompt"));
         }
-        if out.prompt.len() >= self.stage.max_length {
-            return Ok(Row { reason: Some("prompt too long"), ..Row::default() });
+        let mut out = Row::default();
+        for side in Side::BOTH {
+            out.faults
+                .extend(Boundaries::merged(&self.tokenizer, side, &joint).map(|example| (Fault::Merged, example)));
         }
+        let cut = match joint.cut(self.rule) {
+            Ok(cut) => cut,
+            Err(reason) => return Ok(Row { reason: Some(reason), ..out }),
+        };
+        if cut >= self.stage.max_length {
+            return Ok(aside("prompt too long"));
+        }
+        out.prompt = joint.whole[0].ids[..cut].to_vec();
         let wordings = self.stage.contrast.iter().flat_map(Contrast::wordings);
         for (wording, ids) in wordings.zip(&mut out.contrast) {
-            let (at, words) = reworded(prompt, wording);
-            let mut turns = prompt.clone();
-            turns[at].content = &words;
-            let Some(rendered) = self.render(&turns, [chosen, rejected])? else { return Ok(refused()) };
-            *ids = self.tokenizer.encode(&rendered.prompt)?;
-            if ids.is_empty() {
-                return Ok(Row { reason: Some("empty prompt"), ..Row::default() });
+            let alone = match self.render(&reworded(prompt, wording), answers, context)? {
+                Ok(rendered) => joiner.alone(&rendered.prompt)?,
+                Err(reason) => return Ok(aside(reason)),
+            };
+            match joint.cut_alike(alone, cut).filter(|ids| !ids.is_empty()) {
+                Some(reworded) => *ids = reworded,
+                None => return Ok(aside("the prompt ends otherwise in the words of the contrast")),
             }
         }
         out.masks = vec![Default::default(); self.stage.spans.len()];
-        let room = self.stage.max_length - out.prompt.len();
-        for (index, (text, side)) in rendered.answers.iter().zip(Side::BOTH).enumerate() {
-            let (mut ids, offsets) = if self.stage.spans.is_empty() {
-                (self.tokenizer.encode(text)?, Vec::new())
-            } else {
-                self.tokenizer.encode_with_offsets(text)?
-            };
-            if ids.is_empty() {
-                out.reason = Some("empty answer");
-            }
-            let joint = self.tokenizer.encode(&format!("{}{text}", rendered.prompt))?;
-            let found = self.boundaries.faults(&self.tokenizer, side, [&out.prompt, &ids, &joint], room);
-            out.faults.extend(found);
-            out.truncated[index] = ids.len() > room;
-            ids.truncate(room);
-            for (span, masks) in self.stage.spans.iter().zip(&mut out.masks) {
-                let content = [chosen, rejected][index].first().map_or("", |message| message.content);
-                let from = text.find(content).map_or(0, |at| text[..at].chars().count());
-                let spans = spans(batch, &span_column(side, span), row)?;
-                let inside = |&(start, end): &(usize, usize)| {
-                    start < end && spans.iter().any(|(from_char, to)| start < to + from && end > from_char + from)
-                };
-                masks[index] = offsets[..ids.len()].iter().map(inside).collect();
-            }
-            out.answers[index] = ids;
+        for side in Side::BOTH {
+            self.answer(side, &joint, cut, &rendered, &mut out);
+            let content = answers[side as usize].first().map(words).unwrap_or_default();
+            self.mark_spans(side, &joint, cut, (&rendered, &content), (batch, row), &mut out)?;
         }
-        if out.answers[0] == out.answers[1] {
+        if out.reason.is_none() && out.answers[0] == out.answers[1] {
             out.reason = Some("identical answers after cutting");
         }
         Ok(out)
     }
+
+    /// The answer of one side: what stands behind the first `cut` ids, and which of it is the assistant's.
+    fn answer(&self, side: Side, joint: &Joint, cut: usize, rendered: &Rendered, out: &mut Row) {
+        let index = side as usize;
+        let (Encoded { ids, offsets }, room) = (&joint.whole[index], self.stage.max_length - cut);
+        let answer = &ids[cut..];
+        out.faults.extend(self.boundaries.faults(&self.tokenizer, side, [&ids[..cut], answer], room));
+        out.truncated[index] = answer.len() > room;
+        out.answers[index] = answer[..answer.len().min(room)].to_vec();
+        let all = out.answers[index].len();
+        out.own[index] = match &rendered.answers[index].own {
+            None if joint.is_clean(index) => vec![true; all],
+            own => {
+                let whole = 0..rendered.answers[index].text.chars().count();
+                let own = own.as_deref().unwrap_or(std::slice::from_ref(&whole));
+                covered(&offsets[cut..cut + all], own, joint.prompt_chars)
+            }
+        };
+        if answer.is_empty() {
+            out.reason = Some("empty answer");
+        } else if !out.own[index].contains(&true) {
+            out.reason.get_or_insert("no token of the answer is the assistant's");
+        }
+    }
+
+    /// The masks of the span columns over one answer, whose first words are `content`.
+    fn mark_spans(
+        &self,
+        side: Side,
+        joint: &Joint,
+        cut: usize,
+        (rendered, content): (&Rendered, &str),
+        (batch, row): (&RecordBatch, usize),
+        out: &mut Row,
+    ) -> Result<()> {
+        let index = side as usize;
+        let text = &rendered.answers[index].text;
+        let from = text.find(content).map_or(0, |at| text[..at].chars().count());
+        let tokens = cut..cut + out.answers[index].len();
+        for (span, masks) in self.stage.spans.iter().zip(&mut out.masks) {
+            let spans = spans(batch, &span_column(side, span), row)?;
+            masks[index] = covered(&joint.whole[index].offsets[tokens.clone()], &spans, joint.prompt_chars + from);
+        }
+        Ok(())
+    }
+}
+
+/// Which tokens cover a character of one of `ranges`, which begin to count at character `from`.
+fn covered(offsets: &[(usize, usize)], ranges: &[Range<usize>], from: usize) -> Vec<bool> {
+    let inside = |&(start, end): &(usize, usize)| {
+        ranges.iter().any(|range| start < range.end + from && end > range.start + from)
+    };
+    offsets.iter().map(inside).collect()
 }
 
 /// The spans of row `row`, in characters.
-fn spans(batch: &RecordBatch, name: &str, row: usize) -> Result<Vec<(usize, usize)>> {
+fn spans(batch: &RecordBatch, name: &str, row: usize) -> Result<Vec<Range<usize>>> {
     let wrong = || Error::data(Place::column(name), "is not list<struct<start: int32, end: int32>>");
     let list = batch.column_by_name(name).and_then(|column| column.as_list_opt::<i32>()).ok_or_else(wrong)?;
     let values = list.value(row);
     let values = values.as_struct_opt().ok_or_else(wrong)?;
     let numbers = |field: &str| values.column_by_name(field)?.as_primitive_opt::<Int32Type>().cloned();
     let (starts, ends) = (numbers("start").ok_or_else(wrong)?, numbers("end").ok_or_else(wrong)?);
-    Ok((0..values.len()).map(|i| (starts.value(i).max(0) as usize, ends.value(i).max(0) as usize)).collect())
+    Ok((0..values.len()).map(|i| starts.value(i).max(0) as usize..ends.value(i).max(0) as usize).collect())
 }

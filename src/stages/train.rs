@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, Schema};
 use super::score::{default_batch_tokens, needs_ids, needs_rewards};
 use crate::columns::{Side, list_type};
 use crate::error::Problem;
-use crate::io::Location;
+use crate::io::Claim;
 use crate::model::{Lora, Memory};
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
@@ -56,16 +56,18 @@ pub struct Train {
     // comes out.
     #[serde(default, skip_serializing)]
     pub memory: Memory,
-    /// The highest learning rate.
+    /// The highest learning rate, above 0 and at most 1.
     #[serde(default = "default_learning_rate")]
     pub learning_rate: f64,
-    /// Share of the steps that warm up.
+    /// Share of the steps that warm up, in [0, 1), rounded up to `w` whole steps: step `s` of them, counted from 0, has the
+    /// learning rate times `(s + 1) / (w + 1)`. `transformers` has `s / w`, which is 0 at first; from the peak on, which is
+    /// reached at the same step, both are equal.
     #[serde(default = "default_warmup")]
     pub warmup: f64,
     /// The learning rate after the warm-up.
     #[serde(default)]
     pub decay: Decay,
-    /// AdamW's betas.
+    /// AdamW's betas, in [0, 1).
     #[serde(default = "default_betas")]
     pub betas: [f64; 2],
     /// AdamW's eps.
@@ -89,6 +91,10 @@ pub struct Train {
     /// Steps between two lines of metrics.
     #[serde(default = "default_log_every", skip_serializing)]
     pub log_every: u64,
+    /// Put the model into a folder of the workdir that holds other files, too, and replace those of the same names. Without
+    /// it such a folder is refused; a model that the stage itself trained earlier it always replaces.
+    #[serde(default, skip_serializing)]
+    pub overwrite: bool,
 }
 
 /// Held-out rows to look at.
@@ -118,9 +124,9 @@ impl Default for Checkpoint {
 }
 
 impl Checkpoint {
-    /// The checkpoints in `folder`.
-    pub fn open(&self, folder: Location) -> Checkpoints {
-        Checkpoints { folder, every: self.every, keep: self.keep }
+    /// The checkpoints in the folder of `claim`.
+    pub fn open(&self, claim: Claim) -> Checkpoints {
+        Checkpoints { claim, every: self.every, keep: self.keep }
     }
 }
 
@@ -176,7 +182,10 @@ impl Train {
                 problems.push(Problem::at(field, format!("{field} must be {rule}")));
             }
         };
+        at_least("epochs", self.epochs > 0, "above 0");
+        at_least("max_steps", self.max_steps != Some(0), "above 0");
         at_least("batch_size", self.batch_size > 0, "above 0");
+        at_least("batch_tokens", self.batch_tokens > 0, "above 0");
         at_least("log_every", self.log_every > 0, "above 0");
         at_least(
             "checkpoint",
@@ -184,9 +193,21 @@ impl Train {
             "every 1 step or more, keep 1 or more",
         );
         at_least("eval", self.eval.as_ref().is_none_or(|eval| eval.every > 0), "every 1 step or more");
-        at_least("learning_rate", self.learning_rate > 0.0 && self.learning_rate.is_finite(), "above 0");
+        let rate = self.learning_rate;
+        at_least("learning_rate", rate as f32 > 0.0 && rate <= 1.0, "above 0 as a 32-bit number, and at most 1");
         at_least("max_grad_norm", self.max_grad_norm > 0.0, "above 0");
         at_least("warmup", (0.0..1.0).contains(&self.warmup), "in [0, 1)");
+        at_least("betas", self.betas.iter().all(|beta| (0.0..1.0).contains(beta)), "in [0, 1)");
+        at_least("eps", self.eps as f32 > 0.0, "above 0 as a 32-bit number");
+        at_least(
+            "weight_decay",
+            self.weight_decay >= 0.0 && rate * self.weight_decay < 1.0,
+            "0 or more, and below 1 / learning_rate",
+        );
+        if self.mask.is_some() && !needs.tokens.contains(&Tokens::Key) {
+            let problem = Problem::at("mask", format!("`{name}` trains on all tokens and reads no mask"));
+            problems.push(problem.help("leave it out, or train with `sepo`"));
+        }
         if needs.tokens.contains(&Tokens::Key) {
             for side in Side::BOTH {
                 let name = side.key_mask(self.mask.as_deref());

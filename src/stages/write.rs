@@ -9,10 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Place, Problem, Result};
-use crate::io::{FileFormat, Location, TableWriter};
+use crate::io::{FileFormat, Location, TableWriter, Written};
 
 /// Writes a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +30,10 @@ pub struct Write {
     /// A file is closed when it reaches this size, in MiB.
     #[serde(default = "default_shard_mib")]
     pub shard_mib: u64,
+    /// Write into a folder that holds other files, too, and replace those of the same names. Without it such a folder is
+    /// refused; what the stage itself wrote earlier it always replaces.
+    #[serde(default, skip_serializing)]
+    pub overwrite: bool,
 }
 
 /// What files hold, and how.
@@ -75,8 +78,19 @@ impl Write {
         problems
     }
 
+    /// Whether the stage may make a file `name`, with some number of shards.
+    pub fn may_make(&self, name: &str) -> bool {
+        let numbers = || {
+            let (index, count) =
+                name.strip_prefix(&format!("{}-", self.split))?.split_once('.')?.0.split_once("-of-")?;
+            Some((index.parse().ok()?, count.parse().ok()?))
+        };
+        self.format == Format::AlpacaEval && name == self.name(0, 1)
+            || numbers().is_some_and(|(index, count)| name == self.name(index, count))
+    }
+
     /// The name of file `index` of `count`.
-    fn name(&self, index: usize, count: usize) -> String {
+    pub fn name(&self, index: usize, count: usize) -> String {
         match self.format {
             Format::AlpacaEval => "model_outputs.json".to_owned(),
             _ => format!("{}-{index:05}-of-{count:05}.{}", self.split, self.format.file().extension()),
@@ -92,9 +106,6 @@ fn default_shard_mib() -> u64 {
     500
 }
 
-/// What unfinished files end with.
-const DRAFT: &str = ".draft";
-
 /// The footer's key that `datasets` looks at.
 const FEATURES: &str = "huggingface";
 
@@ -102,26 +113,45 @@ const FEATURES: &str = "huggingface";
 pub struct Shards {
     stage: Write,
     folder: Location,
-    /// The first part of the names that unfinished files have.
-    draft: String,
     schema: Option<SchemaRef>,
     open: Option<(Location, Box<dyn TableWriter>)>,
-    closed: Vec<Location>,
-    bytes: u64,
+    closed: Vec<Shard>,
+}
+
+/// A whole file under the name of a draft. Dropped before it is published, it goes.
+#[derive(Debug)]
+pub struct Shard {
+    draft: Option<Location>,
+    /// Its final name.
+    pub name: String,
+    /// Its size and digest.
+    pub written: Written,
+}
+
+impl Shard {
+    /// Moves it to `to`, in place of a file that may be there.
+    pub fn publish(&mut self, to: &Location) -> Result<()> {
+        if let Some(draft) = &self.draft {
+            draft.rename(to)?;
+        }
+        self.draft = None;
+        Ok(())
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        if let Some(draft) = &self.draft {
+            // What cannot be removed now has the mark of this process, by which it is found later.
+            drop(draft.delete());
+        }
+    }
 }
 
 impl Shards {
-    /// Whether `name`, below the folder of a `write` stage, is that of an unfinished file.
-    pub fn is_draft(name: &str) -> bool {
-        name.starts_with('.') && name.ends_with(DRAFT)
-    }
-
     /// Begins writing into `folder`, which is the one that `stage` names.
     pub fn create(stage: &Write, folder: Location) -> Self {
-        // Another worker on the same rows may write the same files; nobody's drafts get in anybody's way.
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let draft = format!(".{}-{:x}-{}", stage.split, started.as_nanos(), std::process::id());
-        Self { stage: stage.clone(), folder, draft, schema: None, open: None, closed: Vec::new(), bytes: 0 }
+        Self { stage: stage.clone(), folder, schema: None, open: None, closed: Vec::new() }
     }
 
     /// Appends rows.
@@ -132,8 +162,7 @@ impl Shards {
         };
         let schema = self.schema.get_or_insert_with(|| with_features(&batch.schema())).clone();
         if self.open.is_none() {
-            let name = format!("{}-{:05}{DRAFT}", self.draft, self.closed.len());
-            let location = self.folder.join(&name);
+            let location = self.folder.join("draft").draft();
             let writer = self.stage.format.file().create(&location, &schema)?;
             self.open = Some((location, writer));
         }
@@ -147,36 +176,23 @@ impl Shards {
 
     fn close(&mut self) -> Result<()> {
         if let Some((location, writer)) = self.open.take() {
-            self.bytes += writer.finish()?.bytes;
-            self.closed.push(location);
+            let written = writer.finish()?;
+            self.closed.push(Shard { draft: Some(location), name: String::new(), written });
         }
         Ok(())
     }
 
-    /// Gives the files their names in place of an earlier set of the same split; returns them and their bytes. `schema`
-    /// is what an empty dataset is written with.
-    pub fn finish(mut self, schema: &SchemaRef) -> Result<(Vec<String>, u64)> {
+    /// The files, not yet under their names. `schema` is what an empty dataset is written with.
+    pub fn finish(mut self, schema: &SchemaRef) -> Result<Vec<Shard>> {
         if self.closed.is_empty() && self.open.is_none() {
             self.write(&RecordBatch::new_empty(schema.clone()))?;
         }
         self.close()?;
         let count = self.closed.len();
-        let own: Vec<String> = (0..count).map(|index| self.stage.name(index, count)).collect();
-        let shard = format!("{}-", self.stage.split);
-        for old in self.folder.list()? {
-            let name = old.name();
-            // Files of the new names are replaced, so that no reader finds them missing.
-            if name.starts_with(&shard) && name.contains("-of-") && !own.iter().any(|own| own == name) {
-                old.delete()?;
-            }
+        for (index, shard) in self.closed.iter_mut().enumerate() {
+            shard.name = self.stage.name(index, count);
         }
-        let mut names = Vec::with_capacity(count);
-        for (draft, name) in self.closed.iter().zip(&own) {
-            let to = self.folder.join(name);
-            draft.rename(&to)?;
-            names.push(to.to_string());
-        }
-        Ok((names, self.bytes))
+        Ok(self.closed)
     }
 }
 

@@ -1,33 +1,43 @@
 //! Chat templates as `transformers` renders them: messages in, the model's own text out.
 //!
 //! The environment is that of `transformers.utils.chat_template_utils`: trimmed blocks, loop controls, Python's string
-//! methods, `raise_exception`, `strftime_now`, a `tojson` that writes JSON as Python does. How a prompt and its answers
-//! are cut apart follows TRL (`maybe_apply_chat_template`): the prompt ends where both answers' texts leave it.
+//! methods, `raise_exception`, `strftime_now`, a `tojson` that writes JSON as Python does. `answers.rs` cuts the text of a
+//! conversation into prompt and answers, `turns.rs` finds the assistant's words in an answer of several turns.
 
+mod answers;
 mod bounded;
 mod json;
 mod methods;
 mod python;
 mod source;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bounded::bounded;
+use json::value;
 use minijinja::value::Value;
-use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, context, syntax::SyntaxConfig};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig};
+use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Place, Result};
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message<'a> {
-    /// `system`, `user`, `assistant`, or whatever else the template knows.
-    pub role: &'a str,
-    /// What was said.
-    pub content: &'a str,
+/// One message: `role`, `content` and whatever else the template reads, as JSON. Nulls count as missing.
+pub type Message = Map<String, Json>;
+
+/// What a template sees beside the messages.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Context {
+    /// The tools that may be called, as JSON schemas; a list.
+    pub tools: Option<Json>,
+    /// Documents to answer from; a list of objects.
+    pub documents: Option<Json>,
+    /// Further variables, such as `enable_thinking`. They win over special tokens of the same name.
+    pub arguments: Map<String, Json>,
 }
 
 /// A prompt and its answers as text: each answer continues the prompt.
@@ -35,8 +45,39 @@ pub struct Message<'a> {
 pub struct Rendered {
     /// What the model reads before it answers.
     pub prompt: String,
-    /// The answers in the order given, each with the template's end of turn.
-    pub answers: Vec<String>,
+    /// The answers in the order given.
+    pub answers: Vec<Answer>,
+}
+
+/// An answer as text, with the template's end of turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// The characters (Unicode code points) of `text` that the assistant writes; none where it writes all of them.
+    pub own: Option<Vec<Range<usize>>>,
+}
+
+/// Why a conversation has no text, or none that can be cut into prompt and answers.
+#[derive(Debug)]
+pub enum Unrendered {
+    /// The template objects to the conversation (`raise_exception`).
+    Refused(Error),
+    /// The template writes the prompt's words otherwise, or elsewhere, once an answer follows.
+    PromptRewritten,
+    /// The turns of an answer cannot be found in the template's text.
+    TurnsNotFound,
+    /// The template itself fails.
+    Broken(Error),
+}
+
+impl From<Error> for Unrendered {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Data { .. } => Self::Refused(error),
+            other => Self::Broken(other),
+        }
+    }
 }
 
 /// How messages become text.
@@ -53,26 +94,27 @@ pub enum Template {
 
 impl Template {
     /// Renders a prompt and its answers. Errors name the template's file and line.
-    ///
-    /// # Errors
-    /// A conversation that the template refuses (`raise_exception`) is [`Error::Data`]; everything else is the template's fault.
-    pub fn render(&self, prompt: &[Message<'_>], answers: &[&[Message<'_>]]) -> Result<Rendered> {
+    pub fn render(
+        &self,
+        prompt: &[Message],
+        answers: &[&[Message]],
+        context: &Context,
+    ) -> Result<Rendered, Unrendered> {
         match self {
-            Self::Chat(template) => template.render_answers(prompt, answers),
+            Self::Chat(template) => template.render_answers(prompt, answers, context),
             Self::Plain { end } => {
-                let text = |turns: &[Message<'_>]| turns.iter().map(|m| m.content).collect::<String>();
                 let end = end.as_deref().unwrap_or_default();
-                let answers = answers.iter().map(|turns| text(turns) + end).collect();
-                Ok(Rendered { prompt: text(prompt), answers })
+                let answer = |turns: &&[Message]| Answer { text: plain(turns) + end, own: None };
+                Ok(Rendered { prompt: plain(prompt), answers: answers.iter().map(answer).collect() })
             }
         }
     }
 
     /// The text of `prompt` up to where the model answers.
-    pub fn render_prompt(&self, prompt: &[Message<'_>]) -> Result<String> {
+    pub fn render_prompt(&self, prompt: &[Message], context: &Context) -> Result<String> {
         match self {
-            Self::Chat(template) => template.render_prompt(prompt),
-            Self::Plain { .. } => Ok(prompt.iter().map(|message| message.content).collect()),
+            Self::Chat(template) => template.render_prompt(prompt, context),
+            Self::Plain { .. } => Ok(plain(prompt)),
         }
     }
 
@@ -83,6 +125,24 @@ impl Template {
             Self::Plain { end: None } => "none".to_owned(),
             Self::Plain { end: Some(end) } => format!("none, then {end}"),
         }
+    }
+}
+
+/// The words of all messages.
+fn plain(messages: &[Message]) -> String {
+    messages.iter().map(words).collect()
+}
+
+fn role(message: &Message) -> &str {
+    message.get("role").and_then(Json::as_str).unwrap_or_default()
+}
+
+/// The content of a message, or the texts of its parts.
+fn words(message: &Message) -> String {
+    match message.get("content") {
+        Some(Json::String(text)) => text.clone(),
+        Some(Json::Array(parts)) => parts.iter().filter_map(|part| part.get("text")?.as_str()).collect(),
+        _ => String::new(),
     }
 }
 
@@ -101,6 +161,8 @@ pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
     file: String,
     digest: String,
+    /// Whether it marks what the assistant writes, by `{% generation %}`.
+    marks_answers: bool,
 }
 
 /// What one rendering may use: an instruction or 64 bytes of text each cost one. A conversation of a megabyte uses a
@@ -133,7 +195,8 @@ impl ChatTemplate {
         let parsed = parsed.map_err(|why| Error::model(&file, format!("chat template: {why}")))?;
         let environment = Arc::new(parsed.map_err(|error| located(&file, &error))?);
         let digest = blake3::hash(source.as_bytes()).to_hex().to_string();
-        Ok(Self { environment, file, digest })
+        let marks_answers = source::marks_answers(source);
+        Ok(Self { environment, file, digest, marks_answers })
     }
 
     /// Digest of the template's text.
@@ -143,70 +206,66 @@ impl ChatTemplate {
 
     /// The text of `prompt` up to where the model answers. A prompt that ends with an assistant turn is left open
     /// behind that turn's words (`continue_final_message`).
-    pub fn render_prompt(&self, prompt: &[Message<'_>]) -> Result<String> {
-        let prompt = owned(prompt);
-        self.bounded(move |template| template.open(&borrowed(&prompt)))
+    pub fn render_prompt(&self, prompt: &[Message], context: &Context) -> Result<String> {
+        let (prompt, context) = (prompt.to_vec(), context.clone());
+        self.bounded(move |template| template.open(&prompt, &context))?
     }
 
-    /// The text of `prompt` and of every answer behind it.
-    ///
-    /// Some templates open the model's turn with more than they write once the answer is there (an empty `<think>`
-    /// block, say). The prompt is then what all texts have in common, and the rest belongs to the answers.
-    pub fn render_answers(&self, prompt: &[Message<'_>], answers: &[&[Message<'_>]]) -> Result<Rendered> {
-        let prompt = owned(prompt);
-        let answers: Vec<_> = answers.iter().map(|turns| owned(turns)).collect();
-        self.bounded(move |template| {
-            let prompt = borrowed(&prompt);
-            let mut text = template.open(&prompt)?;
-            let mut whole = Vec::with_capacity(answers.len());
-            for answer in &answers {
-                let full = template.render_turns(&[&prompt[..], &borrowed(answer)].concat(), Ending::Turn)?;
-                text.truncate(common_prefix(&text, &full));
-                whole.push(full);
-            }
-            let answers = whole.into_iter().map(|full| full[text.len()..].to_owned()).collect();
-            Ok(Rendered { prompt: text, answers })
-        })
-    }
-
-    fn bounded<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+    fn bounded<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> T + Send + 'static) -> Result<T> {
         let template = self.clone();
-        bounded(move || work(&template)).map_err(|why| Error::model(&self.file, format!("chat template: {why}")))?
+        bounded(move || work(&template)).map_err(|why| Error::model(&self.file, format!("chat template: {why}")))
     }
 
-    fn open(&self, prompt: &[Message<'_>]) -> Result<String> {
+    fn open(&self, prompt: &[Message], context: &Context) -> Result<String> {
         match prompt.last() {
-            Some(last) if last.role == "assistant" => self.render_open(prompt, last.content),
-            _ => self.render_turns(prompt, Ending::GenerationPrompt),
+            Some(last) if role(last) == "assistant" && !last.contains_key("tool_calls") => {
+                self.render_open(prompt, context)
+            }
+            _ => self.render(prompt, context, Ending::GenerationPrompt),
         }
     }
 
-    fn render_turns(&self, messages: &[Message<'_>], ending: Ending) -> Result<String> {
-        let turn = |m: &Message<'_>| Value::from_pairs([("role", m.role), ("content", m.content)]);
-        self.render(messages.iter().map(turn).collect(), Value::from(()), Value::from(()), ending)
+    fn render(&self, messages: &[Message], context: &Context, ending: Ending) -> Result<String> {
+        self.render_with(messages, context, ending, [])
     }
 
-    /// `tools` and `documents` are lists or none.
-    fn render(&self, messages: Value, tools: Value, documents: Value, ending: Ending) -> Result<String> {
-        let add_generation_prompt = ending == Ending::GenerationPrompt;
-        let variables = context! { messages, tools, documents, add_generation_prompt };
+    fn render_with(
+        &self,
+        messages: &[Message],
+        context: &Context,
+        ending: Ending,
+        variables: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Result<String> {
+        let given = [
+            ("messages", messages.iter().map(seen).collect()),
+            ("tools", context.tools.as_ref().map_or(Value::from(()), value)),
+            ("documents", context.documents.as_ref().map_or(Value::from(()), value)),
+            ("add_generation_prompt", Value::from(ending == Ending::GenerationPrompt)),
+        ];
+        let arguments = context.arguments.iter().map(|(name, given)| (name.clone(), value(given)));
+        let others = given.into_iter().chain(variables).map(|(name, given)| (name.to_owned(), given));
+        let variables = Value::from_pairs(arguments.chain(others));
         let template = self.environment.get_template(NAME).map_err(|error| located(&self.file, &error))?;
         template.render(variables).map_err(|error| located(&self.file, &error))
     }
 
     /// Cut behind the last message's words, with their trailing white space where the template keeps it.
-    fn render_open(&self, messages: &[Message<'_>], last: &str) -> Result<String> {
-        let marked = format!("{last}{END_OF_WORDS}");
+    fn render_open(&self, messages: &[Message], context: &Context) -> Result<String> {
         let mut messages = messages.to_vec();
-        if let Some(message) = messages.last_mut() {
-            message.content = &marked;
-        }
-        let mut text = self.render_turns(&messages, Ending::Turn)?;
+        let last = messages.last_mut().and_then(last_text).ok_or_else(|| {
+            Error::data(
+                Place::file(&self.file),
+                "the prompt ends with an assistant turn that has no words to go on from",
+            )
+        })?;
+        let words = last.as_str().unwrap_or_default().to_owned();
+        *last = format!("{words}{END_OF_WORDS}").into();
+        let mut text = self.render(&messages, context, Ending::Turn)?;
         let mark = END_OF_WORDS.trim_end();
         let at =
-            text.rfind(mark).filter(|_| text.contains(methods::strip(last, None, true, true))).ok_or_else(|| {
+            text.rfind(mark).filter(|_| text.contains(methods::strip(&words, None, true, true))).ok_or_else(|| {
                 let message = "the prompt ends with an assistant turn, and its words are not in the rendered text";
-                Error::model(&self.file, message)
+                Error::data(Place::file(&self.file), message)
             })?;
         let kept = text[at..].starts_with(END_OF_WORDS);
         text.truncate(at);
@@ -217,13 +276,23 @@ impl ChatTemplate {
     }
 }
 
-/// Roles and contents that outlive what they were read from.
-fn owned(messages: &[Message<'_>]) -> Vec<(String, String)> {
-    messages.iter().map(|message| (message.role.to_owned(), message.content.to_owned())).collect()
+/// A message as `transformers` hands it to a template: without nulls, and what a model thought under both of its names.
+fn seen(message: &Message) -> Value {
+    let field = |name: &str| message.get(name).filter(|value| !value.is_null());
+    let thought = ["reasoning_content", "thinking", "reasoning"].into_iter().find_map(field);
+    let other = thought.map(|thought| ("thinking", thought)).filter(|_| field("thinking").is_none());
+    let own = message.iter().map(|(name, value)| (name.as_str(), value)).filter(|(_, value)| !value.is_null());
+    let fields = other.into_iter().chain(own).chain(thought.map(|thought| ("reasoning_content", thought)));
+    Value::from_pairs(fields.map(|(name, field)| (name, value(field))))
 }
 
-fn borrowed(messages: &[(String, String)]) -> Vec<Message<'_>> {
-    messages.iter().map(|(role, content)| Message { role, content }).collect()
+/// The words of `message`, or the last of its parts that is text; none where there is no text.
+fn last_text(message: &mut Message) -> Option<&mut Json> {
+    let text = match message.get_mut("content")? {
+        Json::Array(parts) => parts.iter_mut().rev().find_map(|part| part.get_mut("text"))?,
+        content => content,
+    };
+    text.is_string().then_some(text)
 }
 
 /// Put behind the words of a turn that is left open, to find their end in the rendered text. The space shows whether

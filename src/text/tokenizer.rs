@@ -1,19 +1,24 @@
-//! A Hugging Face tokenizer folder: `tokenizer.json`, the names of its special tokens, and its chat template.
+//! A Hugging Face tokenizer folder: `tokenizer.json`, the special tokens that its other files name, and its chat template.
 //!
-//! Nothing is added to a text that is not in it, no special token at either end: the chat template writes them.
+//! The ids are those of `AutoTokenizer` in `transformers`. Nothing is added to a text that is not in it, no special token
+//! at either end: the chat template writes them. [`Tokenizer::ends`] are what the tokenizer itself puts around a text that
+//! has no template.
 
 pub mod compare;
+mod growth;
 mod special_tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use super::chat_template::ChatTemplate;
-use crate::error::{Error, Result, caught};
+use super::description;
+use crate::error::{Error, Place, Result, caught};
+use growth::{Growth, check_token};
+use special_tokens::{Files, Found};
 
 /// Token ids of a text, each with the characters (Unicode code points, from and to) that it covers.
 pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
@@ -22,6 +27,8 @@ pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    growth: Growth,
+    longest_token: usize,
     folder: PathBuf,
     special_tokens: BTreeMap<String, String>,
     template: Option<ChatTemplate>,
@@ -29,38 +36,50 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Opens `folder`: `tokenizer.json`, and where they exist `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `chat_template.jinja` (which wins over the template in `tokenizer_config.json`) and the model's `config.json`.
+    /// `added_tokens.json`, `chat_template.jinja` (which wins over the template in `tokenizer_config.json`) and the model's
+    /// `config.json`.
     ///
     /// # Errors
     /// A missing `tokenizer.json`, or a file that cannot be used, by name. A folder without a chat template is fine
     /// until [`Tokenizer::template`] is asked for.
     pub fn load(folder: &Path) -> Result<Self> {
         let file = folder.join("tokenizer.json");
-        let bytes = read(&file)?.ok_or_else(|| {
-            let help = "a tokenizer folder needs this file; `AutoTokenizer.from_pretrained(…).save_pretrained(FOLDER)` \
-                        in Python writes it";
-            Error::model(file.display(), format!("not found; {help}"))
-        })?;
+        let bytes = read(&file)?.ok_or_else(|| Error::model(file.display(), missing(folder)))?;
         let broken = |error: &dyn std::fmt::Display| Error::model(file.display(), format!("not a tokenizer: {error}"));
+        let growth = Growth::read(&bytes).map_err(|error| broken(&error))?;
         let inner = caught(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|panic| broken(&panic))?;
         let mut inner = inner.map_err(|error| broken(&error))?;
         // Some published files carry the truncation and padding of the run that made them.
         inner.with_truncation(None).map_err(|error| broken(&error))?;
         inner.with_padding(None);
-        if let Some((token, id)) = inner.get_vocab(true).into_iter().find(|(_, id)| i32::try_from(*id).is_err()) {
-            return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
+        let files = Files {
+            config: object(&folder.join("tokenizer_config.json"))?,
+            map: object(&folder.join("special_tokens_map.json"))?,
+            added: object(&folder.join("added_tokens.json"))?,
+            model: object(&folder.join("config.json"))?,
+        };
+        let known = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+        let Found { named, tokens } = files.tokens(&known, |id| inner.id_to_token(id));
+        inner.add_tokens(tokens).map_err(|error| broken(&error))?;
+        inner.set_encode_special_tokens(files.config.get("split_special_tokens") == Some(&Value::Bool(true)));
+        let mut longest_token = 0;
+        for (token, id) in inner.get_vocab(true) {
+            check_token(&token).map_err(|error| broken(&error))?;
+            if i32::try_from(id).is_err() {
+                return Err(broken(&format!("`{token}` has the id {id}, and ids have 31 bits")));
+            }
+            longest_token = longest_token.max(token.len());
         }
-
-        let config = object(&folder.join("tokenizer_config.json"))?;
-        let map = object(&folder.join("special_tokens_map.json"))?;
-        let model = object(&folder.join("config.json"))?;
-        let special_tokens = special_tokens::find(&config, &map, &model, |id| inner.id_to_token(id));
-        let template = find_template(folder, &config, &special_tokens)?;
-        Ok(Self { inner, folder: folder.to_owned(), special_tokens, template })
+        let template = find_template(folder, &files.config, &named)?;
+        Ok(Self { inner, growth, longest_token, folder: folder.to_owned(), special_tokens: named, template })
     }
 
     /// Token ids of `text`. Special tokens written in the text become their ids; none is added.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a text that is too long, or may become too long; all else is the tokenizer's fault.
     pub fn encode(&self, text: &str) -> Result<Vec<i32>> {
+        self.permit(text)?;
         let encoding = self.call(|inner| inner.encode_fast(text, false))?;
         Ok(encoding.get_ids().iter().map(|&id| id as i32).collect())
     }
@@ -68,15 +87,42 @@ impl Tokenizer {
     /// As [`Tokenizer::encode`], with the characters that every token covers. Tokens that share the bytes of one
     /// character all cover it.
     pub fn encode_with_offsets(&self, text: &str) -> Result<IdsWithOffsets> {
+        self.permit(text)?;
         let encoding = self.call(|inner| inner.encode_char_offsets(text, false))?;
         let ids = encoding.get_ids().iter().map(|&id| id as i32).collect();
         Ok((ids, encoding.get_offsets().to_vec()))
     }
 
+    /// What the tokenizer's post-processor puts in front of a text and behind it.
+    pub fn ends(&self) -> Result<[Vec<i32>; 2]> {
+        let encoding = self.call(|inner| inner.encode("a", true))?;
+        let added = encoding.get_special_tokens_mask();
+        let front = added.iter().take_while(|added| **added == 1).count();
+        let back = added[front..].iter().rev().take_while(|added| **added == 1).count();
+        let (front, behind) = encoding.get_ids().split_at(front);
+        let ids = |ids: &[u32]| ids.iter().map(|&id| id as i32).collect();
+        Ok([ids(front), ids(&behind[behind.len() - back..])])
+    }
+
     /// The text of `ids`, special tokens included. Ids outside the vocabulary are left out.
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        if !self.growth.permits_decoding(ids.len().saturating_mul(self.longest_token)) {
+            let bytes = ids.iter().filter_map(|id| self.inner.id_to_token(*id)).map(|token| token.len()).sum();
+            if !self.growth.permits_decoding(bytes) {
+                return Err(self.too_long(bytes));
+            }
+        }
         self.call(|inner| inner.decode(&ids, false))
+    }
+
+    fn permit(&self, text: &str) -> Result<()> {
+        let permitted = caught(|| self.growth.permits(text)).unwrap_or_else(Err);
+        if permitted.map_err(|error| self.error(&error))? { Ok(()) } else { Err(self.too_long(text.len())) }
+    }
+
+    fn too_long(&self, bytes: usize) -> Error {
+        Error::data(Place::file(self.folder.join("tokenizer.json").display()), Growth::refusal(bytes))
     }
 
     /// The text of one token for a person to read; part of a character shows as U+FFFD.
@@ -163,6 +209,17 @@ impl Tokenizer {
     }
 }
 
+/// What to do about a folder without `tokenizer.json`.
+fn missing(folder: &Path) -> String {
+    let other = ["tokenizer.model", "tekken.json", "tiktoken.model", "vocab.json"];
+    let found = other.into_iter().find(|name| folder.join(name).is_file());
+    let found = found.map(|name| format!(", and `{name}` is not read")).unwrap_or_default();
+    format!(
+        "not found{found}; a tokenizer folder needs this file. `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` \
+         of transformers in Python makes it from what is there"
+    )
+}
+
 fn find_template(
     folder: &Path,
     config: &Map<String, Value>,
@@ -202,7 +259,7 @@ fn object(file: &Path) -> Result<Map<String, Value>> {
 }
 
 fn read(file: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(file) {
+    match description::read(file) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::model(file.display(), error)),

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::optimizer::State;
 use super::policy::Policy;
 use crate::error::{Error, Result};
-use crate::io::Location;
+use crate::io::{Claim, Location, Owned, Written};
 
 /// Where a training stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -38,8 +38,8 @@ pub struct Cursor {
 /// The checkpoints of one training.
 #[derive(Debug)]
 pub struct Checkpoints {
-    /// The folder.
-    pub folder: Location,
+    /// The folder, which is made for the first of them.
+    pub claim: Claim,
     /// Steps between two of them.
     pub every: u64,
     /// How many are kept, the newest.
@@ -49,22 +49,29 @@ pub struct Checkpoints {
 const EXTENSION: &str = ".safetensors";
 
 impl Checkpoints {
-    /// The step files, oldest first.
-    fn files(&self) -> Result<Vec<Location>> {
-        let mut files = self.folder.list()?;
-        files.retain(|file| file.name().starts_with("step-") && file.name().ends_with(EXTENSION));
-        files.sort_by(|a, b| a.name().cmp(b.name()));
-        Ok(files)
+    /// The newest one that is there, and what it holds by its record.
+    fn newest(&self) -> Result<Option<(Location, Written)>> {
+        let Some(folder) = Owned::open(self.claim.folder.clone())? else { return Ok(None) };
+        for (name, written) in saved(&folder).into_iter().rev() {
+            let file = folder.folder().join(&name);
+            if file.is_file()? {
+                return Ok(Some((file, written)));
+            }
+        }
+        Ok(None)
     }
 
     /// Brings `policy` and `state` to where the newest checkpoint left them. Without one, they stay as they are.
     pub fn restore(&self, policy: Policy, state: &mut State, device: &Device) -> Result<(Policy, Cursor)> {
-        let Some(file) = self.files()?.pop() else { return Ok((policy, Cursor::default())) };
+        let Some((file, written)) = self.newest()? else { return Ok((policy, Cursor::default())) };
         let wrong = |message: String| {
             let help = "delete it to go on from the one before";
             Error::model(&file, format!("not a checkpoint of this training ({message}); {help}"))
         };
         let bytes = file.read()?.unwrap_or_default();
+        if bytes.len() as u64 != written.bytes || blake3::hash(&bytes).to_hex().as_str() != written.blake3 {
+            return Err(wrong("it is damaged or cut".into()));
+        }
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(error.to_string()))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(error.to_string()))?;
         let cursor = header.metadata().as_ref().and_then(|metadata| metadata.get("cursor"));
@@ -108,7 +115,9 @@ impl Checkpoints {
             tensors.insert(format!("first.{name}"), first.clone());
             tensors.insert(format!("second.{name}"), second.clone());
         }
-        let file = self.folder.join(&format!("step-{:08}{EXTENSION}", cursor.step));
+        let name = format!("step-{:08}{EXTENSION}", cursor.step);
+        let mut folder = self.claim.open()?;
+        let file = folder.expect(&name)?;
         let mut upload = file.upload()?;
         let cursor = serde_json::to_string(&cursor).expect("a cursor is plain data");
         let mut header = Map::from_iter([("__metadata__".to_owned(), json!({ "cursor": cursor }))]);
@@ -133,15 +142,24 @@ impl Checkpoints {
         for tensor in tensors.into_values() {
             write(tensor.into_data().convert::<f32>().as_bytes())?;
         }
-        upload.finish()?;
-        let files = self.files()?;
-        files[..files.len().saturating_sub(self.keep)].iter().try_for_each(Location::delete)
+        folder.made(&name, upload.finish()?)?;
+        let files = saved(&folder);
+        let old = &files[..files.len().saturating_sub(self.keep)];
+        old.iter().try_for_each(|(name, _)| folder.discard(name))
     }
 
     /// Deletes all checkpoints: the training ended.
     pub fn clear(&self) -> Result<()> {
-        self.folder.delete_all()
+        match Owned::open(self.claim.folder.clone())? {
+            Some(folder) => folder.remove(&BTreeMap::new()).map(drop),
+            None => Ok(()),
+        }
     }
+}
+
+/// The recorded files of `folder` that are finished, oldest first.
+fn saved(folder: &Owned) -> Vec<(String, Written)> {
+    folder.files().filter_map(|(name, written)| Some((name.to_owned(), written?.clone()))).collect()
 }
 
 /// Frozen parameters, below adapters, are where the model came from.

@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 
-use crate::columns::lists::{Lists, floats, ids, masks};
+use crate::columns::lists::{Lists, assistant_masks, floats, ids, marked, masks};
 use crate::columns::{PROMPT_IDS, Side, row_id};
 use crate::error::{Error, Place, Result};
 use crate::model::PairIds;
@@ -14,11 +14,13 @@ pub struct Example {
     pub prompt: Vec<i32>,
     /// Token ids of the chosen and of the rejected response.
     pub responses: [Vec<i32>; 2],
+    /// Which tokens of the responses are the assistant's; none where all of them are. No objective sees the others.
+    pub own: [Option<Vec<bool>>; 2],
     /// Key-token masks of both responses; none where every token counts.
     pub masks: Option<[Vec<bool>; 2]>,
-    /// The reference's log-probabilities of both responses.
+    /// The reference's log-probabilities of both responses, of the assistant's tokens.
     pub reference: Option<[Vec<f32>; 2]>,
-    /// The token rewards of both responses.
+    /// The token rewards of both responses, of the assistant's tokens.
     pub rewards: Option<[Vec<f32>; 2]>,
 }
 
@@ -39,6 +41,12 @@ impl Example {
         PairIds { prompt: &self.prompt, responses: [&self.responses[0], &self.responses[1]] }
     }
 
+    /// The assistant's tokens of the response of `side`, 0 or 1.
+    pub fn length(&self, side: usize) -> usize {
+        let own = self.own[side].as_ref().map(|own| own.iter().filter(|own| **own).count());
+        own.unwrap_or(self.responses[side].len())
+    }
+
     /// The rows of `batch`.
     ///
     /// # Errors
@@ -51,11 +59,26 @@ impl Example {
         let keys = wanted.mask.as_ref().map(|name| columns.masks(name.as_deref())).transpose()?;
         let reference = wanted.reference.then(|| columns.floats(Side::ref_logps)).transpose()?;
         let rewards = wanted.rewards.then(|| columns.floats(Side::token_rewards)).transpose()?;
-        let of_row = |lists: &[Lists<'_, f32>; 2], row: usize| lists.map(|side| side.row(row).to_vec());
+        let own = both(|side| assistant_masks(batch, side))?;
+        let own_of = |side: Side, row: usize| own[side as usize].as_ref().map(|own| &own[row][..]);
+        let of_row = |lists: &[Lists<'_, f32>; 2], row: usize| {
+            Side::BOTH.map(|side| {
+                let values = lists[side as usize].row(row);
+                own_of(side, row).map_or_else(|| values.to_vec(), |own| marked(values, own))
+            })
+        };
+        let mask_of = |masks: &[Vec<Vec<bool>>; 2], row: usize| {
+            Side::BOTH.map(|side| {
+                let mask = &masks[side as usize][row];
+                own_of(side, row)
+                    .map_or_else(|| mask.clone(), |own| mask.iter().zip(own).map(|(a, b)| *a && *b).collect())
+            })
+        };
         let example = |row: usize| Self {
             prompt: prompts.row(row).to_vec(),
             responses: responses.map(|side| side.row(row).to_vec()),
-            masks: keys.as_ref().map(|keys| keys.each_ref().map(|side| side[row].clone())),
+            own: Side::BOTH.map(|side| own_of(side, row).map(<[bool]>::to_vec)),
+            masks: keys.as_ref().map(|keys| mask_of(keys, row)),
             reference: reference.as_ref().map(|lists| of_row(lists, row)),
             rewards: rewards.as_ref().map(|lists| of_row(lists, row)),
         };
@@ -109,6 +132,7 @@ fn both<T>(of: impl Fn(Side) -> Result<T>) -> Result<[T; 2]> {
 mod tests {
     use super::*;
     use crate::columns::lists::{from_masks, from_rows};
+    use crate::columns::with_column;
     use arrow::datatypes::{Float32Type, Int32Type};
 
     fn batch(rewards: &[f32]) -> RecordBatch {
@@ -133,6 +157,23 @@ mod tests {
         assert_eq!(example.rewards, Some([vec![0.1, -0.2], vec![0.5]]));
         assert_eq!(example.masks, Some([vec![true, false], vec![true]]));
         assert_eq!(example.reference, None);
+    }
+
+    #[test]
+    fn no_objective_sees_the_tokens_of_others() {
+        let mut batch = batch(&[0.1, -0.2]);
+        let own = [(Side::Chosen, from_masks([[false, true]])), (Side::Rejected, from_masks([[true]]))];
+        for (side, mask) in own {
+            batch = with_column(&batch, &side.assistant_mask(), mask).unwrap();
+        }
+        let wanted = Wanted { mask: Some(Some("few".into())), reference: false, rewards: true };
+        let examples = Example::from_batch(&batch, &wanted).unwrap();
+        assert_eq!(examples[0].rewards, Some([vec![-0.2], vec![0.5]]));
+        assert_eq!(examples[0].masks, Some([vec![false, false], vec![true]]));
+        assert_eq!((examples[0].length(0), examples[0].length(1)), (1, 1));
+        let longer = with_column(&batch, &Side::Chosen.assistant_mask(), from_masks([[false, true, true]])).unwrap();
+        let error = Example::from_batch(&longer, &wanted).unwrap_err().to_string();
+        assert!(error.contains("`chosen_assistant_mask`: row 0 has 3 values"), "{error}");
     }
 
     #[test]

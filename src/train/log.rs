@@ -1,15 +1,15 @@
 //! Metrics of a run as JSON Lines and as TensorBoard events, side by side in one folder.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::io::{Location, mirror};
+use crate::io::{Claim, Location, faults, mirror, nonce};
 
 /// An open log.
 pub struct Log {
@@ -23,41 +23,39 @@ pub struct Log {
 const METRICS: &str = "metrics.jsonl";
 
 impl Log {
-    /// Opens `metrics.jsonl` and an event file in `folder`, for a training that took `step` steps so far. Lines of later
-    /// steps are of a training that was killed there; they are dropped.
-    pub fn open(at: &Location, step: u64) -> Result<Self> {
+    /// Opens `metrics.jsonl` and an event file in the folder of `claim`, for a training that took `step` steps so far.
+    /// Lines of later steps are of a training that was killed there; they are dropped. The files of an earlier training
+    /// are replaced whole.
+    pub fn open(claim: &Claim, step: u64) -> Result<Self> {
+        let mut owned = claim.open()?;
+        let at = claim.folder.clone();
         let name = at.to_string();
-        let wrong = |error: std::io::Error| failed(&name, &error);
         let here = || mirror::cache().join("logs").join(&blake3::hash(name.as_bytes()).to_hex()[..16]);
         let folder = at.local().map_or_else(here, PathBuf::from);
-        fs::create_dir_all(&folder).map_err(wrong)?;
-        let path = folder.join(METRICS);
         let earlier = if step > 0 { at.join(METRICS).read()?.unwrap_or_default() } else { Bytes::new() };
-        let earlier = String::from_utf8_lossy(&earlier);
-        let is_earlier = |line: &&str| {
-            let at = serde_json::from_str::<Value>(line).ok().and_then(|line| line.get("step")?.as_u64());
-            at.is_some_and(|at| at <= step)
-        };
-        let mut lines = File::create(&path).map_err(wrong)?;
-        for line in earlier.lines().filter(is_earlier) {
-            writeln!(lines, "{line}").map_err(wrong)?;
+        if step == 0 {
+            let events: Vec<String> =
+                owned.files().map(|(file, _)| file.to_owned()).filter(|file| file != METRICS).collect();
+            events.iter().try_for_each(|file| owned.discard(file))?;
         }
-        let event_file = format!("events.out.tfevents.{}.sepo", now() as u64);
-        let events = File::create(folder.join(&event_file)).map_err(wrong)?;
-        let in_store = [METRICS, &event_file].map(|file| (folder.join(file), at.join(file)));
-        let copies = if at.local().is_some() { Vec::new() } else { in_store.into() };
-        let mut log = Self { folder: name.clone(), lines, events, copies };
+        let event_file = format!("events.out.tfevents.{}.{}.sepo", now() as u64, nonce());
+        for file in [METRICS, &event_file] {
+            owned.expect(file)?;
+        }
+        let lines = begin(&folder.join(METRICS), &lines_until(&earlier, step))?;
         // Event.file_version = 3
         let version = message(&[(1, Field::Double(now())), (3, Field::Bytes(b"brain.Event:2"))]);
-        log.events.write_all(&record(&version)).map_err(wrong)?;
-        Ok(log)
+        let events = begin(&folder.join(&event_file), &record(&version))?;
+        let in_store = [METRICS, &event_file].map(|file| (folder.join(file), at.join(file)));
+        let copies = if at.local().is_some() { Vec::new() } else { in_store.into() };
+        Ok(Self { folder: name, lines, events, copies })
     }
 
     /// The numbers of `metrics` at `step`, under `part` (`train`, `eval`).
     pub fn write(&mut self, step: u64, part: &str, metrics: &Map<String, Value>) -> Result<()> {
         let mut line = Map::from_iter([("step".to_owned(), json!(step)), ("part".to_owned(), json!(part))]);
         line.extend(metrics.clone());
-        let lines = writeln!(self.lines, "{}", Value::Object(line));
+        let lines = faults::pass(&self.folder).and_then(|()| writeln!(self.lines, "{}", Value::Object(line)));
         let values = metrics.iter().filter_map(|(name, value)| {
             let tag = format!("{part}/{name}");
             // Summary.Value: tag = 1, simple_value = 2
@@ -76,6 +74,23 @@ impl Log {
     pub fn publish(&self) -> Result<()> {
         self.copies.iter().try_for_each(|(file, to)| mirror::copy(file, to))
     }
+}
+
+/// The lines of `metrics` up to `step`.
+fn lines_until(metrics: &[u8], step: u64) -> Vec<u8> {
+    let is_earlier = |line: &&str| {
+        let at = serde_json::from_str::<Value>(line).ok().and_then(|line| line.get("step")?.as_u64());
+        at.is_some_and(|at| at <= step)
+    };
+    let text = String::from_utf8_lossy(metrics);
+    text.lines().filter(is_earlier).flat_map(|line| format!("{line}\n").into_bytes()).collect()
+}
+
+/// A file at `path` that begins with `bytes`, open for more.
+fn begin(path: &Path, bytes: &[u8]) -> Result<File> {
+    let name = path.display().to_string();
+    Location::parse(&name)?.write(bytes.to_vec())?;
+    File::options().append(true).open(path).map_err(|error| failed(&name, &error))
 }
 
 fn failed(folder: &str, error: &std::io::Error) -> Error {

@@ -20,7 +20,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::io::Location;
+use crate::io::Claim;
 use crate::model::cost::{Cost, Workload};
 use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Memory, Needed, PackedBatch, Response};
@@ -66,6 +66,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Optimizer steps of a training whose epochs have `examples` examples each.
+    pub fn steps(&self, examples: u64) -> u64 {
+        let planned = examples.div_ceil(self.batch_size.max(1) as u64) * u64::from(self.epochs);
+        self.max_steps.map_or(planned, |most| most.min(planned))
+    }
+
     /// What a forward and backward pass costs, in forward passes. On its way back a layer has two products for one, or one
     /// where its weights are frozen.
     pub fn passes(&self) -> f64 {
@@ -81,7 +87,8 @@ pub trait Feed {
     fn epoch(&self, epoch: u32) -> Box<dyn Iterator<Item = Result<Example>>>;
     /// The held-out examples, where there are any.
     fn held_out(&self) -> Option<Box<dyn Iterator<Item = Result<Example>>>>;
-    /// Examples of an epoch: what the learning rate's schedule counts on.
+    /// How many examples an epoch has: what the learning rate's schedule counts on. Where `max_steps` ends the training, any
+    /// number that is enough for these steps will do.
     fn examples(&self) -> u64;
 }
 
@@ -102,7 +109,7 @@ pub struct Job<'a> {
     /// What the model's passes cost, where that is known.
     pub cost: Option<Cost>,
     /// Folder of the metrics.
-    pub log: &'a Location,
+    pub log: &'a Claim,
     /// Who watches.
     pub monitor: &'a dyn Monitor,
 }
@@ -122,9 +129,12 @@ impl Job<'_> {
             }
             _ => {}
         }
-        let per_epoch = feed.examples().div_ceil(settings.batch_size as u64);
-        let planned = per_epoch * u64::from(settings.epochs);
-        let steps = settings.max_steps.map_or(planned, |most| most.min(planned));
+        let steps = settings.steps(feed.examples());
+        if steps == 0 || settings.schedule.rates(steps)[1] as f32 == 0.0 {
+            let (rows, rate) = (feed.examples(), settings.schedule.peak);
+            let message = format!("nothing to train: {steps} steps over {rows} rows, with a learning rate of {rate:e}");
+            return Err(Error::stage(name, message));
+        }
         let mut optimizer = optimizer::State::default();
         let inner = device.clone().without_autodiff();
         let policy = Policy::new(model, needs.states, settings.seed, device);
@@ -186,6 +196,15 @@ impl Job<'_> {
         }
         monitor.end();
         log.publish()?;
+        if at.step < steps {
+            let message =
+                format!("the rows ended after {} of {steps} steps: they changed during the training", at.step);
+            return Err(Error::stage(name, message));
+        }
+        if trainer.optimizer.is_idle() {
+            let message = format!("the gradients of all {steps} steps were 0: the model is the one that it began with");
+            return Err(Error::stage(name, message));
+        }
         last.insert("steps".into(), json!(at.step));
         last.insert("tokens".into(), json!(at.tokens));
         last.insert("gflop".into(), json!(at.gflop));
@@ -254,7 +273,7 @@ impl Trainer<'_> {
     /// One optimizer step, in place; the loss is the mean over the step.
     fn step(mut self, examples: &[Example], rate: f64) -> Result<(Self, Seen)> {
         let objective = self.settings.objective.formula();
-        let weights: Vec<f64> = examples.iter().map(|example| objective.weight(example.responses[0].len())).collect();
+        let weights: Vec<f64> = examples.iter().map(|example| objective.weight(example.length(0))).collect();
         let total: f64 = weights.iter().sum();
         let (mut seen, mut gradients) = (Seen::default(), Gradients::default());
         let costs: Vec<usize> = examples.iter().map(|example| self.cost(example)).collect();
@@ -314,7 +333,7 @@ impl Trainer<'_> {
                 }
                 let said = policy.say(policy.model().hidden(&batch, &device), self.reference, &batch, &device);
                 for (outcome, example) in self.evaluate(&part[range.clone()], &batch, &said)?.iter().zip(&part[range]) {
-                    seen.add(outcome, self.settings.objective.formula().weight(example.responses[0].len()));
+                    seen.add(outcome, self.settings.objective.formula().weight(example.length(0)));
                 }
                 seen.work = seen.work + batch.workload();
             }
@@ -328,8 +347,10 @@ impl Trainer<'_> {
         std::array::from_fn(|side| Response {
             ids: &example.responses[side],
             needed: match (tokens[side], &example.masks) {
-                (Tokens::All, _) | (Tokens::Key, None) => Needed::All,
                 (Tokens::Key, Some(masks)) => Needed::Mask(&masks[side]),
+                (Tokens::All, _) | (Tokens::Key, None) => {
+                    example.own[side].as_deref().map_or(Needed::All, Needed::Mask)
+                }
                 (Tokens::Nothing, _) => Needed::Nothing,
             },
         })
@@ -367,7 +388,7 @@ impl Trainer<'_> {
                 },
                 states: states.as_ref().map_or(&[], |states| &states[ranges[side].clone()]),
                 rewards: example.rewards.as_ref().map_or(&[], |rewards| &rewards[side][..]),
-                length: example.responses[side].len(),
+                length: example.length(side),
             };
             self.settings.objective.formula().evaluate(&Pair { chosen: response(0), rejected: response(1) })
         };

@@ -67,6 +67,12 @@ impl State {
         self.steps
     }
 
+    /// Whether no gradient was ever above 0.
+    pub fn is_idle(&self) -> bool {
+        let is_zero = |moment: &Tensor<1>| squared_norm(moment.clone()).into_scalar::<f32>().elem::<f64>() == 0.0;
+        self.moments.values().flatten().all(is_zero)
+    }
+
     /// One step on every parameter that has a gradient.
     pub fn step(
         &mut self,

@@ -1,7 +1,9 @@
 //! Where prompts and answers meet in `tokenize`: what is counted, what an example shows, what is refused.
 
+use sepo::text::Tokenizer;
 use serde_json::{Value, json};
 
+use crate::formats::rows_of;
 use crate::harness::{Folder, repository};
 
 const TURNS: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
@@ -40,8 +42,7 @@ fn metrics(folder: &Folder) -> Value {
 #[test]
 fn a_template_that_closes_its_turns_has_no_faults() {
     let found = metrics(&folder(TURNS, "", &[["What is two plus two?", "Four.", "Five."]]));
-    for name in
-        ["boundary_would_merge", "missing_eos", "double_bos", "truncated", "chosen_truncated", "rejected_truncated"]
+    for name in ["boundary_merged", "missing_eos", "double_bos", "truncated", "chosen_truncated", "rejected_truncated"]
     {
         assert_eq!(found[name], 0, "{found}");
         assert!(found.get(format!("{name}_example")).is_none(), "{found}");
@@ -53,10 +54,10 @@ fn faults_are_counted_with_an_example() {
     // The first prompt and its chosen answer make one word.
     let rows = [["What is tw", "o times", "x"], ["What is two?\n\n", "Four.", "Five."]];
     let found = metrics(&folder(NO_END, ", template: none", &rows));
-    assert_eq!((&found["boundary_would_merge"], &found["missing_eos"]), (&1.into(), &0.into()), "{found}");
-    let example = found["boundary_would_merge_example"].as_str().unwrap();
-    assert!(example.starts_with("row rows.jsonl:1, chosen: prompt ends "), "{example}");
-    assert!(example.contains(", answer begins \"o\" \" times\" \"<|end|>\", as one text \" two\""), "{example}");
+    assert_eq!((&found["boundary_merged"], &found["missing_eos"]), (&1.into(), &0.into()), "{found}");
+    let example = found["boundary_merged_example"].as_str().unwrap();
+    assert!(example.starts_with("row rows.jsonl:1, chosen: prompt alone ends "), "{example}");
+    assert!(example.contains(", with the answer \" two\" \" times\" \"<|end|>\""), "{example}");
 
     let found = metrics(&folder(
         NO_END,
@@ -108,4 +109,64 @@ fn rows_that_the_template_refuses_are_set_aside() {
     let tokens = &report["stages"]["tokens"];
     assert_eq!((&tokens["rows_in"], &tokens["rows_out"]), (&2.into(), &1.into()), "{report}");
     assert_eq!(tokens["set_aside"]["refused by the chat template"], 1, "{report}");
+}
+
+/// One token, ` two`, lies across the end of the first prompt with its chosen answer, and none with the other.
+#[test]
+fn a_token_across_the_end_of_the_prompt_goes_by_the_rule() {
+    let rows =
+        [["What is tw", "o times", "x"], ["What is tw", "o plus", "o times"], ["What is two?", " Four.", " Five."]];
+    let rows_by = |options: &str| {
+        let folder = folder(NO_END, &format!(", template: none{options}"), &rows);
+        let report: Value = serde_json::from_str(&folder.succeeds(&["run", "p.yaml", "--json"])).unwrap();
+        let tokens = report["stages"]["tokens"].clone();
+        let tokenizer = Tokenizer::load(&folder.path("tokenizer")).unwrap();
+        let shown = |ids: &Value| {
+            let ids = ids.as_array().unwrap().iter().map(|id| tokenizer.token_text(id.as_i64().unwrap() as i32));
+            ids.collect::<Vec<_>>().join("|")
+        };
+        let shown = |row: &Value| ["prompt_ids", "chosen_ids", "rejected_ids"].map(|name| shown(&row[name]));
+        (tokens, rows_of(&folder.path("run/out")).iter().map(shown).collect::<Vec<_>>())
+    };
+    let last = ["What| is| two|?", " F|our|.|<|end|>", " F|ive|.|<|end|>"];
+    let across = |rows: &[[&str; 3]]| rows.iter().map(|row| row.map(str::to_owned)).collect::<Vec<_>>();
+    let (tokens, found) = rows_by("");
+    let first = ["What| is", " two| times|<|end|>", " tw|x|<|end|>"];
+    assert_eq!(found, across(&[first, ["What| is", " two| pl|us|<|end|>", " two| times|<|end|>"], last]));
+    assert_eq!((&tokens["metrics"]["boundary_merged"], &tokens["set_aside"]), (&2.into(), &json!({})), "{tokens}");
+
+    let (tokens, found) = rows_by(", boundary: merge_to_prompt");
+    assert_eq!(found, across(&[["What| is| two", " pl|us|<|end|>", " times|<|end|>"], last]));
+    let reason = "the end of the prompt has other tokens with each answer";
+    assert_eq!(
+        (&tokens["metrics"]["boundary_merged"], &tokens["set_aside"][reason]),
+        (&1.into(), &1.into()),
+        "{tokens}"
+    );
+
+    let (tokens, found) = rows_by(", boundary: { rule: set_aside, merged: 0.7 }");
+    assert_eq!(found, across(&[last]));
+    assert_eq!(tokens["set_aside"], json!({"a token lies across the end of the prompt": 2}), "{tokens}");
+    assert_eq!((&tokens["rows_in"], &tokens["rows_out"]), (&3.into(), &1.into()), "{tokens}");
+    assert!(tokens["metrics"]["boundary_merged_example"].as_str().unwrap().starts_with("row rows.jsonl:1"), "{tokens}");
+    let strict = folder(NO_END, ", template: none, boundary: { rule: set_aside, merged: 0.6 }", &rows);
+    let stderr = strict.fails(&["run", "p.yaml"], 1);
+    assert!(stderr.contains("2 of 3 rows (66.67 %) have a token across the end of the prompt"), "{stderr}");
+    strict.write("p.yaml", &pipeline(", boundary: set_asid"));
+    let stderr = strict.fails(&["check", "p.yaml"], 78);
+    assert!(stderr.contains("did you mean `set_aside`?"), "{stderr}");
+}
+
+/// With `contrast` the prompt in other words is cut as the prompt itself is.
+#[test]
+fn reworded_prompts_meet_the_answers_in_the_same_tokens() {
+    let rows = [["What is tw", "o times", "o plus"]];
+    let contrast = "{ better: 'Be good. {prompt}', worse: 'Be bad. {prompt}' }";
+    let folder = folder(NO_END, &format!(", template: none, contrast: {contrast}"), &rows);
+    folder.succeeds(&["run", "p.yaml"]);
+    let row = &rows_of(&folder.path("run/out"))[0];
+    let tokenizer = Tokenizer::load(&folder.path("tokenizer")).unwrap();
+    for (name, words) in [("better_prompt_ids", "Be good. What is"), ("worse_prompt_ids", "Be bad. What is")] {
+        assert_eq!(row[name], json!(tokenizer.encode(words).unwrap()), "{name}: {row}");
+    }
 }

@@ -22,7 +22,7 @@ fn polars_duckdb_and_pandas_count_the_same_masks() {
         return;
     }
     let folder = Folder::new();
-    let fixture = repository().join("tests/fixtures/llama-tied");
+    let fixtures = repository().join("tests/fixtures").display().to_string();
     let rows = "{\"prompt_ids\": [1, 2], \"chosen_ids\": [3, 4, 5, 6, 7, 8, 9], \"rejected_ids\": [9, 8]}\n";
     folder.write(
         "rows.jsonl",
@@ -31,10 +31,10 @@ fn polars_duckdb_and_pandas_count_the_same_masks() {
     let file = folder.write(
         "p.yaml",
         &format!(
-            "workdir: run\nmodels: {{ m: {{ path: \"{}\" }} }}\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
-             scored: {{ score: {{ input: rows, oracle: m, reference: m }} }}\n  keyed: {{ select: {{ input: scored }} }}\n  \
-             out: {{ write: {{ input: keyed, to: run/out }} }}\n",
-            fixture.display()
+            "workdir: run\nmodels: {{ a: {{ path: \"{fixtures}/llama-untied\" }}, b: {{ path: \"{fixtures}/llama-tied\" }} }}\n\
+             stages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+             scored: {{ score: {{ input: rows, oracle: a, reference: b }} }}\n  keyed: {{ select: {{ input: scored }} }}\n  \
+             out: {{ write: {{ input: keyed, to: run/out }} }}\n"
         ),
     );
     folder.succeeds(&["run", file.to_str().unwrap()]);

@@ -1,6 +1,8 @@
 //! Published forms of preference data through `read`: which answer is the better one, what becomes of rows that cannot
 //! be used, and what is refused.
 
+use std::path::Path;
+
 use sepo::columns::row_as_json;
 use sepo::io::{Dataset, Stores};
 use serde_json::{Value, json};
@@ -41,7 +43,7 @@ impl Read {
 
 fn pipeline(folder: &Folder, options: &str) -> String {
     let text = format!(
-        "workdir: run\nstages:\n  rows: {{ read: {{ {options} }} }}\n  \
+        "workdir: run\nallow_empty: true\nstages:\n  rows: {{ read: {{ {options} }} }}\n  \
          out: {{ write: {{ input: rows, to: run/out }} }}\n"
     );
     folder.write("p.yaml", &text).to_str().unwrap().to_owned()
@@ -51,11 +53,15 @@ fn pipeline(folder: &Folder, options: &str) -> String {
 pub(crate) fn read_in(folder: &Folder, options: &str) -> Read {
     let report: Value =
         serde_json::from_str(&folder.succeeds(&["run", &pipeline(folder, options), "--json", "--fresh"])).unwrap();
-    let dataset = Dataset::open(&[folder.path("run/out").to_str().unwrap().to_owned()], &Stores::default()).unwrap();
+    Read { rows: rows_of(&folder.path("run/out")), report: report["stages"]["rows"].clone() }
+}
+
+/// The rows of the dataset in `folder`.
+pub(crate) fn rows_of(folder: &Path) -> Vec<Value> {
+    let dataset = Dataset::open(&[folder.to_str().unwrap().to_owned()], &Stores::default()).unwrap();
     let batches = dataset.units().into_iter().flat_map(|unit| dataset.read(&unit, 100).unwrap());
     let text: Vec<String> = batches.map(|chunk| row_as_json(&chunk.unwrap().batch)).collect();
-    let rows = text.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).unwrap()).collect();
-    Read { rows, report: report["stages"]["rows"].clone() }
+    text.iter().flat_map(|text| text.lines()).map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn lines(rows: &[Value]) -> String {

@@ -63,4 +63,23 @@ impl Folder {
         assert!(!stderr.contains("panicked"), "{stderr}");
         stderr
     }
+    /// Runs `sepo` with at most `kib` KiB of address space. An allocation that the machine would not have ends it then,
+    /// however much the tests' machine has.
+    #[cfg(unix)]
+    pub(crate) fn within(&self, kib: u64, arguments: &[&str]) -> Output {
+        let script = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_sepo")]).current_dir(self.0.path());
+        command.args(arguments).output().unwrap()
+    }
+
+    /// Runs `sepo` with at most `kib` KiB of address space, which must fail with code 1; its stderr.
+    #[cfg(unix)]
+    pub(crate) fn fails_within(&self, kib: u64, arguments: &[&str]) -> String {
+        let output = self.within(kib, arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {:?}: {stderr}", output.status);
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        stderr
+    }
 }

@@ -5,8 +5,10 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, DictionaryArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::DataType;
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::file::metadata::{
     PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
 };
@@ -278,4 +280,78 @@ fn dictionaries_that_cannot_hold_their_values_are_refused() {
     std::fs::write(&path, &bytes).unwrap();
     let error = read(&path).unwrap_err().to_string();
     assert!(error.contains("x.parquet, row group 0") && error.contains("63 values in 8 bytes"), "{error}");
+}
+
+/// A footer whose schema is `depth` structs in one another, as thrift's compact protocol writes it.
+fn nested(depth: usize) -> Vec<u8> {
+    fn number(mut value: usize, into: &mut Vec<u8>) {
+        while value > 0x7f {
+            into.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        into.push(value as u8);
+    }
+    // An optional element of the name `g`: with one child, or an integer.
+    let group = [0x35, 2, 0x18, 1, b'g', 0x15, 2, 0];
+    let leaf = [0x15, 2, 0x25, 2, 0x18, 1, b'g', 0];
+    let mut footer = vec![0x15, 2, 0x19, 0xfc];
+    number(depth + 2, &mut footer);
+    (0..=depth).for_each(|_| footer.extend(group));
+    footer.extend(leaf);
+    // No rows, no row groups.
+    footer.extend([0x16, 0, 0x19, 0x0c, 0]);
+    [b"PAR1", &footer[..], &(footer.len() as u32).to_le_bytes(), b"PAR1"].concat()
+}
+
+#[test]
+fn schemas_nested_without_end_are_refused() {
+    let folder = Folder::new();
+    let path = folder.path("x.parquet");
+    std::fs::write(&path, nested(50)).unwrap();
+    assert_eq!(open(&path).unwrap().rows(), 0);
+    for (depth, wanted) in
+        [(100, "column `g` is nested more than 64 deep"), (1_000_000, "its schema is nested more than 200 deep")]
+    {
+        std::fs::write(&path, nested(depth)).unwrap();
+        let error = folder.fails(&["inspect", "x.parquet"], 1);
+        assert!(error.contains(&format!("x.parquet: {wanted}")), "{error}");
+    }
+}
+
+/// A row of a dictionary takes two bytes, whatever it stands for.
+#[cfg(unix)]
+#[test]
+fn rows_that_share_a_long_text_have_a_bound() {
+    let folder = Folder::new();
+    let values = Arc::new(StringArray::from(vec!["x".repeat(20_000_000)]));
+    let column = DictionaryArray::new(Int32Array::from(vec![0; 200]), values);
+    let batch = RecordBatch::try_from_iter([("x", Arc::new(column) as ArrayRef)]).unwrap();
+    let properties = WriterProperties::builder().set_dictionary_page_size_limit(1 << 30).build();
+    let mut bytes = Vec::new();
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, batch.schema(), options).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let path = folder.path("x.parquet");
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(*open(&path).unwrap().schema().field(0).data_type(), DataType::Utf8);
+    let error = folder.fails_within(3_000_000, &["inspect", "x.parquet"]);
+    assert!(error.contains("x.parquet, row 53: column `x`: its rows take more than 1073741824 bytes"), "{error}");
+}
+
+#[test]
+fn a_file_has_ten_thousand_columns_at_most() {
+    let folder = Folder::new();
+    let write = |count: usize| {
+        let columns = (0..count).map(|column| (format!("c{column}"), Arc::new(Int64Array::from(vec![1])) as ArrayRef));
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let path = folder.path("x.parquet");
+        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        open(&path).map(|dataset| dataset.schema().fields().len())
+    };
+    assert_eq!(write(10_000).unwrap(), 10_000);
+    let error = write(10_001).unwrap_err().to_string();
+    assert!(error.contains("x.parquet: more than 10000 columns, fields of structs included"), "{error}");
 }

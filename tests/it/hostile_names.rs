@@ -70,7 +70,8 @@ fn tokens_give_no_orders_either() {
     let text = format!(
         "workdir: run\n{models}stages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
          tokens: {{ tokenize: {{ input: rows, tokenizer: base }} }}\n  \
-         scored: {{ score: {{ input: tokens, oracle: base, reference: base }} }}\n  \
+         oracle: {{ train: {{ input: tokens, model: base, objective: {{ dpo: {{}} }}, learning_rate: 0.01 }} }}\n  \
+         scored: {{ score: {{ input: tokens, oracle: oracle, reference: base }} }}\n  \
          out: {{ write: {{ input: scored, to: run/out }} }}\n"
     );
     folder.succeeds(&["run", folder.write("p.yaml", &text).to_str().unwrap()]);

@@ -420,7 +420,7 @@ models: { small: { path: hf://org/small@main } }
 stages:
   pairs: { read: { from: hf://datasets/org/pairs/data/train.parquet, limit: 8 } }
   tokens: { tokenize: { input: pairs, tokenizer: small } }
-  scored: { score: { input: tokens, oracle: small, reference: small } }
+  scored: { score: { input: tokens, reference: small } }
 ",
     );
     let weights = |requests: Vec<crate::hub_server::Request>| {

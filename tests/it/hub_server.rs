@@ -26,6 +26,20 @@ pub(crate) enum Fault {
     Damaged,
     /// The range asked for is ignored.
     Whole,
+    /// So many bytes follow the content, whose length is not announced.
+    Longer(usize),
+}
+
+/// How the list of a dataset's files goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Listing {
+    /// Page by page, to its end.
+    #[default]
+    Ends,
+    /// The first page, again and again, each time under another address.
+    Repeats,
+    /// With files that there never were.
+    Invents,
 }
 
 /// A request that arrived.
@@ -53,6 +67,9 @@ pub(crate) struct Repository {
     pub(crate) moved: Option<String>,
     /// The server lists names alone, as old ones did.
     pub(crate) names_only: bool,
+    pub(crate) listing: Listing,
+    /// What its list says of the size of every file.
+    pub(crate) claimed: Option<u64>,
 }
 
 #[derive(Default)]
@@ -133,11 +150,13 @@ struct Reply {
     body: Vec<u8>,
     /// Bytes of the body that are really sent.
     sent: usize,
+    /// Whether the body's length stands in the headers.
+    measured: bool,
 }
 
 impl Reply {
     fn new(status: &'static str, headers: Vec<(&'static str, String)>, body: Vec<u8>) -> Self {
-        Self { status, headers, sent: body.len(), body }
+        Self { status, headers, sent: body.len(), body, measured: true }
     }
 
     fn refused(status: &'static str, code: &str) -> Self {
@@ -170,8 +189,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, contents: Option<&str>, o
             None => state.content(&request, &request.path[1..]),
         }
     };
-    let mut head =
-        format!("HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: {}\r\n", reply.status, reply.body.len());
+    let mut head = format!("HTTP/1.1 {}\r\nConnection: close\r\n", reply.status);
+    if reply.measured {
+        head += &format!("Content-Length: {}\r\n", reply.body.len());
+    }
     for (name, value) in &reply.headers {
         head += &format!("{name}: {value}\r\n");
     }
@@ -265,6 +286,10 @@ impl State {
         let mut reply = Reply::new(if from.is_some() { "206 Partial Content" } else { "200 OK" }, headers, body);
         match fault {
             Some(Fault::Cut(bytes)) => reply.sent = bytes.min(reply.sent),
+            Some(Fault::Longer(bytes)) => {
+                reply.body.resize(reply.body.len() + bytes, 0);
+                (reply.sent, reply.measured) = (reply.body.len(), false);
+            }
             Some(Fault::Unavailable) => reply = Reply::refused("503 Service Unavailable", ""),
             _ => {}
         }
@@ -281,16 +306,21 @@ fn list(found: &Repository, folder: &str, query: &str, own: &str, path: &str) ->
     }
     let start = query.split_once("cursor=").map_or(0, |(_, cursor)| cursor.parse().unwrap());
     let mut page = vec![json!({"type": "directory", "path": "data", "oid": "0".repeat(40), "size": 0})];
-    for (path, content) in files.iter().skip(start).take(PAGE) {
-        let mut entry = json!({"type": "file", "path": path, "size": content.len(), "oid": etag(content)});
+    let skipped = if found.listing == Listing::Repeats { 0 } else { start };
+    for (path, content) in files.iter().skip(skipped).take(PAGE) {
+        let size = found.claimed.unwrap_or(content.len() as u64);
+        let mut entry = json!({"type": "file", "path": path, "size": size, "oid": etag(content)});
         if content.len() >= LARGE {
             entry["oid"] = json!("0".repeat(40));
             entry["lfs"] = json!({"oid": etag(content), "size": content.len(), "pointerSize": 134});
         }
         page.push(entry);
     }
+    if found.listing == Listing::Invents {
+        page.push(json!({"type": "file", "path": format!("invented-{start}.jsonl"), "size": 1, "oid": "0".repeat(40)}));
+    }
     let mut reply = Reply::json(&json!(page));
-    if start + PAGE < files.len() {
+    if start + PAGE < files.len() || found.listing != Listing::Ends {
         let next = format!("<{own}{path}?recursive=true&cursor={}>; rel=\"next\"", start + PAGE);
         reply.headers.push(("Link", next));
     }

@@ -12,15 +12,24 @@ mod files;
 mod formats;
 mod generation;
 mod harness;
+#[cfg(unix)]
+mod hostile_arrow;
 mod hostile_files;
+#[cfg(unix)]
+mod hostile_hub;
 mod hostile_names;
+#[cfg(unix)]
+mod hostile_text;
+mod hostile_tokenizers;
 #[cfg(unix)]
 mod hub;
 #[cfg(unix)]
 mod hub_server;
+mod inputs;
 mod live;
 mod lora;
 mod objectives;
+mod ownership;
 mod parity;
 mod pipeline;
 mod proxy;
@@ -30,8 +39,12 @@ mod reproduction;
 mod resume;
 mod s3;
 mod seaweed;
+mod secrets;
+mod silent;
 mod stopping;
 mod sweep;
 mod tidy;
+mod together;
+mod tokens;
 mod units;
 mod web;

@@ -220,6 +220,34 @@ fn permission_lost_in_mid_run_ends_it_and_keeps_what_is_finished() {
 }
 
 #[test]
+fn an_object_replaced_in_mid_run_ends_it_and_the_next_run_takes_the_new_one() {
+    let Some(server) = server() else { return };
+    let folder = Folder::new();
+    prepare(server, &folder, "replaced");
+    let (name, old) = sources().last().unwrap();
+    let new = old.replace("[5, ", "[6, ");
+    assert!(new != old && new.len() == old.len());
+    let proxy = Proxy::before(server.s3);
+    let text = new.clone();
+    proxy.plan(move |request| {
+        if request.method == "PUT" && request.path.contains("/part-00000.json") {
+            assert!(server.put(&format!("replaced/rows/{name}"), text.as_bytes()));
+        }
+        Fault::None
+    });
+    let file = pipeline(&folder, "p", "s3://replaced/rows", "s3://replaced/run", Some(proxy.port));
+    let stderr = finish(server.sepo(&folder, &file).spawn().unwrap(), 1);
+    let expected = "s3://replaced/rows/43.jsonl: the file changed since this run opened it: ";
+    assert!(stderr.contains(expected) && stderr.contains("its ETag is another"), "{stderr}");
+    proxy.plan(|_| Fault::None);
+    finish(server.sepo(&folder, &file).spawn().unwrap(), 0);
+    folder.write("rows/43.jsonl", &new);
+    folder.succeeds(&["run", &pipeline(&folder, "again", "rows", "again", None)]);
+    let expected = rows(folder.path("again/scored").to_str().unwrap().to_owned());
+    assert_same(&written(server, "replaced"), &expected);
+}
+
+#[test]
 fn what_a_store_refuses_is_said_without_keys() {
     let Some(server) = server() else { return };
     let folder = Folder::new();

@@ -80,3 +80,17 @@ sweep:
     folder.write("apart.yaml", &pipeline(apart).replace("workdir: run", "workdir: run${seed}"));
     assert!(folder.fails(&["check", "apart.yaml"], 78).contains("share one workdir"));
 }
+
+/// They are counted before any of them is made.
+#[test]
+fn combinations_have_a_bound() {
+    let folder = Folder::new();
+    let values = (1..=100).map(|value| value.to_string()).collect::<Vec<_>>().join(", ");
+    let sweep = format!("sweep: {{ over: {{ seed: [{values}], lr: [{values}], beta: [{values}, 0] }} }}");
+    folder.write("sweep.yaml", &pipeline(&sweep));
+    let said = folder.fails(&["check", "sweep.yaml"], 78);
+    assert!(said.contains("sweep.yaml:4:10: 1010000 combinations of values; the most for a file of "), "{said}");
+    // A variable that is given has one value.
+    let said = folder.fails(&["check", "sweep.yaml", "--var", "lr=1", "--var", "seed=x"], 78);
+    assert!(!said.contains("combinations"), "{said}");
+}

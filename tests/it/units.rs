@@ -57,6 +57,22 @@ fn shares_of_the_units_add_up_to_a_whole_run() {
 }
 
 #[test]
+fn shares_that_read_other_content_say_so() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file, "--units", "1/2"]);
+    let rows = std::fs::read_to_string(folder.path("rows/3.jsonl")).unwrap();
+    folder.write("rows/3.jsonl", &rows.replace("[5, 1]", "[6, 1]"));
+    let said = folder.fails(&["run", &file, "--units", "2/2"], 1);
+    assert!(said.contains("unfinished work of the same settings on other content of rows/3.jsonl"), "{said}");
+    // The same content under another inode and time is the same input.
+    folder.write("rows/new", &rows);
+    std::fs::rename(folder.path("rows/new"), folder.path("rows/3.jsonl")).unwrap();
+    let last = report(&folder.succeeds(&["run", &file, "--units", "2/2", "--json"]));
+    assert!(last["waiting"].is_null(), "{last}");
+}
+
+#[test]
 fn a_share_is_some_of_all() {
     let folder = Folder::new();
     let file = scoring(&folder);
@@ -66,9 +82,12 @@ fn a_share_is_some_of_all() {
     }
 }
 
-fn part(folder: &Folder, file: &str) -> std::path::PathBuf {
+/// The file of the scored rows whose name begins with `name`; a part's goes on with the mark of who made it.
+fn part(folder: &Folder, name: &str) -> std::path::PathBuf {
     let data = std::fs::read_dir(folder.path("run/data")).unwrap().next().unwrap().unwrap().path();
-    data.join(file)
+    let mut files = std::fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path());
+    let is_it = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(name);
+    files.find(is_it).unwrap_or_else(|| data.join(name))
 }
 
 fn flip_a_byte(path: &std::path::Path) {
@@ -112,13 +131,14 @@ fn a_damaged_part_is_made_again() {
     let file = scoring(&folder);
     folder.succeeds(&["run", &file, "--var", "out=whole"]);
     folder.succeeds(&["run", &file, "--units", "1/2"]);
-    flip_a_byte(&part(&folder, "part-00002.parquet"));
+    flip_a_byte(&part(&folder, "part-00002-"));
     let note = part(&folder, "part-00000.json");
     let text = std::fs::read(&note).unwrap();
     std::fs::write(&note, &text[..text.len() / 2]).unwrap();
     let said = stderr(&folder, &["run", &file]);
-    for made_again in ["part-00000.parquet is damaged", "part-00002.parquet is damaged"] {
-        assert!(said.contains(made_again), "{said}");
+    for made_again in ["part-00000.json", "part-00002-"] {
+        let says = |line: &str| line.contains(made_again) && line.contains("is damaged, cut or gone; it is made again");
+        assert!(said.lines().any(says), "{said}");
     }
     let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
     assert_eq!(shown("run/scored"), shown("whole/scored"));
@@ -131,9 +151,10 @@ fn a_part_that_was_damaged_after_its_commit_is_named_and_made_again_by_the_next_
     folder.succeeds(&["run", &file, "--var", "out=whole"]);
     folder.succeeds(&["run", &file, "--only", "scored"]);
     for damage in [flip_a_byte, |path: &std::path::Path| std::fs::remove_file(path).unwrap()] {
-        damage(&part(&folder, "part-00001.parquet"));
+        damage(&part(&folder, "part-00001-"));
         let said = folder.fails(&["run", &file], 1);
-        assert!(said.contains("part-00001.parquet is damaged, cut or gone; run the same command again"), "{said}");
+        assert!(said.contains(".parquet is damaged, cut or gone; run the same command again"), "{said}");
+        assert!(said.contains("/part-00001-"), "{said}");
         folder.succeeds(&["run", &file, "--only", "scored"]);
     }
     folder.succeeds(&["run", &file]);
@@ -180,15 +201,30 @@ fn what_a_workdir_keeps_is_listed_and_what_nothing_uses_can_go() {
     let swapped = std::fs::read_to_string(&file).unwrap().replace("oracle: a, reference: b", "oracle: b, reference: a");
     std::fs::write(&file, swapped).unwrap();
     folder.succeeds(&["run", &file, "--units", "1/2"]);
+    // What two killed runs left, one of them just now; and files that no run of this workdir made.
+    let (killed, now, foreign) = ("0123456789abcdef", "00000000000000aa", "fedcba9876543210");
+    for mark in [killed, now] {
+        let session = format!("{{\"mark\": \"{mark}\", \"pipeline\": \"p.yaml\", \"folders\": [\"run/scored\"]}}");
+        folder.write(&format!("run/sessions/{mark}.json"), &session);
+        folder.write(&format!("run/scored/.sepo-{mark}-0"), "unfinished");
+    }
+    std::fs::create_dir(folder.path(&format!("run/models/.sepo-{killed}-1"))).unwrap();
+    folder.write(&format!("run/models/.sepo-{killed}-1/config.json"), "unfinished");
+    let data = std::fs::read_dir(folder.path("run/data")).unwrap().map(|entry| entry.unwrap().path());
+    let current = data.into_iter().find(|path| !path.join("manifest.json").is_file()).unwrap();
+    std::fs::write(current.join(format!("part-00001-{killed}.parquet")), "unfinished").unwrap();
+    for name in [format!("run/scored/.sepo-{foreign}-0"), "run/data/part-00000.parquet#1".to_owned()] {
+        folder.write(&name, "mine");
+    }
     let old = std::time::SystemTime::now() - std::time::Duration::from_secs(48 * 3600);
-    for (name, modified) in [
-        ("run/scored/.train-1-2-00000.draft", Some(old)),
-        ("run/data/part-00000.parquet#1", Some(old)),
-        ("run/scored/.train-3-4-00000.draft", None),
-    ] {
-        let path = folder.write(name, "unfinished");
-        if let Some(modified) = modified {
-            std::fs::File::options().write(true).open(path).unwrap().set_modified(modified).unwrap();
+    let mut folders = vec![folder.path("run")];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.display().to_string().contains(now) {
+                std::fs::File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+            }
         }
     }
     let list = folder.succeeds(&["runs", "list", &file]);
@@ -196,19 +232,34 @@ fn what_a_workdir_keeps_is_listed_and_what_nothing_uses_can_go() {
     assert!(shows(["scored", "stale", "finished"]) && shows(["scored", "current", "2 units done"]), "{list}");
 
     let dry = folder.succeeds(&["runs", "gc", &file]);
-    assert!(dry.contains("3 orphans") && dry.contains("nothing was removed"), "{dry}");
-    for orphan in ["run/data/scored-", "run/scored/.train-1-2-00000.draft", "run/data/part-00000.parquet#1"] {
-        assert!(dry.contains(orphan), "{dry}");
+    assert!(dry.contains("5 orphans") && dry.contains("nothing was removed"), "{dry}");
+    let orphans = [
+        "run/data/scored-",
+        "run/scored/.sepo-0123456789abcdef-0",
+        "run/models/.sepo-0123456789abcdef-1",
+        "/part-00001-0123456789abcdef.parquet",
+        "run/sessions/0123456789abcdef.json",
+    ];
+    for orphan in orphans {
+        assert!(dry.contains(orphan), "{orphan}: {dry}");
     }
     assert_eq!(dry, folder.succeeds(&["runs", "gc", &file]));
     let removed = folder.succeeds(&["runs", "gc", &file, "--yes"]);
-    assert!(removed.contains("3 orphans") && removed.contains(": removed"), "{removed}");
+    assert!(removed.contains("5 orphans") && removed.contains(": removed"), "{removed}");
+    assert!(!folder.path(&format!("run/models/.sepo-{killed}-1")).exists());
     let kept: Value = serde_json::from_str(&folder.succeeds(&["runs", "list", &file, "--json"])).unwrap();
     assert_eq!(kept["kept"].as_array().unwrap().len(), 1, "{kept}");
     assert_eq!((&kept["kept"][0]["current"], &kept["kept"][0]["units"]), (&true.into(), &2.into()));
-    // What was written, and what may be at work, stays.
-    assert!(folder.path("run/scored/train-00000-of-00001.parquet").is_file());
-    assert!(folder.path("run/scored/.train-3-4-00000.draft").is_file());
+    // What was written, what may be at work, and what no record names stays.
+    let stays = [
+        "run/scored/train-00000-of-00001.parquet".to_owned(),
+        format!("run/scored/.sepo-{now}-0"),
+        format!("run/scored/.sepo-{foreign}-0"),
+        "run/data/part-00000.parquet#1".to_owned(),
+    ];
+    for name in stays {
+        assert!(folder.path(&name).is_file(), "{name}");
+    }
     let last = report(&folder.succeeds(&["run", &file, "--json"]));
     assert_eq!(last["stages"]["scored"]["rows_out"], 10);
 }

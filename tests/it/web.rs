@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::Int32Type;
+use chrono::{DateTime, Utc};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 use sepo::columns::lists::from_rows;
 
 use crate::harness::{Folder, repository};
+use crate::inputs::{parquet, versions};
 use crate::proxy::{Fault, Proxy};
 use crate::s3::rows;
 
@@ -51,6 +53,9 @@ fn answer(folder: &Path, head: &str, signed: bool) -> Vec<u8> {
     if signed && (method != "GET" || !target.contains("X-Amz-Signature=topsecret")) {
         return refuse("403 Forbidden").into();
     }
+    if path.contains("redirected") && head.to_ascii_lowercase().contains("\r\nif-match:") {
+        return refuse("412 Precondition Failed").into();
+    }
     let Ok(bytes) = std::fs::read(folder.join(path)) else { return refuse("404 Not Found").into() };
     let range =
         head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
@@ -64,8 +69,16 @@ fn answer(folder: &Path, head: &str, signed: bool) -> Vec<u8> {
         None => ("200 OK", &bytes[..], String::new()),
     };
     let length = part.len();
+    // Servers tell versions of a file apart by a tag, or by the time alone.
+    let version = match path.contains("dated") {
+        true => {
+            let modified = std::fs::metadata(folder.join(path)).unwrap().modified().unwrap();
+            format!("Last-Modified: {}", DateTime::<Utc>::from(modified).format("%a, %d %b %Y %H:%M:%S GMT"))
+        }
+        false => format!("ETag: \"{}\"", blake3::hash(&bytes).to_hex()),
+    };
     let head =
-        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"1\"\r\n{extra}Connection: close\r\n\r\n");
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{version}\r\n{extra}Connection: close\r\n\r\n");
     if method == "HEAD" { head.into() } else { [head.as_bytes(), part].concat() }
 }
 
@@ -191,7 +204,7 @@ fn only_the_pages_and_columns_that_are_wanted_are_fetched() {
         let sent = Arc::new(AtomicUsize::new(0));
         let port = serve_counted(folder.path(""), false, sent.clone());
         let text = format!(
-            "workdir: run\nstages:\n  rows: {{ read: {{ from: \"http://127.0.0.1:{port}/paged.parquet\"{options} }} }}\n  \
+            "workdir: run\nallow_empty: true\nstages:\n  rows: {{ read: {{ from: \"http://127.0.0.1:{port}/paged.parquet\"{options} }} }}\n  \
              out: {{ write: {{ input: rows, to: out }} }}\n"
         );
         let file = folder.write("p.yaml", &text);
@@ -229,4 +242,57 @@ fn what_cannot_be_had_from_a_web_server_is_said() {
     let file = folder.write("w.yaml", &text.replace("to: out", &format!("to: \"http://127.0.0.1:{port}/out\"")));
     let stderr = folder.fails(&["run", file.to_str().unwrap()], 1);
     assert!(stderr.contains("http:// and https:// can only be read"), "{stderr}");
+}
+
+#[test]
+fn a_file_that_a_server_replaces_in_mid_run_is_named() {
+    for (name, difference) in
+        [("tagged.parquet", "its ETag is another"), ("dated.parquet", "its Last-Modified is another")]
+    {
+        let folder = Folder::new();
+        std::fs::create_dir(folder.path("served")).unwrap();
+        let (path, new) = (folder.path("served").join(name), folder.path("new.parquet"));
+        parquet(&path, 1, 8000);
+        parquet(&new, 2, 8000);
+        let later = std::time::SystemTime::now() + Duration::from_secs(60);
+        std::fs::File::options().write(true).open(&new).unwrap().set_modified(later).unwrap();
+        let proxy = Proxy::before(serve(folder.path("served"), false));
+        // The footer is the first range, and every row group another one.
+        let (mut ranges, at) = (0, path.clone());
+        proxy.plan(move |request| {
+            ranges += usize::from(request.method == "GET");
+            if ranges == 4 && new.exists() {
+                std::fs::rename(&new, &at).unwrap();
+            }
+            Fault::None
+        });
+        let file = pipeline(&folder, &format!("http://127.0.0.1:{}/{name}", proxy.port));
+        let stderr = folder.fails(&["run", &file], 1);
+        assert!(stderr.contains(&format!("{name}: the file changed since this run opened it: ")), "{stderr}");
+        assert!(stderr.contains(difference) && stderr.contains("run the same command again"), "{stderr}");
+        assert!(!folder.path("out").exists());
+        folder.succeeds(&["run", &file]);
+        assert_eq!(versions(&folder).into_iter().collect::<Vec<_>>(), [2]);
+    }
+}
+
+#[test]
+fn a_server_that_refuses_a_condition_is_not_asked_again() {
+    let folder = Folder::new();
+    let proxy = Proxy::before(serve(repository().join("data/quickstart"), false));
+    proxy.plan(|request| if request.method == "GET" { Fault::Status(412) } else { Fault::None });
+    let file = pipeline(&folder, &format!("http://127.0.0.1:{}/train.parquet", proxy.port));
+    let stderr = folder.fails(&["run", &file], 1);
+    assert!(
+        stderr.contains("train.parquet: the file changed since this run opened it: the store has another"),
+        "{stderr}"
+    );
+    // A reader of Parquet looks for the footer in two ways, each with the condition and without. What is tried again is
+    // tried seven times.
+    assert!(proxy.broken() <= 4, "{}", proxy.broken());
+
+    // A server that holds the condition against something else than the file.
+    std::fs::copy(repository().join("data/quickstart/train.parquet"), folder.path("redirected.parquet")).unwrap();
+    let port = serve(folder.path(""), false);
+    folder.succeeds(&["run", &pipeline(&folder, &format!("http://127.0.0.1:{port}/redirected.parquet"))]);
 }

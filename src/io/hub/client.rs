@@ -3,7 +3,7 @@
 
 use std::io::Read;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use ureq::http::{HeaderMap, Method, Response, StatusCode, Uri, header};
@@ -18,8 +18,14 @@ use crate::error::{Error, Place, Result};
 const HOPS: usize = 10;
 /// Failures in a row, without a byte in between, before giving up.
 pub(super) const ATTEMPTS: u32 = 5;
-/// Longest description of a repository.
-const LONGEST: u64 = 1 << 28;
+/// Most bytes of one answer that describes a repository, and of all pages of its list of files together.
+const ANSWER: u64 = 64 << 20;
+const LISTING: u64 = 1 << 30;
+/// Most pages of a list of files, which have a thousand files each, and most files.
+const PAGES: usize = 2_000;
+const FILES: usize = 1_000_000;
+/// Longest that an answer may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Why a request did not do.
 #[derive(Debug)]
@@ -42,6 +48,22 @@ enum Cause {
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
     pub(super) hub: HeaderMap,
+}
+
+/// What the hub says of a repository.
+struct Described {
+    value: Value,
+    headers: HeaderMap,
+    /// Bytes of the answer.
+    size: u64,
+}
+
+/// What an entry of a list of files is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    New,
+    /// Named before, or no file.
+    Known,
 }
 
 pub(super) struct Client {
@@ -76,33 +98,51 @@ impl Client {
         // With sizes and digests; datasets may have too many files for that.
         let query = if kind == Kind::Model { "?blobs=true" } else { "" };
         let url = format!("{}/api/{}/{}/revision/{revision}{query}", self.endpoint, kind.plural(), address.repo);
-        self.patiently(address, attempts, || self.json(address, &url).map(|(value, _)| value))
+        self.patiently(address, attempts, || self.json(address, &url).map(|answer| answer.value))
     }
 
-    /// Everything below `folder` of the repository at `commit`; none where there is no such folder, or the server does
-    /// not list folders.
+    /// Everything below `folder` of the repository at `commit`, each entry given to `take`, which says whether it was new.
+    /// False where there is no such folder, or the server does not list folders.
+    ///
+    /// # Errors
+    /// A list without end, beside what the hub and `take` say.
     pub(super) fn tree(
         &self,
         address: &Address,
         commit: &str,
-        folder: &str,
         attempts: u32,
-    ) -> Result<Option<Vec<Value>>> {
-        let (kind, repo) = (address.kind.plural(), &address.repo);
+        mut take: impl FnMut(&Value) -> Result<Entry>,
+    ) -> Result<bool> {
+        let (kind, repo, folder) = (address.kind.plural(), &address.repo, folder_of(&address.path));
         let folder = if folder.is_empty() { String::new() } else { format!("/{}", escape(folder, "/")) };
         let mut next = Some(format!("{}/api/{kind}/{repo}/tree/{commit}{folder}?recursive=true", self.endpoint));
-        let mut entries = Vec::new();
+        let endless =
+            |what: String| Refusal::lasting(format!("the list of its files does not end: {what}")).at(address);
+        let (mut pages, mut files, mut bytes) = (0, 0, 0);
         while let Some(url) = next.take() {
             let page = self.patiently(address, attempts, || match self.json(address, &url) {
                 Err(Refusal { cause: Cause::Absent, .. }) => Ok(None),
                 page => page.map(Some),
             })?;
-            let Some((Value::Array(page), headers)) = page else { return Ok(None) };
-            entries.extend(page);
+            let Some(Described { value: Value::Array(page), headers, size }) = page else { return Ok(false) };
+            let mut new = 0;
+            for entry in &page {
+                new += usize::from(take(entry)? == Entry::New);
+            }
             next =
                 headers.get(header::LINK).and_then(|link| next_page(link.to_str().ok()?)).filter(|next| *next != url);
+            (pages, files, bytes) = (pages + 1, files + new, bytes + size);
+            if files > FILES || bytes > LISTING {
+                return Err(endless(format!("more than {FILES} files, or {LISTING} bytes")));
+            }
+            if next.is_some() && pages >= PAGES {
+                return Err(endless(format!("more than {PAGES} pages")));
+            }
+            if next.is_some() && new == 0 && !page.is_empty() {
+                return Err(endless(format!("page {pages} names only what was named before")));
+            }
         }
-        Ok(Some(entries))
+        Ok(true)
     }
 
     /// Where the file of the repository at `commit` is had.
@@ -111,14 +151,28 @@ impl Client {
         format!("{}/{prefix}{repo}/resolve/{commit}/{}", self.endpoint, escape(&address.path, "/"))
     }
 
-    fn json(&self, address: &Address, url: &str) -> Result<(Value, HeaderMap), Refusal> {
+    fn json(&self, address: &Address, url: &str) -> Result<Described, Refusal> {
         let mut answer = self.request(&Method::GET, url, None, address)?;
-        let mut text = Vec::new();
-        let mut reader = answer.response.body_mut().as_reader().take(LONGEST);
-        reader.read_to_end(&mut text).map_err(|error| Refusal::passing(format!("the connection broke: {error}")))?;
+        let (begin, mut text, mut block) = (Instant::now(), Vec::new(), vec![0; 64 << 10]);
+        let mut reader = answer.response.body_mut().as_reader();
+        loop {
+            let read = reader.read(&mut block);
+            let read = read.map_err(|error| Refusal::passing(format!("the connection broke: {error}")))?;
+            if read == 0 {
+                break;
+            }
+            text.extend_from_slice(&block[..read]);
+            if text.len() as u64 > ANSWER {
+                return Err(Refusal::lasting(format!("{} answers with more than {ANSWER} bytes", host(url))));
+            }
+            if begin.elapsed() > PATIENCE {
+                let message = format!("{} takes more than {} s for an answer", host(url), PATIENCE.as_secs());
+                return Err(Refusal::passing(message));
+            }
+        }
         let value = serde_json::from_slice(&text);
         let value = value.map_err(|error| Refusal::lasting(format!("{} answers no JSON: {error}", host(url))))?;
-        Ok((value, answer.response.headers().clone()))
+        Ok(Described { value, headers: answer.response.headers().clone(), size: text.len() as u64 })
     }
 
     /// Tries again what may pass, up to `attempts` times, with growing pauses.
@@ -304,6 +358,12 @@ fn next_page(link: &str) -> Option<String> {
     Some(next.split_once('<')?.1.split_once('>')?.0.to_owned())
 }
 
+/// The folder in which everything lies that a path or pattern may mean.
+fn folder_of(path: &str) -> &str {
+    let plain = path.find(['*', '?', '[']).map_or(path, |wild| &path[..wild]);
+    plain.rfind('/').map_or("", |end| &plain[..end])
+}
+
 /// `text` as part of a URL; characters of `keep` stay.
 fn escape(text: &str, keep: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -332,6 +392,15 @@ mod tests {
         assert!(same_origin(from, "https://hub.example:8443"));
         for other in ["http://hub.example:8443", "https://hub.example", "https://hub.example.evil:8443", "nothing"] {
             assert!(!same_origin(from, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_folder_that_a_pattern_lies_in() {
+        for (path, folder) in
+            [("", ""), ("data", ""), ("a/b.parquet", "a"), ("a/*/c", "a"), ("*.json", ""), ("a/b/x-?.gz", "a/b")]
+        {
+            assert_eq!(folder_of(path), folder, "{path}");
         }
     }
 

@@ -16,6 +16,11 @@ use crate::monitor::Monitor;
 /// Read at a time.
 const BLOCK: usize = 1 << 20;
 
+/// Most bytes of a file; the hub itself takes files of half this size.
+const LARGEST: u64 = 1 << 40;
+/// Most bytes of a file whose size the server does not say.
+const UNKNOWN: u64 = 1 << 30;
+
 /// What is known of a file's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Content {
@@ -35,6 +40,15 @@ impl Content {
         let size =
             get("x-linked-size").or_else(|| get("content-length").filter(|_| !headers.contains_key(header::LOCATION)));
         Some(Self { etag, size: size.and_then(|size| size.parse().ok()) }).filter(Self::is_sound)
+    }
+
+    /// What is wrong with a server that sends more than this.
+    fn exceeded(&self) -> String {
+        let what = match self.size {
+            Some(size) => format!("the server sends more than the {size} bytes that it says the file has"),
+            None => format!("the server does not say how large the file is, and sends more than {UNKNOWN} bytes"),
+        };
+        format!("{what}; nothing of it was kept")
     }
 
     /// Whether the etag can be a file's name.
@@ -64,6 +78,9 @@ impl Download<'_> {
 
     /// Brings the content here and links it.
     pub(super) fn run(&self, content: &Content) -> Result<()> {
+        if let Some(size) = content.size.filter(|size| *size > LARGEST) {
+            return Err(self.error(&format!("a file of {size} bytes; the most is {LARGEST}")));
+        }
         let wrong = |error: io::Error| self.error(&format!("the cache cannot be written: {error}"));
         let _lock = self.repo.lock(&content.etag).map_err(wrong)?;
         let blob = self.repo.blob(&content.etag);
@@ -106,7 +123,7 @@ impl Download<'_> {
         let mut failures = 0;
         while content.size != Some(have) {
             let before = have;
-            let result = self.piece(&mut file, &mut have);
+            let result = self.piece(content, &mut file, &mut have);
             failures = if have > before { 0 } else { failures + 1 };
             match result {
                 Ok(()) if content.size.is_none_or(|size| have >= size) => break,
@@ -125,8 +142,8 @@ impl Download<'_> {
         Ok(())
     }
 
-    /// Appends what one connection brings.
-    fn piece(&self, file: &mut File, have: &mut u64) -> Result<(), Stop> {
+    /// Appends what one connection brings, but no more than the content has.
+    fn piece(&self, content: &Content, file: &mut File, have: &mut u64) -> Result<(), Stop> {
         let broken = |error: io::Error| Stop::Refused(Refusal::passing(format!("the connection broke: {error}")));
         let full = |error: io::Error| Stop::Refused(Refusal::lasting(format!("the cache cannot be written: {error}")));
         let url = self.client.file_url(self.address, self.commit);
@@ -146,6 +163,11 @@ impl Download<'_> {
             let read = reader.read(&mut block).map_err(broken)?;
             if read == 0 {
                 return Ok(());
+            }
+            if *have + read as u64 > content.size.unwrap_or(UNKNOWN) {
+                file.set_len(0).map_err(full)?;
+                *have = 0;
+                return Err(Stop::Refused(Refusal::lasting(content.exceeded())));
             }
             file.write_all(&block[..read]).map_err(full)?;
             *have += read as u64;

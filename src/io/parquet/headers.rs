@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use parquet::basic::Type;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
@@ -13,10 +14,19 @@ use parquet::file::reader::{ChunkReader, Length};
 use super::thrift::{BINARY, Cursor, I32, I64, STRUCT};
 use crate::io::windows::{HEADER, WINDOW, Windows};
 
+/// Bytes that a page takes at most once it is unpacked, and the pages of all columns together of which each is the largest of
+/// its column.
+const PAGE: u64 = 1 << 30;
+const PAGES: u64 = 4 << 30;
+
 /// Looks at all pages of `group` that begin in `spans`, or in the first window of a longer one: the bytes that will be read next.
-pub(super) fn check(windows: &Windows, spans: &[Range<u64>], group: &RowGroupMetaData) -> Result<(), ParquetError> {
+///
+/// Returns the bytes of the largest dictionary of texts: any row of the group may have a text as long.
+pub(super) fn check(windows: &Windows, spans: &[Range<u64>], group: &RowGroupMetaData) -> Result<u64, ParquetError> {
     let wrong = |message: String| Err(ParquetError::General(message));
+    let (mut dictionary, mut pages) = (0, 0);
     for span in spans {
+        let mut largest = 0;
         // Behind the last value of a column anything may lie.
         let whole = (span.start, span.end.saturating_sub(span.start));
         let column = group.columns().iter().find(|column| column.byte_range() == whole);
@@ -34,15 +44,26 @@ pub(super) fn check(windows: &Windows, spans: &[Range<u64>], group: &RowGroupMet
                 return wrong(format!("the header of the page at byte {at} cannot be followed"));
             };
             let Page { kind, unpacked, packed, values } = page;
+            let bytes = u64::try_from(unpacked).unwrap_or_default();
+            if bytes > PAGE {
+                return wrong(format!("a page of {bytes} bytes; the most is {PAGE}"));
+            }
+            largest = largest.max(bytes);
             if kind != DICTIONARY {
                 left = left.saturating_sub(i64::from(values));
             } else if !(0..=unpacked).contains(&values) {
                 return wrong(format!("a dictionary would hold {values} values in {unpacked} bytes"));
+            } else if column.is_none_or(|column| column.column_type() == Type::BYTE_ARRAY) {
+                dictionary = dictionary.max(bytes);
             }
             at = at.saturating_add(header as u64).saturating_add(u64::try_from(packed).unwrap_or(u64::MAX));
         }
+        pages += largest;
     }
-    Ok(())
+    if pages > PAGES {
+        return wrong(format!("pages of {pages} bytes, one for each column; the most is {PAGES}"));
+    }
+    Ok(dictionary)
 }
 
 const DICTIONARY: i32 = 2;

@@ -1,33 +1,80 @@
-//! A file that is read by ranges.
+//! A file that is read by ranges, all of them of one version of it.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 
 use bytes::Bytes;
-use object_store::ObjectStoreExt;
+use object_store::{Error as StoreError, GetOptions, ObjectStore};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::attempts::persist;
+use super::stamp::Stamp;
+use super::wrong::{self, Hope};
 use super::{BLOCK, Location};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A file that is read by ranges.
 #[derive(Debug, Clone)]
 pub struct Blob {
+    /// Pinned.
     location: Location,
     size: u64,
 }
 
 impl Blob {
-    pub(super) fn new(location: Location, size: u64) -> Self {
+    /// The file at the pinned `location`.
+    pub(super) fn new(location: Location) -> Self {
+        let size = location.pin().map_or(0, Stamp::bytes);
         Self { location, size }
     }
 
+    /// The file's size.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Bytes `start .. start + length`. A range that breaks off is fetched again.
+    ///
+    /// # Errors
+    /// A store that fails; a file that changed since it was opened.
     pub fn range(&self, start: u64, length: usize) -> Result<Bytes> {
+        let range = start..start + length as u64;
+        let mut got = self.get(range.clone(), self.location.pin().and_then(Stamp::condition));
+        // A server may hold the condition against an answer that only leads to the file. What comes is compared anyway.
+        if matches!(got, Err(StoreError::Precondition { .. })) && self.location.unchanged().is_ok() {
+            got = self.get(range, None);
+        }
+        let checked = got.map_err(|error| self.why(&error)).and_then(|(stamp, bytes)| {
+            self.location.expect(&stamp)?;
+            Ok(bytes)
+        });
+        checked.map_err(|error| self.location.keep(error))
+    }
+
+    /// Bytes and the version that they are of.
+    fn get(&self, range: Range<u64>, if_match: Option<String>) -> Result<(Stamp, Bytes), StoreError> {
         let Location { client, path, .. } = &self.location;
-        let get = |_| client.objects.get_range(path, start..start + length as u64);
-        persist(&client.patience, get).map_err(|error| self.location.note(&error))
+        persist(&client.patience, |_| async {
+            let (range, if_match) = (Some(range.clone().into()), if_match.clone());
+            let found = client.objects.get_opts(path, GetOptions { range, if_match, ..GetOptions::default() }).await?;
+            let unknown = |error| StoreError::Generic { store: "local", source: Box::new(error) };
+            let stamp = Stamp::of(&found).map_err(unknown)?;
+            Ok((stamp, found.bytes().await?))
+        })
+    }
+
+    /// What is behind a read that failed with `error`: a file that is shorter now, or gone, fails in many ways.
+    fn why(&self, error: &StoreError) -> Error {
+        let refused = || match error {
+            StoreError::Precondition { .. } => self.location.changed("the store has another version of it"),
+            error => self.location.error(error),
+        };
+        match wrong::hope(error) {
+            // Nothing more can be asked of a store that is away.
+            Hope::Later | Hope::Identity => self.location.error(error),
+            Hope::None => self.location.unchanged().err().unwrap_or_else(refused),
+        }
     }
 
     /// A reader from `start` on.

@@ -7,7 +7,7 @@ use std::path::{Component, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
@@ -20,7 +20,7 @@ use super::asked::Asked;
 use super::attempts::Patience;
 use super::{Location, failed, wrong};
 use crate::error::Result;
-use crate::io::storage::{Retry, Storage};
+use crate::io::storage::{Retry, Storage, variable_with_credentials};
 
 /// One bucket, one web server, or the local disk.
 #[derive(Clone)]
@@ -95,6 +95,13 @@ impl Stores {
             let help = "credentials do not belong into a URL; put them into the environment (AWS_ACCESS_KEY_ID, …)";
             return Err(failed(&shown(text), &help));
         }
+        if let Some(problem) = self.0.options.problem() {
+            return Err(failed(&shown(text), &format!("storage: {problem}")));
+        }
+        if let Some(variable) = variable_with_credentials() {
+            let help = "must not hold credentials; other variables do (AWS_ACCESS_KEY_ID, …)";
+            return Err(failed(&shown(text), &format!("{variable} {help}")));
+        }
         let key = key.trim_matches('/');
         // A key is taken as it stands where it can be one.
         let path = Path::parse(key).unwrap_or_else(|_| Path::from(key));
@@ -123,7 +130,8 @@ impl Stores {
             "s3" | "s3a" => {
                 let mut store = AmazonS3Builder::from_env().with_url(url).with_client_options(options);
                 if let Some(endpoint) = endpoint {
-                    store = store.with_endpoint(endpoint);
+                    // AWS_ENDPOINT_URL_S3 would go before it.
+                    store = store.with_endpoint(endpoint).with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
                 }
                 if let Some(region) = region {
                     store = store.with_region(region);
@@ -191,6 +199,14 @@ fn local(text: &str, path: &str) -> Result<Location> {
     let patience = Patience { retry, asked: Asked::default() };
     let client = Client { objects, parts: None, patience, kind: Kind::Local };
     Ok(Location::new(client, path, text.trim_end_matches('/').to_owned(), Some(absolute)))
+}
+
+/// A folder of a bucket whose objects are `objects`.
+#[cfg(test)]
+pub(crate) fn bucket_of(objects: impl ObjectStore, name: &str) -> Location {
+    let objects = Arc::new(objects);
+    let client = Client { objects, parts: None, patience: Patience::default(), kind: Kind::Bucket };
+    Location::new(client, Path::from(name), format!("test://{name}"), None)
 }
 
 /// An absolute path without `..`, which the store does not take: the folder above a link is that of its target.

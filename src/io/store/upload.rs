@@ -7,13 +7,12 @@ use std::io::{self, Write};
 use std::mem::take;
 
 use object_store::multipart::PartId;
-use object_store::{
-    Error as StoreError, MultipartId, MultipartUpload, ObjectStoreExt, PutPayload, Result as StoreResult,
-};
+use object_store::{Error as StoreError, MultipartId, ObjectStoreExt, PutPayload, Result as StoreResult};
 use tokio::task::JoinHandle;
 
 use super::attempts::{attempt, block_on, persist, spawn};
-use super::{BLOCK, Location};
+use super::local::Draft;
+use super::{BLOCK, Location, failed};
 use crate::error::Result;
 use crate::io::Written;
 
@@ -34,7 +33,7 @@ pub struct Upload {
 #[derive(Debug)]
 enum Parts {
     None,
-    Local(Box<dyn MultipartUpload>),
+    Local(Draft),
     Remote { id: MultipartId, sent: Vec<PartId>, flying: Option<JoinHandle<StoreResult<PartId>>> },
 }
 
@@ -51,8 +50,8 @@ impl Upload {
             let bytes = content.len() as u64;
             return self.location.write(content).map(|()| Written { bytes, blake3 });
         }
-        let finished = self.send().and_then(|()| self.land()).and_then(|()| self.complete());
-        finished.map_err(|error| self.location.error(&error))?;
+        self.send()?;
+        self.complete()?;
         Ok(Written { bytes: self.sent, blake3 })
     }
 
@@ -63,35 +62,53 @@ impl Upload {
         }
     }
 
-    fn send(&mut self) -> StoreResult<()> {
-        let (client, path) = (self.location.client.clone(), self.location.path.clone());
-        if let Parts::None = self.parts {
-            self.parts = match &client.parts {
-                None => Parts::Local(persist(&client.patience, |_| client.objects.put_multipart(&path))?),
-                Some(store) => {
-                    let id = persist(&client.patience, |_| store.create_multipart(&path))?;
-                    Parts::Remote { id, sent: Vec::new(), flying: None }
+    /// Sends what is in the buffer, the first time after beginning the file.
+    fn send(&mut self) -> Result<()> {
+        let location = self.location.clone();
+        match &mut self.parts {
+            Parts::None => {
+                self.parts = Self::begin(&location)?;
+                return self.send();
+            }
+            Parts::Local(draft) => {
+                let written = draft.write_all(&self.buffer);
+                written.map_err(|error| failed(&location.shown, &error))?;
+                self.sent += self.buffer.len() as u64;
+                self.buffer.clear();
+            }
+            Parts::Remote { .. } => {
+                location.pass()?;
+                self.land().map_err(|error| location.error(&error))?;
+                if !self.buffer.is_empty() {
+                    self.launch();
                 }
-            };
+            }
         }
-        self.land()?;
-        if self.buffer.is_empty() {
-            return Ok(());
+        Ok(())
+    }
+
+    fn begin(location: &Location) -> Result<Parts> {
+        let Location { client, path, .. } = location;
+        if let Some(local) = &location.local {
+            return Draft::beside(local).map(Parts::Local).map_err(|error| failed(&location.shown, &error));
         }
+        let store = client.parts.as_ref().ok_or_else(|| failed(&location.shown, &"this store can only be read"))?;
+        location.pass()?;
+        let id = persist(&client.patience, |_| store.create_multipart(path)).map_err(|error| location.error(&error))?;
+        Ok(Parts::Remote { id, sent: Vec::new(), flying: None })
+    }
+
+    /// Puts the buffer on its way as the next part.
+    fn launch(&mut self) {
+        let Location { client, path, .. } = self.location.clone();
+        let Parts::Remote { id, sent, flying } = &mut self.parts else { return };
         self.sent += self.buffer.len() as u64;
         let payload = PutPayload::from(take(&mut self.buffer));
-        match &mut self.parts {
-            Parts::Local(upload) => block_on(upload.put_part(payload)),
-            Parts::Remote { id, sent, flying } => {
-                let (id, index) = (id.clone(), sent.len());
-                let store = client.parts.clone().expect("parts were begun in such a store");
-                *flying = Some(spawn(async move {
-                    attempt(&client.patience, |_| store.put_part(&path, &id, index, payload.clone())).await
-                }));
-                Ok(())
-            }
-            Parts::None => Ok(()),
-        }
+        let (id, index) = (id.clone(), sent.len());
+        let store = client.parts.clone().expect("parts were begun in such a store");
+        *flying = Some(spawn(async move {
+            attempt(&client.patience, |_| store.put_part(&path, &id, index, payload.clone())).await
+        }));
     }
 
     /// Waits for the part that is on its way.
@@ -104,25 +121,31 @@ impl Upload {
         Ok(())
     }
 
-    fn complete(&mut self) -> StoreResult<()> {
-        let Location { client, path, .. } = &self.location;
+    fn complete(&mut self) -> Result<()> {
+        let location = self.location.clone();
+        self.land().map_err(|error| location.error(&error))?;
+        let Location { client, path, .. } = &location;
         let completed = match std::mem::replace(&mut self.parts, Parts::None) {
             Parts::None => return Ok(()),
-            Parts::Local(mut upload) => return block_on(upload.complete()).map(drop),
+            Parts::Local(draft) => {
+                let local = location.local.as_deref().expect("a draft lies on the local disk");
+                return draft.replace(local).map_err(|error| failed(&location.shown, &error));
+            }
             Parts::Remote { id, sent, .. } => {
+                location.pass()?;
                 let store = client.parts.as_ref().expect("parts were begun in such a store");
-                let complete = |_| store.complete_multipart(path, &id, sent.clone());
-                persist(&client.patience, complete)
+                persist(&client.patience, |_| store.complete_multipart(path, &id, sent.clone()))
             }
         };
-        match completed {
+        let completed = match completed {
             // A try whose answer was lost may have done it; the upload is then gone, and the file is there.
             Err(error @ StoreError::NotFound { .. }) => {
                 let meta = persist(&client.patience, |_| client.objects.head(path));
                 if meta.is_ok_and(|meta| meta.size == self.sent) { Ok(()) } else { Err(error) }
             }
             completed => completed.map(drop),
-        }
+        };
+        completed.map_err(|error| location.error(&error))
     }
 }
 
@@ -131,7 +154,7 @@ impl Write for Upload {
         self.digest.update(bytes);
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= self.part_bytes() {
-            self.send().map_err(|error| io::Error::other(self.location.note(&error)))?;
+            self.send().map_err(|error| io::Error::other(self.location.keep(error)))?;
         }
         Ok(bytes.len())
     }
@@ -145,8 +168,7 @@ impl Drop for Upload {
     fn drop(&mut self) {
         // Nobody is left to tell; an orphaned part is what the store's own clean-up is for.
         match std::mem::replace(&mut self.parts, Parts::None) {
-            Parts::None => {}
-            Parts::Local(mut upload) => drop(block_on(upload.abort())),
+            Parts::None | Parts::Local(_) => {}
             Parts::Remote { id, flying, .. } => {
                 if let Some(part) = flying {
                     part.abort();

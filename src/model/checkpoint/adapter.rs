@@ -1,7 +1,6 @@
 //! Reads LoRA adapters in PEFT's format: adapter_config.json and adapter_model.safetensors.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -11,6 +10,7 @@ use super::files::{ADAPTER_CONFIG, ADAPTER_TENSORS, missing};
 use super::names::{peft_name, shorten};
 use super::tensors::Checkpoint;
 use crate::error::{Error, Result};
+use crate::text::description;
 
 /// The files that make up an adapter.
 pub(in crate::model) fn files(folder: &Path) -> Vec<PathBuf> {
@@ -65,7 +65,7 @@ const UNSUPPORTED: [&str; 13] = [
 impl Config {
     fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(ADAPTER_CONFIG);
-        let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
+        let text = description::read(&path).map_err(|error| missing(&path, &error))?;
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
     }
 

@@ -15,9 +15,6 @@ pub(in crate::model) const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// The weights of an adapter.
 pub(in crate::model) const ADAPTER_TENSORS: &str = "adapter_model.safetensors";
 
-/// The configuration files; a complete folder has one of them.
-pub const WHOLE: [&str; 2] = [CONFIG, ADAPTER_CONFIG];
-
 /// Whether `folder` holds an adapter and no model.
 pub(in crate::model) fn is_adapter(folder: &Path) -> bool {
     folder.join(ADAPTER_CONFIG).is_file() && !folder.join(CONFIG).is_file()

@@ -1,7 +1,7 @@
 //! Where a model comes from: a Hugging Face folder or a configuration to initialise, and an optional adapter.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::files::{CONFIG, is_adapter, missing};
 use super::{adapter, tensors};
 use crate::error::{Error, Result};
+use crate::text::description;
 
 /// A model that is not loaded yet.
 #[derive(Debug, Clone)]
@@ -107,7 +108,7 @@ impl ModelSource {
             return Ok(config.clone());
         }
         let path = self.base_folder()?.unwrap_or_default().join(CONFIG);
-        let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
+        let text = description::read(&path).map_err(|error| missing(&path, &error))?;
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
     }
 

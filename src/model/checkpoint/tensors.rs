@@ -1,7 +1,7 @@
 //! Tensors in safetensors files, memory-mapped: one file, or the shards that an index names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::files::{INDEX, TENSORS, missing};
 use crate::error::{Error, Result};
+use crate::text::description;
 
 /// The weight files of a model folder: `model.safetensors`, else the shards that the index names.
 pub(in crate::model) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -51,7 +52,7 @@ impl Index {
             );
             return Err(Error::model(folder.display(), message));
         }
-        let text = fs::read(&path).map_err(|error| missing(&path, &error))?;
+        let text = description::read(&path).map_err(|error| missing(&path, &error))?;
         let wrong = |message: String| Error::model(path.display(), message);
         let content: Value = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
         let map = content.get("weight_map").and_then(Value::as_object).filter(|map| !map.is_empty());

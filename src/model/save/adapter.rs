@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use serde_json::json;
 
 use super::card::Card;
-use super::draft::{appear, copy_tokenizer, write_json, write_tensors, write_text};
+use super::files::{copy_tokenizer, make, write_json, write_tensors, write_text};
 use super::whole::whole;
 use crate::error::{Error, Result};
 use crate::kernels::layout::Layout;
@@ -24,15 +24,17 @@ use crate::model::layers::lora::Lora;
 /// A folder that cannot be written, or a source that cannot be read.
 pub fn adapted(model: CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folder: &Path) -> Result<()> {
     if !lora.merge {
-        return appear(folder, |draft| write(&model, source, lora, card, draft));
+        return write(&model, source, lora, card, folder);
     }
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let adapters = folder.with_file_name(format!(".{name}.adapters"));
-    appear(&adapters, |draft| write(&model, source, lora, card, draft))?;
+    let adapters = folder.join("adapters");
+    write(&model, source, lora, card, &adapters)?;
     drop(model);
-    let result = save_merged(source, &adapters, card, folder);
-    let removed = fs::remove_dir_all(&adapters).map_err(|error| Error::model(adapters.display(), error));
-    result.and(removed)
+    save_merged(source, &adapters, card, folder)?;
+    let wrong = |error: std::io::Error| Error::model(adapters.display(), error);
+    for entry in fs::read_dir(&adapters).map_err(wrong)? {
+        fs::remove_file(entry.map_err(wrong)?.path()).map_err(wrong)?;
+    }
+    fs::remove_dir(&adapters).map_err(wrong)
 }
 
 fn save_merged(source: &ModelSource, adapters: &Path, card: &Card, folder: &Path) -> Result<()> {
@@ -54,6 +56,7 @@ fn write(model: &CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folde
             tensors.push((peft_name(name), values.into_data(), shape.to_vec()));
         }
     });
+    make(folder)?;
     write_tensors(&tensors, &folder.join(ADAPTER_TENSORS))?;
     let base = source.base_folder()?.map(|base| fs::canonicalize(&base).unwrap_or(base));
     let alpha = if lora.alpha.fract() == 0.0 { json!(lora.alpha as i64) } else { json!(lora.alpha) };

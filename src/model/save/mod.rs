@@ -2,7 +2,7 @@
 
 mod adapter;
 mod card;
-mod draft;
+mod files;
 mod whole;
 
 pub use adapter::adapted;

@@ -5,23 +5,22 @@
 //! Conversion from f16 and bf16 to f32 is exact, so a model that is loaded and saved has bitwise equal values.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::card::Card;
-use super::draft::{appear, copy_tokenizer, write_json, write_tensors, write_text};
+use super::files::{copy_tokenizer, make, write_json, write_tensors, write_text};
 use crate::error::{Error, Result};
 use crate::model::architectures::{CausalLm, class};
 use crate::model::checkpoint::files::{CONFIG, INDEX, TENSORS};
 use crate::model::checkpoint::source::ModelSource;
+use crate::text::description;
 
 /// The largest size of a weight file, unless it has a single tensor.
 const SHARD_BYTES: usize = 5_000_000_000;
 
-/// Writes `model`, which was loaded from `source`, into `folder`, with a model card if it was trained. The folder appears when it is
-/// complete.
+/// Writes `model`, which was loaded from `source`, into `folder`, with a model card if it was trained.
 ///
 /// # Errors
 /// A folder that cannot be written, or a source that cannot be read.
@@ -40,16 +39,15 @@ pub fn sharded(
     folder: &Path,
     shard_bytes: usize,
 ) -> Result<()> {
-    appear(folder, |folder| {
-        let config = config(source)?;
-        write_json(&config, &folder.join(CONFIG))?;
-        write_json(&generation_config(source, &config)?, &folder.join("generation_config.json"))?;
-        write_weights(model, folder, shard_bytes)?;
-        if let Some(card) = card {
-            write_text(&card.text(source, "transformers"), &folder.join("README.md"))?;
-        }
-        copy_tokenizer(source, folder)
-    })
+    make(folder)?;
+    let config = config(source)?;
+    write_json(&config, &folder.join(CONFIG))?;
+    write_json(&generation_config(source, &config)?, &folder.join("generation_config.json"))?;
+    write_weights(model, folder, shard_bytes)?;
+    if let Some(card) = card {
+        write_text(&card.text(source, "transformers"), &folder.join("README.md"))?;
+    }
+    copy_tokenizer(source, folder)
 }
 
 fn config(source: &ModelSource) -> Result<Value> {
@@ -66,7 +64,7 @@ fn config(source: &ModelSource) -> Result<Value> {
 fn generation_config(source: &ModelSource, config: &Value) -> Result<Value> {
     let own = source.base_folder()?.map(|folder| folder.join("generation_config.json"));
     if let Some(path) = own.filter(|path| path.is_file()) {
-        let text = fs::read(&path).map_err(|error| Error::model(path.display(), error))?;
+        let text = description::read(&path).map_err(|error| Error::model(path.display(), error))?;
         return serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error));
     }
     let names = ["bos_token_id", "eos_token_id", "pad_token_id"];

@@ -1,19 +1,19 @@
-//! What a workdir keeps, by stage and fingerprint, and what of it no run of the pipeline will ever use again.
+//! What a workdir keeps by its records, and what of it no run of the pipeline will ever use again. What has no record, or
+//! is used by another pipeline file, is never listed for removal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use super::parts::{self, MANIFEST};
 use super::record::Record;
+use super::workdir::Workdir;
 use super::{Options, Run};
-use crate::error::{Error, Result};
-use crate::io::{Listed, Location};
+use crate::error::Result;
+use crate::io::{Location, Owned, Owner, Written, session};
 use crate::monitor::Monitor;
 use crate::pipeline::Plan;
-use crate::stages::Stage;
-use crate::stages::write::Shards;
 
 /// The folders of a workdir whose entries carry a fingerprint.
 const KINDS: [&str; 3] = ["data", "rejects", "checkpoints"];
@@ -32,6 +32,8 @@ pub struct Kept {
     pub fingerprint: String,
     /// Whether the pipeline, as it is now, has such a stage.
     pub current: bool,
+    /// Whether another pipeline file uses it.
+    pub shared: bool,
     /// Whether all parts are there; of data alone.
     pub finished: bool,
     /// Units that are done; of data alone.
@@ -43,7 +45,7 @@ pub struct Kept {
     /// Seconds since one of them was written.
     pub idle_seconds: u64,
     #[serde(skip)]
-    folder: Location,
+    folder: Owned,
 }
 
 /// Something that no run of the pipeline will use.
@@ -60,111 +62,181 @@ pub struct Orphan {
 
 #[derive(Debug)]
 enum What {
-    Folder(Location),
+    Folder(Owned, BTreeMap<String, Written>),
     File(Location),
-    Staged(PathBuf),
+    /// A folder that a killed process alone has filled.
+    Draft(Owned),
+    /// The record of a run of which nothing unfinished is left.
+    Session(Workdir, String),
 }
 
 impl Orphan {
-    /// Removes it for good.
-    pub fn remove(&self) -> Result<()> {
-        match &self.what {
-            What::Folder(folder) => folder.delete_all(),
-            What::File(file) => file.delete(),
-            What::Staged(path) => std::fs::remove_file(path).map_err(|error| Error::Store {
-                path: self.path.clone(),
-                message: error.to_string(),
-                retryable: false,
-            }),
+    /// Removes it for good. Files that no record names stay, and are returned.
+    ///
+    /// # Errors
+    /// A store or a disk that fails.
+    pub fn remove(self) -> Result<Vec<String>> {
+        match self.what {
+            What::Folder(owned, parts) => owned.remove(&parts),
+            What::File(file) => file.delete().map(|()| Vec::new()),
+            What::Draft(mut owned) => owned.take_stock().and_then(|()| owned.remove(&BTreeMap::new())),
+            What::Session(workdir, mark) => workdir.end(&mark).map(|()| Vec::new()),
         }
     }
 }
 
-/// What the workdir keeps that `plans`, the variants of a pipeline, share.
+/// A pipeline file by its name, with the plans of its variants.
+pub type Planned = (String, Vec<Plan>);
+
+/// What the first workdir of `pipelines` keeps by its records, whichever pipeline made it.
 ///
 /// # Errors
 /// A store that fails; models that cannot be read, on which fingerprints depend.
-pub fn kept(plans: &[Plan], monitor: &dyn Monitor) -> Result<Vec<Kept>> {
-    let Some(first) = plans.first() else { return Ok(Vec::new()) };
-    let workdir = first.stores.locate(&first.workdir)?;
-    let mut prints = BTreeSet::new();
-    for plan in plans {
-        let run = Run::prepare(plan, &Options::default(), monitor)?;
-        prints.extend(run.prints.iter().map(|(id, print)| format!("{id}-{}", &print[..16])));
+pub fn kept(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Kept>> {
+    let Some(workdir) = workdir(pipelines)? else { return Ok(Vec::new()) };
+    let (mut prints, mut users) = (BTreeSet::new(), BTreeSet::new());
+    for (name, plans) in pipelines {
+        for plan in plans {
+            let run = Run::prepare(plan, workdir.clone(), name, &Options::default(), monitor)?;
+            prints.extend(run.prints.keys().map(|id| run.printed(id)));
+            users.insert(run.pipeline);
+        }
     }
     let mut kept = Vec::new();
     for kind in KINDS {
-        let root = workdir.join(kind);
-        let mut folders: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
-        let prefix = root.to_string().len() + 1;
-        for listed in root.list_all()? {
-            let path = listed.file.to_string();
-            if let Some((folder, _)) = path[prefix..].split_once('/') {
-                folders.entry(folder.to_owned()).or_default().push(listed);
-            }
-        }
-        for (name, files) in folders {
-            let Some((stage, fingerprint)) = name.rsplit_once('-') else { continue };
-            let notes = files.iter().filter(|listed| listed.file.name().starts_with("part-"));
-            let newest = files.iter().map(|listed| listed.changed).max();
-            let folder = root.join(&name);
+        let root = workdir.at.join(kind);
+        for folder in root.entries()? {
+            let Some(owned) = Owned::open(root.join(&folder))?.filter(|owned| owned.owner().workdir == workdir.id)
+            else {
+                continue;
+            };
+            let files = owned.folder().scan()?;
+            let notes = files.iter().filter(|found| found.path.starts_with("part-") && found.path.ends_with(".json"));
+            let newest = files.iter().map(|found| found.changed).max();
+            let fingerprint: String = owned.owner().fingerprint.chars().take(16).collect();
             kept.push(Kept {
                 kind,
-                stage: stage.to_owned(),
-                fingerprint: fingerprint.to_owned(),
-                current: prints.contains(&name),
-                finished: kind == "data" && Record::at(&folder.join("manifest.json"))?.is_some(),
-                units: notes.filter(|listed| listed.file.name().ends_with(".json")).count() as u64,
+                stage: owned.owner().stage.clone(),
+                current: prints.contains(&folder),
+                shared: !owned.used_by().is_subset(&users),
+                finished: kind == "data" && Record::at(&owned.folder().join(MANIFEST))?.is_some(),
+                units: notes.count() as u64,
                 files: files.len() as u64,
-                bytes: files.iter().map(|listed| listed.bytes).sum(),
+                bytes: files.iter().map(|found| found.bytes).sum(),
                 idle_seconds: newest.map_or(0, age),
-                folder,
+                fingerprint,
+                folder: owned,
             });
         }
     }
     Ok(kept)
 }
 
-/// What no run of `plans` will use: what was made with other settings, and files that were never finished.
+fn workdir(pipelines: &[Planned]) -> Result<Option<Workdir>> {
+    let first = pipelines.iter().find_map(|(_, plans)| plans.first());
+    let at = first.map(|plan| plan.stores.locate(&plan.workdir)).transpose()?;
+    Ok(at.map(Workdir::existing).transpose()?.flatten())
+}
+
+/// What no run of `pipelines` will use: what they alone made with other settings, and what killed runs left unfinished.
 ///
 /// # Errors
 /// As [`kept`].
-pub fn orphans(plans: &[Plan], monitor: &dyn Monitor) -> Result<Vec<Orphan>> {
-    let stale = kept(plans, monitor)?.into_iter().filter(|kept| !kept.current);
-    let stale = stale.map(|kept| Orphan {
-        path: kept.folder.to_string(),
-        why: "of other settings",
-        bytes: kept.bytes,
-        what: What::Folder(kept.folder),
-    });
-    let mut orphans: Vec<Orphan> = stale.collect();
-    let mut folders: BTreeMap<String, Location> = BTreeMap::new();
-    for plan in plans {
-        let writes = plan.nodes.iter().filter_map(|node| match &node.stage {
-            Stage::Write(write) => Some(&write.to),
-            _ => None,
-        });
-        for url in writes.chain([&plan.workdir]) {
-            folders.insert(url.clone(), plan.stores.locate(url)?);
+pub fn orphans(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Orphan>> {
+    let mut orphans = Vec::new();
+    let mut live = Vec::new();
+    for kept in kept(pipelines, monitor)? {
+        let parts = if kept.kind == "data" { parts::recorded(kept.folder.folder())? } else { BTreeMap::new() };
+        if kept.current || kept.shared {
+            live.push((kept.folder.folder().clone(), parts));
+            continue;
         }
+        let path = kept.folder.folder().to_string();
+        orphans.push(Orphan {
+            path,
+            why: "of other settings",
+            bytes: kept.bytes,
+            what: What::Folder(kept.folder, parts),
+        });
     }
-    for folder in folders.into_values() {
-        let drafts = folder.list_all()?.into_iter().filter(|listed| Shards::is_draft(listed.file.name()));
-        let drafts = drafts.map(|it| (it.file.to_string(), it.changed, it.bytes, What::File(it.file)));
-        let staged = folder.staged()?.into_iter();
-        let staged = staged.map(|it| (it.path.display().to_string(), it.changed, it.bytes, What::Staged(it.path)));
-        for (path, changed, bytes, what) in drafts.chain(staged) {
-            if is_abandoned(changed) && !orphans.iter().any(|orphan| orphan.path == path) {
-                orphans.push(Orphan { path, why: NEVER_FINISHED, bytes, what });
+    let (Some(workdir), Some(first)) = (workdir(pipelines)?, pipelines.iter().find_map(|(_, plans)| plans.first()))
+    else {
+        return Ok(orphans);
+    };
+    for session in workdir.sessions()? {
+        let mut places = vec![workdir.at.clone()];
+        for folder in &session.folders {
+            places.push(first.stores.locate(folder)?);
+        }
+        let (mut unfinished, mut is_over) = (Vec::new(), true);
+        for place in &places {
+            for (orphan, changed) in of_session(place, &session.mark, &live)? {
+                is_over &= is_abandoned(changed);
+                unfinished.push(orphan);
+            }
+        }
+        if is_over {
+            orphans.extend(unfinished);
+            let path = workdir.at.join(&format!("sessions/{}.json", session.mark)).to_string();
+            if workdir.is_abandoned(&session.mark)? {
+                orphans.push(Orphan {
+                    path,
+                    why: "of a killed run",
+                    bytes: 0,
+                    what: What::Session(workdir.clone(), session.mark),
+                });
             }
         }
     }
     Ok(orphans)
 }
 
+/// What the process with `mark` left unfinished below `place`, with the time of its last change: drafts, and parts that no
+/// note of the folders `live` names.
+fn of_session(
+    place: &Location,
+    mark: &str,
+    live: &[(Location, BTreeMap<String, Written>)],
+) -> Result<Vec<(Orphan, SystemTime)>> {
+    let mut orphans = Vec::new();
+    let mut drafts: BTreeMap<String, (u64, SystemTime)> = BTreeMap::new();
+    for found in place.scan()? {
+        let orphan = |path: String, bytes, what| Orphan { path, why: NEVER_FINISHED, bytes, what };
+        let names: Vec<&str> = found.path.split('/').collect();
+        let draft = names.iter().position(|name| session::mark_of(name) == Some(mark));
+        match draft {
+            Some(at) if at + 1 == names.len() => {
+                let file = place.join(&found.path);
+                orphans.push((orphan(file.to_string(), found.bytes, What::File(file)), found.changed));
+            }
+            Some(at) => {
+                let (bytes, changed) = drafts.entry(names[..=at].join("/")).or_insert((0, found.changed));
+                (*bytes, *changed) = (*bytes + found.bytes, (*changed).max(found.changed));
+            }
+            None if parts::mark_of(found.name()) == Some(mark) => {
+                let file = place.join(&found.path);
+                let folder = live
+                    .iter()
+                    .find(|(folder, _)| file.canonical().below(&folder.canonical()).as_deref() == Some(found.name()));
+                if folder.is_some_and(|(_, parts)| !parts.contains_key(found.name())) {
+                    orphans.push((orphan(file.to_string(), found.bytes, What::File(file)), found.changed));
+                }
+            }
+            None => {}
+        }
+    }
+    for (path, (bytes, changed)) in drafts {
+        let folder = place.join(&path);
+        let (path, owner) = (folder.to_string(), Owner::default());
+        let what = What::Draft(Owned::new(folder, &owner, ""));
+        orphans.push((Orphan { path, why: NEVER_FINISHED, bytes, what }, changed));
+    }
+    Ok(orphans)
+}
+
 const NEVER_FINISHED: &str = "never finished";
 
-fn is_abandoned(changed: SystemTime) -> bool {
+pub(super) fn is_abandoned(changed: SystemTime) -> bool {
     age(changed) > AT_WORK.as_secs()
 }
 

@@ -1,26 +1,47 @@
 //! What the workdir remembers of a finished stage.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::Run;
 use super::exact::{from_json, to_json};
 use super::parts::Part;
-use crate::error::Result;
-use crate::io::Location;
+use crate::error::{Error, Result};
+use crate::io::{Location, Written};
 use crate::pipeline::report::{Reports, StageReport};
 
 /// A finished stage. Found under another fingerprint, it is of other settings and counts as absent.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// The id of the workdir.
+    pub(super) workdir: String,
+    /// Empty while the stage is at it: then only the files that it names matter.
     pub(super) fingerprint: String,
     /// What the stage did, and the stages that ran in its pass.
     pub(super) reports: Reports,
-    /// Files that it made under their final names.
+    /// Files that the stage wrote outside the workdir's own folders, those of earlier settings included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) outputs: Vec<String>,
+    pub(super) outputs: Vec<Output>,
     /// Parts of a materialised stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) parts: Vec<Part>,
+    /// The digest of the model that the stage trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<String>,
+}
+
+/// A file that a `write` stage made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Output {
+    /// Its path or URL in its one spelling.
+    pub(super) at: String,
+    #[serde(flatten)]
+    pub(super) written: Written,
+    /// What the file system or store said of it when it was finished; empty before.
+    pub(super) version: String,
 }
 
 impl Record {
@@ -28,7 +49,7 @@ impl Record {
         to_json(self)
     }
 
-    /// The record at `at`, of whatever settings it is; none where there is none, or a damaged one.
+    /// The record at `at`, of whatever settings it is; nothing where there is no record.
     pub(super) fn at(at: &Location) -> Result<Option<Self>> {
         Ok(at.read()?.and_then(|bytes| from_json(&bytes)))
     }
@@ -42,34 +63,70 @@ impl Run<'_> {
 
     /// Where the record of a stage without rows is.
     pub(super) fn record_of(&self, id: &str) -> Location {
-        self.workdir.join(&format!("results/{}.json", self.kept_name(id)))
+        self.workdir.at.join(&format!("results/{}.json", self.kept_name(id)))
+    }
+
+    /// The record of the stage without rows `id`, of whatever settings it is.
+    ///
+    /// # Errors
+    /// A file in its place that is no record of this workdir.
+    pub(super) fn recorded(&self, id: &str) -> Result<Option<Record>> {
+        let at = self.record_of(id);
+        let Some(bytes) = at.read()? else { return Ok(None) };
+        let record: Option<Record> = from_json(&bytes);
+        let foreign = || {
+            let message = "is damaged, or not a record of this workdir; move it away or delete it".to_owned();
+            Error::Store { path: at.to_string(), message, retryable: false }
+        };
+        record.filter(|record| record.workdir == self.workdir.id).map(Some).ok_or_else(foreign)
+    }
+
+    /// The records of all stages without rows in this workdir, whichever pipeline they are of, by id.
+    pub(super) fn all_recorded(&self) -> Result<BTreeMap<String, Record>> {
+        let mut records = BTreeMap::new();
+        for file in self.workdir.at.join("results").list()? {
+            let id = file.name().trim_end_matches(".json").to_owned();
+            records.extend(Record::at(&file)?.filter(|record| record.workdir == self.workdir.id).map(|it| (id, it)));
+        }
+        Ok(records)
+    }
+
+    /// Writes `record` of the stage without rows `id`.
+    pub(super) fn record(&self, id: &str, record: &Record) -> Result<()> {
+        self.recorded(id)?;
+        self.record_of(id).write(record.to_json())
     }
 
     /// Whether the stage without rows `id` is finished; what is remembered of it goes into the run's report.
     pub(super) fn recall(&mut self, id: &str) -> Result<bool> {
-        let found = self.finished(&self.record_of(id), id)?;
-        Ok(found.map(|record| self.remember(record)).is_some())
+        let Some(record) = self.recorded(id)?.filter(|record| record.fingerprint == self.prints[id]) else {
+            return Ok(false);
+        };
+        self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.printed(id))))?;
+        self.remember(record);
+        Ok(true)
     }
 
     /// Takes what is remembered of a stage into the run's report.
     pub(super) fn remember(&mut self, record: Record) {
-        self.report.outputs.extend(record.outputs);
         for (stage, report) in record.reports {
-            self.report.stages.entry(stage).or_insert(report);
+            if let Entry::Vacant(place) = self.report.stages.entry(stage) {
+                report.warnings.iter().for_each(|warning| warn!("stage `{}`: {warning}", place.key()));
+                place.insert(report);
+            }
         }
     }
 
-    /// Records a stage without rows as finished; `reports` are those of the stages in its pass.
-    pub(super) fn finish(
-        &mut self,
-        id: &str,
-        report: StageReport,
-        mut reports: Reports,
-        outputs: Vec<String>,
-    ) -> Result<()> {
-        reports.insert(id.to_owned(), report);
-        let record = Record { fingerprint: self.prints[id].clone(), reports, outputs, parts: Vec::new() };
-        self.record_of(id).write(record.to_json())?;
+    /// A record of stage `id` as finished; `reports` are those of the stages in its pass, and of the stage itself as far as
+    /// rows met it there.
+    pub(super) fn conclude(&self, id: &str, report: StageReport, mut reports: Reports) -> Record {
+        reports.entry(id.to_owned()).or_default().add(&report);
+        Record { workdir: self.workdir.id.clone(), fingerprint: self.prints[id].clone(), reports, ..Record::default() }
+    }
+
+    /// Records a stage without rows as finished.
+    pub(super) fn finish(&mut self, id: &str, record: Record) -> Result<()> {
+        self.record(id, &record)?;
         self.remember(record);
         Ok(())
     }

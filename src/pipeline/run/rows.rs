@@ -5,16 +5,18 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 
 use super::balance::balanced;
-use super::parts::{Note, Part, Units, name};
+use super::parts::{MANIFEST, Note, Part, Units, name};
 use super::record::Record;
 use super::share::{Walk, Work};
 use super::{Progress, Run};
 use crate::error::{Error, Result};
-use crate::io::FileFormat;
+use crate::io::{FileFormat, Location};
 use crate::pipeline::flow::{Flow, Station};
 use crate::pipeline::plan::{Node, Plan};
+use crate::pipeline::rejects::{Folder, NoRows};
 use crate::pipeline::report::{Reports, add};
-use crate::stages::Stage;
+use crate::stages::positions::{Fitting, Reads};
+use crate::stages::{Conclusion, Stage};
 use crate::text::Tokenizer;
 
 /// Units that a message names.
@@ -56,28 +58,37 @@ impl<'a> Run<'a> {
             Stage::Tokenize(tokenize) => tokenize.open(Tokenizer::load(&self.plan.tokenizer(&tokenize.tokenizer))?)?,
             Stage::Score(score) => {
                 let oracle = score.oracle.as_deref().map(|oracle| self.model(oracle)).transpose()?;
-                score.open(oracle.as_ref(), &self.model(&score.reference)?, self.plan.device)?
+                let positions = self.plan.positions(node)?;
+                score.open(oracle.as_ref(), &self.model(&score.reference)?, self.plan.device, positions)?
             }
             Stage::Generate(generate) => {
                 let tokenizer = self.plan.tokenizer_of(generate).map(|folder| Tokenizer::load(&folder)).transpose()?;
-                generate.open(&self.model(&generate.model)?, tokenizer, self.plan.device)?
+                let positions = self.plan.positions(node)?;
+                generate.open(&self.model(&generate.model)?, tokenizer, self.plan.device, positions)?
             }
             other => return Err(Error::stage(&node.id, format!("`{}` makes no rows", other.name()))),
         };
         Ok(Station::new(&node.id, work))
     }
 
+    /// The last station of rows that models of `node` read.
+    pub(super) fn fitting(&self, node: &Node, id: &str, reads: Reads) -> Result<Station> {
+        Ok(Station::new(id, Box::new(Fitting { reads, positions: self.plan.positions(node)? })))
+    }
+
     /// Runs the rows of `node` into parts, one for each unit that is not there yet.
     pub(super) fn materialise(&mut self, node: &'a Node) -> Result<Progress> {
-        let data = self.folder("data", node);
-        let manifest = data.join("manifest.json");
+        let manifest = self.folder("data", node).join(MANIFEST);
         if let Some(record) = self.finished(&manifest, &node.id)? {
+            self.some_rows(&record.reports, &self.folder("rejects", node))?;
             self.remember(record);
             return Ok(Progress::Done);
         }
         let (flow, mut nodes) = self.flow(node.stage.inputs()[0].1)?;
         nodes.push(node);
-        let units = Units::of(data)?;
+        let mut data = self.claim("data", node).open()?;
+        data.expect(MANIFEST)?;
+        let units = Units::of(data, flow.units.len())?;
         // Where everything is there, no model is needed.
         let mut stations: Option<Vec<Station>> = None;
         let (mut load_seconds, mut seen) = (0.0, Reports::new());
@@ -126,9 +137,17 @@ impl<'a> Run<'a> {
             let came = flow.reader.is_none().then_some(flow.rows);
             balanced(&reports, &way, came, Some(parts.iter().map(|part| part.rows).sum()))?;
         }
+        if !missing.is_empty() {
+            self.refuse_disagreement(node)?;
+        }
+        if missing.is_empty() {
+            self.some_rows(&reports, &self.folder("rejects", node))?;
+        }
         conclude(&mut reports, self.plan)?;
-        reports.entry(node.id.clone()).or_default().load_seconds = load_seconds;
-        let record = Record { fingerprint: self.prints[&node.id].clone(), reports, outputs: Vec::new(), parts };
+        let mut report = reports.remove(&node.id).unwrap_or_default();
+        report.load_seconds = load_seconds;
+        let record = Record { parts, ..self.conclude(&node.id, report, reports) };
+        self.unchanged(&flow, nodes.iter().copied())?;
         // Whoever was faster wrote the same, unless it was damaged since.
         if missing.is_empty() && !manifest.create(record.to_json())? && self.finished(&manifest, &node.id)?.is_none() {
             manifest.write(record.to_json())?;
@@ -175,7 +194,7 @@ impl<'a> Run<'a> {
         pass: (&Reports, &mut [Station]),
         units: &Units,
     ) -> Result<(Note, bool)> {
-        let part = units.part(unit);
+        let part = units.own_part(unit);
         let (mut writer, mut rows) = (None, 0);
         let (seen, stations) = pass;
         let mut passed = flow.run(unit, seen, stations, &mut |batch| {
@@ -190,7 +209,7 @@ impl<'a> Run<'a> {
         if self.monitor.stopping() {
             return Err(Error::Interrupted);
         }
-        passed.keep_rejects(&self.folder("rejects", node), &format!("{}.parquet", name(unit)))?;
+        passed.keep_rejects(&Folder::new(self.claim("rejects", node)), unit, flow.units.len())?;
         // Its part is there; another machine's may differ in a last bit, and notes hold for one.
         if let Some(note) = units.finished(unit, false)? {
             return Ok((note, false));
@@ -200,20 +219,35 @@ impl<'a> Run<'a> {
             None => FileFormat::Parquet.create(&part, &node.columns)?.finish()?,
         };
         passed.reports.entry(node.id.clone()).or_default().bytes = file.bytes;
-        let note = Note { part: Part { rows, file }, reports: passed.reports };
-        let first = units.finish(unit, &note)?;
-        Ok((note, first))
+        let note = Note { part: Part { name: part.name().to_owned(), rows, file }, reports: passed.reports };
+        if units.finish(unit, &note)? {
+            return Ok((note, true));
+        }
+        // The note names another worker's part.
+        part.delete()?;
+        let other = units
+            .finished(unit, false)?
+            .ok_or_else(|| Error::stage(&node.id, format!("the note of {} vanished; run again", name(unit))))?;
+        Ok((other, false))
     }
 
-    /// Hands all rows of stage `input` to `take`; returns their number and what the stages on the way did.
+    /// Hands all rows of stage `input` to `take`; returns their number and what the stages on the way did. Models
+    /// of `node` that read the rows take those that fit; it sets the others aside.
     pub(super) fn each(
         &self,
         input: &str,
         node: &Node,
+        reads: Option<Reads>,
         take: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<(u64, Reports)> {
         let (flow, nodes) = self.flow(input)?;
         let mut stations = self.open(&flow, &nodes)?;
+        if let Some(reads) = reads {
+            stations.push(self.fitting(node, &node.id, reads)?);
+        }
+        let rejects = Folder::new(self.claim("rejects", node));
+        // An `evaluate` stage may take the answers of several stages, and pairs beside them.
+        let rejects = if reads == Some(Reads::Answers) { rejects.of(input) } else { rejects };
         let mut reports = Reports::new();
         let mut rows = 0;
         self.monitor.begin(&node.id, Some(flow.rows), "rows");
@@ -227,20 +261,30 @@ impl<'a> Run<'a> {
                 self.monitor.advance(batch.num_rows() as u64, "");
                 Ok(true)
             })?;
-            passed.keep_rejects(&self.folder("rejects", node), &format!("{}.parquet", name(unit)))?;
+            passed.keep_rejects(&rejects, unit, flow.units.len())?;
             add(&mut reports, &passed.reports);
         }
         self.monitor.end();
         let way = flow.way(stations.into_iter().map(|station| station.id));
         met(&mut reports, &way);
         balanced(&reports, &way, flow.reader.is_none().then_some(flow.rows), Some(rows))?;
+        self.some_rows(&reports, rejects.at())?;
         conclude(&mut reports, self.plan)?;
+        self.unchanged(&flow, nodes)?;
         Ok((rows, reports))
+    }
+
+    /// Every stage of `reports` gave or used a row, or the file permits that there is none; rows set aside lie in `rejects`.
+    pub(super) fn some_rows(&self, reports: &Reports, rejects: &Location) -> Result<()> {
+        match self.plan.allow_empty {
+            true => Ok(()),
+            false => NoRows::find(&self.plan.nodes, reports).map_or(Ok(()), |none| Err(none.error(rejects))),
+        }
     }
 }
 
 /// Every stage of `way` has a report, also where no row came by.
-fn met(reports: &mut Reports, way: &[String]) {
+pub(super) fn met(reports: &mut Reports, way: &[String]) {
     for id in way {
         reports.entry(id.clone()).or_default();
     }
@@ -251,7 +295,8 @@ pub(super) fn conclude(reports: &mut Reports, plan: &Plan) -> Result<()> {
     for (id, report) in reports {
         if let Some(node) = plan.node(id) {
             let sums = std::mem::take(&mut report.metrics);
-            report.metrics = node.stage.conclude(sums).map_err(|error| error.in_stage(id))?;
+            let Conclusion { metrics, warnings } = node.stage.conclude(sums).map_err(|error| error.in_stage(id))?;
+            (report.metrics, report.warnings) = (metrics, warnings);
         }
     }
     Ok(())

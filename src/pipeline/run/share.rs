@@ -1,7 +1,8 @@
 //! Which units of work a run does, and in what order: workers on one workdir share them without talking to one another.
 
 use std::collections::BTreeSet;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::io::nonce;
 
 /// The units of work that a run does if nobody has done them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,24 +52,16 @@ pub(super) struct Walk {
     left: BTreeSet<usize>,
     at: usize,
     of: usize,
-    jumps: u64,
 }
 
 impl Walk {
     pub(super) fn new(units: usize) -> Self {
-        Self { left: (0..units).collect(), at: 0, of: units, jumps: 0 }
+        Self { left: (0..units).collect(), at: 0, of: units }
     }
 
     /// Goes on somewhere else. Where, differs between processes.
     pub(super) fn jump(&mut self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.jumps += 1;
-        let mut hasher = blake3::Hasher::new();
-        for part in [u128::from(std::process::id()), now.as_nanos(), u128::from(self.jumps)] {
-            hasher.update(&part.to_le_bytes());
-        }
-        let hash = hasher.finalize();
-        let number = u64::from_le_bytes(hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes"));
+        let number = u64::from_str_radix(&nonce()[..16], 16).expect("a nonce is hexadecimal");
         self.at = (number % self.of.max(1) as u64) as usize;
     }
 }

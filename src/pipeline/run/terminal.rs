@@ -1,4 +1,4 @@
-//! Stages that look at all rows once and end there: `write`, `evaluate`, `audit`.
+//! Stages that look at all rows once and end there: `evaluate`, `audit`.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -15,26 +15,10 @@ use crate::stages::audit::{Audit, Seen};
 use crate::stages::evaluate::answers::{Bench, Told};
 use crate::stages::evaluate::pairs::Sums;
 use crate::stages::evaluate::{Evaluate, Judge, Reward, win_rates};
-use crate::stages::write::{Shards, Write};
+use crate::stages::positions::Reads;
+use crate::stages::score::distinct;
 
 impl Run<'_> {
-    pub(super) fn write(&mut self, node: &Node, write: &Write) -> Result<()> {
-        if let Some(found) = self.finished(&self.record_of(&node.id), &node.id)? {
-            let there = |file: &String| self.plan.stores.locate(file).and_then(|file| file.is_file()).unwrap_or(false);
-            if found.outputs.iter().all(there) {
-                self.remember(found);
-                return Ok(());
-            }
-        }
-        let start = Instant::now();
-        let mut shards = Shards::create(write, self.plan.stores.locate(&write.to)?);
-        let (rows, passed) = self.each(&write.input, node, &mut |batch| shards.write(batch))?;
-        let (outputs, bytes) = shards.finish(&node.columns)?;
-        let seconds = start.elapsed().as_secs_f64();
-        let report = StageReport { rows_in: rows, rows_out: rows, seconds, bytes, ..StageReport::default() };
-        self.finish(&node.id, report, passed, outputs)
-    }
-
     pub(super) fn evaluate(&mut self, node: &Node, evaluate: &Evaluate) -> Result<()> {
         if self.recall(&node.id)? {
             return Ok(());
@@ -49,16 +33,17 @@ impl Run<'_> {
             None => None,
             Some(Judge::Quickstart) => Some(Bench::Quickstart),
             Some(Judge::Reward(Reward { oracle, reference })) => {
+                distinct(&self.model(oracle)?, &self.model(reference)?)?;
                 Some(Bench::Reward(Box::new([load(oracle)?, load(reference)?])))
             }
         };
         let load_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let (mut rows_in, mut passed) = (0, Reports::new());
+        let mut passed = Reports::new();
         let mut table: BTreeMap<&str, Metrics> = BTreeMap::new();
         if let (Some(input), Some(first)) = (&evaluate.input, &first) {
             let mut sums: BTreeMap<&str, Sums> = models.keys().map(|label| (*label, Sums::default())).collect();
-            (rows_in, passed) = self.each(input, node, &mut |batch| {
+            (_, passed) = self.each(input, node, Some(Reads::Pairs), &mut |batch| {
                 sums.iter_mut().try_for_each(|(label, sums)| sums.add(&models[label], first, batch))
             })?;
             table.extend(sums.into_iter().map(|(label, sums)| (label, sums.metrics())));
@@ -67,8 +52,8 @@ impl Run<'_> {
         for (label, stage) in &evaluate.answers {
             let told = told.entry(label.clone()).or_default();
             let pair = models.get(label.as_str()).zip(first.as_ref()).map(|(own, first)| [own, first]);
-            let (rows, reports) = self.each(stage, node, &mut |batch| told.add(batch, judge.as_ref(), pair))?;
-            rows_in += rows;
+            let mut add_rows = |batch: &_| told.add(batch, judge.as_ref(), pair);
+            let (_, reports) = self.each(stage, node, Some(Reads::Answers), &mut add_rows)?;
             add(&mut passed, &reports);
             table.entry(label).or_default().extend(told.metrics());
         }
@@ -80,8 +65,9 @@ impl Run<'_> {
             (label.to_owned(), Value::Object(metrics))
         });
         let (metrics, seconds) = (metrics.collect(), start.elapsed().as_secs_f64());
-        let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
-        self.finish(&node.id, report, passed, Vec::new())
+        let report = StageReport { seconds, load_seconds, metrics, ..StageReport::default() };
+        let record = self.conclude(&node.id, report, passed);
+        self.finish(&node.id, record)
     }
 
     pub(super) fn audit(&mut self, node: &Node, audit: &Audit) -> Result<()> {
@@ -90,9 +76,11 @@ impl Run<'_> {
         }
         let start = Instant::now();
         let mut seen = Seen::default();
-        let (rows_in, passed) = self.each(&audit.input, node, &mut |batch| seen.add(batch, &audit.spans))?;
+        let (rows_in, passed) = self.each(&audit.input, node, None, &mut |batch| seen.add(batch, &audit.spans))?;
         let seconds = start.elapsed().as_secs_f64();
-        let report = StageReport { rows_in, seconds, metrics: seen.metrics(), ..StageReport::default() };
-        self.finish(&node.id, report, passed, Vec::new())
+        let (rows_out, metrics) = (rows_in, seen.metrics());
+        let report = StageReport { rows_in, rows_out, seconds, metrics, ..StageReport::default() };
+        let record = self.conclude(&node.id, report, passed);
+        self.finish(&node.id, record)
     }
 }

@@ -7,19 +7,21 @@ use std::time::Instant;
 use arrow::array::RecordBatch;
 use serde_json::json;
 
+use super::Run;
 use super::balance::balanced;
-use super::parts::name;
-use super::rows::conclude;
-use super::{Run, Work};
+use super::record::Record;
+use super::rows::{conclude, met};
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Result};
-use crate::io::Location;
+use crate::io::Claim;
 use crate::model::cost::Cost;
 use crate::model::save::{self, Card};
 use crate::model::{CausalLm, Precision};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
+use crate::pipeline::rejects::Folder;
 use crate::pipeline::report::{Reports, StageReport, add};
+use crate::stages::positions::{Fitting, Reads};
 use crate::stages::train::Train;
 use crate::train::example::Wanted;
 use crate::train::stream::Source;
@@ -27,13 +29,16 @@ use crate::train::{Example, Feed, Job, stream};
 
 impl Run<'_> {
     pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
-        if self.is_trained(&node.id)? && self.recall(&node.id)? {
+        if self.is_trained(&node.id)? {
             return Ok(());
         }
-        if matches!(self.work, Work::Share(_)) {
-            let first = format!("training is not shared out; run it once with `--only {}`, then the shares", node.id);
-            return Err(Error::stage(&node.id, first));
+        let lease = self.lease(&node.id)?;
+        // Whoever held it before may have trained the model.
+        if self.is_trained(&node.id)? {
+            return Ok(());
         }
+        self.refuse_foreign_model(&node.id, train.overwrite)?;
+        let (feed, mut passed) = self.feed(node, train)?;
         let start = Instant::now();
         let source = self.model(&train.model)?;
         let device = self.plan.device.open()?.autodiff();
@@ -49,23 +54,12 @@ impl Run<'_> {
             _ => None,
         };
         let load_seconds = start.elapsed().as_secs_f64();
-        let input = self.flow(&train.input)?.0;
         if needs.stored_reference() {
-            self.refuse_another_reference(node, &input, train.reference.as_ref().unwrap_or(&train.model))?;
+            self.refuse_another_reference(node, &feed.input.flow, train.reference.as_ref().unwrap_or(&train.model))?;
         }
-        let held_out = match &train.eval {
-            None => None,
-            Some(eval) => {
-                let columns = &self.plan.node(&eval.input).expect("the plan resolved the name").columns;
-                let flow = Counted::new(self.flow(&eval.input)?.0, self.folder("rejects", node).join("eval"));
-                Some((Arc::new(flow), train.wanted(columns)))
-            }
-        };
-        let input = Arc::new(Counted::new(input, self.folder("rejects", node)));
-        let wanted = train.wanted(&node.columns);
-        let feed = Rows { input: input.clone(), wanted, held_out, train, seed: self.plan.seed };
-        let log = self.workdir.join(&format!("logs/{}", self.kept_name(&node.id)));
-        let checkpoints = train.checkpoint.open(self.folder("checkpoints", node));
+        let logs = self.workdir.at.join(&format!("logs/{}", self.kept_name(&node.id)));
+        let log = Claim { folder: logs, ..self.claim("checkpoints", node) };
+        let checkpoints = train.checkpoint.open(self.claim("checkpoints", node));
         let job = Job {
             name: &node.id,
             device: &device,
@@ -79,21 +73,51 @@ impl Run<'_> {
         };
         let (model, mut metrics) = job.run(model)?;
         let seconds = metrics.remove("seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
-        let rows_in = input.flow.rows;
         let card = Card {
             objective: json!(train.objective),
-            data: format!("{rows_in} rows of `{}` in {}", train.input, self.report.pipeline),
+            data: format!("{} rows of `{}` in {}", feed.examples, train.input, self.report.pipeline),
         };
-        self.keep(&node.id, |folder| match &train.lora {
+        conclude(&mut passed, self.plan)?;
+        for rows in feed.held_out.iter().map(|(rows, _)| rows).chain([&feed.input]) {
+            self.unchanged(&rows.flow, [node])?;
+        }
+        lease.held()?;
+        let model = self.keep(node, |folder| match &train.lora {
             Some(lora) => save::adapted(model, &source, lora, &card, folder),
             None => save::whole(&model, &source, Some(&card), folder),
         })?;
-        let mut passed = input.reports();
-        balanced(&passed, &input.flow.way(input.flow.selects.iter().map(|(id, _)| id.clone())), None, None)?;
-        conclude(&mut passed, self.plan)?;
-        let report = StageReport { rows_in, seconds, load_seconds, metrics, ..StageReport::default() };
-        self.finish(&node.id, report, passed, Vec::new())?;
+        let report = StageReport { seconds, load_seconds, metrics, ..StageReport::default() };
+        let record = Record { model: Some(model), ..self.conclude(&node.id, report, passed) };
+        self.finish(&node.id, record)?;
         checkpoints.clear()
+    }
+
+    /// The rows to train on, counted, with those that are held out; and what the stages on their way did.
+    fn feed<'t>(&self, node: &Node, train: &'t Train) -> Result<(Rows<'t>, Reports)> {
+        let rejects = Folder::new(self.claim("rejects", node));
+        let counted = |input: &str, id: &str, rejects: Folder| -> Result<_> {
+            let mut flow = self.flow(input)?.0;
+            flow.end = Some((id.to_owned(), Fitting { reads: Reads::Pairs, positions: self.plan.positions(node)? }));
+            Ok(Arc::new(Counted { flow, rejects, seen: Mutex::default() }))
+        };
+        let input = counted(&train.input, &node.id, rejects.clone())?;
+        // Where `max_steps` is few, most of a large dataset need not be counted.
+        let most = train.max_steps.map(|steps| steps.saturating_mul(train.batch_size as u64));
+        let examples = input.count(most.map(|most| most.div_ceil(u64::from(train.epochs.max(1)))))?;
+        let mut passed = input.reports();
+        let mut held_out = None;
+        if let Some(eval) = &train.eval {
+            let columns = &self.plan.node(&eval.input).expect("the plan resolved the name").columns;
+            let rows = counted(&eval.input, &format!("{}.eval", node.id), rejects.of("eval"))?;
+            rows.count(None)?;
+            for (id, report) in rows.reports() {
+                passed.entry(id).or_insert(report);
+            }
+            held_out = Some((rows, train.wanted(columns)));
+        }
+        self.some_rows(&passed, rejects.at())?;
+        let wanted = train.wanted(&node.columns);
+        Ok((Rows { input, examples, wanted, held_out, train, seed: self.plan.seed }, passed))
     }
 
     /// The reference's log-probabilities in the rows must be those of the reference that the stage names.
@@ -117,6 +141,8 @@ impl Run<'_> {
 /// The rows of a `train` stage.
 struct Rows<'a> {
     input: Arc<Counted>,
+    /// Its rows that can be trained on.
+    examples: u64,
     wanted: Wanted,
     held_out: Option<(Arc<Counted>, Wanted)>,
     train: &'a Train,
@@ -135,14 +161,14 @@ impl Feed for Rows<'_> {
     }
 
     fn examples(&self) -> u64 {
-        self.input.flow.rows
+        self.examples
     }
 }
 
 /// A flow that is read epoch after epoch, and counted the first time that a unit was read to its end.
 struct Counted {
     flow: Flow,
-    rejects: Location,
+    rejects: Folder,
     seen: Mutex<Seen>,
 }
 
@@ -154,8 +180,24 @@ struct Seen {
 }
 
 impl Counted {
-    fn new(flow: Flow, rejects: Location) -> Self {
-        Self { flow, rejects, seen: Mutex::default() }
+    /// Rows that come out of the flow: all of them, or those of the first units that have `enough`.
+    fn count(&self, enough: Option<u64>) -> Result<u64> {
+        let mut rows = 0;
+        for unit in 0..self.units() {
+            if enough.is_some_and(|enough| rows >= enough) {
+                break;
+            }
+            self.read(unit, &mut |batch| {
+                rows += batch.num_rows() as u64;
+                true
+            })?;
+        }
+        let mut reports = self.reports();
+        let way = self.flow.way(self.flow.stations().into_iter().map(|station| station.id));
+        met(&mut reports, &way);
+        balanced(&reports, &way, None, Some(rows))?;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).reports = reports;
+        Ok(rows)
     }
 
     /// What the stages on the way did so far.
@@ -177,7 +219,7 @@ impl Source for Counted {
         })?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if whole && !seen.units.contains(&unit) {
-            passed.keep_rejects(&self.rejects, &format!("{}.parquet", name(unit)))?;
+            passed.keep_rejects(&self.rejects, unit, self.flow.units.len())?;
             seen.units.insert(unit);
             add(&mut seen.reports, &passed.reports);
         }

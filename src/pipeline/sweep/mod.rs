@@ -15,10 +15,15 @@ use serde_json::Value;
 
 pub use plot::Plot;
 
+use super::plan::warn;
 use super::run::{self, Options};
-use super::{Plan, Report, Spec};
+use super::{Plan, Report, Spec, places};
 use crate::error::{Error, Problem, Result};
 use crate::monitor::Monitor;
+
+/// Most combinations of values, and bytes of all variants' files together: each of them is parsed and kept.
+const VARIANTS: usize = 10_000;
+const BYTES: usize = 64 << 20;
 
 /// Runs the pipeline for every combination of values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -86,7 +91,7 @@ pub struct Outcomes {
 pub fn variants(text: &str, name: &str, vars: &[(String, String)]) -> Result<Option<Vec<Variant>>> {
     let spec = Spec::parse(text, name, vars)?;
     let Some(sweep) = &spec.file.sweep else { return Ok(None) };
-    let problems = sweep.problems(&spec);
+    let problems = sweep.problems(&spec, text, vars);
     if !problems.is_empty() {
         return Err(spec.report(problems));
     }
@@ -113,7 +118,7 @@ fn text_of(value: &Value) -> String {
 }
 
 impl Sweep {
-    fn problems(&self, spec: &Spec) -> Vec<Problem> {
+    fn problems(&self, spec: &Spec, text: &str, vars: &[(String, String)]) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut problem = |path: &[&str], message: String| {
             let path = ["sweep"].iter().chain(path).map(|part| (*part).to_owned()).collect();
@@ -129,6 +134,14 @@ impl Sweep {
             if values.is_empty() || values.iter().any(|value| value.is_array() || value.is_object()) {
                 problem(&["over", name], format!("`{name}` takes a list of numbers or words"));
             }
+        }
+        let given = |name: &String| vars.iter().any(|(given, _)| given == name);
+        let counts = self.over.iter().map(|(name, values)| if given(name) { 1 } else { values.len() });
+        let variants = counts.fold(1, usize::saturating_mul);
+        let most = VARIANTS.min(BYTES / text.len().max(1));
+        if variants > most {
+            let of = format!("a file of {} bytes", text.len());
+            problem(&["over"], format!("{variants} combinations of values; the most for {of} is {most}"));
         }
         let unknown = |name: &String| !self.over.contains_key(name);
         if let Some(name) = self.repeats.as_ref().filter(|name| unknown(name)) {
@@ -170,6 +183,10 @@ pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
         let message = "the variants of a sweep share one workdir; leave its variables out of `workdir`";
         return Err(variants[0].spec.report(vec![Problem::at("workdir", message)]));
     }
+    let clashes = places::clashes(&plans)?;
+    if let Some(first) = variants.first().filter(|_| !clashes.is_empty()) {
+        return Err(first.spec.report(clashes));
+    }
     Ok(plans)
 }
 
@@ -177,6 +194,7 @@ pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
 /// of the pipeline's file.
 pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Outcomes> {
     let plans = plans(variants, monitor)?;
+    warn(&plans);
     let mut outcomes = Vec::new();
     for (index, (variant, plan)) in variants.iter().zip(&plans).enumerate() {
         let options = Options { fresh: options.fresh && index == 0, ..options.clone() };
@@ -186,7 +204,7 @@ pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Mo
     let first = plans.first().ok_or_else(|| Error::stage("sweep", "there are no variants"))?;
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     let sweep = variants[0].spec.file.sweep.as_ref().expect("variants come from a sweep");
-    let folder = first.stores.locate(&first.workdir)?.join(&format!("tables/{stem}"));
-    let (text, tables) = table::write(sweep, &outcomes, &folder)?;
+    let mut folder = run::tables(first, name, &stem)?;
+    let (text, tables) = table::write(sweep, &outcomes, &mut folder)?;
     Ok(Outcomes { variants: outcomes, tables, text })
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Outcome, Sweep};
 use crate::error::{Error, Place, Result};
-use crate::io::{FileFormat, Location};
+use crate::io::{FileFormat, Owned};
 
 /// A number that a stage of a variant reported. `label` is the model or the side that it is about, or empty.
 #[derive(Clone, Copy)]
@@ -23,9 +23,9 @@ struct Measured<'a> {
 }
 
 /// Writes the tables into `folder`; returns `tables.md` and the names of all files.
-pub(super) fn write(sweep: &Sweep, outcomes: &[Outcome], folder: &Location) -> Result<(String, Vec<String>)> {
+pub(super) fn write(sweep: &Sweep, outcomes: &[Outcome], folder: &mut Owned) -> Result<(String, Vec<String>)> {
     let measured: Vec<Measured> = outcomes.iter().flat_map(measured).collect();
-    let (numbers, text_file) = (folder.join("numbers.parquet"), folder.join("tables.md"));
+    let (numbers, text_file) = (folder.expect("numbers.parquet")?, folder.expect("tables.md")?);
     let batch = batch(sweep, &measured).map_err(|error| Error::data(Place::file(&numbers), error))?;
     let mut writer = FileFormat::Parquet.create(&numbers, &batch.schema())?;
     writer.write(&batch)?;
@@ -37,7 +37,7 @@ pub(super) fn write(sweep: &Sweep, outcomes: &[Outcome], folder: &Location) -> R
     let mut files = vec![numbers.to_string(), text_file.to_string()];
     for (name, plot) in &sweep.plots {
         if let Some(svg) = plot.svg(&lines(sweep, &measured, &plot.stage)) {
-            let file = folder.join(&format!("{name}.svg"));
+            let file = folder.expect(&format!("{name}.svg"))?;
             file.write(svg)?;
             files.push(file.to_string());
         }

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::quickstart::Verdict;
-use crate::columns::{PROMPT, messages};
+use crate::columns::{PROMPT, messages, role, words};
 use crate::error::Result;
 use crate::model::{PairIds, Scorer};
 
@@ -58,10 +58,9 @@ impl Bench {
             Self::Quickstart => {
                 let prompts = messages(batch, PROMPT)?;
                 let asked = |row: usize| {
-                    let turn = prompts[row].iter().rev().find(|(role, _)| role == "user");
-                    turn.map_or("", |(_, content)| content.as_str())
+                    prompts[row].iter().rev().find(|turn| role(turn) == "user").map(words).unwrap_or_default()
                 };
-                let verdicts = rows.iter().zip(texts).map(|(row, text)| Verdict::on(asked(*row), text));
+                let verdicts = rows.iter().zip(texts).map(|(row, text)| Verdict::on(&asked(*row), text));
                 Ok(verdicts.map(|verdict| Opinion { score: verdict.score(), verdict: Some(verdict) }).collect())
             }
             Self::Reward(models) => {

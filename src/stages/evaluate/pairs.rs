@@ -4,6 +4,8 @@
 use arrow::array::RecordBatch;
 use serde_json::json;
 
+use crate::columns::Side;
+use crate::columns::lists::{assistant_masks, marked};
 use crate::error::Result;
 use crate::model::{PairIds, Scorer};
 use crate::stages::Metrics;
@@ -30,8 +32,16 @@ impl Sums {
         let pairs: Vec<PairIds> = (0..batch.num_rows())
             .map(|row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) })
             .collect();
+        let own = [assistant_masks(batch, Side::Chosen)?, assistant_masks(batch, Side::Rejected)?];
+        let spoken = |row: usize, logps: &[Vec<f32>; 2]| {
+            [0, 1].map(|side| match &own[side] {
+                Some(own) => marked(&logps[side], &own[row]),
+                None => logps[side].clone(),
+            })
+        };
         let sum = |logps: &[f32]| logps.iter().copied().map(f64::from).sum::<f64>();
-        for (own, start) in model.logps(&pairs)?.iter().zip(&start.logps(&pairs)?) {
+        for (row, (own, start)) in model.logps(&pairs)?.iter().zip(&start.logps(&pairs)?).enumerate() {
+            let (own, start) = (spoken(row, own), spoken(row, start));
             let lengths = own.each_ref().map(|logps| logps.len() as f64);
             let (own, start) = (own.each_ref().map(|logps| sum(logps)), start.each_ref().map(|logps| sum(logps)));
             let means = [own[0] / lengths[0], own[1] / lengths[1]];

@@ -1,23 +1,8 @@
-//! Conversations in canonical form: turns out of published messages, pairs of answers to one prompt, and the column
-//! that holds them.
-
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, ListArray, StringArray, StructArray};
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field};
+//! Conversations in canonical form: turns out of published messages, and pairs of answers to one prompt.
 
 use super::form::Reason;
 use super::node::Node;
-use crate::columns::messages_type;
-
-/// One turn: role and content.
-pub(super) type Turn = (String, String);
-
-/// What somebody said.
-pub(super) fn say(role: &str, content: &str) -> Turn {
-    (role.to_owned(), content.to_owned())
-}
+pub(super) use crate::columns::{Turn, role, say, words};
 
 /// A prompt or an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +28,7 @@ impl Talk {
     /// As turns; a text is one turn of `role`.
     pub(super) fn turns(self, role: &str) -> Vec<Turn> {
         match self {
-            Self::Text(text) => vec![(role.to_owned(), text)],
+            Self::Text(text) => vec![say(role, &text)],
             Self::Turns(turns) => turns,
         }
     }
@@ -93,7 +78,7 @@ fn joined(parts: &[Node]) -> Result<String, Reason> {
 
 /// Whether nothing was said.
 pub(super) fn silent(turns: &[Turn]) -> bool {
-    turns.iter().all(|(_, content)| content.trim().is_empty())
+    turns.iter().all(|turn| words(turn).trim().is_empty())
 }
 
 /// A pair in canonical form.
@@ -124,23 +109,9 @@ impl Pair {
     /// Two conversations part where they differ; an answer begins with the assistant.
     pub(super) fn part(chosen: &[Turn], rejected: &[Turn]) -> Result<Self, Reason> {
         let mut common = chosen.iter().zip(rejected).take_while(|(a, b)| a == b).count();
-        while common > 0 && (common >= chosen.len().min(rejected.len()) || chosen[common].0 != "assistant") {
+        while common > 0 && (common >= chosen.len().min(rejected.len()) || role(&chosen[common]) != "assistant") {
             common -= 1;
         }
         Self::new(chosen[..common].to_vec(), [chosen[common..].to_vec(), rejected[common..].to_vec()])
     }
-}
-
-/// A column of conversations.
-pub(super) fn column<'a>(rows: impl Iterator<Item = &'a [Turn]> + Clone) -> ArrayRef {
-    let DataType::List(element) = messages_type() else { unreachable!("messages are a list") };
-    let DataType::Struct(fields) = element.data_type() else { unreachable!("of structs") };
-    let turns: Vec<&Turn> = rows.clone().flatten().collect();
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(turns.iter().map(|(role, _)| role))),
-        Arc::new(StringArray::from_iter_values(turns.iter().map(|(_, content)| content))),
-    ];
-    let values = StructArray::new(fields.clone(), columns, None);
-    let lengths = OffsetBuffer::from_lengths(rows.map(<[Turn]>::len));
-    Arc::new(ListArray::new(Arc::new(Field::clone(&element)), lengths, Arc::new(values), None))
 }

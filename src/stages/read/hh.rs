@@ -4,7 +4,7 @@
 //! `prompt`.
 
 use super::Format;
-use super::conversation::{Pair, Turn, say};
+use super::conversation::{Pair, Turn, role, say, words};
 use super::form::{Column, Form, Kind, Reason, Row, Rows};
 
 /// Transcripts only.
@@ -39,7 +39,7 @@ pub(super) fn pair_of(prompt: Option<&str>, chosen: &str, rejected: &str) -> Opt
 /// The turns of a transcript up to where the assistant is to answer; none where the text is not one.
 pub(super) fn open_transcript(text: &str) -> Option<Vec<Turn>> {
     let mut turns = transcript(text)?;
-    if turns.last().is_some_and(|(role, content)| role == "assistant" && content.is_empty()) {
+    if turns.last().is_some_and(|turn| role(turn) == "assistant" && words(turn).is_empty()) {
         turns.pop();
     }
     Some(turns)
@@ -69,7 +69,8 @@ mod tests {
     fn an_answer_that_was_never_given_is_empty() {
         let talk = |end: &str| format!("\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant:{end}");
         assert_eq!(pair_of(None, &talk(""), &talk(" b")), Some(Err("empty answer")));
-        let roles: Vec<String> = open_transcript(&talk("")).unwrap().into_iter().map(|(role, _)| role).collect();
+        let turns = open_transcript(&talk("")).unwrap();
+        let roles: Vec<&str> = turns.iter().map(role).collect();
         assert_eq!(roles, ["user", "assistant", "user"]);
         assert_eq!(transcript("q\n\nAssistant: a"), None);
     }

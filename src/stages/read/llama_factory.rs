@@ -3,7 +3,7 @@
 //! <https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md>
 
 use super::Format;
-use super::conversation::{Pair, Turn, say, turns};
+use super::conversation::{Pair, Turn, role, say, turns};
 use super::form::{Column, Form, Kind, Reason, Row, Rows};
 
 /// The prompt is `instruction` and, on a line of its own, `input`.
@@ -50,10 +50,10 @@ fn alpaca(row: &Row<'_>) -> Result<Pair, Reason> {
 
 fn sharegpt(row: &Row<'_>) -> Result<Pair, Reason> {
     let mut prompt = turns(row.get("conversations"), "user")?;
-    if prompt.last().is_some_and(|(role, _)| role == "assistant") {
+    if prompt.last().is_some_and(|turn| role(turn) == "assistant") {
         return Err("the conversation does not end with the user");
     }
-    if let Some(system) = row.words("system").filter(|_| prompt.first().is_some_and(|(role, _)| role != "system")) {
+    if let Some(system) = row.words("system").filter(|_| prompt.first().is_some_and(|turn| role(turn) != "system")) {
         prompt.insert(0, say("system", system));
     }
     Pair::new(prompt, answers(row)?)

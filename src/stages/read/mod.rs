@@ -13,6 +13,7 @@ mod node;
 mod prompts;
 mod ranked;
 mod reader;
+mod rename;
 mod shp;
 mod sql;
 mod tokens;
@@ -24,10 +25,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::would_be_replaced;
 use crate::columns::{PROMPT_IDS, ROW_ID, messages_type, put};
 use crate::error::{Error, Place, Problem, Result};
 use form::{Form, Rows};
 pub use reader::Reader;
+pub use rename::Rename;
 use sql::Filter;
 
 /// Reads a dataset.
@@ -37,6 +40,9 @@ pub struct Read {
     /// A file, glob or folder (Parquet, JSON Lines, JSON, CSV, Arrow IPC), or a list of them; on this machine, or on the
     /// hub: `hf://datasets/org/name[@revision][/file, folder or glob]`.
     pub from: Paths,
+    /// Other names for columns of the source: `{ old: new }`. All other settings go by the new ones.
+    #[serde(default, skip_serializing_if = "Rename::is_empty")]
+    pub rename: Rename,
     /// What the columns hold; found from their names and types by default.
     #[serde(default)]
     pub format: Format,
@@ -59,7 +65,7 @@ pub struct Read {
     /// One side of a split by a stable hash of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
-    /// Take at most this many rows, after `where`, `sample` and `split`.
+    /// Take at most this many rows, above 0, after `where`, `sample` and `split`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
 }
@@ -213,14 +219,21 @@ impl Read {
 
     /// The columns that come out of a source with `schema`.
     pub fn columns(&self, schema: &Schema) -> Result<SchemaRef, Vec<Problem>> {
-        let mut problems = Vec::new();
-        let mut share = |field: &str, value: Option<f64>| {
-            if let Some(value) = value.filter(|value| !(*value > 0.0 && *value <= 1.0)) {
-                problems.push(Problem::at(field, format!("{field} is {value}; it must be in (0, 1]")));
-            }
-        };
-        share("sample", self.sample);
-        share("split", self.split.map(|split| split.held_out));
+        let mut problems = rename::problems(&self.rename, schema);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let schema = &*rename::renamed(&self.rename, schema);
+        if let Some(share) = self.sample.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            problems.push(Problem::at("sample", format!("sample is {share}; it must be in (0, 1]")));
+        }
+        if let Some(Split { held_out, .. }) = self.split.filter(|split| !(split.held_out > 0.0 && split.held_out < 1.0))
+        {
+            problems.push(Problem::at("split", format!("held_out is {held_out}; it must be in (0, 1)")));
+        }
+        if self.limit == Some(0) {
+            problems.push(Problem::at("limit", "limit is 0, which takes no row; it must be above 0"));
+        }
         if let Some(Err(error)) = self.filter.as_deref().map(Filter::parse) {
             problems.push(Problem::at("where", error));
         }
@@ -247,12 +260,12 @@ impl Read {
             None => tokens::problems(schema),
             Some(form) => form.problems(schema, &self.columns.clone().unwrap_or_default()),
         });
+        problems.extend(self.replaced(schema, form));
         for name in self.select.iter().flatten().filter(|name| schema.field_with_name(name).is_err()) {
             let message = format!("no column `{name}`; there are {}", form::listed(schema));
             problems.push(Problem::at("select", message));
         }
-        let kept = |name: &String| name == ROW_ID || self.select.as_ref().is_none_or(|select| select.contains(name));
-        let kept = schema.fields().iter().filter(|field| kept(field.name()));
+        let kept = schema.fields().iter().filter(|field| self.keeps(field.name()));
         let mut out: Vec<Field> = kept.map(|field| Field::clone(field)).collect();
         match form {
             None => {
@@ -261,18 +274,47 @@ impl Read {
             }
             Some(form) => form.turns().iter().for_each(|name| put(&mut out, Field::new(*name, messages_type(), false))),
         }
-        if !reader::keeps_row_id(schema) || ranked && self.pair_rule == Some(PairRule::All) {
-            put(&mut out, Field::new(ROW_ID, DataType::Utf8, false));
+        let own = reader::row_id_type(schema).filter(|_| !ranked || self.pair_rule != Some(PairRule::All));
+        match own {
+            Some(kind) if schema.field_with_name(ROW_ID).is_ok_and(|field| *field.data_type() == kind) => {}
+            own => put(&mut out, Field::new(ROW_ID, own.unwrap_or(DataType::Utf8), false)),
         }
         let schema = Schema::new_with_metadata(out, schema.metadata().clone());
         if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
+    }
+
+    /// Whether column `name` of the source goes on.
+    fn keeps(&self, name: &str) -> bool {
+        name == ROW_ID || self.select.as_ref().is_none_or(|select| select.iter().any(|selected| selected == name))
+    }
+
+    /// Columns of a source with `schema` that `form` does not read, in whose place it would put others of another type.
+    fn replaced(&self, schema: &Schema, form: Option<&Form>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut found = |name: &str, expected: &str| {
+            if let Ok(field) = schema.field_with_name(name) {
+                problems.push(would_be_replaced("from", name, field.data_type(), expected));
+            }
+        };
+        if reader::row_id_type(schema).is_none() {
+            found(ROW_ID, "text or 64-bit integers");
+        }
+        let names = self.columns.clone().unwrap_or_default();
+        let read: Vec<String> = form.iter().flat_map(|form| form.reads(&names)).collect();
+        for name in form.map_or(&[][..], Form::turns).iter().filter(|name| self.keeps(name)) {
+            let is_talk = schema.field_with_name(name).is_ok_and(|field| *field.data_type() == messages_type());
+            if !is_talk && !read.iter().any(|read| read == name) {
+                found(name, "a conversation that is made of other columns");
+            }
+        }
+        problems
     }
 
     /// Makes the reader for a source with `schema`.
     pub fn open(&self, schema: &Schema) -> Result<Reader> {
         let wrong = |problem: &Problem| Error::data(Place::default(), &problem.message);
         let out = self.columns(schema).map_err(|problems| wrong(&problems[0]))?;
-        let form = self.form(schema).map_err(|problem| wrong(&problem))?;
+        let form = self.form(&rename::renamed(&self.rename, schema)).map_err(|problem| wrong(&problem))?;
         let filter = self.filter.as_deref().map(Filter::parse).transpose();
         let filter = filter.map_err(|message| Error::data(Place::default(), message))?;
         Ok(Reader { read: self.clone(), filter, form, schema: out })

@@ -3,7 +3,7 @@
 //! <https://huggingface.co/datasets/berkeley-nest/Nectar> (rank 1 is the best of seven),
 //! <https://github.com/NVIDIA-NeMo/RL/blob/main/docs/guides/rm.md> ("lower rank is preferred")
 
-use super::conversation::{Pair, Turn, say, turns};
+use super::conversation::{Pair, Turn, role, say, turns, words};
 use super::form::{Column, Form, Kind, Reason, Row, Rows};
 use super::node::Node;
 use super::{Format, PairRule, hh};
@@ -86,8 +86,8 @@ fn pairs(prompt: &[Turn], answers: &[Answer], rule: PairRule) -> Vec<Result<Pair
 /// A number that the texts of the row alone decide.
 fn draw(prompt: &[Turn], answers: &[&Answer]) -> u32 {
     let mut hasher = blake3::Hasher::new();
-    for (role, content) in prompt.iter().chain(answers.iter().flat_map(|answer| &answer.turns)) {
-        hasher.update(role.as_bytes()).update(b"\0").update(content.as_bytes()).update(b"\0");
+    for turn in prompt.iter().chain(answers.iter().flat_map(|answer| &answer.turns)) {
+        hasher.update(role(turn).as_bytes()).update(b"\0").update(words(turn).as_bytes()).update(b"\0");
     }
     let hash = hasher.finalize();
     u32::from_le_bytes(hash.as_bytes()[..4].try_into().expect("a hash has 32 bytes"))

@@ -8,11 +8,11 @@ use arrow::compute::{cast, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use super::conversation::{self, Pair, Turn};
+use super::conversation::{Pair, Turn, role, words};
 use super::form::{Form, Reason, Rows, Table};
 use super::sql::Filter;
-use super::{ColumnNames, Keep, PairRule, Read, tokens};
-use crate::columns::{PROMPT_IDS, ROW_ID, row_as_json, with_column};
+use super::{ColumnNames, Keep, PairRule, Read, rename, tokens};
+use crate::columns::{PROMPT_IDS, ROW_ID, messages_column, row_as_json, with_column};
 use crate::error::{Error, Place, Result};
 use crate::io::{Bound, Chunk};
 use crate::stages::Outcome;
@@ -26,10 +26,15 @@ pub struct Reader {
     pub(super) schema: SchemaRef,
 }
 
-/// Whether the source's own row ids are kept as they are.
-pub(super) fn keeps_row_id(schema: &Schema) -> bool {
-    let row_id = schema.field_with_name(ROW_ID);
-    row_id.is_ok_and(|field| matches!(field.data_type(), DataType::Utf8 | DataType::Int64))
+/// The type in which the source's own row ids are kept, without loss; none where it has none that can be kept.
+pub(super) fn row_id_type(schema: &Schema) -> Option<DataType> {
+    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    match schema.field_with_name(ROW_ID).ok()?.data_type() {
+        DataType::Dictionary(_, values) if is_text(values) => Some(DataType::Utf8),
+        kind if is_text(kind) => Some(DataType::Utf8),
+        kind if kind.is_integer() && *kind != DataType::UInt64 => Some(DataType::Int64),
+        _ => None,
+    }
 }
 
 impl Reader {
@@ -43,7 +48,10 @@ impl Reader {
     pub fn bounds(&self) -> Vec<Bound> {
         let bounds = self.filter.as_ref().map(Filter::bounds).unwrap_or_default();
         // The ids that the filter sees may have been made here.
-        bounds.into_iter().filter(|bound| bound.column != ROW_ID).collect()
+        let bounds = bounds.into_iter().filter(|bound| bound.column != ROW_ID);
+        let source =
+            |bound: Bound| Bound { column: rename::original(&self.read.rename, &bound.column).to_owned(), ..bound };
+        bounds.map(source).collect()
     }
 
     /// The columns of a source with `schema` that are needed; none where all are.
@@ -58,8 +66,9 @@ impl Reader {
             Some(form) => wanted.extend(form.reads(&self.read.columns.clone().unwrap_or_default())),
             None => wanted.extend(tokens::names()),
         }
-        wanted.retain(|name| schema.field_with_name(name).is_ok());
-        Some(wanted)
+        let source = |name: &String| rename::original(&self.read.rename, name).to_owned();
+        let wanted = wanted.iter().map(source);
+        Some(wanted.filter(|name| schema.field_with_name(name).is_ok()).collect())
     }
 
     fn makes_several(&self) -> bool {
@@ -71,10 +80,16 @@ impl Reader {
     /// aside, by their place among the rows left.
     pub fn apply(&self, file: &str, chunk: Chunk) -> Result<(RecordBatch, Outcome)> {
         let wrong = |error: ArrowError| Error::data(Place::file(file).row(chunk.first_row), error);
-        let mut batch = chunk.batch;
-        if !keeps_row_id(&batch.schema()) {
-            let ids = (0..batch.num_rows()).map(|row| format!("{file}:{}", chunk.first_row + row as u64));
-            batch = with_column(&batch, ROW_ID, Arc::new(StringArray::from_iter_values(ids))).map_err(wrong)?;
+        let mut batch = rename::rows(&self.read.rename, &chunk.batch).map_err(wrong)?;
+        let ids: ArrayRef = match row_id_type(&batch.schema()).zip(batch.column_by_name(ROW_ID)) {
+            Some((kind, own)) => cast(own, &kind).map_err(wrong)?,
+            None => {
+                let ids = (0..batch.num_rows()).map(|row| format!("{file}:{}", chunk.first_row + row as u64));
+                Arc::new(StringArray::from_iter_values(ids))
+            }
+        };
+        if batch.column_by_name(ROW_ID).is_none_or(|own| own.data_type() != ids.data_type()) {
+            batch = with_column(&batch, ROW_ID, ids).map_err(wrong)?;
         }
         if let Some(filter) = &self.filter {
             batch = filter_record_batch(&batch, &filter.keep(&batch)?).map_err(wrong)?;
@@ -101,7 +116,7 @@ impl Reader {
         let names = self.read.columns.clone().unwrap_or_default();
         let (batch, pairs) = self.one_a_row(form, batch, &names)?;
         let prompt = |row: usize| match &pairs[row] {
-            Ok(pair) => serde_json::to_string(&pair.prompt).expect("turns are plain data"),
+            Ok(pair) => prompt_key(&pair.prompt),
             Err(_) => content(&batch, row),
         };
         let (batch, keep) = self.side(&batch, prompt)?;
@@ -112,7 +127,7 @@ impl Reader {
         let mut out = batch.clone();
         let parts: [fn(&Pair) -> &[Turn]; 3] = [|pair| &pair.prompt, |pair| &pair.answers[0], |pair| &pair.answers[1]];
         for (name, part) in form.turns().iter().zip(parts) {
-            out = with_column(&out, name, conversation::column(rows.iter().map(part))).map_err(failed)?;
+            out = with_column(&out, name, messages_column(rows.iter().map(part))).map_err(failed)?;
         }
         Ok((batch, Outcome::sort_out(&self.in_order(&out)?, &reasons)?))
     }
@@ -170,6 +185,12 @@ impl Reader {
 
 fn failed(error: ArrowError) -> Error {
     Error::data(Place::default(), error)
+}
+
+/// The text of a prompt by which it lies on one side of a split.
+fn prompt_key(prompt: &[Turn]) -> String {
+    let turns: Vec<(&str, String)> = prompt.iter().map(|turn| (role(turn), words(turn))).collect();
+    serde_json::to_string(&turns).expect("turns are plain data")
 }
 
 /// A number in [0, 1) that the text decides.

@@ -43,7 +43,7 @@ pub(super) fn scored(schema: &Schema) -> Vec<Field> {
         let element = list_element(field.data_type())?;
         let is = |name: String| *field.name() == name;
         let is_logps = |side: Side| is(side.token_rewards()) || is(side.ref_logps()) || is(side.oracle_logps());
-        let is_mask = |side: Side| field.name().starts_with(&side.key_mask(None));
+        let is_mask = |side: Side| field.name().starts_with(&side.key_mask(None)) || is(side.assistant_mask());
         let element = match element {
             element if element.is_floating() && Side::BOTH.into_iter().any(is_logps) => DataType::Float32,
             DataType::Boolean if Side::BOTH.into_iter().any(is_mask) => DataType::Boolean,

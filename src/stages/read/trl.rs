@@ -3,7 +3,7 @@
 //! <https://huggingface.co/docs/trl/dataset_formats>; HuggingFaceH4/ultrafeedback_binarized has the text of the prompt
 //! beside whole conversations.
 
-use super::conversation::{Pair, Talk, Turn, say};
+use super::conversation::{Pair, Talk, Turn, role, say};
 use super::form::{Column, Form, Kind, Reason, Row, Rows};
 use super::{Format, hh};
 
@@ -42,7 +42,7 @@ fn pair(row: &Row<'_>) -> Result<Pair, Reason> {
         }
         (chosen, rejected) => pair_of(prompt, chosen, rejected)?,
     };
-    if let Some(system) = row.words("system").filter(|_| pair.prompt[0].0 != "system") {
+    if let Some(system) = row.words("system").filter(|_| role(&pair.prompt[0]) != "system") {
         pair.prompt.insert(0, say("system", system));
     }
     Ok(pair)
@@ -68,7 +68,7 @@ fn pair_of(prompt: Option<Talk>, chosen: Talk, rejected: Talk) -> Result<Pair, R
             Pair::new(prompt, answers)
         }
         (Some(Talk::Text(prompt)), Talk::Turns(chosen), Talk::Turns(rejected)) => {
-            let begins = |turns: &[Turn]| turns.first().is_some_and(|(role, _)| role == "assistant");
+            let begins = |turns: &[Turn]| turns.first().is_some_and(|turn| role(turn) == "assistant");
             match begins(&chosen) && begins(&rejected) {
                 true => Pair::new(vec![say("user", &prompt)], [chosen, rejected]),
                 false => Pair::part(&chosen, &rejected),

@@ -77,6 +77,15 @@ impl Pick {
         }
     }
 
+    /// Whether `rule` may take no token of a response that has many, because of their rewards.
+    pub(super) fn may_select_nothing(self, rule: Rule) -> bool {
+        match rule {
+            Rule::Share | Rule::Random | Rule::ChosenOnly | Rule::RejectedOnly => self.share().is_none(),
+            Rule::Official | Rule::RewardShare | Rule::BatchShare | Rule::Confidence => true,
+            Rule::All => false,
+        }
+    }
+
     /// What is wrong with it under `rule`.
     pub(super) fn problem(self, rule: Rule) -> Option<String> {
         match self {
@@ -106,8 +115,10 @@ impl Rule {
 pub(super) struct Masks {
     /// One a row.
     pub(super) rows: Vec<Vec<bool>>,
-    /// Rows in which nothing was selected but the first token in its stead.
+    /// Rows in which nothing was selected, or the first token instead.
     pub(super) stand_ins: u64,
+    /// Rows in which a part of the tokens was selected although all of them are worth the same.
+    pub(super) ties: u64,
 }
 
 /// The masks of `side`, from the values of the column that `rule` reads; `keys` are stable names of the rows.
@@ -115,13 +126,15 @@ pub(super) fn masks(values: Lists<'_, f32>, pick: Pick, rule: Rule, side: Side, 
     let mut masks = Masks::default();
     for ((row, count), key) in values.rows().zip(counts(values, pick, rule, side)).zip(keys) {
         let stands_in = count == 0 && !row.is_empty() && is_never_empty(rule);
-        masks.stand_ins += u64::from(stands_in);
+        masks.stand_ins += u64::from(stands_in || count == 0 && rule == Rule::Official);
         let from = usize::from(rule == Rule::Official);
         let worth = |index: usize| match rule {
             Rule::Random => draw(side, key, index),
             Rule::Confidence => -row[index],
             _ => pick.worth(row[index]),
         };
+        let is_part = 0 < count && from + count < row.len();
+        masks.ties += u64::from(is_part && (from + 1..row.len()).all(|index| worth(index) == worth(from)));
         masks.rows.push(first(row.len(), from, count + usize::from(stands_in), worth));
     }
     masks

@@ -1,5 +1,5 @@
-//! Where prompts and answers meet: what training reads there and another program would not, counted, with an example of
-//! each, and a limit on how many rows may have it.
+//! Where prompts and answers meet: whose a token is that lies across, and what is wrong there, counted with an example of
+//! each and a limit on how many rows may have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::joint::{BoundaryRule, Joint};
 use crate::columns::Side;
 use crate::error::{Error, Place, Problem, Result};
 use crate::stages::Metrics;
@@ -15,11 +16,35 @@ use crate::text::Tokenizer;
 /// Tokens that an example shows on each side of the boundary.
 const SHOWN: usize = 3;
 
-/// Shares of rows, 0 to 1, above which the stage fails. What has no share is only counted.
+/// The setting `boundary`: a rule, or a rule and limits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum BoundarySetting {
+    /// The rule alone.
+    Rule(BoundaryRule),
+    /// With limits.
+    Limits(Boundary),
+}
+
+impl BoundarySetting {
+    /// Rule and limits.
+    pub fn all(&self) -> Boundary {
+        match self {
+            Self::Rule(rule) => Boundary { rule: *rule, ..Boundary::default() },
+            Self::Limits(limits) => limits.clone(),
+        }
+    }
+}
+
+/// Whose a token is that lies across the end of the prompt; and shares of rows, 0 to 1, above which the stage fails. What
+/// has no share is only counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Boundary {
-    /// Rows whose tokens would be others if prompt and answer were tokenized as one text.
+    /// Whose a token is that lies across the end of the prompt.
+    #[serde(default)]
+    pub rule: BoundaryRule,
+    /// Rows with a token across the end of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged: Option<f64>,
     /// Rows with an answer that no special token ends: the model is not taught to stop.
@@ -48,7 +73,7 @@ impl Fault {
     /// Its name among the metrics.
     fn metric(self) -> &'static str {
         match self {
-            Self::Merged => "boundary_would_merge",
+            Self::Merged => "boundary_merged",
             Self::MissingEos => "missing_eos",
             Self::DoubleBos => "double_bos",
             Self::Truncated => "truncated",
@@ -65,8 +90,8 @@ impl Fault {
         match self {
             Self::Merged => (
                 "merged",
-                "would have other tokens if prompt and answer were tokenized as one text",
-                "end prompts with white space or a special token of the template",
+                "have a token across the end of the prompt",
+                "end prompts with a special token of the template",
             ),
             Self::MissingEos => (
                 "missing_eos",
@@ -105,7 +130,8 @@ impl Boundary {
     /// Objects where more rows have a fault than may have it.
     pub(super) fn check(&self, metrics: &Metrics) -> Result<()> {
         let count = |name: &str| metrics.get(name).and_then(Value::as_u64).unwrap_or(0);
-        let all = count("rows");
+        let aside = if self.rule == BoundaryRule::SetAside { count(Fault::Merged.metric()) } else { 0 };
+        let all = count("rows") + aside;
         let complaint = |fault: Fault| {
             let (field, wrong, help) = fault.explain();
             let (limit, rows) = (self.share(fault)?, count(fault.metric()));
@@ -143,29 +169,26 @@ impl Boundaries {
         Self { bos: id("bos_token"), eos: id("eos_token"), special: tokenizer.special_ids() }
     }
 
-    /// The faults of one answer. `joint` is the prompt and the answer tokenized as one text; `room` tokens of the
-    /// answer stay.
+    /// The token across the end of the prompt with answer `side`, if there is one.
+    pub(super) fn merged(tokenizer: &Tokenizer, side: Side, joint: &Joint) -> Option<String> {
+        let (alone, whole) = (&joint.alone, &joint.whole[side as usize].ids);
+        let same = alone.iter().zip(whole).take_while(|(a, b)| a == b).count();
+        let (end, together) = (last(tokenizer, alone), first(tokenizer, &whole[same.min(whole.len())..]));
+        let example = format!("{}: prompt alone ends {end}, with the answer {together}", side.name());
+        (!joint.is_clean(side as usize)).then_some(example)
+    }
+
+    /// The faults of one answer to `prompt`, of which `room` tokens stay.
     pub(super) fn faults(
         &self,
         tokenizer: &Tokenizer,
         side: Side,
-        [prompt, answer, joint]: [&[i32]; 3],
+        [prompt, answer]: [&[i32]; 2],
         room: usize,
     ) -> Faults {
         let mut faults = Faults::new();
         let mut add = |fault, example: String| drop(faults.insert(fault, format!("{}: {example}", side.name())));
-        let text = |ids: &[i32]| {
-            let texts: Vec<String> = ids.iter().map(|id| format!("{:?}", tokenizer.token_text(*id))).collect();
-            texts.join(" ")
-        };
-        let first = |ids: &[i32]| text(&ids[..ids.len().min(SHOWN)]);
-        let last = |ids: &[i32]| text(&ids[ids.len().saturating_sub(SHOWN)..]);
-        let apart = prompt.iter().chain(answer);
-        if !apart.clone().eq(joint) {
-            let same = apart.zip(joint).take_while(|(a, b)| a == b).count();
-            let (end, start, joined) = (last(prompt), first(answer), first(&joint[same.min(joint.len())..]));
-            add(Fault::Merged, format!("prompt ends {end}, answer begins {start}, as one text {joined}"));
-        }
+        let (first, last) = (|ids| first(tokenizer, ids), |ids| last(tokenizer, ids));
         let words = answer.iter().rev().find(|id| !tokenizer.token_text(**id).trim().is_empty());
         if words.is_some_and(|id| !self.special.contains(id)) {
             add(Fault::MissingEos, format!("answer ends {}", last(answer)));
@@ -182,6 +205,18 @@ impl Boundaries {
         }
         faults
     }
+}
+
+fn first(tokenizer: &Tokenizer, ids: &[i32]) -> String {
+    texts(tokenizer, &ids[..ids.len().min(SHOWN)])
+}
+
+fn last(tokenizer: &Tokenizer, ids: &[i32]) -> String {
+    texts(tokenizer, &ids[ids.len().saturating_sub(SHOWN)..])
+}
+
+fn texts(tokenizer: &Tokenizer, ids: &[i32]) -> String {
+    ids.iter().map(|id| format!("{:?}", tokenizer.token_text(*id))).collect::<Vec<_>>().join(" ")
 }
 
 /// What a stage saw of its rows.
@@ -211,6 +246,11 @@ impl Seen {
         for (sum, cut) in self.cut.iter_mut().zip(cut) {
             *sum += u64::from(cut);
         }
+        self.add_faults(faults, id);
+    }
+
+    /// Counts the faults of a row that is set aside for one of them.
+    pub(super) fn add_faults(&mut self, faults: &Faults, id: &dyn Fn() -> String) {
         for (fault, example) in faults {
             let first = || Found { rows: 0, example: format!("row {}, {example}", id()) };
             self.faults.entry(*fault).or_insert_with(first).rows += 1;

@@ -5,8 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::columns::{Turn, role, words};
 use crate::error::Problem;
-use crate::text::Message;
 
 /// Where the last user turn goes.
 const PROMPT: &str = "{prompt}";
@@ -50,23 +50,27 @@ impl Contrast {
     }
 }
 
-/// Which turn of `prompt` is reworded, the last one of a user or else the last one, and its new words.
-pub(super) fn reworded(prompt: &[Message<'_>], wording: &str) -> (usize, String) {
-    let at = prompt.iter().rposition(|turn| turn.role == "user").unwrap_or(prompt.len().saturating_sub(1));
-    (at, wording.replace(PROMPT, prompt.get(at).map_or("", |turn| turn.content)))
+/// `prompt` with other words in its last user turn, or else in its last turn.
+pub(super) fn reworded(prompt: &[Turn], wording: &str) -> Vec<Turn> {
+    let mut prompt = prompt.to_vec();
+    let at = prompt.iter().rposition(|turn| role(turn) == "user").unwrap_or(prompt.len().saturating_sub(1));
+    if let Some(turn) = prompt.get_mut(at) {
+        turn.insert("content".into(), wording.replace(PROMPT, &words(turn)).into());
+    }
+    prompt
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::columns::say;
 
     #[test]
     fn the_last_user_turn_is_reworded() {
-        let turn = |role, content| Message { role, content };
-        let prompt = [turn("system", "s"), turn("user", "a"), turn("assistant", "b"), turn("user", "c")];
-        assert_eq!(reworded(&prompt, "Be brief. {prompt}"), (3, "Be brief. c".to_owned()));
-        assert_eq!(reworded(&prompt[..3], "{prompt}!"), (1, "a!".to_owned()));
-        assert_eq!(reworded(&prompt[..1], "{prompt}!"), (0, "s!".to_owned()));
+        let prompt = [say("system", "s"), say("user", "a"), say("assistant", "b"), say("user", "c")];
+        assert_eq!(reworded(&prompt, "Be brief. {prompt}")[3], say("user", "Be brief. c"));
+        assert_eq!(reworded(&prompt[..3], "{prompt}!"), [say("system", "s"), say("user", "a!"), say("assistant", "b")]);
+        assert_eq!(reworded(&prompt[..1], "{prompt}!"), [say("system", "s!")]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Schema};
 
-use crate::columns::{ANSWER, GENERATOR, PROMPT, messages, messages_type};
+use crate::columns::{ANSWER, GENERATOR, PROMPT, messages, messages_type, role, words};
 use crate::error::{Error, Place, Problem, Result};
 
 /// The dataset's own columns, taken where they are there.
@@ -40,8 +40,8 @@ pub(super) fn rows(batch: &RecordBatch) -> Result<RecordBatch> {
         Some(instruction) => instruction,
         None => {
             let asked = messages(batch, PROMPT)?.into_iter().map(|turns| {
-                let last = turns.into_iter().rev().find(|(role, _)| role == "user");
-                last.map(|(_, content)| content).unwrap_or_default()
+                let last = turns.iter().rev().find(|turn| role(turn) == "user");
+                last.map(words).unwrap_or_default()
             });
             Arc::new(asked.map(Some).collect::<StringArray>())
         }

@@ -1,11 +1,27 @@
 //! `tojson` as `transformers` sets it up: what Python's `json.dumps` writes. Unlike the engine's own filter it leaves
-//! `<`, `>`, `&` and `'` alone.
+//! `<`, `>`, `&` and `'` alone. And the way in: JSON as values of the engine.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, State};
 use serde_json::Value as Json;
 
 use super::methods::charge;
+
+/// JSON as a template sees it.
+pub(super) fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(value) => Value::from(*value),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => items.iter().map(value).collect(),
+        Json::Object(map) => Value::from_pairs(map.iter().map(|(key, item)| (key.as_str(), value(item)))),
+    }
+}
 
 /// Values nested deeper than this are refused.
 const DEPTH: usize = 128;

@@ -1,8 +1,8 @@
 //! What is rewritten in a template's text before it is parsed.
 //!
 //! - Ends of lines become `\n`, as in jinja2.
-//! - `{% generation %}` marks an answer's text for trainers that take masks from the template. It writes nothing, and
-//!   its body is a scope of its own: an empty `with` block.
+//! - `{% generation %}` marks an answer's text for trainers that take masks from the template. Its body is a scope of its
+//!   own, a `with` block, between two variables that write nothing unless the masks are asked for.
 //! - A macro sees the variables around it that its body reads. minijinja does not count `{% set ns.x = … %}` as
 //!   reading `ns`, so an empty `{% if ns %}` follows it.
 //! - jinja2 does not trim the end of the line behind `{% raw %}`.
@@ -17,6 +17,11 @@ const LONGEST_TAG: usize = 4096;
 
 /// Longest template, in bytes. Published ones have up to thirty thousand.
 const LONGEST: usize = 256 << 10;
+
+/// The variable in front of what an assistant writes.
+pub(super) const OPEN: &str = "generation_opens";
+/// The variable behind it.
+pub(super) const CLOSE: &str = "generation_closes";
 
 /// `source` for minijinja.
 ///
@@ -46,8 +51,8 @@ pub(super) fn prepare(source: &str) -> Result<String, String> {
         let (tag, behind) = opened.split_at(end);
         match word {
             _ if raw => out += tag,
-            "generation" => out += &tag.replacen(word, "with", 1),
-            "endgeneration" => out += &tag.replacen(word, "endwith", 1),
+            "generation" => out += &around(tag, "with", OPEN, "if true"),
+            "endgeneration" => out += &around(tag, "endif", CLOSE, "endwith"),
             "set" => out += &reading_its_namespace(tag),
             "raw" => out += &keeping_its_first_line(tag),
             _ => out += tag,
@@ -90,6 +95,20 @@ fn tag_end(text: &str, close: &str) -> Option<usize> {
 fn first_word(tag: &str) -> &str {
     let tag = tag.trim_start_matches(['-', '+']).trim_start();
     &tag[..tag.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tag.len())]
+}
+
+/// Whether `source` marks what assistants write.
+pub(super) fn marks_answers(source: &str) -> bool {
+    source.match_indices("{%").any(|(at, mark)| first_word(&source[at + mark.len()..]) == "generation")
+}
+
+/// `variable` between two blocks, which have the white-space marks and the lines of `tag` on their outer sides.
+fn around(tag: &str, first: &str, variable: &str, last: &str) -> String {
+    let mark = |mark: Option<char>| mark.filter(|c| matches!(c, '-' | '+')).map(String::from).unwrap_or_default();
+    let inner = tag.strip_prefix("{%").and_then(|rest| rest.strip_suffix("%}")).unwrap_or_default();
+    let (before, behind) = (mark(inner.chars().next()), mark(inner.chars().next_back()));
+    let lines = "\n".repeat(tag.matches('\n').count());
+    format!("{{%{before} {first} %}}{{{{ {variable} }}}}{{% {last} {lines}{behind}%}}")
 }
 
 /// `{% raw %}` becomes `{% raw +%}`.

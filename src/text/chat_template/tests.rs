@@ -9,12 +9,26 @@ fn template(source: &str) -> ChatTemplate {
     ChatTemplate::parse(source, "chat_template.jinja", &special).unwrap()
 }
 
-fn say<'a>(role: &'a str, content: &'a str) -> Message<'a> {
-    Message { role, content }
+fn say(role: &str, content: &str) -> Message {
+    [("role", role), ("content", content)].map(|(key, value)| (key.to_owned(), Json::from(value))).into_iter().collect()
 }
 
-fn closed(source: &str, messages: &[Message<'_>]) -> String {
-    template(source).render_turns(messages, Ending::Turn).unwrap()
+fn closed(source: &str, messages: &[Message]) -> String {
+    template(source).render(messages, &Context::default(), Ending::Turn).unwrap()
+}
+
+fn opened(source: &str, prompt: &[Message]) -> Result<String> {
+    template(source).render_prompt(prompt, &Context::default())
+}
+
+/// The prompt, and both answers of one turn.
+fn cut(source: &str, prompt: &[Message], answers: [&str; 2]) -> Result<(String, [String; 2]), Unrendered> {
+    let answers = answers.map(|answer| [say("assistant", answer)]);
+    let rendered =
+        template(source).render_answers(prompt, &answers.each_ref().map(|turns| &turns[..]), &Context::default())?;
+    let [chosen, rejected] = <[Answer; 2]>::try_from(rendered.answers).unwrap();
+    assert_eq!((chosen.own, rejected.own), (None, None));
+    Ok((rendered.prompt, [chosen.text, rejected.text]))
 }
 
 const CHATML: &str = "\
@@ -29,17 +43,16 @@ const CHATML: &str = "\
 #[test]
 fn the_prompt_opens_the_answer_and_the_answer_keeps_its_end_of_turn() {
     let prompt = [say("system", "Be brief."), say("user", "Two plus two?")];
-    let rendered = template("{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}")
-        .render_answers(&prompt, &[&[say("assistant", "Four.")], &[say("assistant", "Five.")]])
-        .unwrap();
+    let source = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}";
+    let (text, answers) = cut(source, &prompt, ["Four.", "Five."]).unwrap();
     // trim_blocks takes the newline behind `{% endfor %}`, not the one behind `{{ … }}`.
-    assert_eq!(rendered.prompt, "[system]Be brief.</s>\n[user]Two plus two?</s>\n[assistant]");
-    assert_eq!(rendered.answers, ["Four.</s>\n", "Five.</s>\n"]);
+    assert_eq!(text, "[system]Be brief.</s>\n[user]Two plus two?</s>\n[assistant]");
+    assert_eq!(answers, ["Four.</s>\n", "Five.</s>\n"]);
 }
 
 #[test]
 fn blocks_on_their_own_lines_leave_no_white_space() {
-    let text = template(CHATML).render_prompt(&[say("user", "Hi")]).unwrap();
+    let text = opened(CHATML, &[say("user", "Hi")]).unwrap();
     // A `{{ … }}` line keeps its newline: only blocks are trimmed.
     assert_eq!(text, "<|im_start|>user\nHi<|im_end|>\n\n<|im_start|>assistant\n\n");
 }
@@ -92,7 +105,7 @@ fn generation_marks_write_nothing() {
 #[test]
 fn raised_exceptions_carry_their_words_and_their_line() {
     let source = "{% for m in messages %}\n{% if m.role == 'tool' %}\n{{ raise_exception('no tools here') }}\n{% endif %}\n{% endfor %}";
-    let error = template(source).render_prompt(&[say("tool", "x")]).unwrap_err().to_string();
+    let error = opened(source, &[say("tool", "x")]).unwrap_err().to_string();
     assert_eq!(error, "chat_template.jinja: chat template, line 3: no tools here");
 }
 
@@ -103,7 +116,7 @@ fn a_broken_template_is_an_error_with_its_line() {
 }
 
 fn stopped(source: &str) -> String {
-    template(source).render_prompt(&[]).unwrap_err().to_string()
+    opened(source, &[]).unwrap_err().to_string()
 }
 
 #[test]
@@ -140,9 +153,9 @@ fn templates_without_end_are_stopped() {
 #[test]
 fn deep_lists_do_not_overflow_the_stack() {
     let nest = "{% set ns = namespace(x=[], y=[]) %}{% for i in range(60000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}";
-    let text = template(&format!("{nest}{{{{ ns.x == ns.y }}}}")).render_prompt(&[]).unwrap();
+    let text = opened(&format!("{nest}{{{{ ns.x == ns.y }}}}"), &[]).unwrap();
     assert_eq!(text, "True");
-    let text = template(&format!("{nest}{{{{ ns.x|string|length }}}}")).render_prompt(&[]).unwrap();
+    let text = opened(&format!("{nest}{{{{ ns.x|string|length }}}}"), &[]).unwrap();
     assert_eq!(text, "120002");
 }
 
@@ -165,14 +178,14 @@ fn long_tags_and_templates_are_refused() {
     assert!(refused(&"{% if a %}".repeat(20_000)).contains("recursion limits"));
     // As many as fit are no deeper than the stack.
     let chain = format!("{{% if a %}}{}{{% endif %}}", "{%elif a%}".repeat(26_000));
-    assert_eq!(template(&chain).render_prompt(&[]).unwrap(), "");
+    assert_eq!(opened(&chain, &[]).unwrap(), "");
 }
 
 /// An empty `<think>` is longer than the text behind it, and `e` stands in `</end>`.
 #[test]
 fn the_end_of_the_last_words_is_found_by_place() {
     let source = "{% for m in messages %}<{{ m.role }}>{{ m.content.split('</think>')[-1] | trim }}</end>{% endfor %}";
-    let open = |content| template(source).render_prompt(&[say("user", "e"), say("assistant", content)]).unwrap();
+    let open = |content| opened(source, &[say("user", "e"), say("assistant", content)]).unwrap();
     assert_eq!(open("e"), "<user>e</end><assistant>e");
     assert_eq!(open("e\n"), "<user>e</end><assistant>e");
     assert_eq!(open(""), "<user>e</end><assistant>");
@@ -181,28 +194,69 @@ fn the_end_of_the_last_words_is_found_by_place() {
 #[test]
 fn what_only_the_generation_prompt_writes_does_not_cut_the_answers() {
     let source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant><think>{% endif %}";
-    let rendered = template(source)
-        .render_answers(&[say("user", "q")], &[&[say("assistant", "a")], &[say("assistant", "b")]])
-        .unwrap();
-    assert_eq!(rendered.prompt, "<user>q<assistant>");
-    assert_eq!(rendered.answers, ["a", "b"]);
-    // Here the first answer goes along with the generation prompt and the second does not: the shared part is shorter.
-    let rendered = template(source)
-        .render_answers(&[say("user", "q")], &[&[say("assistant", "<think>a")], &[say("assistant", "<b>")]])
-        .unwrap();
-    assert_eq!(rendered.prompt, "<user>q<assistant><");
-    assert_eq!(rendered.answers, ["think>a", "b>"]);
+    let prompt = [say("user", "q")];
+    let (text, answers) = cut(source, &prompt, ["a", "b"]).unwrap();
+    assert_eq!((text.as_str(), answers), ("<user>q<assistant>", ["a", "b"].map(str::to_owned)));
+    // Letters that answers share with what the template leaves out are the answers' own.
+    let (text, answers) = cut(source, &prompt, ["<think>a", "<b>"]).unwrap();
+    assert_eq!((text.as_str(), answers), ("<user>q<assistant>", ["<think>a", "<b>"].map(str::to_owned)));
+    // All of it is the prompt's where both answers go on from it.
+    let (text, answers) = cut(source, &prompt, ["<think>a", "<think>b"]).unwrap();
+    assert_eq!((text.as_str(), answers), ("<user>q<assistant><think>", ["a", "b"].map(str::to_owned)));
+}
+
+/// The system's words are in the last user turn, and in none once an answer follows.
+const LAST: &str = "{% set ns = namespace(s='') %}{% if messages[0].role == 'system' %}{% set ns.s = messages[0].content %}{% endif %}\
+    {% for m in messages %}{% if m.role == 'user' %}[{% if loop.last and ns.s %}{{ ns.s }} {% endif %}{{ m.content }}]\
+    {% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}";
+
+#[test]
+fn a_prompt_that_is_another_with_an_answer_is_a_fault() {
+    let (text, answers) = cut(LAST, &[say("user", "Two?")], ["Four.", "Five."]).unwrap();
+    assert_eq!((text.as_str(), answers), ("[Two?]", [" Four.</s>", " Five.</s>"].map(str::to_owned)));
+    let rewritten = cut(LAST, &[say("system", "Be brief."), say("user", "Two?")], ["Four.", "Five."]);
+    assert!(matches!(rewritten, Err(Unrendered::PromptRewritten)), "{rewritten:?}");
+    // White space at the end of the words is no word.
+    let trims = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}!{% endif %}";
+    assert_eq!(cut(trims, &[say("user", "Two? \n")], ["4", "5"]).unwrap().0, "<user>Two?");
+}
+
+/// The assistant's words in an answer of several turns to the user's `q`.
+fn own_words(source: &str, answer: &[Message]) -> Result<Vec<String>, Unrendered> {
+    let (prompt, other) = ([say("user", "q")], [say("assistant", "other")]);
+    let rendered = template(source).render_answers(&prompt, &[answer, &other], &Context::default())?;
+    let text: Vec<char> = rendered.answers[0].text.chars().collect();
+    let own = rendered.answers[0].own.clone().unwrap();
+    Ok(own.into_iter().map(|range| text[range].iter().collect()).collect())
+}
+
+#[test]
+fn only_the_assistants_turns_of_an_answer_are_its_own() {
+    let turns = [say("assistant", "é1 "), say("user", "more?"), say("assistant", "2")];
+    let chat = "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}{% if add_generation_prompt %}<assistant>\n{% endif %}";
+    assert_eq!(own_words(chat, &turns).unwrap(), ["é1 <end>\n", "2<end>\n"]);
+    // Marks are narrower than turns.
+    let marked = chat.replace("{{ m.content }}<end>", "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<end>{% endgeneration %}{% else %}{{ m.content }}<end>{% endif %}");
+    assert_eq!(own_words(&marked, &turns).unwrap(), ["é1 <end>", "2<end>"]);
+    // What is left out of earlier turns, and what is written in front of the last one, is found where it is.
+    let thinks = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content | trim }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    assert_eq!(own_words(thinks, &turns).unwrap(), ["é1<end>", "<think></think>2<end>"]);
+    // Two turns of the assistant, with nobody's words between them.
+    assert_eq!(own_words(chat, &[say("assistant", "1"), say("assistant", "2")]).unwrap(), ["1<end>\n", "2<end>\n"]);
+    let shouts = "{% for m in messages %}{{ m.content | upper | replace('1', '') }}{% if m.content | length > 3 %}!{% endif %}{% endfor %}";
+    let lost = own_words(shouts, &[say("assistant", "ab"), say("user", "abc"), say("assistant", "c")]);
+    assert!(matches!(lost, Err(Unrendered::TurnsNotFound)), "{lost:?}");
 }
 
 #[test]
 fn a_prompt_that_ends_with_an_answer_is_left_open() {
     let source = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</end>{% endfor %}";
     let prompt = [say("user", "Sing."), say("assistant", " La la ")];
-    assert_eq!(template(source).render_prompt(&prompt).unwrap(), "<user>Sing.</end><assistant>La la");
+    assert_eq!(opened(source, &prompt).unwrap(), "<user>Sing.</end><assistant>La la");
     let kept = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</end>{% endfor %}";
-    assert_eq!(template(kept).render_prompt(&prompt).unwrap(), "<user>Sing.</end><assistant> La la ");
+    assert_eq!(opened(kept, &prompt).unwrap(), "<user>Sing.</end><assistant> La la ");
     let lost = "{% for m in messages %}<{{ m.role }}>{% endfor %}";
-    let error = template(lost).render_prompt(&prompt).unwrap_err().to_string();
+    let error = opened(lost, &prompt).unwrap_err().to_string();
     assert!(error.contains("ends with an assistant turn"), "{error}");
 }
 
@@ -220,8 +274,9 @@ fn dates_come_from_a_clock_that_stands_still() {
 #[test]
 fn plain_text_is_joined_and_ended() {
     let plain = Template::Plain { end: Some("</s>".into()) };
-    let rendered =
-        plain.render(&[say("user", "1, 2,")], &[&[say("assistant", " 3")], &[say("assistant", " 5")]]).unwrap();
-    assert_eq!(rendered, Rendered { prompt: "1, 2,".into(), answers: vec![" 3</s>".into(), " 5</s>".into()] });
+    let (prompt, answers) = ([say("user", "1, 2,")], [" 3", " 5"].map(|words| [say("assistant", words)]));
+    let rendered = plain.render(&prompt, &answers.each_ref().map(|turns| &turns[..]), &Context::default()).unwrap();
+    let answers = [" 3</s>", " 5</s>"].map(|text| Answer { text: text.into(), own: None });
+    assert_eq!(rendered, Rendered { prompt: "1, 2,".into(), answers: answers.to_vec() });
     assert_ne!(plain.digest(), Template::Plain { end: None }.digest());
 }

@@ -38,34 +38,16 @@ fn read<T: serde::de::DeserializeOwned>(file: &Path) -> T {
     serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
 }
 
-fn value(json: &Json) -> Value {
-    match json {
-        Json::Null => Value::from(()),
-        Json::Bool(value) => Value::from(*value),
-        Json::Number(number) => match number.as_i64() {
-            Some(number) => Value::from(number),
-            None => Value::from(number.as_f64().unwrap()),
-        },
-        Json::String(text) => Value::from(text.as_str()),
-        Json::Array(items) => items.iter().map(value).collect(),
-        Json::Object(map) => Value::from_pairs(map.iter().map(|(key, item)| (key.as_str(), value(item)))),
-    }
-}
-
 fn render(template: &ChatTemplate, conversation: &Json, ending: &str) -> Result<String> {
-    let field = |name: &str| value(&conversation[name]);
-    let ending = match ending {
-        "continue" => {
-            let messages = conversation["messages"].as_array().unwrap().iter();
-            let text = |message: &'_ Json, name: &str| message[name].as_str().unwrap_or_default().to_owned();
-            let messages: Vec<_> = messages.map(|m| (text(m, "role"), text(m, "content"))).collect();
-            let messages: Vec<_> = messages.iter().map(|(role, content)| Message { role, content }).collect();
-            return template.render_prompt(&messages);
-        }
-        "generation" => Ending::GenerationPrompt,
-        _ => Ending::Turn,
-    };
-    template.render(field("messages"), field("tools"), field("documents"), ending)
+    let messages = conversation["messages"].as_array().unwrap().iter();
+    let messages: Vec<Message> = messages.map(|message| message.as_object().unwrap().clone()).collect();
+    let field = |name: &str| conversation.get(name).cloned();
+    let context = Context { tools: field("tools"), documents: field("documents"), ..Context::default() };
+    match ending {
+        "continue" => template.render_prompt(&messages, &context),
+        "generation" => template.render(&messages, &context, Ending::GenerationPrompt),
+        _ => template.render(&messages, &context, Ending::Turn),
+    }
 }
 
 /// A text and, where the template comes with its tokenizer, its ids.

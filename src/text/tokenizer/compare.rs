@@ -70,7 +70,10 @@ pub fn difference(first: (&str, &Tokenizer), second: (&str, &Tokenizer)) -> Resu
 impl Tokenizer {
     /// Refuses a tokenizer with ids that a model of `vocab_size` entries has no embedding for.
     pub fn check_fits(&self, vocab_size: usize) -> Result<()> {
+        let padding = self.special_tokens.get("pad_token");
         let beyond = self.inner.get_vocab(true).into_iter().filter(|(_, id)| *id as usize >= vocab_size);
+        // Nothing is padded.
+        let beyond = beyond.filter(|(token, _)| Some(token) != padding);
         let mut beyond: Vec<(u32, String)> = beyond.map(|(token, id)| (id, token)).collect();
         beyond.sort();
         let Some((id, token)) = beyond.first() else { return Ok(()) };

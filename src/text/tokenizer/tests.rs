@@ -6,7 +6,8 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::text::chat_template::Message;
+use crate::text::chat_template::Context;
+use crate::text::{ChatTemplate, Message};
 
 /// Byte-level BPE over a few merges. `added` names the added tokens, ids behind the vocabulary.
 fn tokenizer_json(added: &[&str]) -> Value {
@@ -34,6 +35,14 @@ fn tokenizer_json(added: &[&str]) -> Value {
         "decoder": byte_level,
         "model": {"type": "BPE", "vocab": vocabulary, "merges": merges}
     })
+}
+
+fn user(content: &str) -> [Message; 1] {
+    [json!({"role": "user", "content": content}).as_object().unwrap().clone()]
+}
+
+fn rendered(template: &ChatTemplate, content: &str) -> String {
+    template.render_prompt(&user(content), &Context::default()).unwrap()
 }
 
 fn folder(files: &[(&str, String)]) -> TempDir {
@@ -91,13 +100,12 @@ fn templates_are_found_where_they_are_written() {
     let one = folder(&files);
     let tokenizer = Tokenizer::load(one.path()).unwrap();
     assert_eq!(tokenizer.eos_token(), Some("<e>"));
-    let prompt = [Message { role: "user", content: "a" }];
-    assert_eq!(tokenizer.template().unwrap().render_prompt(&prompt).unwrap(), "<e><p>");
+    assert_eq!(rendered(tokenizer.template().unwrap(), "a"), "<e><p>");
 
     files.push(("chat_template.jinja", "own".into()));
     let two = folder(&files);
     let other = Tokenizer::load(two.path()).unwrap();
-    assert_eq!(other.template().unwrap().render_prompt(&prompt).unwrap(), "own");
+    assert_eq!(rendered(other.template().unwrap(), "a"), "own");
     assert_ne!(tokenizer.template_digest(), other.template_digest());
 }
 
@@ -111,7 +119,7 @@ fn special_tokens_are_those_of_transformers() {
         tokens.iter().map(|(name, token)| format!("{name} {token}")).collect::<Vec<_>>().join(", ")
     };
     let config = json!({
-        "bos_token": null, "eos_token": "<e>", "add_bos_token": true, "image_token": {"content": "<i>"},
+        "bos_token": null, "eos_token": "<e>", "add_bos_token": true, "image_token": "<i>", "boa_token": {"content": "<a>"},
         "extra_special_tokens": {"boi_token": "<x>"},
     });
     let map = json!({"eos_token": {"content": "<m>"}, "pad_token": "<p>"});
@@ -120,7 +128,7 @@ fn special_tokens_are_those_of_transformers() {
     let mut listed = config;
     listed["added_tokens_decoder"] = json!({});
     let files = [("tokenizer_config.json", listed), ("special_tokens_map.json", map)];
-    assert_eq!(found(&files), "boi_token <x>, eos_token <e>, image_token <i>, pad_token <p>");
+    assert_eq!(found(&files), "boi_token <x>, eos_token <e>, image_token <i>");
     let model = json!({"bos_token_id": 10, "eos_token_id": [9, 10]});
     assert_eq!(found(&[("config.json", model.clone())]), "bos_token <b>, eos_token <e>");
     assert_eq!(
@@ -142,8 +150,7 @@ fn the_beginning_of_text_is_the_template_s_alone() {
         let config = json!({"bos_token": "<b>", "add_bos_token": true, "chat_template": template});
         let folder = folder(&[("tokenizer.json", json.to_string()), ("tokenizer_config.json", config.to_string())]);
         let tokenizer = Tokenizer::load(folder.path()).unwrap();
-        let text = tokenizer.template().unwrap().render_prompt(&[Message { role: "user", content: "abc" }]).unwrap();
-        tokenizer.encode(&text).unwrap()
+        tokenizer.encode(&rendered(tokenizer.template().unwrap(), "abc")).unwrap()
     };
     assert_eq!(ids("{{ bos_token }}{{ messages[0].content }}"), [9, 7]);
     assert_eq!(ids("{{ messages[0].content }}"), [7]);
@@ -221,4 +228,85 @@ fn what_cannot_be_used_is_named() {
     let folder = folder(&[("tokenizer.json", json)]);
     let message = Tokenizer::load(folder.path()).unwrap().template().unwrap_err().to_string();
     assert!(message.contains("no chat template in this folder") && message.contains("template: none"), "{message}");
+}
+
+/// `AutoTokenizer.from_pretrained(…).added_tokens_decoder` of transformers 5.24.0: (id, content, special, normalized,
+/// lstrip).
+#[test]
+fn tokens_that_other_files_name_have_one_id_each() {
+    let found = |files: &[(&str, Value)]| {
+        let mut all = vec![("tokenizer.json", tokenizer_json(&["<e>", "<b>"]).to_string())];
+        all.extend(files.iter().map(|(name, json)| (*name, json.to_string())));
+        let tokenizer = Tokenizer::load(folder(&all).path()).unwrap();
+        let mut tokens: Vec<_> = tokenizer.inner.get_added_tokens_decoder().into_iter().collect();
+        tokens.sort_by_key(|(id, _)| *id);
+        let own = |id: &u32| [("<e>", 9), ("<b>", 10)].iter().all(|(_, own)| own != id);
+        let beyond = tokens.into_iter().filter(|(id, token)| own(id) || token.normalized);
+        beyond.map(|(id, t)| (id, t.content, t.special, t.normalized, t.lstrip)).collect::<Vec<_>>()
+    };
+    let token = |id, content: &str, special, normalized, lstrip| (id, content.to_owned(), special, normalized, lstrip);
+    let plain = |id, content| token(id, content, true, false, false);
+    let config = |config: Value| [("tokenizer_config.json", config)];
+    assert_eq!(found(&config(json!({"eos_token": "<z>", "pad_token": "<e>"}))), [plain(11, "<z>")]);
+    // Ids in a list are an order alone.
+    let listed = json!({
+        "15": {"content": "<z>", "lstrip": true, "normalized": false, "rstrip": false, "single_word": false, "special": true},
+        "14": {"content": "<y>", "lstrip": false, "normalized": true, "rstrip": false, "single_word": false, "special": false},
+        "10": {"content": "<b>", "lstrip": true, "normalized": true, "rstrip": false, "single_word": false, "special": false},
+    });
+    assert_eq!(
+        found(&config(json!({"eos_token": "<b>", "added_tokens_decoder": listed}))),
+        [token(10, "<b>", true, true, true), token(11, "<y>", false, true, false), token(12, "<z>", true, false, true)]
+    );
+    let extra =
+        json!({"additional_special_tokens": ["<q>", {"__type": "AddedToken", "content": "<r>", "special": true}]});
+    assert_eq!(found(&config(extra)), [plain(11, "<q>"), plain(12, "<r>")]);
+    let both = json!({"extra_special_tokens": ["<q>"], "additional_special_tokens": ["<r>"]});
+    assert_eq!(found(&config(both)), [plain(11, "<q>")]);
+    // A token of the vocabulary keeps its id.
+    let map = [("special_tokens_map.json", json!({"additional_special_tokens": ["<q>"], "bos_token": "ab"}))];
+    assert_eq!(found(&map), [plain(6, "ab"), plain(11, "<q>")]);
+    let added = ("added_tokens.json", json!({"<q>": 12, "<f>": 11}));
+    assert_eq!(
+        found(&[added, ("tokenizer_config.json", json!({"eos_token": "<f>"}))]),
+        [plain(11, "<f>"), token(12, "<q>", false, true, false)]
+    );
+}
+
+#[test]
+fn a_named_token_in_a_text_is_one_id() {
+    let tokenizer = |config: Value| {
+        let files =
+            [("tokenizer.json", tokenizer_json(&[]).to_string()), ("tokenizer_config.json", config.to_string())];
+        Tokenizer::load(folder(&files).path()).unwrap()
+    };
+    assert_eq!(tokenizer(json!({"eos_token": "<ab>"})).encode("a<ab>b").unwrap(), [0, 9, 1]);
+    let split = json!({"eos_token": "ca", "split_special_tokens": true});
+    assert_eq!(tokenizer(split).encode("aca").unwrap(), [0, 2, 0]);
+}
+
+#[test]
+fn the_post_processor_says_what_stands_around_a_text() {
+    let mut json = tokenizer_json(&["<b>", "<e>"]);
+    let ends = |json: &Value| {
+        let folder = folder(&[("tokenizer.json", json.to_string())]);
+        Tokenizer::load(folder.path()).unwrap().ends().unwrap()
+    };
+    assert_eq!(ends(&json), [Vec::<i32>::new(), Vec::new()]);
+    let special = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+    let single = json!([special("<b>"), special("<b>"), {"Sequence": {"id": "A", "type_id": 0}}, special("<e>")]);
+    let tokens: Map<String, Value> = [("<b>", 9), ("<e>", 10)]
+        .map(|(token, id)| (token.to_owned(), json!({"id": token, "ids": [id], "tokens": [token]})))
+        .into_iter()
+        .collect();
+    json["post_processor"] =
+        json!({"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": tokens});
+    assert_eq!(ends(&json), [vec![9, 9], vec![10]]);
+}
+
+#[test]
+fn a_folder_of_another_kind_is_told_how_to_convert() {
+    let message = error(&[("tokenizer.model", "x".into())]);
+    assert!(message.contains("not found, and `tokenizer.model` is not read; "), "{message}");
+    assert!(message.contains("AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"), "{message}");
 }

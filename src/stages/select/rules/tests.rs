@@ -52,7 +52,7 @@ fn thresholds_take_what_lies_beyond_them() {
     assert_eq!(places(&rewards, Pick::Above(0.5), Rule::Random).len(), 2);
     // Nothing lies beyond 3: the nearest token stands in.
     let none = masks_of(&[&rewards, &[4.0, 0.0]], Pick::Above(3.0), Rule::Share, Side::Chosen);
-    assert_eq!(none, Masks { rows: vec![vec![false, true, false, false], vec![true, false]], stand_ins: 1 });
+    assert_eq!(none, Masks { rows: vec![vec![false, true, false, false], vec![true, false]], stand_ins: 1, ties: 0 });
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_share_of_the_batch_goes_where_the_rewards_are() {
     let found = masks_of(&rows, Pick::Top(0.3), Rule::BatchShare, Side::Chosen);
     // Three of ten tokens: 5, 4, 3; the last row has none of them and keeps its first.
     let expected = vec![vec![true, true, false], vec![true, false], vec![false, true, false, false, false]];
-    assert_eq!(found, Masks { rows: expected, stand_ins: 1 });
+    assert_eq!(found, Masks { rows: expected, stand_ins: 1, ties: 0 });
 }
 
 // >>> import torch
@@ -97,6 +97,21 @@ fn controls_keep_one_side_or_everything() {
     assert_eq!(one_side(Rule::ChosenOnly, Side::Rejected), [false; 3]);
     assert_eq!(one_side(Rule::RejectedOnly, Side::Chosen), [false; 3]);
     assert_eq!(one_side(Rule::All, Side::Chosen), [true; 3]);
+}
+
+#[test]
+fn masks_that_ties_decided_are_counted() {
+    let same: [&[f32]; 3] = [&[0.0, -0.0, 0.0, 0.0], &[0.5, 0.5, 0.5], &[1.0, -1.0, 1.0]];
+    let ties = |pick, rule| masks_of(&same, pick, rule, Side::Chosen).ties;
+    assert_eq!(ties(Pick::Top(0.5), Rule::Share), 2);
+    assert_eq!(ties(Pick::Largest(0.5), Rule::Share), 3);
+    // Of 3 scored tokens 1 is taken; of 2, in the other rows, as well.
+    assert_eq!(ties(Pick::Top(0.5), Rule::Official), 2);
+    // Nothing was decided where all tokens are taken, or none, or where chance decides.
+    assert_eq!(ties(Pick::Top(1.0), Rule::Share), 0);
+    assert_eq!(ties(Pick::Above(0.1), Rule::Share), 0);
+    assert_eq!(ties(Pick::Top(0.5), Rule::All), 0);
+    assert_eq!(ties(Pick::Top(0.5), Rule::Random), 0);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Writes a folder under a temporary name and renames it when it is complete.
+//! Writes the files of a model folder.
 
 use std::fs;
 use std::path::Path;
@@ -23,22 +23,9 @@ const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
-/// Calls `write` with a temporary folder, which then replaces `folder`.
-pub(super) fn appear(folder: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let wrong = |error: std::io::Error| unwritable(folder, error);
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let draft = folder.with_file_name(format!(".{name}.{}", std::process::id()));
-    let result = fs::create_dir_all(&draft).map_err(wrong).and_then(|()| write(&draft)).and_then(|()| {
-        if folder.exists() {
-            fs::remove_dir_all(folder).map_err(wrong)?;
-        }
-        fs::rename(&draft, folder).map_err(wrong)
-    });
-    if result.is_err() {
-        // An error here, such as a draft that does not exist yet, would hide the first one.
-        let _ = fs::remove_dir_all(&draft);
-    }
-    result
+/// Creates `folder` if it does not exist.
+pub(super) fn make(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))
 }
 
 fn unwritable(path: &Path, error: impl std::fmt::Display) -> Error {

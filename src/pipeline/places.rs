@@ -1,0 +1,162 @@
+//! Where a pipeline reads and writes. Places that would destroy or feed on one another are found before the run: outputs
+//! and inputs, models, the workdir, and two outputs in one place.
+
+use std::collections::BTreeSet;
+
+use super::plan::{Node, Plan};
+use super::run::FOLDERS;
+use super::spec::Spec;
+use crate::error::{Problem, Result};
+use crate::io::hub::SCHEME;
+use crate::io::{Canonical, dataset};
+use crate::stages::Stage;
+use crate::stages::write::Write;
+
+/// A place with what it is, for messages.
+struct Place {
+    what: String,
+    at: Canonical,
+}
+
+/// What is wrong with the places of `plan`, which was made of `spec`.
+///
+/// # Errors
+/// A store that fails.
+pub(super) fn problems(spec: &Spec, plan: &Plan) -> Result<Vec<Problem>> {
+    let workdir = plan.stores.locate(&plan.workdir)?.canonical();
+    let models = models(spec, plan)?;
+    let writes = writes(plan)?;
+    let mut problems = Vec::new();
+    for node in plan.nodes.iter().filter(|node| matches!(node.stage, Stage::Train(_))) {
+        let at = plan.stores.locate(&plan.workdir)?.join(&format!("models/{}", node.id)).canonical();
+        if let Some(model) = models.iter().find(|model| model.at.is_within(&at) && !plan.shared) {
+            let message = format!("the stage would put its model in place of {}", model.what);
+            let help = "give the stage another id, or name another workdir".to_owned();
+            problems.push(Problem { path: vec!["stages".into(), node.id.clone()], message, help: Some(help) });
+        }
+    }
+    for (index, (node, write, at)) in writes.iter().enumerate() {
+        let mut problem = |message: String| {
+            let help = "name a folder of its own, for example one below the workdir";
+            problems.push(Problem::at("to", message).help(help).within(&["stages", &node.id, "write"]));
+        };
+        if let Some(what) = in_workdir(at, &workdir) {
+            problem(what);
+        }
+        if let Some(model) = models.iter().find(|model| at.is_within(&model.at) || model.at.is_within(at)) {
+            problem(format!("the folder is, holds or lies in {}", model.what));
+        }
+        if let Some(message) = beside_inputs(plan, write, at)? {
+            problem(message);
+        }
+        let clash = writes[..index].iter().find(|(_, other, place)| place == at && write.may_make(&other.name(0, 1)));
+        if let Some((other, ..)) = clash {
+            problem(format!("stage `{}` writes files of the same names into this folder", other.id));
+        }
+    }
+    problems.extend(workdir_in_input(plan, &workdir)?);
+    Ok(problems)
+}
+
+/// The models and tokenizers that are folders of this machine or of a store.
+fn models(spec: &Spec, plan: &Plan) -> Result<Vec<Place>> {
+    let mut places = Vec::new();
+    for (name, model) in &spec.file.models {
+        for path in [&model.path, &model.adapter, &model.tokenizer].into_iter().flatten() {
+            if !path.starts_with(SCHEME) {
+                let what = format!("`{path}` of model `{name}`");
+                places.push(Place { what, at: plan.stores.locate(path)?.canonical() });
+            }
+        }
+    }
+    Ok(places)
+}
+
+fn writes(plan: &Plan) -> Result<Vec<(&Node, &Write, Canonical)>> {
+    let mut writes = Vec::new();
+    for node in &plan.nodes {
+        if let Stage::Write(write) = &node.stage {
+            writes.push((node, write, plan.stores.locate(&write.to)?.canonical()));
+        }
+    }
+    Ok(writes)
+}
+
+/// An output may lie in the workdir, beside the folders that a run keeps there.
+fn in_workdir(at: &Canonical, workdir: &Canonical) -> Option<String> {
+    if workdir.is_within(at) {
+        return Some("the folder is or holds the workdir".to_owned());
+    }
+    let below = at.below(workdir)?;
+    let first = below.split('/').next().unwrap_or_default();
+    FOLDERS.contains(&first).then(|| format!("sepo keeps what is its own in `{first}` of the workdir"))
+}
+
+fn beside_inputs(plan: &Plan, write: &Write, at: &Canonical) -> Result<Option<String>> {
+    let written = at.join(&write.name(0, 1));
+    for node in &plan.nodes {
+        let (Stage::Read(read), Some(dataset)) = (&node.stage, &node.dataset) else { continue };
+        if let Some(file) = dataset.files().find(|file| file.canonical().is_within(at)) {
+            return Ok(Some(format!("the folder holds {file}, which stage `{}` reads", node.id)));
+        }
+        for pattern in read.from.list() {
+            if dataset::takes(&pattern, &plan.stores, &written)? {
+                let what = format!("stage `{}` reads `{pattern}`, which this folder is a part of", node.id);
+                return Ok(Some(format!("{what}: the next run would read what this one writes")));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn workdir_in_input(plan: &Plan, workdir: &Canonical) -> Result<Vec<Problem>> {
+    let kept = workdir.join("data/stage-0/part-00000.parquet");
+    for node in &plan.nodes {
+        let Stage::Read(read) = &node.stage else { continue };
+        for pattern in read.from.list() {
+            if dataset::takes(&pattern, &plan.stores, &kept)? {
+                let message = format!(
+                    "stage `{}` reads `{pattern}`, which the workdir is a part of: it would read its own results",
+                    node.id
+                );
+                return Ok(vec![Problem::at("workdir", message).help("name a workdir beside the inputs")]);
+            }
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Outputs in one place whose rows differ between the variants of a sweep.
+///
+/// # Errors
+/// A store that cannot be reached.
+pub(super) fn clashes(plans: &[Plan]) -> Result<Vec<Problem>> {
+    let mut problems = BTreeSet::new();
+    let mut seen: Vec<(Canonical, String, &Plan)> = Vec::new();
+    for plan in plans {
+        for (node, write, at) in writes(plan)? {
+            let name = write.name(0, 1);
+            match seen.iter().find(|(place, other, _)| *place == at && *other == name) {
+                Some((_, _, other)) if history(plan, &node.id) != history(other, &node.id) => {
+                    problems.insert(node.id.clone());
+                }
+                Some(_) => {}
+                None => seen.push((at, name, plan)),
+            }
+        }
+    }
+    let problem = |id: String| {
+        let message = "variants of the sweep that differ in these rows write them into one folder";
+        Problem::at("to", message).help("put the sweep's variables into the path").within(&["stages", &id, "write"])
+    };
+    Ok(problems.into_iter().map(problem).collect())
+}
+
+/// The settings of stage `id` and of everything that it uses, as text.
+fn history(plan: &Plan, id: &str) -> String {
+    let Some(node) = plan.node(id) else { return String::new() };
+    let uses = node.stage.inputs().into_iter().chain(node.stage.models());
+    let above: Vec<String> = uses.map(|(_, name)| history(plan, name)).collect();
+    let settings = serde_json::to_string(&node.stage).expect("settings are plain data");
+    format!("{settings} {} {}", plan.seed, above.join(" "))
+}

@@ -1,0 +1,82 @@
+//! What a run would refuse, found by a check: a folder that cannot be the workdir, folders with files that sepo did not make.
+
+use std::collections::BTreeMap;
+
+use super::record::Record;
+use super::workdir::{self, FOLDERS, Workdir};
+use crate::error::{Problem, Result};
+use crate::io::owned::{Depth, RECORD, holds, refuse_link, some_of};
+use crate::io::{Location, Owned, Written, session};
+use crate::pipeline::plan::{Node, Plan};
+use crate::stages::Stage;
+
+/// What keeps a run of `plan` from making its files.
+///
+/// # Errors
+/// A store that fails.
+pub fn problems(plan: &Plan) -> Result<Vec<Problem>> {
+    let at = plan.stores.locate(&plan.workdir)?;
+    if let Some(obstacle) = workdir::obstacle(&at)? {
+        return Ok(vec![Problem::at("workdir", obstacle)]);
+    }
+    let links = FOLDERS.iter().filter_map(|folder| refuse_link(&at.join(folder)).err());
+    let mut problems: Vec<Problem> = links.map(|error| Problem::at("workdir", error.to_string())).collect();
+    let workdir = Workdir::existing(at.clone())?;
+    let recorded = workdir.as_ref().map(recorded).transpose()?.unwrap_or_default();
+    for node in &plan.nodes {
+        let (foreign, field) = match &node.stage {
+            Stage::Write(write) if !write.overwrite => (foreign(&plan.stores.locate(&write.to)?, &recorded)?, "to"),
+            Stage::Train(train) if !train.overwrite && !plan.shared => {
+                (foreign_model(&at, workdir.as_ref(), node)?, "")
+            }
+            _ => continue,
+        };
+        if !foreign.is_empty() {
+            let message =
+                format!("the folder holds {}, which sepo did not make or which changed since", some_of(&foreign));
+            let help = "name another folder, or set `overwrite: true` to replace files of the same names";
+            problems.push(Problem::at(field, message).help(help).within(&["stages", &node.id, node.stage.name()]));
+        }
+    }
+    Ok(problems)
+}
+
+/// Every file that the workdir's records name, in its one spelling. A file may have been written more than once.
+fn recorded(workdir: &Workdir) -> Result<BTreeMap<String, Vec<Written>>> {
+    let mut files: BTreeMap<String, Vec<Written>> = BTreeMap::new();
+    for file in workdir.at.join("results").list()? {
+        let record = Record::at(&file)?.filter(|record| record.workdir == workdir.id);
+        for output in record.into_iter().flat_map(|record| record.outputs) {
+            files.entry(output.at).or_default().push(output.written);
+        }
+    }
+    Ok(files)
+}
+
+/// Files in `folder` that no record names, or that have another size than when they were written.
+fn foreign(folder: &Location, recorded: &BTreeMap<String, Vec<Written>>) -> Result<Vec<String>> {
+    let at = folder.canonical();
+    let mut foreign = Vec::new();
+    for found in folder.scan()?.into_iter().filter(|found| session::mark_of(found.name()).is_none()) {
+        let file = folder.join(&found.path);
+        let mut is_own = false;
+        for written in recorded.get(&at.join(&found.path).to_string()).into_iter().flatten() {
+            is_own |= found.is_file && holds(&file, written, Depth::Size)? == Some(true);
+        }
+        if !is_own {
+            foreign.push(found.path);
+        }
+    }
+    Ok(foreign)
+}
+
+fn foreign_model(at: &Location, workdir: Option<&Workdir>, node: &Node) -> Result<Vec<String>> {
+    let folder = at.join(&format!("models/{}", node.id));
+    match Owned::open(folder.clone())? {
+        Some(owned) if workdir.is_some_and(|workdir| workdir.id == owned.owner().workdir) => {
+            Ok([owned.foreign()?, owned.difference(Depth::Size)?.changed].concat())
+        }
+        Some(_) => Ok(vec![RECORD.to_owned()]),
+        None => folder.entries(),
+    }
+}

@@ -1,0 +1,206 @@
+//! `write` stages: which files of a folder are the stage's by its record, and how new ones take their places.
+//!
+//! The record names files before they get their names, so that after a crash the stage still knows its own; a file that it
+//! does not name, or that changed since, is the user's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::Run;
+use super::record::{Output, Record};
+use crate::error::{Error, Result};
+use crate::io::owned::{Depth, holds, some_of};
+use crate::io::{Canonical, Location, Written};
+use crate::pipeline::plan::Node;
+use crate::pipeline::report::StageReport;
+use crate::stages::write::{Shard, Shards, Write};
+
+/// The folder of a `write` stage and what is known of the files in it.
+struct Outputs {
+    folder: Location,
+    at: Canonical,
+    /// What the stage wrote by its record, under whatever settings, wherever it lies.
+    recorded: Vec<Output>,
+    /// Files in the folder that the stage did not write, or that changed since; with the stage that wrote them, if one did.
+    others: BTreeMap<String, Option<String>>,
+}
+
+impl Run<'_> {
+    pub(super) fn write(&mut self, node: &Node, write: &Write) -> Result<()> {
+        let folder = self.plan.stores.locate(&write.to)?;
+        if self.is_written(node, &folder)? {
+            return Ok(());
+        }
+        let lease = self.lease(&node.id)?;
+        // Whoever held it before may have written the files.
+        if self.is_written(node, &folder)? {
+            return Ok(());
+        }
+        let record = self.recorded(&node.id)?;
+        let outputs = Outputs::of(self, record, folder.clone())?;
+        outputs.refuse_others(node, write)?;
+        let start = Instant::now();
+        let mut shards = Shards::create(write, folder.clone());
+        let (rows, passed) = self.each(&write.input, node, None, &mut |batch| shards.write(batch))?;
+        let shards = shards.finish(&node.columns)?;
+        lease.held()?;
+        let bytes = shards.iter().map(|shard| shard.written.bytes).sum();
+        let seconds = start.elapsed().as_secs_f64();
+        let report = StageReport { rows_in: rows, rows_out: rows, seconds, bytes, ..StageReport::default() };
+        let record = outputs.publish(self, node, write, shards, self.conclude(&node.id, report, passed))?;
+        self.report.outputs.extend(shown(&folder, &record));
+        self.finish(&node.id, record)
+    }
+
+    /// Whether the stage wrote its files under its present settings; the report then has what is remembered of it.
+    fn is_written(&mut self, node: &Node, folder: &Location) -> Result<bool> {
+        let Some(found) = self.recorded(&node.id)?.filter(|record| record.fingerprint == self.prints[&node.id]) else {
+            return Ok(false);
+        };
+        if !self.is_whole(node, &found, folder)? {
+            return Ok(false);
+        }
+        self.some_rows(&found.reports, &self.folder("rejects", node))?;
+        self.report.outputs.extend(shown(folder, &found));
+        self.remember(found);
+        Ok(true)
+    }
+
+    /// Whether all files that `record` names in `folder` are there.
+    ///
+    /// # Errors
+    /// Files that changed since.
+    fn is_whole(&self, node: &Node, record: &Record, folder: &Location) -> Result<bool> {
+        let mut changed = Vec::new();
+        let (at, mut there) = (folder.canonical(), 0);
+        for output in &record.outputs {
+            let Some(name) = below(&at, output) else { continue };
+            let file = folder.join(&name);
+            let Some(size) = file.size()? else { return Ok(false) };
+            // An unchanged version is the store's word; another one may be that of a copy.
+            let is_same = self.verify == Depth::Size && file.tag()? == output.version && size == output.written.bytes;
+            if !is_same && holds(&file, &output.written, Depth::Digest)? != Some(true) {
+                changed.push(name);
+            }
+            there += 1;
+        }
+        if changed.is_empty() {
+            return Ok(there > 0);
+        }
+        let message = format!(
+            "in {folder}, {} changed since sepo wrote it; move it away or delete it, and run again to have it written again",
+            some_of(&changed)
+        );
+        Err(Error::stage(&node.id, message))
+    }
+
+    /// Lets stage `node` write again what it wrote; the record still says which files are its own.
+    pub(super) fn forget_written(&self, node: &Node) -> Result<()> {
+        match self.recorded(&node.id)? {
+            Some(record) => self.record(&node.id, &Record { fingerprint: String::new(), ..record }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The files of `record` in `folder`, as the user calls them.
+fn shown(folder: &Location, record: &Record) -> Vec<String> {
+    let at = folder.canonical();
+    record.outputs.iter().filter_map(|output| Some(folder.join(&below(&at, output)?).to_string())).collect()
+}
+
+/// The path of `output` below the folder `at`.
+fn below(at: &Canonical, output: &Output) -> Option<String> {
+    output.at.strip_prefix(&at.to_string())?.strip_prefix('/').map(str::to_owned)
+}
+
+impl Outputs {
+    fn of(run: &Run, record: Option<Record>, folder: Location) -> Result<Self> {
+        let recorded = record.map(|record| record.outputs).unwrap_or_default();
+        let at = folder.canonical();
+        let own: Vec<(String, &Written)> =
+            recorded.iter().filter_map(|output| Some((below(&at, output)?, &output.written))).collect();
+        let mut others = BTreeMap::new();
+        for found in folder.scan()? {
+            if crate::io::session::mark_of(found.name()).is_some() {
+                continue;
+            }
+            let mut is_own = false;
+            for (_, written) in own.iter().filter(|(name, _)| *name == found.path) {
+                is_own |= found.is_file && holds(&folder.join(&found.path), written, Depth::Digest)? == Some(true);
+            }
+            if !is_own {
+                others.insert(found.path, None);
+            }
+        }
+        let mut outputs = Self { folder, at, recorded, others };
+        if !outputs.others.is_empty() {
+            for (stage, record) in run.all_recorded()? {
+                for name in record.outputs.iter().filter_map(|output| below(&outputs.at, output)) {
+                    outputs.others.entry(name).and_modify(|by| *by = Some(stage.clone()));
+                }
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// Files of other stages may lie beside the stage's own; anything else needs `overwrite`.
+    fn refuse_others(&self, node: &Node, write: &Write) -> Result<()> {
+        let own = |name: &String, by: &Option<String>| by.is_none() || write.may_make(name);
+        let refused: Vec<String> =
+            self.others.iter().filter(|(name, by)| own(name, by)).map(|(name, _)| name.clone()).collect();
+        if refused.is_empty() || write.overwrite {
+            return Ok(());
+        }
+        let message = format!(
+            "{} holds {}, which this stage did not write or which changed since; write to another folder, or set `overwrite: \
+             true` to replace files of the same names",
+            self.folder,
+            some_of(&refused)
+        );
+        Err(Error::stage(&node.id, message))
+    }
+
+    /// Gives `shards` their names in place of what the stage wrote before. Returns the stage's record, which is `record`
+    /// with all files.
+    fn publish(&self, run: &Run, node: &Node, write: &Write, mut shards: Vec<Shard>, record: Record) -> Result<Record> {
+        let output = |shard: &Shard| Output {
+            at: format!("{}/{}", self.at, shard.name),
+            written: shard.written.clone(),
+            version: String::new(),
+        };
+        let new: Vec<Output> = shards.iter().map(output).collect();
+        let (earlier, elsewhere): (Vec<Output>, Vec<Output>) =
+            self.recorded.iter().cloned().partition(|output| below(&self.at, output).is_some());
+        let unfinished = Record {
+            workdir: run.workdir.id.clone(),
+            outputs: [elsewhere.clone(), earlier.clone(), new.clone()].concat(),
+            ..Record::default()
+        };
+        run.record(&node.id, &unfinished)?;
+        for shard in &mut shards {
+            let to = self.folder.join(&shard.name);
+            let is_own = earlier.iter().any(|output| below(&self.at, output).as_ref() == Some(&shard.name));
+            if to.exists()? && !(is_own || write.overwrite) {
+                let message =
+                    format!("{to} appeared while the stage ran, and sepo did not make it; move it away and run again");
+                return Err(Error::stage(&node.id, message));
+            }
+            shard.publish(&to)?;
+        }
+        let names: BTreeSet<&str> = shards.iter().map(|shard| shard.name.as_str()).collect();
+        for old in &earlier {
+            let Some(name) = below(&self.at, old).filter(|name| !names.contains(name.as_str())) else { continue };
+            let file = self.folder.join(&name);
+            if holds(&file, &old.written, Depth::Digest)? == Some(true) {
+                file.delete()?;
+            }
+        }
+        let versioned = shards
+            .iter()
+            .zip(new)
+            .map(|(shard, output)| Ok(Output { version: self.folder.join(&shard.name).tag()?, ..output }));
+        let versioned: Vec<Output> = versioned.collect::<Result<_>>()?;
+        Ok(Record { outputs: [elsewhere, versioned].concat(), ..record })
+    }
+}
