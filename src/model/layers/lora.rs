@@ -35,6 +35,9 @@ pub struct Lora {
     pub merge: bool,
 }
 
+/// Above the width of any layer that there is, so that room for the factors is never asked for by a slip of the pen.
+const HIGHEST_RANK: usize = 1 << 16;
+
 fn default_r() -> usize {
     16
 }
@@ -47,6 +50,9 @@ impl Lora {
     pub fn problem(&self) -> Option<&'static str> {
         if self.r == 0 {
             return Some("r must be above 0");
+        }
+        if self.r > HIGHEST_RANK {
+            return Some("r must be 65536 or less");
         }
         if !(self.alpha > 0.0 && self.alpha.is_finite()) {
             return Some("alpha must be above 0");

@@ -80,10 +80,15 @@ pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) ->
     let workdir = Workdir::open(plan.stores.locate(&plan.workdir)?)?;
     let mut run = Run::prepare(plan, workdir, name, options, monitor)?;
     run.workdir.begin(&run.pipeline, run.folders())?;
-    let outcome = run.all(options);
-    let ended = run.workdir.end(session::mark());
-    // The error that ended the run is the one to report.
-    outcome.and(ended).map(|()| run.report)
+    match run.all(options) {
+        // A store that is away would only be asked in vain again.
+        Err(error) if error.is_retryable() => Err(error),
+        outcome => {
+            let ended = run.workdir.end(session::mark());
+            // The error that ended the run is the one to report.
+            outcome.and(ended).map(|()| run.report)
+        }
+    }
 }
 
 fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
