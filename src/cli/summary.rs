@@ -155,7 +155,10 @@ report
     #[test]
     fn counters_of_nothing_are_not_shown() {
         let out = shown(json!({"rows": 12, "chosen_truncated": 0, "example": "row 3", "share": 0.0}));
-        assert_eq!(out, "\nreport\n  rows                         12\n  example                      row 3\n  share                        0\n");
+        assert_eq!(
+            out,
+            "\nreport\n  rows                         12\n  example                      row 3\n  share                        0\n"
+        );
         assert_eq!(shown(json!({"stand_ins": 0})), "");
         let out = shown(json!({"a": {"ties": 0, "rows": 1}, "b": {"ties": 0, "rows": 1}}));
         assert!(!out.contains("ties") && out.contains("rows"), "{out}");

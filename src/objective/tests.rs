@@ -113,11 +113,8 @@ fn a_mean_is_over_pairs_but_for_sft() {
 // 0.1 * ((-1 - 2 - 3) - (-2 - 2 - 4)) = 0.2, and 0.1 * (-4 - -1) = -0.3.
 #[test]
 fn rewards_of_ipo_are_those_of_dpo() {
-    let side = |logps: &[f64], reference: &[f32]| Side {
-        logps: logps.into(),
-        reference: reference.into(),
-        ..Side::default()
-    };
+    let side =
+        |logps: &[f64], reference: &[f32]| Side { logps: logps.into(), reference: reference.into(), ..Side::default() };
     let (chosen, rejected) = (side(&[-1.0, -2.0, -3.0], &[-2.0, -2.0, -4.0]), side(&[-4.0], &[-1.0]));
     for settings in [json!({"ipo": {}}), json!({"ipo": {"length_normalized": false}}), json!({"dpo": {"beta": 0.1}})] {
         let outcome = evaluate(objective(settings.clone()).formula(), [&chosen, &rejected]);

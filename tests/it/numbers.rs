@@ -36,7 +36,8 @@ fn a_pair_without_key_tokens_counts_as_the_formula_says_however_pairs_are_packed
         report["stages"]["policy"]["metrics"].clone()
     };
     let (apart, together) = (metrics(1), metrics(1000));
-    for name in ["loss", "rewards/chosen", "rewards/margins", "rewards/accuracies", "eval_loss", "eval_rewards/chosen"] {
+    for name in ["loss", "rewards/chosen", "rewards/margins", "rewards/accuracies", "eval_loss", "eval_rewards/chosen"]
+    {
         let [apart, together] = [&apart, &together].map(|metrics| metrics[name].as_f64().unwrap());
         assert!((apart - together).abs() < 1e-5, "{name}: {apart} is not {together}");
     }
