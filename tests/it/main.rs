@@ -38,3 +38,4 @@ mod sweep;
 mod tidy;
 mod units;
 mod web;
+mod words;
