@@ -210,7 +210,7 @@ fn mistakes_about_answers_are_found_before_a_run() {
     fails(
         "trained: { generate: { input: prompts",
         "trained: { generate: { input: prompts, tokenizer: nowhere",
-        "no tokenizer.json in `nowhere`",
+        "`nowhere` is no model under `models:`, and no folder",
     );
     let ids = "workdir: run\nmodels: { base: { path: MODEL } }\nstages:\n  rows: { read: { from: rows.jsonl } }\n  \
                said: { generate: { input: rows, model: base, stop: [x] } }\n";
