@@ -1,4 +1,4 @@
-//! The supported architectures. Each has a file, with fields named as in the checkpoint, and a row in [`ARCHITECTURES`].
+//! The supported architectures. Each has a file, with fields named as in the checkpoint, and a row in `ARCHITECTURES`.
 
 pub mod decoder;
 pub mod gpt2;
