@@ -173,15 +173,6 @@ impl Error {
         }
     }
 
-    /// Whether the same command may succeed later: a store kept failing.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Store { retryable, .. } => *retryable,
-            Self::InStage { source, .. } => source.is_retryable(),
-            _ => false,
-        }
-    }
-
     /// The process exit code: 1 failed, 75 try again, 78 bad pipeline file, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
