@@ -173,7 +173,7 @@ fn answers_are_written_judged_and_compared() {
     assert!(answers.iter().all(|answer| !answer.ends_with("<|end|>")), "{answers:?}");
     assert_eq!(outputs[0]["generator"], "ref");
 
-    let again = json(&folder.succeeds(&["run", &file, "--json"]));
+    let again = crate::harness::report(&folder.succeeds(&["run", &file, "--json"]));
     assert_eq!(again["stages"]["trained"], stages["trained"]);
     let text = std::fs::read_to_string(&file).unwrap();
     let narrow = text.replace("top_p: 0.9", "top_p: 0.9, batch_tokens: 1");
