@@ -1,10 +1,10 @@
 //! The columns of JSON rows: what all of them have in common.
 //!
 //! A key may be missing. Whole and other numbers make `Float64`, different scalars `Utf8`. A list that is empty, or a
-//! value that is null, says nothing.
+//! value that is null, says nothing. Values that are a list or an object in one row and something else in another stay JSON:
+//! a text of the extension type `arrow.json`.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
@@ -18,6 +18,8 @@ enum Shape {
     Scalar(DataType),
     List(Box<Shape>),
     Object(Columns),
+    /// Values that have no form in common.
+    Json,
 }
 
 /// The keys of objects, in the order in which they appear.
@@ -27,30 +29,9 @@ pub(super) struct Columns {
     places: HashMap<String, usize>,
 }
 
-/// A value that its column cannot hold.
-#[derive(Debug)]
-pub(super) struct Conflict {
-    column: Vec<String>,
-    found: &'static str,
-    known: &'static str,
-}
-
-impl Conflict {
-    fn below(mut self, key: &str) -> Self {
-        self.column.insert(0, key.to_owned());
-        self
-    }
-}
-
-impl fmt::Display for Conflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "column `{}` is {} here and {} in an earlier row", self.column.join("."), self.found, self.known)
-    }
-}
-
 impl Columns {
     /// Takes in one more row.
-    pub(super) fn add(&mut self, row: &Map<String, Value>) -> Result<(), Conflict> {
+    pub(super) fn add(&mut self, row: &Map<String, Value>) {
         for (key, value) in row {
             let place = match self.places.get(key) {
                 Some(place) => *place,
@@ -60,9 +41,8 @@ impl Columns {
                     self.shapes.len() - 1
                 }
             };
-            self.shapes[place].1.add(value).map_err(|conflict| conflict.below(key))?;
+            self.shapes[place].1.add(value);
         }
-        Ok(())
     }
 
     /// The columns as a schema.
@@ -72,35 +52,35 @@ impl Columns {
 
     /// An object that never holds anything is no column.
     fn fields(&self) -> Fields {
-        let columns = self.shapes.iter().filter_map(|(name, shape)| Some(Field::new(name, shape.data_type()?, true)));
-        columns.collect()
+        self.shapes.iter().filter_map(|(name, shape)| shape.field(name)).collect()
     }
 }
 
 impl Shape {
-    fn add(&mut self, value: &Value) -> Result<(), Conflict> {
+    fn add(&mut self, value: &Value) {
+        if *self == Self::Unknown {
+            *self = match value {
+                Value::Array(_) => Self::List(Box::default()),
+                Value::Object(_) => Self::Object(Columns::default()),
+                _ => Self::Unknown,
+            };
+        }
         let scalar = match value {
-            Value::Null => return Ok(()),
+            Value::Null => return,
             Value::Bool(_) => DataType::Boolean,
             Value::Number(number) if number.is_i64() => DataType::Int64,
             Value::Number(_) => DataType::Float64,
             Value::String(_) => DataType::Utf8,
             Value::Array(items) => {
-                if *self == Self::Unknown {
-                    *self = Self::List(Box::default());
-                }
                 return match self {
-                    Self::List(element) => items.iter().try_for_each(|item| element.add(item)),
-                    other => Err(other.conflict("a list")),
+                    Self::List(element) => items.iter().for_each(|item| element.add(item)),
+                    other => *other = Self::Json,
                 };
             }
             Value::Object(map) => {
-                if *self == Self::Unknown {
-                    *self = Self::Object(Columns::default());
-                }
                 return match self {
                     Self::Object(columns) => columns.add(map),
-                    other => Err(other.conflict("an object")),
+                    other => *other = Self::Json,
                 };
             }
         };
@@ -108,31 +88,62 @@ impl Shape {
             Self::Unknown => *self = Self::Scalar(scalar),
             Self::Scalar(known) if *known == scalar => {}
             Self::Scalar(known) => *known = wider(known, &scalar),
-            other => return Err(other.conflict(name(&scalar))),
+            other => *other = Self::Json,
         }
-        Ok(())
     }
 
-    fn conflict(&self, found: &'static str) -> Conflict {
-        let known = match self {
-            Self::Unknown => "nothing",
-            Self::Scalar(scalar) => name(scalar),
-            Self::List(_) => "a list",
-            Self::Object(_) => "an object",
-        };
-        Conflict { column: Vec::new(), found, known }
-    }
-
-    fn data_type(&self) -> Option<DataType> {
-        match self {
-            Self::Unknown => Some(DataType::Null),
-            Self::Scalar(scalar) => Some(scalar.clone()),
-            Self::List(element) => Some(DataType::List(Arc::new(Field::new("element", element.data_type()?, true)))),
+    /// A column, or what a list or an object holds. An object that never holds anything is none.
+    fn field(&self, name: &str) -> Option<Field> {
+        let data_type = match self {
+            Self::Unknown => DataType::Null,
+            Self::Scalar(scalar) => scalar.clone(),
+            Self::List(element) => DataType::List(Arc::new(element.field("element")?)),
             Self::Object(columns) => {
-                let fields = columns.fields();
-                (!fields.is_empty()).then_some(DataType::Struct(fields))
+                Some(columns.fields()).filter(|fields| !fields.is_empty()).map(DataType::Struct)?
+            }
+            Self::Json => return Some(json_field(name)),
+        };
+        Some(Field::new(name, data_type, true))
+    }
+}
+
+/// A column of JSON.
+fn json_field(name: &str) -> Field {
+    let extension = [(EXTENSION_NAME.to_owned(), JSON.to_owned()), (EXTENSION_METADATA.to_owned(), String::new())];
+    Field::new(name, DataType::Utf8, true).with_metadata(extension.into())
+}
+
+const EXTENSION_NAME: &str = "ARROW:extension:name";
+const EXTENSION_METADATA: &str = "ARROW:extension:metadata";
+const JSON: &str = "arrow.json";
+
+/// Whether `field` holds JSON.
+pub(super) fn is_json(field: &Field) -> bool {
+    field.metadata().get(EXTENSION_NAME).is_some_and(|name| name == JSON)
+}
+
+/// Whether `field` holds JSON, or anything in it.
+pub(super) fn has_json(field: &Field) -> bool {
+    is_json(field)
+        || match field.data_type() {
+            DataType::Struct(fields) => fields.iter().any(|field| has_json(field)),
+            DataType::List(element) => has_json(element),
+            _ => false,
+        }
+}
+
+/// Makes texts of the values in `value` that columns of JSON hold; `field` is its column.
+pub(super) fn write_json(value: &mut Value, field: &Field) {
+    match (field.data_type(), value) {
+        (_, Value::Null) => {}
+        (_, value) if is_json(field) => *value = value.to_string().into(),
+        (DataType::Struct(fields), Value::Object(map)) => {
+            for field in fields.iter().filter(|field| has_json(field)) {
+                map.get_mut(field.name()).into_iter().for_each(|value| write_json(value, field));
             }
         }
+        (DataType::List(element), Value::Array(items)) => items.iter_mut().for_each(|item| write_json(item, element)),
+        _ => {}
     }
 }
 
@@ -141,23 +152,15 @@ fn wider(a: &DataType, b: &DataType) -> DataType {
     if number(a) && number(b) { DataType::Float64 } else { DataType::Utf8 }
 }
 
-fn name(scalar: &DataType) -> &'static str {
-    match scalar {
-        DataType::Boolean => "true or false",
-        DataType::Utf8 => "a text",
-        _ => "a number",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
-    fn columns(rows: &[Value]) -> Result<Columns, Conflict> {
+    fn columns(rows: &[Value]) -> Columns {
         let mut columns = Columns::default();
-        rows.iter().try_for_each(|row| columns.add(row.as_object().unwrap()))?;
-        Ok(columns)
+        rows.iter().for_each(|row| columns.add(row.as_object().unwrap()));
+        columns
     }
 
     #[test]
@@ -167,7 +170,7 @@ mod tests {
             json!({"n": 0.5, "list": [1], "late": true, "turns": [{"role": "user"}]}),
             json!({"n": null, "list": [0.5], "who": {"name": "x"}, "mixed": "a", "turns": [{"content": null}]}),
         ];
-        let schema = columns(&rows).unwrap().schema();
+        let schema = columns(&rows).schema();
         let shown = |name: &str| schema.field_with_name(name).unwrap().data_type().to_string();
         assert_eq!(shown("n"), "Float64");
         assert!(shown("list").contains("Float64"), "{}", shown("list"));
@@ -178,11 +181,28 @@ mod tests {
     }
 
     #[test]
-    fn a_contradiction_is_named() {
-        let error = |rows: &[Value]| columns(rows).unwrap_err().to_string();
-        let rows = [json!({"a": 1}), json!({"a": {"b": 1}})];
-        assert_eq!(error(&rows), "column `a` is an object here and a number in an earlier row");
-        let rows = [json!({"m": [{"content": "x"}]}), json!({"m": [{"content": [1]}]})];
-        assert_eq!(error(&rows), "column `m.content` is a list here and a text in an earlier row");
+    fn what_has_no_form_in_common_stays_json() {
+        let rows = [
+            json!({"a": 1, "m": [{"content": "x"}, {"content": null}], "l": [1, [2]]}),
+            json!({"a": {"b": 1}, "m": [{"content": [{"text": "y"}]}], "l": []}),
+        ];
+        let schema = columns(&rows).schema();
+        let is_json = |name: &str| is_json(schema.field_with_name(name).unwrap());
+        assert_eq!([is_json("a"), is_json("m"), is_json("l")], [true, false, false]);
+        assert!(schema.fields().iter().all(|field| has_json(field)));
+        let written: Vec<Value> = rows
+            .into_iter()
+            .map(|mut row| {
+                schema.fields().iter().for_each(|field| write_json(&mut row[field.name()], field));
+                row
+            })
+            .collect();
+        assert_eq!(
+            written,
+            [
+                json!({"a": "1", "m": [{"content": "\"x\""}, {"content": null}], "l": ["1", "[2]"]}),
+                json!({"a": "{\"b\":1}", "m": [{"content": "[{\"text\":\"y\"}]"}], "l": []}),
+            ]
+        );
     }
 }

@@ -11,6 +11,7 @@ use super::vocabulary;
 use crate::columns::Side;
 use crate::error::{Error, Problem, Result};
 use crate::io::{Dataset, Stores};
+use crate::model::tokenizer::way_out;
 use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::monitor::{Monitor, Silent};
 use crate::stages::Stage;
@@ -239,7 +240,9 @@ impl Plan {
                 return Ok((read.columns(dataset.schema())?, Some(dataset)));
             }
             Stage::Tokenize(tokenize) => {
-                is_tokenizer(&self.tokenizer(&tokenize.tokenizer))?;
+                let folder = self.tokenizer(&tokenize.tokenizer);
+                is_tokenizer(&folder)?;
+                tokenize.template.problem(&folder).map_or(Ok(()), |problem| Err(vec![problem]))?;
                 tokenize.columns(&input(&tokenize.input))?
             }
             Stage::Score(score) => score.columns(&input(&score.input))?,
@@ -276,7 +279,10 @@ fn is_tokenizer(folder: &Path) -> Result<(), Vec<Problem>> {
         return Ok(());
     }
     let message = format!("no tokenizer.json in `{}`", folder.display());
-    let help = "a folder, or a model under `models:` that has a tokenizer";
+    let help = match folder.is_dir() {
+        true => way_out(folder),
+        false => "a folder, or a model under `models:` that has a tokenizer".to_owned(),
+    };
     Err(vec![Problem::at("tokenizer", message).help(help)])
 }
 

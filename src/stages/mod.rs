@@ -99,6 +99,15 @@ impl Stage {
         }
     }
 
+    /// The template that makes texts of its conversations.
+    pub fn template(&self) -> Option<&tokenize::TemplateChoice> {
+        match self {
+            Self::Tokenize(stage) => Some(&stage.template),
+            Self::Generate(stage) => Some(&stage.template),
+            _ => None,
+        }
+    }
+
     /// What the stage reports, given the sums over all its units; an error ends the run.
     pub fn conclude(&self, sums: Metrics) -> Result<Metrics> {
         match self {

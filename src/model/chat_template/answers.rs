@@ -24,7 +24,10 @@ impl ChatTemplate {
     ) -> Result<Rendered, Unrendered> {
         let (prompt, context) = (prompt.to_vec(), context.clone());
         let answers: Vec<Vec<Message>> = answers.iter().map(|turns| turns.to_vec()).collect();
-        self.bounded(move |template| template.texts(&prompt, &answers, &context))?
+        self.bounded(move |template| {
+            let answers: Vec<_> = answers.iter().map(|answer| template.fitted(answer)).collect();
+            template.texts(&template.fitted(&prompt), &answers, &context)
+        })?
     }
 
     fn texts(&self, prompt: &[Message], answers: &[Vec<Message>], context: &Context) -> Result<Rendered, Unrendered> {

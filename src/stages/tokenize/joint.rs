@@ -47,7 +47,7 @@ pub(super) struct Joint {
 pub(super) struct Joiner<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     /// What stands in front of and behind every text.
-    pub(super) ends: &'a [Vec<i32>; 2],
+    pub(super) ends: [&'a [i32]; 2],
 }
 
 impl Joiner<'_> {
@@ -70,7 +70,7 @@ impl Joiner<'_> {
 
     /// The ids of a prompt alone.
     pub(super) fn alone(&self, prompt: &str) -> Result<Vec<i32>> {
-        Ok([&self.ends[0][..], &self.tokenizer.encode(prompt)?].concat())
+        Ok([self.ends[0], &self.tokenizer.encode(prompt)?].concat())
     }
 
     fn whole(&self, text: &str, with_offsets: bool) -> Result<Encoded> {
@@ -79,13 +79,13 @@ impl Joiner<'_> {
             true => self.tokenizer.encode_with_offsets(text)?,
             false => (self.tokenizer.encode(text)?, Vec::new()),
         };
-        let behind = if ids.ends_with(behind) { &[] } else { &behind[..] };
+        let behind = if ids.ends_with(behind) { &[] } else { behind };
         if with_offsets {
             let end = text.chars().count();
             offsets.splice(..0, front.iter().map(|_| (0, 0)));
             offsets.extend(behind.iter().map(|_| (end.saturating_sub(1), end)));
         }
-        Ok(Encoded { ids: [&front[..], &ids, behind].concat(), offsets })
+        Ok(Encoded { ids: [front, &ids, behind].concat(), offsets })
     }
 }
 
