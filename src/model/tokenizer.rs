@@ -4,6 +4,7 @@
 //! at either end: the chat template writes them. What the tokenizer itself puts around a text is for texts without a
 //! template.
 
+mod class;
 pub mod compare;
 mod special_tokens;
 mod templates;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use class::Class;
 use special_tokens::{Files, Found};
 use templates::Templates;
 pub use templates::names as template_names;
@@ -34,6 +36,7 @@ pub struct Tokenizer {
     templates: Templates,
     /// The template named so, parsed.
     default: Option<ChatTemplate>,
+    note: Option<String>,
 }
 
 impl Tokenizer {
@@ -64,13 +67,30 @@ impl Tokenizer {
             added: object(&folder.join("added_tokens.json"))?,
             model: object(&folder.join("config.json"))?,
         };
+        let byte_level = bytes.windows(11).any(|window| window == b"\"ByteLevel\"");
+        let class = Class::of(&files, byte_level);
+        let rebuilt =
+            class.map(|class| class.rebuild(&mut inner, &files)).transpose().map_err(|error| broken(&error))?;
+        let note = class.filter(|_| rebuilt == Some(true)).map(|class| {
+            format!(
+                "{}: transformers builds a {class:?} tokenizer otherwise than tokenizer.json says, and so do we; \
+                 `\"tokenizer_class\": \"PreTrainedTokenizerFast\"` in tokenizer_config.json keeps to the file",
+                folder.display()
+            )
+        });
         let known = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
-        let Found { named, tokens } = files.tokens(&known, |id| inner.id_to_token(id));
+        let Found { named, tokens } =
+            files.tokens(&known, class.map_or(&[], Class::tokens), |id| inner.id_to_token(id));
         inner.add_tokens(tokens).map_err(|error| broken(&error))?;
         inner.set_encode_special_tokens(files.config.get("split_special_tokens") == Some(&Value::Bool(true)));
         let templates = Templates::find(folder, &files.config)?;
         let default = templates.parse(templates::DEFAULT, &named)?;
-        Ok(Self { inner, folder: folder.to_owned(), special_tokens: named, templates, default })
+        Ok(Self { inner, folder: folder.to_owned(), special_tokens: named, templates, default, note })
+    }
+
+    /// What a user should know about how it was made.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// Token ids of `text`. Special tokens written in the text become their ids; none is added.

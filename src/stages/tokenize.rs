@@ -131,6 +131,9 @@ impl Tokenize {
     /// Makes the transform.
     pub fn open(&self, tokenizer: Tokenizer) -> Result<Box<dyn Transform>> {
         let digest = tokenizer.digest()?;
+        if let Some(note) = tokenizer.note() {
+            tracing::warn!("{note}");
+        }
         let template = self.template.open(&tokenizer, tokenizer.eos_token())?;
         let (rule, boundaries) = (self.boundary().rule, Boundaries::new(&tokenizer));
         let work = Work { stage: self.clone(), tokenizer, template, digest, rule, boundaries, seen: Seen::default() };

@@ -340,3 +340,53 @@ fn templates_have_names() {
     assert_eq!(both(&with_more), ["file", "more"]);
     assert_eq!(template_names(with_more.path()).unwrap(), ["default", "tool_use"]);
 }
+
+/// `AutoTokenizer.from_pretrained(…)` of transformers 5.24.0 on the same folders: ids of `ab<e>a b`, class by class. The
+/// vocabulary has no digits and no letters beyond c, so that classes differ by spaces alone.
+#[test]
+fn classes_that_build_their_own_are_those_of_transformers() {
+    let tokens = ["<unk>", "<e>", "▁", "a", "b", "Ġ", "ab", "▁a", "Ġa"];
+    let vocabulary: Map<String, Value> =
+        tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
+    let merges = json!([["a", "b"], ["▁", "a"], ["Ġ", "a"]]);
+    let added = json!({"id": 1, "content": "<e>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let prepend = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]});
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [added], "normalizer": prepend,
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": "<unk>"}
+    });
+    let load = |config: Value, model: Value| {
+        let files = [
+            ("tokenizer.json", json.to_string()),
+            ("tokenizer_config.json", config.to_string()),
+            ("config.json", model.to_string()),
+        ];
+        Tokenizer::load(folder(&files).path()).unwrap()
+    };
+    let ids = |config: Value, model: Value| load(config, model).encode("ab<e>a b").unwrap();
+    let class = |name: &str| json!({"tokenizer_class": name, "eos_token": "<e>"});
+    let with = |name: &str, key: &str, value: Value| {
+        let mut config = class(name);
+        config[key] = value;
+        config
+    };
+    let none = || json!({});
+    assert_eq!(ids(class("PreTrainedTokenizerFast"), none()), [2, 6, 1, 7, 2, 4]);
+    assert_eq!(ids(class("LlamaTokenizerFast"), none()), [2, 6, 1, 3, 2, 4]);
+    assert_eq!(ids(with("LlamaTokenizer", "legacy", json!(true)), none()), [2, 6, 1, 7, 2, 4]);
+    assert_eq!(ids(with("LlamaTokenizer", "legacy", json!(null)), none()), [2, 6, 1, 3, 2, 4]);
+    assert_eq!(ids(with("LlamaTokenizer", "add_prefix_space", json!(false)), none()), [6, 1, 3, 2, 4]);
+    assert_eq!(ids(class("GPT2Tokenizer"), none()), [6, 1, 3, 5, 4]);
+    assert_eq!(ids(with("GPT2Tokenizer", "add_prefix_space", json!(true)), none()), [5, 6, 1, 8, 5, 4]);
+    assert_eq!(ids(class("GemmaTokenizer"), none()), [6, 1, 3, 2, 4]);
+    // The model's type, where the class is missing or known to be wrong, or where the file counts.
+    assert_eq!(ids(json!({"eos_token": "<e>"}), json!({"model_type": "gpt2"})), [6, 1, 3, 5, 4]);
+    assert_eq!(ids(class("LlamaTokenizer"), json!({"model_type": "qwen2"})), [6, 1, 3, 5, 4]);
+    assert_eq!(ids(class("LlamaTokenizer"), json!({"model_type": "mistral"})), [2, 6, 1, 7, 2, 4]);
+    assert_eq!(ids(class("PreTrainedTokenizerFast"), json!({"model_type": "gpt2"})), [2, 6, 1, 7, 2, 4]);
+    let note = load(class("LlamaTokenizer"), none()).note().unwrap().to_owned();
+    assert!(note.contains("transformers builds a Llama tokenizer otherwise than tokenizer.json says"), "{note}");
+    assert_eq!(load(class("PreTrainedTokenizerFast"), none()).note(), None);
+}
