@@ -53,8 +53,8 @@ pub struct Tokenize {
     /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
-    /// Whose a token is that lies across the end of the prompt; as a map also shares of rows above which the stage fails, by
-    /// what is wrong where prompts and answers meet.
+    /// The rule for tokens that span the end of the prompt and the beginning of an answer; as a map, also shares of rows above
+    /// which the stage fails, by fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boundary: Option<BoundarySetting>,
     /// Write the prompts in two more wordings as well, `better_prompt_ids` and `worse_prompt_ids`, which `score` with

@@ -241,6 +241,13 @@ fn only_the_assistants_turns_of_an_answer_are_its_own() {
     // What is left out of earlier turns, and what is written in front of the last one, is found where it is.
     let thinks = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content | trim }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
     assert_eq!(own_words(thinks, &turns).unwrap(), ["é1<end>", "<think></think>2<end>"]);
+    // A turn without words of its own is known by its end.
+    let calls = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}{% if m.tool_calls %}<call/>{% endif %}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    let mut call = say("assistant", "");
+    call.remove("content");
+    call.insert("tool_calls".into(), vec![1].into());
+    let answer = [call, say("tool", "4"), say("assistant", "Four.")];
+    assert_eq!(own_words(calls, &answer).unwrap(), ["<call/><end>", "<think></think>Four.<end>"]);
     // Two turns of the assistant, with nobody's words between them.
     assert_eq!(own_words(chat, &[say("assistant", "1"), say("assistant", "2")]).unwrap(), ["1<end>\n", "2<end>\n"]);
     let shouts = "{% for m in messages %}{{ m.content | upper | replace('1', '') }}{% if m.content | length > 3 %}!{% endif %}{% endfor %}";

@@ -1,9 +1,9 @@
-//! The ids of a prompt and of its answers, as one text each: what a model reads is one text, so the ids are those of the
-//! whole, cut where the prompt's ids end.
+//! The ids of a prompt with each of its answers. A model reads prompt and answer as one text, so the whole text is
+//! tokenized and its ids are cut where the ids of the prompt alone end.
 //!
-//! With some tokenizers and texts a token lies across the place where the answer begins, and the prompt's own ids are not
-//! the beginning of the whole's. A rule says whose it is. Both answers are compared behind one prompt, so all of its tokens
-//! must be those of both texts.
+//! A tokenizer may merge characters across that point, so that the ids of the prompt alone are not a prefix of the whole.
+//! [`BoundaryRule`] then decides where to cut. Both answers share one prompt, so the ids in front of the cut are the same in
+//! both texts.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::model::{Rendered, Tokenizer};
 
-/// Whose a token is that lies across the end of the prompt.
+/// What becomes of a token that spans the end of the prompt and the beginning of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BoundaryRule {
-    /// The answer's: the prompt is what its own tokens and those of both texts have in common.
+    /// It belongs to the answer: the prompt keeps the prefix that its own ids and those of both texts have in common.
     #[default]
     MergeToAnswer,
-    /// The prompt's, if the tokens are the same in both texts; other rows are set aside.
+    /// It belongs to the prompt, if both texts have the same ids there; else the row is set aside.
     MergeToPrompt,
-    /// Nobody's: the row is set aside.
+    /// The row is set aside.
     SetAside,
 }
 
@@ -51,8 +51,8 @@ pub(super) struct Joiner<'a> {
 }
 
 impl Joiner<'_> {
-    /// The ids of `rendered`, which has two answers; `with_offsets` asks for the characters of their tokens, which there are
-    /// always where the prompt's own ids do not begin the whole's.
+    /// The ids of `rendered`, which has two answers. `with_offsets` asks for the characters that each token covers; they are
+    /// always there when the ids of the prompt alone are not a prefix of the whole.
     pub(super) fn join(&self, rendered: &Rendered, with_offsets: bool) -> Result<Joint> {
         let alone = self.alone(&rendered.prompt)?;
         let prompt_chars = rendered.prompt.chars().count();
@@ -102,7 +102,7 @@ impl Joint {
         }
         let [chosen, rejected] = &self.whole;
         match rule {
-            BoundaryRule::SetAside => Err("a token lies across the end of the prompt"),
+            BoundaryRule::SetAside => Err("a token spans the end of the prompt"),
             BoundaryRule::MergeToAnswer => {
                 let cut = common(&self.alone, &chosen.ids).min(common(&self.alone, &rejected.ids));
                 if cut == 0 { Err("no token of the prompt alone") } else { Ok(cut) }
