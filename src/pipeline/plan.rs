@@ -20,6 +20,7 @@ use crate::stages::generate::Generate;
 use crate::stages::score::Score;
 use crate::stages::train::Train;
 use crate::stages::{Stage, replaced};
+use crate::text::tokenizer::way_out;
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -214,8 +215,7 @@ impl Plan {
             let help = format!("name the folder that has it under `models: {name}`, as `tokenizer`");
             (format!("model `{name}` has no tokenizer: there is no tokenizer.json in `{}`", folder.display()), help)
         } else if folder.is_dir() {
-            let help = "a folder with tokenizer.json, or a model under `models:` that has one";
-            (format!("no tokenizer.json in `{}`", folder.display()), help.to_owned())
+            (format!("no tokenizer.json in `{}`", folder.display()), way_out(&folder))
         } else {
             let help = on_the_hub(name, "").unwrap_or_else(|| suggest(name, &models));
             (format!("`{name}` is no model under `models:`, and no folder"), help)
@@ -291,6 +291,8 @@ impl Plan {
             }
             Stage::Tokenize(tokenize) => {
                 self.has_tokenizer(&tokenize.tokenizer)?;
+                let folder = self.tokenizer(&tokenize.tokenizer);
+                tokenize.template.problem(&folder).map_or(Ok(()), |problem| Err(vec![problem]))?;
                 tokenize.columns(&input(&tokenize.input))?
             }
             Stage::Score(score) => score.columns(&input(&score.input))?,

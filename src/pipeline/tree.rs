@@ -9,10 +9,13 @@ use serde_json::{Map, Number, Value};
 use serde_saphyr::Spanned;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
+/// Line and column in a file, both from 1.
+pub(super) type Position = (u64, u64);
+
 /// A node: line and column, both from 1, and content.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
-    pub(super) at: (u64, u64),
+    pub(super) at: Position,
     pub(super) content: Content,
 }
 
@@ -35,7 +38,7 @@ pub(super) enum Content {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
-    pub(super) at: (u64, u64),
+    pub(super) at: Position,
     pub(super) value: Node,
 }
 
@@ -57,7 +60,7 @@ impl Node {
 
     /// The position of the deepest node on `path` that is there; of its key, where the node is a value. An item of a list
     /// goes by its place, from 0.
-    pub(super) fn locate(&self, path: &[String]) -> (u64, u64) {
+    pub(super) fn locate(&self, path: &[String]) -> Position {
         let mut at = self.at;
         let mut node = self;
         for part in path {
@@ -77,12 +80,12 @@ impl Node {
     }
 
     /// Takes out every entry of a map whose key the map had before. Each is a key, its position, and that of the first one.
-    pub(super) fn take_repeated(&mut self) -> Vec<(String, (u64, u64), (u64, u64))> {
+    pub(super) fn take_repeated(&mut self) -> Vec<(String, Position, Position)> {
         let mut found = Vec::new();
         match &mut self.content {
             Content::List(items) => items.iter_mut().for_each(|item| found.extend(item.take_repeated())),
             Content::Map(entries) => {
-                let mut first: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+                let mut first: BTreeMap<String, Position> = BTreeMap::new();
                 entries.retain(|Entry { key, at, .. }| match first.get(key) {
                     Some(first) => {
                         found.push((key.clone(), *at, *first));
@@ -127,7 +130,7 @@ impl Node {
     pub(super) fn substitute(
         &mut self,
         lookup: &dyn Fn(&str) -> Result<String, Unresolved>,
-        problems: &mut Vec<((u64, u64), String)>,
+        problems: &mut Vec<(Position, String)>,
     ) {
         match &mut self.content {
             Content::List(items) => items.iter_mut().for_each(|item| item.substitute(lookup, problems)),

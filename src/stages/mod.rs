@@ -104,6 +104,15 @@ impl Stage {
         }
     }
 
+    /// The template that makes texts of its conversations.
+    pub fn template(&self) -> Option<&tokenize::TemplateChoice> {
+        match self {
+            Self::Tokenize(stage) => Some(&stage.template),
+            Self::Generate(stage) => Some(&stage.template),
+            _ => None,
+        }
+    }
+
     /// What its table compares; nothing for a stage that has none.
     pub fn compared(&self) -> Option<Compared> {
         match self {

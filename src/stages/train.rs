@@ -219,7 +219,7 @@ impl Train {
         let has = |name: &str| {
             let field =
                 Side::BOTH.map(|side| input.field_with_name(&side.key_mask((!name.is_empty()).then_some(name))));
-            field.iter().all(|field| field.is_ok_and(|field| *field.data_type() == list_type(DataType::Boolean)))
+            field.into_iter().all(|field| field.is_ok_and(|field| *field.data_type() == list_type(DataType::Boolean)))
         };
         let wanted = self.mask.as_deref().unwrap_or_default();
         if has(wanted) {

@@ -60,7 +60,10 @@ fn a_model_folder_that_is_missing_is_one_mistake_at_its_own_line() {
     // A model that is whole and has no tokenizer is a mistake of the stage that needs one.
     let said = check(&folder, &with(&format!("models:\n  base: {{ path: \"{}\" }}\n", fixture("gpt2-bare"))));
     assert!(said.len() == 1 && said[0].starts_with("7:"), "{said:?}");
-    assert!(said[0].contains("model `base` has no tokenizer") && said[0].contains("`models: base`, as `tokenizer`"), "{said:?}");
+    assert!(
+        said[0].contains("model `base` has no tokenizer") && said[0].contains("`models: base`, as `tokenizer`"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -73,7 +76,10 @@ fn tokenizers_and_data_of_the_hub_are_told_from_folders() {
     let said = check(&folder, &text.replace("tokenizer: base }", "tokenizer: bse }"));
     assert!(said.len() == 1 && said[0].ends_with("help: did you mean `base`?"), "{said:?}");
     let said = check(&folder, &text.replace("from: rows.jsonl", "from: Anthropic/hh-rlhf"));
-    assert!(said.len() == 1 && said[0].ends_with("help: on the hub it is `hf://datasets/Anthropic/hh-rlhf`"), "{said:?}");
+    assert!(
+        said.len() == 1 && said[0].ends_with("help: on the hub it is `hf://datasets/Anthropic/hh-rlhf`"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -86,8 +92,16 @@ fn words_of_trl_and_llama_factory_are_answered_by_ours() {
         ("warmup_ratio: 0.1", "unknown key `warmup_ratio`", "did you mean `warmup`?"),
         ("lr_scheduler_type: cosine", "unknown key `lr_scheduler_type`", "did you mean `decay`?"),
         ("logging_steps: 5", "unknown key `logging_steps`", "did you mean `log_every`?"),
-        ("per_device_train_batch_size: 2", "unknown key `per_device_train_batch_size`", "`batch_size` of a `train` stage is"),
-        ("gradient_accumulation_steps: 8", "unknown key `gradient_accumulation_steps`", "`batch_tokens` tokens as it needs"),
+        (
+            "per_device_train_batch_size: 2",
+            "unknown key `per_device_train_batch_size`",
+            "`batch_size` of a `train` stage is",
+        ),
+        (
+            "gradient_accumulation_steps: 8",
+            "unknown key `gradient_accumulation_steps`",
+            "`batch_tokens` tokens as it needs",
+        ),
         ("bf16: true", "unknown key `bf16`", "`precision: bf16` at the top of the file"),
         ("gradient_checkpointing: true", "unknown key `gradient_checkpointing`", "`memory: low`"),
         ("beta: 0.1", "unknown key `beta`", "`objective: { dpo: { beta: 0.1 } }`"),
@@ -100,11 +114,18 @@ fn words_of_trl_and_llama_factory_are_answered_by_ours() {
         let said = check(&folder, &text.replace("mask: random", wrong));
         assert!(said.len() == 1 && said[0].contains(message) && said[0].contains(help), "{wrong}: {said:?}");
     }
-    let objective = |word: &str| check(&folder, &text.replace("objective: { sepo: {} }", &format!("objective: {word}")));
+    let objective =
+        |word: &str| check(&folder, &text.replace("objective: { sepo: {} }", &format!("objective: {word}")));
     let said = objective("sepo");
-    assert!(said.len() == 1 && said[0].ends_with("`sepo` is a map with its settings\n  help: write `{ sepo: {} }`"), "{said:?}");
+    assert!(
+        said.len() == 1 && said[0].ends_with("`sepo` is a map with its settings\n  help: write `{ sepo: {} }`"),
+        "{said:?}"
+    );
     let said = objective("sigmoid");
-    assert!(said.len() == 1 && said[0].ends_with("unknown name `sigmoid`\n  help: did you mean `dpo: {}`?"), "{said:?}");
+    assert!(
+        said.len() == 1 && said[0].ends_with("unknown name `sigmoid`\n  help: did you mean `dpo: {}`?"),
+        "{said:?}"
+    );
     let said = check(&folder, &text.replace("{ read: { from: rows.jsonl } }", "read"));
     assert!(said.len() == 1 && said[0].ends_with("help: write `{ read: { from: … } }`"), "{said:?}");
     // A whole file of another program: every line has its answer.
@@ -141,7 +162,8 @@ fn a_key_that_stands_twice_is_named_with_both_lines() {
     let last = text.lines().count();
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said[0].contains("the key `input` stands twice in one map, first in line"), "{said:?}");
-    let expected = format!("{last}:1: the key `workdir` stands twice in one map, first in line 2\n  help: keep one of the two");
+    let expected =
+        format!("{last}:1: the key `workdir` stands twice in one map, first in line 2\n  help: keep one of the two");
     assert_eq!(said[1], expected);
     folder.write("all.yaml", "pipelines: [a.yaml]\npipelines: [b.yaml]\n");
     assert!(folder.fails(&["check", "all.yaml"], 78).contains("all.yaml:2:1: the key `pipelines` stands twice"));
@@ -152,7 +174,13 @@ fn devices_are_answered_by_what_can_be_built() {
     let folder = Folder::new();
     let text = pipeline(&folder);
     for (device, parts) in [
-        ("cuda:0", ["this build cannot use the device `cuda:0`", "an NVIDIA GPU is `libtorch:cuda:0`, in a build with `--features tch`"]),
+        (
+            "cuda:0",
+            [
+                "this build cannot use the device `cuda:0`",
+                "an NVIDIA GPU is `libtorch:cuda:0`, in a build with `--features tch`",
+            ],
+        ),
         ("cuda", ["unknown device `cuda`; devices are cpu", "an NVIDIA GPU is `libtorch:cuda:0`"]),
         ("libtorch:cuda:1", ["this build cannot use the device `libtorch:cuda:1`", "build with `--features tch`"]),
     ] {

@@ -215,7 +215,10 @@ impl<'a> Run<'a> {
         if let Some(folder) = self.tokenizer(node) {
             let tokenizer = Tokenizer::load(&folder)?;
             hasher.update(tokenizer.digest()?.as_bytes());
-            hasher.update(tokenizer.template_digest().unwrap_or_default().as_bytes());
+            let template = node.stage.template().map(|template| template.open(&tokenizer, tokenizer.eos_token()));
+            // Ids need no template: whoever does says that there is none.
+            let template = template.and_then(Result::ok).map(|template| template.digest());
+            hasher.update(template.unwrap_or_default().as_bytes());
         }
         for (_, name) in node.stage.inputs().into_iter().chain(node.stage.models()) {
             let print = match (prints.get(name), self.plan.source(name)) {
