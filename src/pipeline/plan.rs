@@ -291,8 +291,10 @@ impl Plan {
             }
             Stage::Tokenize(tokenize) => {
                 self.has_tokenizer(&tokenize.tokenizer)?;
-                let folder = self.tokenizer(&tokenize.tokenizer);
-                tokenize.template.problem(&folder).map_or(Ok(()), |problem| Err(vec![problem]))?;
+                if !self.models.is_broken(&tokenize.tokenizer) {
+                    let problem = tokenize.template.problem(&self.tokenizer(&tokenize.tokenizer));
+                    problem.map_or(Ok(()), |problem| Err(vec![problem]))?;
+                }
                 tokenize.columns(&input(&tokenize.input))?
             }
             Stage::Score(score) => score.columns(&input(&score.input))?,
