@@ -44,6 +44,19 @@ impl CausalLm {
         Ok((model, opened, kept.precision()))
     }
 
+    /// The numbers that frozen models asked for `precision` compute in on `device`: what [`Self::open`] falls back to where
+    /// there are no others.
+    ///
+    /// # Errors
+    /// A device that this build cannot open.
+    pub fn arithmetic(device: DeviceSpec, precision: Precision) -> Result<Precision> {
+        match precision {
+            // Every device has them.
+            Precision::F32 => Ok(Precision::F32),
+            wanted => Ok(Kept::frozen(device, &device.open()?, wanted).precision()),
+        }
+    }
+
     /// The frozen model with adapters that train: those of the source, else new ones from `seed`.
     pub fn load_adapted(source: &ModelSource, lora: &Lora, seed: u64, device: &Device) -> Result<Self> {
         if source.base_folder()?.is_none() && !lora.merge {

@@ -90,6 +90,18 @@ impl DeviceSpec {
         (!built).then_some(feature)
     }
 
+    /// What computes there, whichever device of its kind it is: the back end, and `cuda` behind LibTorch's where it is on one.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::LibTorch => "libtorch",
+            Self::LibTorchCuda(_) => "libtorch:cuda",
+            Self::Cuda(_) => "cuda",
+            Self::Vulkan => "vulkan",
+            Self::VulkanCpu => "vulkan:cpu",
+        }
+    }
+
     /// Opens the device, without autodiff.
     pub fn open(self) -> Result<Device> {
         match self {

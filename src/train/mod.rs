@@ -114,10 +114,19 @@ pub struct Job<'a> {
     pub monitor: &'a dyn Monitor,
 }
 
+/// What a training made.
+pub struct Trained {
+    /// The model, without autodiff.
+    pub model: CausalLm,
+    /// What the last steps said, and what all of them computed.
+    pub metrics: Map<String, Value>,
+    /// Seconds of all steps, those of the runs before this one included.
+    pub seconds: f64,
+}
+
 impl Job<'_> {
-    /// Trains `model`, which was loaded on the job's device, from the newest checkpoint on where there is one. Returns the
-    /// trained model, without autodiff, and what the last steps said.
-    pub fn run(&self, model: CausalLm) -> Result<(CausalLm, Map<String, Value>)> {
+    /// Trains `model`, which was loaded on the job's device, from the newest checkpoint on where there is one.
+    pub fn run(&self, model: CausalLm) -> Result<Trained> {
         let Self { name, device, settings, reference, feed, checkpoints, monitor, .. } = *self;
         let needs = settings.objective.formula().needs();
         match reference.map(CausalLm::vocab_size) {
@@ -170,8 +179,9 @@ impl Job<'_> {
                 if at.step % settings.log_every == 0 || at.step == steps {
                     last = taken.metrics(&settings.objective);
                     last.insert("learning_rate".into(), json!(rate));
-                    last.insert("seconds".into(), json!(since.elapsed().as_secs_f64()));
-                    log.write(at.step, "train", &last)?;
+                    let mut line = last.clone();
+                    line.insert("seconds".into(), json!(since.elapsed().as_secs_f64()));
+                    log.write(at.step, "train", &line)?;
                     since = Instant::now();
                 }
                 let looks = settings.eval_every.is_some_and(|every| at.step % every == 0) || at.step == steps;
@@ -208,8 +218,7 @@ impl Job<'_> {
         last.insert("steps".into(), json!(at.step));
         last.insert("tokens".into(), json!(at.tokens));
         last.insert("gflop".into(), json!(at.gflop));
-        last.insert("seconds".into(), json!(at.seconds));
-        Ok((trainer.policy.model().valid(), last))
+        Ok(Trained { model: trainer.policy.model().valid(), metrics: last, seconds: at.seconds })
     }
 
     /// Floating-point operations of a step over `work`, there and back.

@@ -15,9 +15,9 @@ use crate::pipeline::flow::{Flow, Station};
 use crate::pipeline::plan::{Node, Plan};
 use crate::pipeline::rejects::{Folder, NoRows};
 use crate::pipeline::report::{Reports, add};
+use crate::pipeline::supplies::Supplies;
 use crate::stages::positions::{Fitting, Reads};
-use crate::stages::{Conclusion, Stage};
-use crate::text::Tokenizer;
+use crate::stages::{Conclusion, Shape};
 
 /// Units that a message names.
 const NAMED: usize = 5;
@@ -26,19 +26,19 @@ impl<'a> Run<'a> {
     /// The rows of stage `id`, and the stages that they still have to pass, in order.
     pub(super) fn flow(&self, id: &str) -> Result<(Flow, Vec<&'a Node>)> {
         let node = self.plan.node(id).expect("the plan resolved the name");
-        let (mut flow, nodes) = match &node.stage {
-            Stage::Read(_) => (Flow::source(node)?, Vec::new()),
-            Stage::Select(select) => {
-                let (mut flow, nodes) = self.flow(&select.input)?;
-                flow.selects.push((id.to_owned(), select.clone()));
+        let (mut flow, nodes) = match node.shape() {
+            Shape::Source(_) => (Flow::source(node)?, Vec::new()),
+            Shape::Inline(stage) => {
+                let (mut flow, nodes) = self.flow(node.operation().inputs()[0].1)?;
+                flow.derived.push((id.to_owned(), stage));
                 (flow, nodes)
             }
-            Stage::Tokenize(tokenize) if self.joins_its_consumer(id) => {
-                let (flow, mut nodes) = self.flow(&tokenize.input)?;
+            Shape::Materialised(_) if self.joins_its_consumer(node) => {
+                let (flow, mut nodes) = self.flow(node.operation().inputs()[0].1)?;
                 nodes.push(node);
                 (flow, nodes)
             }
-            _ => (self.parts(node)?, Vec::new()),
+            Shape::Materialised(_) | Shape::Training(_) | Shape::Sink(_) => (self.parts(node)?, Vec::new()),
         };
         flow.max_reject_share = self.plan.max_reject_share;
         Ok((flow, nodes))
@@ -54,21 +54,13 @@ impl<'a> Run<'a> {
     }
 
     fn station(&self, node: &Node) -> Result<Station> {
-        let work = match &node.stage {
-            Stage::Tokenize(tokenize) => tokenize.open(Tokenizer::load(&self.plan.tokenizer(&tokenize.tokenizer))?)?,
-            Stage::Score(score) => {
-                let oracle = score.oracle.as_deref().map(|oracle| self.model(oracle)).transpose()?;
-                let positions = self.plan.positions(node)?;
-                score.open(oracle.as_ref(), &self.model(&score.reference)?, self.plan.device, positions)?
+        match node.shape() {
+            Shape::Materialised(rows) => {
+                let trained = |name: &str| self.trained(name);
+                Ok(Station::new(&node.id, rows.open(&Supplies::new(self.plan, node, &trained))?))
             }
-            Stage::Generate(generate) => {
-                let tokenizer = self.plan.tokenizer_of(generate).map(|folder| Tokenizer::load(&folder)).transpose()?;
-                let positions = self.plan.positions(node)?;
-                generate.open(&self.model(&generate.model)?, tokenizer, self.plan.device, positions)?
-            }
-            other => return Err(Error::stage(&node.id, format!("`{}` makes no rows", other.name()))),
-        };
-        Ok(Station::new(&node.id, work))
+            _ => Err(Error::stage(&node.id, format!("`{}` makes no rows", node.operation().name()))),
+        }
     }
 
     /// The last station of rows that models of `node` read.
@@ -84,7 +76,7 @@ impl<'a> Run<'a> {
             self.remember(record);
             return Ok(Progress::Done);
         }
-        let (flow, mut nodes) = self.flow(node.stage.inputs()[0].1)?;
+        let (flow, mut nodes) = self.flow(node.operation().inputs()[0].1)?;
         nodes.push(node);
         let mut data = self.claim("data", node).open()?;
         data.expect(MANIFEST)?;
@@ -125,13 +117,14 @@ impl<'a> Run<'a> {
         self.monitor.end();
         let missing: Vec<usize> = (0..notes.len()).filter(|unit| notes[*unit].is_none()).collect();
         if self.work == Work::Merge && !missing.is_empty() {
+            self.refuse_disagreement(node)?;
             return Err(self.unfinished(node, &flow, &missing));
         }
         // In their order, whatever way was taken: sums of floating-point numbers depend on it.
         let mut reports = Reports::new();
         notes.iter().flatten().for_each(|note| add(&mut reports, &note.reports));
         let parts: Vec<Part> = notes.into_iter().flatten().map(|note| note.part).collect();
-        let way = flow.way(flow.selects.iter().map(|(id, _)| id).chain(nodes.iter().map(|node| &node.id)).cloned());
+        let way = flow.way(flow.derived.iter().map(|(id, _)| id).chain(nodes.iter().map(|node| &node.id)).cloned());
         met(&mut reports, &way);
         if missing.is_empty() {
             let came = flow.reader.is_none().then_some(flow.rows);
@@ -295,7 +288,8 @@ pub(super) fn conclude(reports: &mut Reports, plan: &Plan) -> Result<()> {
     for (id, report) in reports {
         if let Some(node) = plan.node(id) {
             let sums = std::mem::take(&mut report.metrics);
-            let Conclusion { metrics, warnings } = node.stage.conclude(sums).map_err(|error| error.in_stage(id))?;
+            let Conclusion { metrics, warnings } =
+                node.operation().conclude(sums).map_err(|error| error.in_stage(id))?;
             (report.metrics, report.warnings) = (metrics, warnings);
         }
     }
