@@ -125,8 +125,10 @@ impl Owned {
             }
             return Ok(found);
         }
-        let files: Vec<String> = folder.scan()?.into_iter().filter(is_finished).map(|found| found.path).collect();
-        if !files.is_empty() {
+        // Another run may have made the folder just now.
+        let is_other = |found: &Found| is_finished(found) && found.path != RECORD;
+        let files: Vec<String> = folder.scan()?.into_iter().filter(is_other).map(|found| found.path).collect();
+        if !files.is_empty() && !folder.join(RECORD).exists()? {
             let message = format!("holds {}, which sepo did not make; move it to another place", some_of(&files));
             return Err(refused(&folder, &message));
         }
@@ -313,19 +315,17 @@ impl Owned {
         path == RECORD || self.record.files.contains_key(path) || self.record.numbered.iter().any(is_numbered)
     }
 
-    /// Removes the files that are recorded here or in `also` and have their recorded sizes, then the record, then the
+    /// Removes the files that are recorded here or in `also` and have their sizes, if these are recorded, then the record, then the
     /// folders that are empty. Returns what stayed. This is the only place that empties a folder.
     ///
     /// # Errors
     /// A link in place of the folder; a file that cannot be removed.
-    pub fn remove(self, also: &BTreeMap<String, Written>) -> Result<Vec<String>> {
+    pub fn remove(self, also: &BTreeMap<String, Option<Written>>) -> Result<Vec<String>> {
         refuse_link(&self.folder)?;
         let (mut gone, mut stayed) = (Vec::new(), Vec::new());
         for found in self.folder.scan()?.into_iter().filter(|found| found.path != RECORD) {
-            let recorded = match self.record.files.get(&found.path) {
-                Some(written) => Some(written.as_ref()),
-                None => also.get(&found.path).map(Some).or(self.names(&found.path).then_some(None)),
-            };
+            let recorded = self.record.files.get(&found.path).or_else(|| also.get(&found.path)).map(Option::as_ref);
+            let recorded = recorded.or(self.names(&found.path).then_some(None));
             match recorded {
                 Some(written) if found.is_file && written.is_none_or(|written| written.bytes == found.bytes) => {
                     self.folder.join(&found.path).delete()?;

@@ -12,6 +12,7 @@ pub mod flow;
 mod hub;
 mod limits;
 mod models;
+mod order;
 mod places;
 pub mod plan;
 pub mod planned;

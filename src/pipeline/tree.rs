@@ -50,15 +50,23 @@ impl Node {
         }
     }
 
-    /// The position of the deepest node on `path` that is there; of its key, where the node is a value.
+    /// The position of the deepest node on `path` that is there; of its key, where the node is a value. An item of a list
+    /// goes by its place, from 0.
     pub(super) fn locate(&self, path: &[String]) -> (u64, u64) {
         let mut at = self.at;
         let mut node = self;
         for part in path {
-            let Content::Map(entries) = &node.content else { break };
-            let Some(entry) = entries.iter().find(|entry| entry.key == *part) else { break };
-            at = entry.at;
-            node = &entry.value;
+            match &node.content {
+                Content::Map(entries) => {
+                    let Some(entry) = entries.iter().find(|entry| entry.key == *part) else { break };
+                    (at, node) = (entry.at, &entry.value);
+                }
+                Content::List(items) => {
+                    let Some(item) = part.parse().ok().and_then(|index: usize| items.get(index)) else { break };
+                    (at, node) = (item.at, item);
+                }
+                _ => break,
+            }
         }
         at
     }
@@ -224,6 +232,7 @@ mod tests {
         let node = Node::parse("a: 1\nb:\n  c: [x, true]\n  d: ~\n").unwrap();
         assert_eq!(node.locate(&["b".into(), "c".into()]), (3, 3));
         assert_eq!(node.locate(&["b".into(), "missing".into()]), (2, 1));
+        assert_eq!(node.locate(&["b".into(), "c".into(), "1".into()]), (3, 10));
         assert_eq!(node.to_json(), serde_json::json!({"a": 1, "b": {"c": ["x", true], "d": null}}));
         assert!(Node::parse("a: 1\na: 2\n").unwrap_err().contains("duplicate"));
     }

@@ -1,6 +1,8 @@
 //! `audit` — how good a token reward is where the answers are known: how well it ranks planted tokens over the rest
 //! (AUROC), how many of them the key masks catch, and how much of the reward lies in how few tokens.
 
+use std::collections::BTreeSet;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use schemars::JsonSchema;
@@ -9,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::tokenize::span_mask;
 use super::{
-    Ending, Finished, Inputs, Metrics, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerUse, Volume,
+    Compared, Ending, Finished, Inputs, Metrics, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerUse,
+    Volume,
 };
 use crate::columns::Side;
 use crate::columns::lists::{floats, masks};
@@ -204,6 +207,13 @@ impl Operation for Audit {
 
     fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
         None
+    }
+
+    fn compared(&self) -> Option<Compared> {
+        let table = Seen::default().metrics();
+        let numbers = table.values().filter_map(Value::as_object).flat_map(|numbers| numbers.keys().cloned());
+        let numbers: BTreeSet<String> = numbers.collect();
+        Some(Compared { labels: table.keys().cloned().collect(), numbers: numbers.into_iter().collect() })
     }
 }
 

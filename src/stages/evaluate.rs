@@ -7,18 +7,20 @@ mod pairs;
 mod quickstart;
 mod win_rate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use self::answers::Told;
+use self::pairs::Sums;
 use super::positions::Reads;
 use super::score::{KEPT_FORWARD, default_batch_tokens, needs_ids, no_batch_tokens};
 use super::{
-    Ending, HeldOut, Inputs, ModelCost, ModelUse, Operation, Resources, Role, Shape, Sink, StageCost, TokenizerUse,
-    Volume,
+    Compared, Ending, HeldOut, Inputs, ModelCost, ModelUse, Operation, Resources, Role, Shape, Sink, StageCost,
+    TokenizerUse, Volume,
 };
 use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
 use crate::error::{Problem, Result};
@@ -159,6 +161,19 @@ impl Operation for Evaluate {
     fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
         let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_FORWARD, work: volume.work };
         Some(StageCost { batch_tokens: self.batch_tokens, models: self.models().into_iter().map(model).collect() })
+    }
+
+    fn compared(&self) -> Option<Compared> {
+        let labels: BTreeSet<&String> = self.models.keys().chain(self.answers.keys()).collect();
+        let mut numbers = BTreeSet::new();
+        if self.input.is_some() && !self.models.is_empty() {
+            numbers.extend(Sums::default().metrics().keys().cloned());
+        }
+        if !self.answers.is_empty() {
+            numbers.extend(Told::before(self).metrics().keys().cloned());
+            numbers.extend(self.against.iter().map(|_| "win_rate".to_owned()));
+        }
+        Some(Compared { labels: labels.into_iter().cloned().collect(), numbers: numbers.into_iter().collect() })
     }
 
     fn reward(&self) -> Option<(&'static str, [&str; 2])> {

@@ -26,7 +26,7 @@ use crate::columns::{
     row_ids, with_column,
 };
 use crate::error::{Error, Place, Problem, Result};
-use crate::model::cost;
+use crate::model::cost::Workload;
 use crate::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
 use crate::model::{CausalLm, DeviceSpec, Generator, ModelSource, Precision};
 use crate::text::chat_template::Context;
@@ -428,10 +428,10 @@ impl Operation for Generate {
     fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
         let (prompt, length) = (volume.prompt_tokens / volume.rows.max(1.0), self.max_tokens as f64);
         let (answers, own) = (volume.rows * self.samples as f64, |tokens: f64| tokens * (tokens + 1.0) / 2.0);
-        let work = cost::Work {
+        let work = Workload {
             tokens: volume.prompt_tokens + answers * length,
             needed: answers * length,
-            seen: volume.rows * own(prompt) + answers * (length * prompt + own(length)),
+            attended: volume.rows * own(prompt) + answers * (length * prompt + own(length)),
         };
         let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_ANSWERING, work };
         Some(StageCost { batch_tokens: self.batch_tokens, models: self.models().into_iter().map(model).collect() })

@@ -111,6 +111,15 @@ fn would_be_replaced(field: &str, name: &str, found: &DataType, expected: &str) 
     Problem::at(field, message).help(help)
 }
 
+/// The table of a stage that compares several things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// The things, by the names that the table gives them.
+    pub labels: Vec<String>,
+    /// The numbers that it has of them.
+    pub numbers: Vec<String>,
+}
+
 /// Numbers that a stage reports.
 pub type Metrics = Map<String, Value>;
 

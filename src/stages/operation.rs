@@ -9,10 +9,10 @@ use arrow::datatypes::{Schema, SchemaRef};
 use serde_json::Value;
 
 use super::shape::Shape;
-use super::{Conclusion, Metrics, Stage};
+use super::{Compared, Conclusion, Metrics, Stage};
 use crate::error::{Problem, Result};
 use crate::model::Precision;
-use crate::model::cost::Work;
+use crate::model::cost::Workload;
 
 /// A stage of a pipeline.
 pub trait Operation {
@@ -83,6 +83,11 @@ pub trait Operation {
 
     /// Rows that no model should have been trained on.
     fn held_out(&self) -> Option<HeldOut<'_>> {
+        None
+    }
+
+    /// What its table compares; none for a stage without a table.
+    fn compared(&self) -> Option<Compared> {
         None
     }
 
@@ -190,7 +195,7 @@ pub struct Volume {
     /// Tokens of their prompts.
     pub prompt_tokens: f64,
     /// What the rows are for a model that scores them.
-    pub work: Work,
+    pub work: Workload,
 }
 
 /// What the models of a stage compute.
@@ -212,5 +217,5 @@ pub struct ModelCost<'a> {
     /// A pass keeps one n-th of the numbers that training keeps for every token.
     pub kept: u64,
     /// Its passes, in forward passes.
-    pub work: Work,
+    pub work: Workload,
 }

@@ -205,9 +205,13 @@ fn damage(world: &mut World, rng: &mut Rng, how: Damage) {
     }
     let name = rng.pick(&own).clone();
     let file = world.at(&name);
-    let mut bytes = file.read().unwrap().unwrap_or_default().to_vec();
+    let mut bytes = world.content(&name).unwrap_or_default();
     match how {
-        Damage::Delete => return file.delete().unwrap(),
+        Damage::Delete => {
+            // Without its record, a file is the user's.
+            world.is_blocked |= name.starts_with("run/results/") || name.ends_with("/sepo.json");
+            return file.delete().unwrap();
+        }
         Damage::Cut => bytes.truncate(bytes.len() / 2),
         Damage::Flip if bytes.is_empty() => return,
         Damage::Flip => {

@@ -158,7 +158,7 @@ fn answers_are_written_judged_and_compared() {
 
     let table = &stages["report"]["metrics"];
     let (after, before) = (&table["after"], &table["before"]);
-    assert_eq!((&after["answers"], &before["answers"]), (&40.0.into(), &80.0.into()), "{table}");
+    assert_eq!((&after["answers"], &before["answers"]), (&40.into(), &80.into()), "{table}");
     let number = |value: &Value| value.as_f64().unwrap();
     assert!(number(&after["kl"]) > 0.1 && number(&after["accuracy"]) > 0.0, "{after}");
     assert!(before.get("kl").is_none(), "{before}");

@@ -31,6 +31,7 @@ mod written;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use serde_json::json;
 use tracing::warn;
@@ -80,10 +81,10 @@ pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) ->
     let workdir = Workdir::open(plan.stores.locate(&plan.workdir)?)?;
     let mut run = Run::prepare(plan, workdir, name, options, monitor)?;
     run.workdir.begin(&run.pipeline, run.folders())?;
-    let outcome = run.all(options);
-    let ended = run.workdir.end(session::mark());
-    // The error that ended the run is the one to report.
-    outcome.and(ended).map(|()| run.report)
+    run.all(options)?;
+    // A run that failed may have left something unfinished; its session says where.
+    run.workdir.end(session::mark())?;
+    Ok(run.report)
 }
 
 fn has_models(node: &Node) -> bool {
@@ -180,7 +181,12 @@ impl<'a> Run<'a> {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            if let Progress::Waiting(why) = self.stage(node).map_err(|error| error.in_stage(&node.id))? {
+            let start = Instant::now();
+            let progress = self.stage(node).map_err(|error| error.in_stage(&node.id))?;
+            if let Some(seconds) = self.report.stages.get_mut(&node.id).and_then(|report| report.reused.as_mut()) {
+                *seconds = start.elapsed().as_secs_f64();
+            }
+            if let Progress::Waiting(why) = progress {
                 self.report.waiting = Some(why);
                 break;
             }
@@ -257,7 +263,7 @@ impl<'a> Run<'a> {
         for kind in ["data", "rejects", "checkpoints"] {
             let folder = self.folder(kind, node);
             if let Some(owned) = Owned::open(folder.clone())?.filter(|owned| owned.owner().workdir == self.workdir.id) {
-                let parts = if kind == "data" { parts::recorded(&folder)? } else { BTreeMap::new() };
+                let parts = if kind == "data" { self.workdir.parts(&folder)? } else { BTreeMap::new() };
                 owned.remove(&parts)?;
             }
         }

@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 
 use super::balance::balanced;
 use super::parts::{MANIFEST, Note, Part, Units, name};
-use super::record::Record;
+use super::record::{Done, Record};
 use super::share::{Walk, Work};
 use super::{Progress, Run};
 use crate::error::{Error, Result};
@@ -21,6 +21,14 @@ use crate::stages::{Conclusion, Shape};
 
 /// Units that a message names.
 const NAMED: usize = 5;
+
+/// What was found and done of the units of a stage.
+struct Walked {
+    /// The notes of those that are there.
+    notes: Vec<Option<Note>>,
+    /// Seconds that models took to load; none where no unit was left to do.
+    load_seconds: Option<f64>,
+}
 
 impl<'a> Run<'a> {
     /// The rows of stage `id`, and the stages that they still have to pass, in order.
@@ -73,7 +81,7 @@ impl<'a> Run<'a> {
         let manifest = self.folder("data", node).join(MANIFEST);
         if let Some(record) = self.finished(&manifest, &node.id)? {
             self.some_rows(&record.reports, &self.folder("rejects", node))?;
-            self.remember(record);
+            self.remember(record, Done::Earlier);
             return Ok(Progress::Done);
         }
         let (flow, mut nodes) = self.flow(node.operation().inputs()[0].1)?;
@@ -81,40 +89,7 @@ impl<'a> Run<'a> {
         let mut data = self.claim("data", node).open()?;
         data.expect(MANIFEST)?;
         let units = Units::of(data, flow.units.len())?;
-        // Where everything is there, no model is needed.
-        let mut stations: Option<Vec<Station>> = None;
-        let (mut load_seconds, mut seen) = (0.0, Reports::new());
-        let mut notes: Vec<Option<Note>> = vec![None; flow.units.len()];
-        let mut walk = Walk::new(notes.len());
-        self.monitor.begin(&node.id, Some(flow.rows), "rows");
-        while let Some(unit) = walk.next() {
-            if self.monitor.stopping() {
-                return Err(Error::Interrupted);
-            }
-            let own = self.work.holds(unit);
-            let mut note = units.finished(unit, own || self.work == Work::Merge)?;
-            if note.is_none() && own {
-                let stations = match &mut stations {
-                    Some(stations) => stations,
-                    none => {
-                        let start = Instant::now();
-                        let stations = none.insert(self.open(&flow, &nodes)?);
-                        load_seconds = start.elapsed().as_secs_f64();
-                        stations
-                    }
-                };
-                let (done, first) = self.unit(&flow, unit, node, (&seen, stations), &units)?;
-                if !first {
-                    walk.jump();
-                }
-                note = Some(done);
-            }
-            if let Some(note) = &note {
-                add(&mut seen, &note.reports);
-            }
-            notes[unit] = note;
-        }
-        self.monitor.end();
+        let Walked { notes, load_seconds } = self.walk(&flow, &nodes, &units)?;
         let missing: Vec<usize> = (0..notes.len()).filter(|unit| notes[*unit].is_none()).collect();
         if self.work == Work::Merge && !missing.is_empty() {
             self.refuse_disagreement(node)?;
@@ -138,7 +113,7 @@ impl<'a> Run<'a> {
         }
         conclude(&mut reports, self.plan)?;
         let mut report = reports.remove(&node.id).unwrap_or_default();
-        report.load_seconds = load_seconds;
+        report.load_seconds = load_seconds.unwrap_or_default();
         let record = Record { parts, ..self.conclude(&node.id, report, reports) };
         self.unchanged(&flow, nodes.iter().copied())?;
         // Whoever was faster wrote the same, unless it was damaged since.
@@ -148,7 +123,8 @@ impl<'a> Run<'a> {
         if missing.is_empty() && !matches!(self.work, Work::Share(_)) {
             self.sound.borrow_mut().insert(node.id.clone());
         }
-        self.remember(record);
+        let done = if load_seconds.is_none() && !flow.units.is_empty() { Done::Earlier } else { Done::Now };
+        self.remember(record, done);
         Ok(match missing.len() {
             0 => Progress::Done,
             waiting => Progress::Waiting(format!(
@@ -158,6 +134,46 @@ impl<'a> Run<'a> {
                 flow.units.len()
             )),
         })
+    }
+
+    /// Goes through the units of `flow` and does its own of those that are not there, in a pass through `nodes`.
+    fn walk(&self, flow: &Flow, nodes: &[&Node], units: &Units) -> Result<Walked> {
+        let node = nodes.last().expect("a pass ends in a stage");
+        // Where everything is there, no model is needed.
+        let mut stations: Option<Vec<Station>> = None;
+        let (mut load_seconds, mut seen) = (None, Reports::new());
+        let mut notes: Vec<Option<Note>> = vec![None; flow.units.len()];
+        let mut walk = Walk::new(notes.len());
+        self.monitor.begin(&node.id, Some(flow.rows), "rows");
+        while let Some(unit) = walk.next() {
+            if self.monitor.stopping() {
+                return Err(Error::Interrupted);
+            }
+            let own = self.work.holds(unit);
+            let mut note = units.finished(unit, own || self.work == Work::Merge)?;
+            if note.is_none() && own {
+                let stations = match &mut stations {
+                    Some(stations) => stations,
+                    none => {
+                        let start = Instant::now();
+                        let stations = none.insert(self.open(flow, nodes)?);
+                        load_seconds = Some(start.elapsed().as_secs_f64());
+                        stations
+                    }
+                };
+                let (done, first) = self.unit(flow, unit, node, (&seen, stations), units)?;
+                if !first {
+                    walk.jump();
+                }
+                note = Some(done);
+            }
+            if let Some(note) = &note {
+                add(&mut seen, &note.reports);
+            }
+            notes[unit] = note;
+        }
+        self.monitor.end();
+        Ok(Walked { notes, load_seconds })
     }
 
     fn unfinished(&self, node: &Node, flow: &Flow, missing: &[usize]) -> Error {

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::judge::Bench;
 use super::win_rate::Scores;
+use super::{Evaluate, Judge};
 use crate::columns::lists::ids;
 use crate::columns::{PROMPT_IDS, row_ids};
 use crate::error::Result;
@@ -34,6 +35,18 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// The sums of one name of `evaluate` before the first answer, with everything that will be counted.
+    pub(super) fn before(evaluate: &Evaluate) -> Self {
+        let measures_divergence =
+            evaluate.start.is_some() && evaluate.answers.keys().any(|name| evaluate.models.contains_key(name));
+        Self {
+            divergence: measures_divergence.then_some((0.0, 0.0)),
+            score: evaluate.judge.is_some().then_some(0.0),
+            verdicts: (evaluate.judge == Some(Judge::Quickstart)).then_some([0.0; 4]),
+            ..Self::default()
+        }
+    }
+
     /// Adds the rows of `batch`, which `judge` looks at; `models` are the answers' own model and its start.
     pub(super) fn add(
         &mut self,
@@ -100,8 +113,8 @@ impl Told {
     pub(super) fn metrics(&self) -> Metrics {
         let answers = self.answers.max(1.0);
         let mut metrics = Metrics::new();
+        metrics.insert("answers".into(), json!(self.answers as u64));
         let mut add = |name: &str, value: f64| drop(metrics.insert(name.to_owned(), json!(value)));
-        add("answers", self.answers);
         add("mean_tokens", self.tokens / answers);
         add("mean_characters", self.characters / answers);
         add("distinct_1", self.unigrams.len() as f64 / self.grams[0].max(1.0));
