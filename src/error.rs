@@ -4,10 +4,12 @@
 //! [`Place`]; everything that names a position in a pipeline file is a [`Problem`].
 
 mod caught;
+mod suggest;
 
 use std::fmt;
 
 pub(crate) use caught::caught;
+pub use suggest::{nearest, suggest};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -27,7 +27,6 @@ use crate::io::Location;
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
 use crate::pipeline::plan::warn;
-use crate::pipeline::spec::File;
 use crate::pipeline::{Options, Planned, Share, Sources, Spec, Suite, Work, run, schema, sweep};
 
 /// Selective preference optimization as a dataflow pipeline over columnar data.
@@ -225,7 +224,7 @@ fn dispatch(command: Command) -> Result<()> {
             let spec = Spec::parse(&source.text, &source.name, &source.vars)?;
             print(&plain(&sweep::again(&spec, &Location::parse(&folder)?, overwrite)?))
         }),
-        Command::Schema => print(&format!("{:#}\n", schema::of::<File>())),
+        Command::Schema => print(&format!("{:#}\n", schema::for_editors())),
     }
 }
 

@@ -6,14 +6,14 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 use serde_json::Value;
 
 use super::Chunk;
 use super::json_rows::{Row, rows};
-use super::json_schema::{Columns, Extent};
+use super::json_schema::{Columns, Extent, has_json, write_json};
 use super::limits::{BATCH, VALUES, leaves};
 use super::store::Location;
 use crate::error::{Error, Place, Result};
@@ -38,7 +38,7 @@ impl File {
     /// Reads the file once for its schema and its number of rows.
     ///
     /// # Errors
-    /// A row that is not a JSON object, or a column that has two types, by line or place in the array.
+    /// A row that is not a JSON object, by line or place in the array.
     pub fn open(location: &Location) -> Result<Self> {
         let (mut columns, mut extent) = (Columns::default(), Extent::default());
         let (mut count, mut fullest) = (0, Fullest::default());
@@ -50,7 +50,7 @@ impl File {
             }
             extent.objects = 0;
             match serde_json::from_str(&row.text) {
-                Ok(Value::Object(map)) => columns.add(&map, &mut extent).map_err(|conflict| wrong(&conflict))?,
+                Ok(Value::Object(map)) => columns.add(&map, &mut extent).map_err(|column| wrong(&column))?,
                 Ok(_) => return Err(wrong(&"not a JSON object; a row looks like {\"prompt\": …}")),
                 Err(error) => return Err(wrong(&format!("not JSON: {error}{}", hint(location)))),
             }
@@ -124,12 +124,26 @@ fn values(text: &str) -> u64 {
 fn decode(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
     let builder = ReaderBuilder::new(schema.clone()).with_coerce_primitive(true);
     let mut decoder = builder.with_batch_size(rows.len()).build_decoder()?;
+    let mixed: Vec<&Field> = schema.fields().iter().map(AsRef::as_ref).filter(|field| has_json(field)).collect();
     for row in rows {
-        decoder.decode(without_surrogates(&row.text).as_bytes())?;
+        let text = match mixed.is_empty() {
+            true => without_surrogates(&row.text),
+            false => with_json(&row.text, &mixed),
+        };
+        decoder.decode(text.as_bytes())?;
         decoder.decode(b"\n")?;
     }
     let batch = decoder.flush()?;
     Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
+}
+
+/// The same row with texts in the columns of JSON among `fields`.
+fn with_json<'a>(text: &'a str, fields: &[&Field]) -> Cow<'a, str> {
+    let Ok(mut row) = serde_json::from_str::<Value>(text) else { return Cow::Borrowed(text) };
+    for field in fields {
+        row.get_mut(field.name()).into_iter().for_each(|value| write_json(value, field));
+    }
+    Cow::Owned(row.to_string())
 }
 
 /// The same JSON with characters in place of escaped pairs of surrogates, which arrow-json 59 joins wrongly from
@@ -183,9 +197,6 @@ mod tests {
         let (_folder, location) = file("x.jsonl", b"[1]\n");
         let error = File::open(&location).unwrap_err().to_string();
         assert!(error.contains("row 1: not a JSON object"), "{error}");
-        let (_folder, location) = file("x.jsonl", b"{\"a\": 1}\n{\"a\": {\"b\": 1}}\n");
-        let error = File::open(&location).unwrap_err().to_string();
-        assert!(error.contains("x.jsonl, row 2: "), "{error}");
         let (_folder, location) = file("x.jsonl.gz", b"{\"a\": 1}\n");
         let error = File::open(&location).unwrap_err().to_string();
         assert!(error.contains("x.jsonl.gz, row 1: "), "{error}");
@@ -228,6 +239,13 @@ mod tests {
             let error = error(text);
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn values_without_a_form_in_common_are_read_as_json() {
+        let (_folder, location) =
+            file("x.jsonl", b"{\"a\": \"\\ud83d\\ude80\"}\n{\"a\": [1]}\n{\"a\": {\"b\": null}}\n");
+        assert_eq!(texts(&File::open(&location).unwrap()), ["\"\u{1f680}\"", "[1]", "{\"b\":null}"]);
     }
 
     #[test]

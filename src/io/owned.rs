@@ -334,7 +334,10 @@ impl Owned {
                 _ => stayed.push(found.path),
             }
         }
-        self.folder.join(RECORD).delete()?;
+        let record = self.folder.join(RECORD);
+        if record.is_file()? {
+            record.delete()?;
+        }
         if let Some(local) = self.folder.local() {
             remove_empty(local, &gone);
         }

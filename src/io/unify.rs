@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields};
 
+use super::json_schema::is_json;
+
 /// The type that values of `a` and of `b` can be read as; none where one cannot hold both.
 ///
 /// Numbers widen, the encodings of text and of lists become the plain one, and a struct has the fields of both.
@@ -24,12 +26,15 @@ pub(super) fn unify(a: &DataType, b: &DataType) -> Option<DataType> {
 }
 
 fn unify_fields(a: &Fields, b: &Fields) -> Option<Fields> {
+    let nullable = |field: &Field| field.clone().with_nullable(true);
     let both = a.iter().map(|field| match b.find(field.name()) {
-        None => Some(Field::new(field.name(), field.data_type().clone(), true)),
-        Some((_, other)) => Some(Field::new(field.name(), unify(field.data_type(), other.data_type())?, true)),
+        None => Some(nullable(field)),
+        Some((_, other)) => {
+            let kept = if is_json(other) { nullable(other) } else { nullable(field) };
+            Some(kept.with_data_type(unify(field.data_type(), other.data_type())?))
+        }
     });
-    let rest = b.iter().filter(|field| a.find(field.name()).is_none());
-    let rest = rest.map(|field| Some(Field::new(field.name(), field.data_type().clone(), true)));
+    let rest = b.iter().filter(|field| a.find(field.name()).is_none()).map(|field| Some(nullable(field)));
     both.chain(rest).collect::<Option<Vec<Field>>>().map(Fields::from)
 }
 

@@ -9,7 +9,7 @@ use super::spec::File;
 use crate::error::{Error, Problem, Result};
 use crate::io::hub::{Address, Hub, SCHEME, Snapshot};
 use crate::monitor::Monitor;
-use crate::stages::TokenizerUse;
+use crate::stages::TokenizerOf;
 
 /// The pipeline's models on the hub, by address.
 #[derive(Debug, Clone, Default)]
@@ -76,11 +76,11 @@ fn addresses(file: &File) -> impl Iterator<Item = (&str, Vec<String>)> {
     });
     let tokenizers = file.stages.iter().filter_map(|(id, stage)| {
         let operation = stage.operation();
-        match operation.tokenizer()? {
-            TokenizerUse::Named(name) => {
+        match operation.tokenizer()?.of {
+            TokenizerOf::Named(name) => {
                 Some((name, ["stages", id, operation.name(), "tokenizer"].map(str::to_owned).to_vec()))
             }
-            TokenizerUse::OfModel(_) => None,
+            TokenizerOf::Model(_) => None,
         }
     });
     models.chain(tokenizers).filter(|(text, _)| text.starts_with(SCHEME))

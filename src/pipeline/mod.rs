@@ -9,6 +9,7 @@
 mod doubtful;
 pub mod estimate;
 pub mod flow;
+mod foreign;
 mod hub;
 mod limits;
 mod models;

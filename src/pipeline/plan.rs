@@ -1,24 +1,27 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arrow::datatypes::SchemaRef;
 use tracing::warn;
 
-use super::models::Models;
+use super::models::{Models, on_the_hub};
 use super::places;
 use super::run::preflight;
-use super::schema::suggest;
 use super::sources::Sources;
 use super::spec::Spec;
 use super::{doubtful, limits, vocabulary};
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Problem, Result, suggest};
 use crate::io::{Dataset, Stores};
 use crate::model::{DeviceSpec, ModelSource, Weights};
 use crate::monitor::{Monitor, Silent};
 use crate::stages::train::Train;
-use crate::stages::{Defaults, Destination, Inputs, ModelUse, Operation, Shape, Stage, TokenizerUse, replaced};
+use crate::stages::{
+    Defaults, Destination, Inputs, ModelUse, Operation, Shape, Stage, TokenizerFound, TokenizerOf, TokenizerUse,
+    replaced,
+};
+use crate::text::tokenizer::way_out;
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -59,6 +62,16 @@ impl From<Vec<Problem>> for Obstacle {
 }
 
 impl Obstacle {
+    /// With a way out, where there is one.
+    fn help(self, help: Option<String>) -> Self {
+        match (self, help) {
+            (Self::Problems(problems), Some(help)) => {
+                Self::Problems(problems.into_iter().map(|problem| problem.help(help.clone())).collect())
+            }
+            (obstacle, _) => obstacle,
+        }
+    }
+
     fn at(field: &str, error: Error) -> Self {
         match error {
             Error::Interrupted | Error::Store { .. } => Self::Failed(error),
@@ -142,10 +155,7 @@ impl Plan {
             let message = format!("max_reject_share is {}; it must be in [0, 1]", spec.file.max_reject_share);
             problems.push(Problem::at("max_reject_share", message));
         }
-        if let Some(feature) = spec.file.device.missing_feature() {
-            let message = format!("this build cannot use the device `{}`", spec.file.device);
-            problems.push(Problem::at("device", message).help(format!("build with `--features {feature}`")));
-        }
+        problems.extend(not_built(spec.file.device));
         let mut plan = Self {
             nodes: Vec::new(),
             workdir: spec.file.workdir.clone(),
@@ -220,11 +230,34 @@ impl Plan {
 
     /// The model that the training of `name` began with, however many `train` stages lie between.
     pub fn start_of(&self, name: &str) -> Option<ModelSource> {
-        let mut name = name;
+        self.source(self.first(name))
+    }
+
+    /// The name of that model.
+    fn first<'a>(&'a self, mut name: &'a str) -> &'a str {
         while let Some(train) = self.node(name).and_then(Node::training) {
             name = &train.model;
         }
-        self.source(name)
+        name
+    }
+
+    /// Whether `name`, a model or a folder, has a tokenizer. What is wrong with a model is said where the model stands.
+    fn has_tokenizer(&self, name: &str) -> Result<(), Vec<Problem>> {
+        let folder = self.tokenizer(name);
+        if self.models.is_broken(name) || folder.join("tokenizer.json").is_file() {
+            return Ok(());
+        }
+        let models: Vec<&str> = self.models.names().collect();
+        let (message, help) = if models.contains(&name) {
+            let help = format!("name the folder that has it under `models: {name}`, as `tokenizer`");
+            (format!("model `{name}` has no tokenizer: there is no tokenizer.json in `{}`", folder.display()), help)
+        } else if folder.is_dir() {
+            (format!("no tokenizer.json in `{}`", folder.display()), way_out(&folder))
+        } else {
+            let help = on_the_hub(name, "").unwrap_or_else(|| suggest(name, &models));
+            (format!("`{name}` is no model under `models:`, and no folder"), help)
+        };
+        Err(vec![Problem::at("tokenizer", message).help(help)])
     }
 
     /// The tokenizer folder that `name` means: a model's, or a folder.
@@ -240,9 +273,9 @@ impl Plan {
 
     /// The folder of the tokenizer that `operation` uses.
     pub fn tokenizer_of(&self, operation: &dyn Operation) -> Option<PathBuf> {
-        match operation.tokenizer()? {
-            TokenizerUse::Named(name) => Some(self.tokenizer(name)),
-            TokenizerUse::OfModel(name) => self.start_of(name)?.tokenizer,
+        match operation.tokenizer()?.of {
+            TokenizerOf::Named(name) => Some(self.tokenizer(name)),
+            TokenizerOf::Model(name) => self.start_of(name)?.tokenizer,
         }
     }
 
@@ -262,7 +295,16 @@ impl Plan {
     fn inputs(&self, operation: &dyn Operation) -> Inputs {
         let rows =
             operation.inputs().into_iter().filter_map(|(_, id)| Some((id.to_owned(), self.node(id)?.columns.clone())));
-        Inputs { rows: rows.collect(), files: None, tokenizer: self.tokenizer_of(operation) }
+        let model = operation.tokenizer().map(|tokenizer| match tokenizer.of {
+            TokenizerOf::Named(name) => name,
+            TokenizerOf::Model(name) => self.first(name),
+        });
+        let tokenizer = match self.tokenizer_of(operation) {
+            _ if model.is_some_and(|model| self.models.is_broken(model)) => TokenizerFound::Unknown,
+            Some(folder) => TokenizerFound::In(folder),
+            None => TokenizerFound::Nowhere,
+        };
+        Inputs { rows: rows.collect(), files: None, tokenizer }
     }
 
     /// The columns of `stage`, and the files that it reads, which `open` opens.
@@ -274,11 +316,17 @@ impl Plan {
         let operation = stage.operation();
         let mut inputs = self.inputs(operation);
         let dataset = match operation.shape() {
-            Shape::Source(read) => Some(open(&read.from.list()).map_err(|error| Obstacle::at("from", error))?),
+            Shape::Source(read) => {
+                let from = read.from.list();
+                let on_the_hub = || from.iter().find_map(|from| on_the_hub(from, "datasets/"));
+                Some(open(&from).map_err(|error| Obstacle::at("from", error).help(on_the_hub()))?)
+            }
             _ => None,
         };
         inputs.files = dataset.as_ref().map(|dataset| dataset.schema().clone());
-        inputs.tokenizer.as_deref().map(is_tokenizer).transpose()?;
+        if let Some(TokenizerUse { of: TokenizerOf::Named(name), .. }) = operation.tokenizer() {
+            self.has_tokenizer(name)?;
+        }
         let columns = operation.columns(&inputs)?;
         if let [(_, id)] = operation.inputs()[..] {
             let problems = replaced(&inputs.of(id), &columns);
@@ -302,14 +350,18 @@ fn is_id(id: &str) -> bool {
     id.starts_with(first) && id.chars().all(|c| first(c) || c == '-')
 }
 
-/// Whether `folder` holds a tokenizer.
-fn is_tokenizer(folder: &Path) -> Result<(), Vec<Problem>> {
-    if folder.join("tokenizer.json").is_file() {
-        return Ok(());
-    }
-    let message = format!("no tokenizer.json in `{}`", folder.display());
-    let help = "a folder, or a model under `models:` that has a tokenizer";
-    Err(vec![Problem::at("tokenizer", message).help(help)])
+/// A device that this build cannot open.
+fn not_built(device: DeviceSpec) -> Option<Problem> {
+    let feature = device.missing_feature()?;
+    let help = match device {
+        DeviceSpec::Cuda(index) => {
+            format!(
+                "an NVIDIA GPU is `libtorch:cuda:{index}`, in a build with `--features tch`; this back end was never built"
+            )
+        }
+        _ => format!("build with `--features {feature}`, as docs/backends.md says; `cpu` needs nothing"),
+    };
+    Some(Problem::at("device", format!("this build cannot use the device `{device}`")).help(help))
 }
 
 /// Stage ids so that each comes after what it uses; unknown names and cycles are problems.

@@ -30,7 +30,8 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::list_element;
 pub use operation::{
-    Defaults, HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Role, StageCost, TokenizerUse, Volume,
+    Defaults, HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Role, StageCost, TokenizerFound, TokenizerOf,
+    TokenizerUse, Volume,
 };
 pub use shape::{Derived, Destination, Ending, Finished, Resources, Rows, Shape, Sink};
 
@@ -235,8 +236,8 @@ mod tests {
             for (field, used) in stage.operation().uses() {
                 assert!(stages[name][field].to_string().contains(used), "{name}: {field} does not name {used}");
             }
-            let tokenizer = stages[name].get("tokenizer").and_then(Value::as_str).map(TokenizerUse::Named);
-            assert_eq!(stage.operation().tokenizer(), tokenizer, "{name}");
+            let tokenizer = stages[name].get("tokenizer").and_then(Value::as_str).map(TokenizerOf::Named);
+            assert_eq!(stage.operation().tokenizer().map(|used| used.of), tokenizer, "{name}");
             assert_eq!(
                 stage.operation().cost(&Volume::default()).is_some(),
                 !stage.operation().models().is_empty(),

@@ -9,6 +9,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use serde_json::Value;
 
 use super::shape::Shape;
+use super::tokenize::TemplateChoice;
 use super::{Compared, Conclusion, Metrics, Stage};
 use crate::error::{Problem, Result};
 use crate::model::Precision;
@@ -130,12 +131,33 @@ pub enum Role {
 }
 
 /// The tokenizer that a stage uses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenizerUse<'a> {
+    /// Which it is.
+    pub of: TokenizerOf<'a>,
+    /// The template that makes texts of conversations.
+    pub template: &'a TemplateChoice,
+}
+
+/// Where a stage's tokenizer comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenizerUse<'a> {
-    /// That of the model, or in the folder, which the field `tokenizer` names.
+pub enum TokenizerOf<'a> {
+    /// The model or the folder that the field `tokenizer` names.
     Named(&'a str),
-    /// That of the model; there may be none.
-    OfModel(&'a str),
+    /// The model, which may have none.
+    Model(&'a str),
+}
+
+/// What is known of a stage's tokenizer before a row is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum TokenizerFound {
+    /// There is none.
+    #[default]
+    Nowhere,
+    /// The folder.
+    In(PathBuf),
+    /// It is that of a model which cannot be read. What is wrong is said where the model stands.
+    Unknown,
 }
 
 /// What is known of a stage's inputs before a row is read.
@@ -145,8 +167,8 @@ pub struct Inputs {
     pub rows: BTreeMap<String, SchemaRef>,
     /// The columns of the files that it reads.
     pub files: Option<SchemaRef>,
-    /// The folder of its tokenizer.
-    pub tokenizer: Option<PathBuf>,
+    /// Its tokenizer.
+    pub tokenizer: TokenizerFound,
 }
 
 impl Inputs {

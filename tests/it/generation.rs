@@ -182,7 +182,7 @@ fn answers_are_written_judged_and_compared() {
     assert!(answers.iter().all(|answer| !answer.ends_with("<|end|>")), "{answers:?}");
     assert_eq!(outputs[0]["generator"], "ref");
 
-    let again = json(&folder.succeeds(&["run", &file, "--json"]));
+    let again = crate::harness::report(&folder.succeeds(&["run", &file, "--json"]));
     assert_eq!(again["stages"]["trained"], stages["trained"]);
     let text = std::fs::read_to_string(&file).unwrap();
     let narrow = text.replace("top_p: 0.9", "top_p: 0.9, batch_tokens: 1");
@@ -219,7 +219,7 @@ fn mistakes_about_answers_are_found_before_a_run() {
     fails(
         "trained: { generate: { input: prompts",
         "trained: { generate: { input: prompts, tokenizer: nowhere",
-        "no tokenizer.json in `nowhere`",
+        "`nowhere` is no model under `models:`, and no folder",
     );
     let ids = "workdir: run\nmodels: { base: { path: MODEL } }\nstages:\n  rows: { read: { from: rows.jsonl } }\n  \
                said: { generate: { input: rows, model: base, stop: [x] } }\n";

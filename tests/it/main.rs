@@ -49,3 +49,4 @@ mod together;
 mod tokens;
 mod units;
 mod web;
+mod words;

@@ -218,10 +218,12 @@ impl<'a> Run<'a> {
                 hasher.update(dataset.fingerprint(self.monitor)?.as_bytes());
             }
         }
-        if let Some(folder) = self.plan.tokenizer_of(operation) {
+        if let Some((used, folder)) = operation.tokenizer().zip(self.plan.tokenizer_of(operation)) {
             let tokenizer = Tokenizer::load(&folder)?;
             hasher.update(tokenizer.digest()?.as_bytes());
-            hasher.update(tokenizer.template_digest().unwrap_or_default().as_bytes());
+            // Ids need no template: whoever does says that there is none.
+            let template = used.template.open(&tokenizer, tokenizer.eos_token()).map(|template| template.digest());
+            hasher.update(template.unwrap_or_default().as_bytes());
         }
         for (_, name) in operation.uses() {
             let print = match (prints.get(name), self.plan.source(name)) {

@@ -3,8 +3,7 @@
 
 use super::plot::{self, Plot};
 use super::{Spec, Sweep};
-use crate::error::Problem;
-use crate::pipeline::schema::suggest;
+use crate::error::{Problem, suggest};
 use crate::stages::Compared;
 
 /// What is wrong with `sweep`, which is part of `spec`.

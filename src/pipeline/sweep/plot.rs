@@ -289,11 +289,9 @@ impl Axis {
         let rough = room / 5.0;
         let unit = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 5.0, 10.0].map(|times| times * unit).into_iter().find(|step| *step >= rough)?;
-        Some(Self {
-            from: (least / step).floor() * step,
-            to: (most / step).ceil().max((least / step).floor() + 1.0) * step,
-            step,
-        })
+        // A value that is a tick but for its rounding needs no step more.
+        let (first, last) = ((least / step + 1e-9).floor(), (most / step - 1e-9).ceil());
+        Some(Self { from: first * step, to: last.max(first + 1.0) * step, step })
     }
 
     fn share(&self, value: f64) -> f64 {
