@@ -130,8 +130,8 @@ impl Pipeline {
 
     /// All files, planned: mistakes in the last one come to light before the first one has run for hours.
     fn planned(&self, monitor: &dyn Monitor) -> Result<Vec<Planned>> {
-        let mut sources = Sources::default();
-        self.sources()?.iter().map(|source| source.planned(&mut sources, monitor)).collect()
+        let mut opened = Sources::default();
+        self.sources()?.iter().map(|source| source.planned(&mut opened, monitor)).collect()
     }
 
     fn run(&self, options: &Options, json: bool) -> Result<()> {
@@ -153,8 +153,8 @@ fn read(file: &Path) -> Result<(String, String)> {
 }
 
 impl Source {
-    fn planned(&self, sources: &mut Sources, monitor: &dyn Monitor) -> Result<Planned> {
-        Planned::new(&self.text, &self.name, &self.vars, sources, monitor)
+    fn planned(&self, opened: &mut Sources, monitor: &dyn Monitor) -> Result<Planned> {
+        Planned::new(&self.text, &self.name, &self.vars, opened, monitor)
     }
 }
 
@@ -193,16 +193,17 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<()> {
+    let mut opened = Sources::default();
     match command {
         Command::Check(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
-            let Planned { plans, .. } = source.planned(&mut Sources::default(), &Progress::new())?;
+            let Planned { plans, .. } = source.planned(&mut opened, &Progress::new())?;
             warn(&plans);
             let variants = if plans.len() > 1 { format!(", {} variants", plans.len()) } else { String::new() };
             let stages = plans.first().map_or(0, |plan| plan.nodes.len());
             print(&format!("{}: {stages} stages{variants}, no problems\n", source.name))
         }),
         Command::Plan(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
-            let Planned { plans, .. } = source.planned(&mut Sources::default(), &Progress::new())?;
+            let Planned { plans, .. } = source.planned(&mut opened, &Progress::new())?;
             warn(&plans);
             let Some(plan) = plans.first() else { return Ok(()) };
             let variants = match plans.len() {

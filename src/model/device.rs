@@ -90,7 +90,7 @@ impl DeviceSpec {
         (!built).then_some(feature)
     }
 
-    /// What computes there, whichever device of its kind it is: the back end, and `cuda` behind LibTorch's where it is on one.
+    /// The kind of device: its name without a number.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",

@@ -406,7 +406,7 @@ impl Operation for Generate {
             Some(name) => TokenizerOf::Named(name),
             None => TokenizerOf::Model(&self.model),
         };
-        Some(TokenizerUse { of, template: &self.template })
+        Some(TokenizerUse { of, template: Some(&self.template) })
     }
 
     fn shape(&self) -> Shape<'_> {

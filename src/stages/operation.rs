@@ -135,8 +135,8 @@ pub enum Role {
 pub struct TokenizerUse<'a> {
     /// Which it is.
     pub of: TokenizerOf<'a>,
-    /// The template that makes texts of conversations.
-    pub template: &'a TemplateChoice,
+    /// The template that makes texts of conversations, for a stage that takes these.
+    pub template: Option<&'a TemplateChoice>,
 }
 
 /// Where a stage's tokenizer comes from.

@@ -382,7 +382,7 @@ impl Operation for Tokenize {
     }
 
     fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
-        Some(TokenizerUse { of: TokenizerOf::Named(&self.tokenizer), template: &self.template })
+        Some(TokenizerUse { of: TokenizerOf::Named(&self.tokenizer), template: Some(&self.template) })
     }
 
     fn shape(&self) -> Shape<'_> {

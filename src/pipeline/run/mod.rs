@@ -222,8 +222,8 @@ impl<'a> Run<'a> {
             let tokenizer = Tokenizer::load(&folder)?;
             hasher.update(tokenizer.digest()?.as_bytes());
             // Ids need no template: whoever does says that there is none.
-            let template = used.template.open(&tokenizer, tokenizer.eos_token()).map(|template| template.digest());
-            hasher.update(template.unwrap_or_default().as_bytes());
+            let template = used.template.and_then(|choice| choice.open(&tokenizer, tokenizer.eos_token()).ok());
+            hasher.update(template.map(|template| template.digest()).unwrap_or_default().as_bytes());
         }
         for (_, name) in operation.uses() {
             let print = match (prints.get(name), self.plan.source(name)) {
