@@ -14,9 +14,12 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{Metrics, Outcome, Transform};
+use super::{
+    Conclusion, Inputs, Metrics, ModelUse, Operation, Outcome, Resources, Rows, Shape, StageCost, TokenizerFound,
+    TokenizerOf, TokenizerUse, Transform, Volume,
+};
 use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
@@ -120,7 +123,7 @@ impl Tokenize {
     }
 
     /// What it reports, given the sums over all units; more faults at boundaries than are permitted are an error.
-    pub(super) fn conclude(&self, sums: Metrics) -> Result<Metrics> {
+    fn report(&self, sums: Metrics) -> Result<Metrics> {
         self.boundary().check(&sums)?;
         Ok(sums)
     }
@@ -363,4 +366,62 @@ fn spans(batch: &RecordBatch, name: &str, row: usize) -> Result<Vec<Range<usize>
     let numbers = |field: &str| values.column_by_name(field)?.as_primitive_opt::<Int32Type>().cloned();
     let (starts, ends) = (numbers("start").ok_or_else(wrong)?, numbers("end").ok_or_else(wrong)?);
     Ok((0..values.len()).map(|i| starts.value(i).max(0) as usize..ends.value(i).max(0) as usize).collect())
+}
+
+impl Operation for Tokenize {
+    fn name(&self) -> &'static str {
+        "tokenize"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        vec![("input", &self.input)]
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        Vec::new()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        Some(TokenizerUse { of: TokenizerOf::Named(&self.tokenizer), template: Some(&self.template) })
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Materialised(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        if let TokenizerFound::In(folder) = &inputs.tokenizer
+            && let Some(problem) = self.template.problem(folder)
+        {
+            return Err(vec![problem]);
+        }
+        self.columns(&inputs.of(&self.input))
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
+        None
+    }
+
+    fn conclude(&self, sums: Metrics) -> Result<Conclusion> {
+        self.report(sums).map(Conclusion::from)
+    }
+
+    fn longest_row(&self) -> Option<(&'static str, usize)> {
+        Some(("max_length", self.max_length))
+    }
+
+    fn shorten_rows(&mut self, tokens: usize) {
+        self.max_length = self.max_length.min(tokens);
+    }
+}
+
+impl Rows for Tokenize {
+    fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Transform>> {
+        let missing = || Error::stage("tokenize", format!("`{}` has no tokenizer", self.tokenizer));
+        self.open(resources.tokenizer()?.ok_or_else(missing)?)
+    }
 }

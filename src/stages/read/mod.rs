@@ -23,8 +23,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::would_be_replaced;
+use super::{Inputs, ModelUse, Operation, Shape, StageCost, TokenizerUse, Volume, would_be_replaced};
 use crate::columns::{PROMPT_IDS, ROW_ID, messages_type, put};
 use crate::error::{Error, Place, Problem, Result};
 use form::{Form, Rows};
@@ -317,5 +318,39 @@ impl Read {
         let filter = self.filter.as_deref().map(Filter::parse).transpose();
         let filter = filter.map_err(|message| Error::data(Place::default(), message))?;
         Ok(Reader { read: self.clone(), filter, form, schema: out })
+    }
+}
+
+impl Operation for Read {
+    fn name(&self) -> &'static str {
+        "read"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        Vec::new()
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        Vec::new()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        None
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Source(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        inputs.files.as_ref().map_or_else(|| Ok(Schema::empty().into()), |files| self.columns(files))
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
+        None
     }
 }
