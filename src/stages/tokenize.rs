@@ -172,6 +172,8 @@ struct Row {
     masks: Vec<[Vec<bool>; 2]>,
     faults: Faults,
     reason: Option<&'static str>,
+    /// What the template says against it.
+    refusal: Option<String>,
 }
 
 impl Transform for Work {
@@ -192,6 +194,9 @@ impl Transform for Work {
                 }
                 Some(_) if self.rule == BoundaryRule::SetAside => self.seen.add_faults(&row.faults, &id),
                 Some(_) => {}
+            }
+            if let Some(refusal) = &row.refusal {
+                self.seen.add_refusal(refusal, &id);
             }
         }
         let mut columns: Vec<(String, ArrayRef)> =
@@ -230,22 +235,19 @@ impl Transform for Work {
 }
 
 impl Work {
-    /// The texts of a conversation, or why it has none.
-    fn render(
-        &self,
-        prompt: &[Turn],
-        answers: [&[Turn]; 2],
-        context: &Context,
-    ) -> Result<Result<Rendered, &'static str>> {
-        match self.template.render(prompt, &answers, context) {
-            Ok(rendered) => Ok(Ok(rendered)),
-            Err(Unrendered::Refused(_)) => Ok(Err("refused by the chat template")),
-            Err(Unrendered::PromptRewritten) => Ok(Err("the chat template rewrites the prompt when an answer follows")),
-            Err(Unrendered::TurnsNotFound) => {
-                Ok(Err("the turns of an answer cannot be told apart in the template's text"))
-            }
-            Err(Unrendered::Broken(error)) => Err(error),
-        }
+    /// The texts of a conversation, or the row that is set aside because it has none.
+    fn render(&self, prompt: &[Turn], answers: [&[Turn]; 2], context: &Context) -> Result<Result<Rendered, Row>> {
+        let unrendered = match self.template.render(prompt, &answers, context) {
+            Ok(rendered) => return Ok(Ok(rendered)),
+            Err(unrendered) => unrendered,
+        };
+        let (reason, refusal) = match unrendered {
+            Unrendered::Broken(error) => return Err(error),
+            Unrendered::Refused(error) => ("refused by the chat template", Some(error.to_string())),
+            Unrendered::PromptRewritten => ("the chat template rewrites the prompt when an answer follows", None),
+            Unrendered::TurnsNotFound => ("the turns of an answer cannot be told apart in the template's text", None),
+        };
+        Ok(Err(Row { reason: Some(reason), refusal, ..Row::default() }))
     }
 
     fn row(
@@ -259,7 +261,7 @@ impl Work {
         let answers = [chosen, rejected];
         let rendered = match self.render(prompt, answers, context)? {
             Ok(rendered) => rendered,
-            Err(reason) => return Ok(aside(reason)),
+            Err(row) => return Ok(row),
         };
         let joiner = Joiner { tokenizer: &self.tokenizer, ends: self.template.ends() };
         let has_turns = rendered.answers.iter().any(|answer| answer.own.is_some());
@@ -284,7 +286,7 @@ impl Work {
         for (wording, ids) in wordings.zip(&mut out.contrast) {
             let alone = match self.render(&reworded(prompt, wording), answers, context)? {
                 Ok(rendered) => joiner.alone(&rendered.prompt)?,
-                Err(reason) => return Ok(aside(reason)),
+                Err(row) => return Ok(row),
             };
             match joint.cut_alike(alone, cut).filter(|ids| !ids.is_empty()) {
                 Some(reworded) => *ids = reworded,
