@@ -124,7 +124,6 @@ fn a_template_that_refuses_every_row_is_an_error() {
     let stderr = folder.fails(&["run", "p.yaml"], 1);
     let expected = "stage `tokens`: all 1 rows that came in were set aside (1 refused by the chat template)";
     assert!(stderr.contains(expected), "{stderr}");
-    assert!(stderr.contains("line 1: tried to use + operator on unsupported types string and map"), "{stderr}");
 }
 
 /// One token, ` two`, lies across the end of the first prompt with its chosen answer, and none with the other.
