@@ -103,7 +103,12 @@ impl Spec {
         let allowance = Allowance::default();
         let vars = variables(&tree, vars, &allowance, &mut mistakes);
         let mut unknown = Vec::new();
-        tree.substitute(&|name| allowance.take(lookup(&vars, name)?), &mut unknown);
+        if let Content::Map(entries) = &mut tree.content {
+            // What is wrong with the variables themselves was found when they got their values.
+            for entry in entries.iter_mut().filter(|entry| entry.key != "vars") {
+                entry.value.substitute(&|name| allowance.take(lookup(&vars, name)?), &mut unknown);
+            }
+        }
         mistakes.extend(unknown.into_iter().map(|(at, message)| Mistake { at, message, help: None }));
         let root = schema::of::<File>();
         schema::check(&mut tree, &root, &root, &mut mistakes);

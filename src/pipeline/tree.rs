@@ -204,6 +204,7 @@ pub(super) fn lookup(vars: &Vars, name: &str) -> Result<String, Unresolved> {
     match (name.strip_prefix("env:"), vars.get(name)) {
         (Some(env), _) => Ok(std::env::var(env).map_err(|_| format!("environment variable `{env}` is not set"))?),
         (None, Some(value)) => value.clone().ok_or(Unresolved(None)),
+        (None, None) if vars.is_empty() => Err(format!("no variable `{name}`; none stands before it").into()),
         (None, None) => {
             let names = vars.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             Err(format!("no variable `{name}`; there are {names}").into())
