@@ -16,6 +16,8 @@ import json
 import os
 import pathlib
 import random
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -128,19 +130,30 @@ def by_transformers(tokenizer, template, row):
 
 
 def by_sepo(folder, tokenizer, templates):
-    """Rows by template and number, and the reasons why rows are not among them."""
+    """By template the rows by number, the reasons why rows are not among them, and the metrics. A template that refuses every
+    row ends a run, and is left out of the next."""
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    stages = "".join(
-        f"  t{at}: {{ tokenize: {{ input: rows, tokenizer: {tokenizer}, max_length: 100000, template: {template} }} }}\n"
-        f"  o{at}: {{ write: {{ input: t{at}, to: out/{at} }} }}\n" for at, template in enumerate(templates.values()))
-    (folder / "p.yaml").write_text(f"workdir: run\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n{stages}")
     sepo = pathlib.Path(os.environ.get("SEPO", "sepo"))
     sepo = sepo.absolute() if sepo.exists() else sepo
-    run = subprocess.run([sepo, "run", "p.yaml", "--fresh", "--json"], cwd=folder, capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(run.stderr)
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    taken = dict(enumerate(templates))
+    while True:
+        stages = "".join(
+            f"  t{at}: {{ tokenize: {{ input: rows, tokenizer: {tokenizer}, max_length: 100000, template: {templates[name]} }} }}\n"
+            f"  o{at}: {{ write: {{ input: t{at}, to: out/{at} }} }}\n" for at, name in taken.items())
+        (folder / "p.yaml").write_text(f"workdir: run\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n{stages}")
+        run = subprocess.run([sepo, "run", "p.yaml", "--json"], cwd=folder, capture_output=True, text=True)
+        if not run.returncode:
+            break
+        refused = re.search(r"stage `t(\d+)`: the chat template refuses every row", run.stderr)
+        if not refused:
+            raise RuntimeError(run.stderr)
+        del taken[int(refused[1])]
     stages = json.loads(run.stdout)["stages"]
     for at, name in enumerate(templates):
+        if at not in taken:
+            yield name, {}, {"refused by the chat template": len(ROWS)}, {"boundary_merged": 0}
+            continue
         rows = {row["row_id"]: row for row in pq.read_table(folder / "out" / str(at)).to_pylist()}
         yield name, rows, stages[f"t{at}"]["set_aside"], stages[f"t{at}"]["metrics"]
 
