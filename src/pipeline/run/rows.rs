@@ -108,10 +108,10 @@ impl<'a> Run<'a> {
         if !missing.is_empty() {
             self.refuse_disagreement(node)?;
         }
+        conclude(&mut reports, self.plan)?;
         if missing.is_empty() {
             self.some_rows(&reports, &self.folder("rejects", node))?;
         }
-        conclude(&mut reports, self.plan)?;
         let mut report = reports.remove(&node.id).unwrap_or_default();
         report.load_seconds = load_seconds.unwrap_or_default();
         let record = Record { parts, ..self.conclude(&node.id, report, reports) };
@@ -277,8 +277,8 @@ impl<'a> Run<'a> {
         let way = flow.way(stations.into_iter().map(|station| station.id));
         met(&mut reports, &way);
         balanced(&reports, &way, flow.reader.is_none().then_some(flow.rows), Some(rows))?;
-        self.some_rows(&reports, rejects.at())?;
         conclude(&mut reports, self.plan)?;
+        self.some_rows(&reports, rejects.at())?;
         self.unchanged(&flow, nodes)?;
         Ok((rows, reports))
     }

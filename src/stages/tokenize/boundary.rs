@@ -186,7 +186,7 @@ impl Boundaries {
         let same = alone.iter().zip(whole).take_while(|(a, b)| a == b).count();
         let (end, together) = (last(tokenizer, alone), first(tokenizer, &whole[same.min(whole.len())..]));
         let example = format!("{}: prompt alone ends {end}, with the answer {together}", side.name());
-        (!joint.is_clean(side as usize)).then_some(example)
+        joint.spans_the_end(side as usize).then_some(example)
     }
 
     /// The faults of one answer to `prompt`, of which `room` tokens stay.
