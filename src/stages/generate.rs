@@ -191,8 +191,8 @@ impl Generate {
         let generator = Generator::load(source, device, wanted, settings)?;
         let computed = (CausalLm::arithmetic(device, wanted)?, device.kind());
         let digest = source.digest()?;
-        let (stage, seen) = (self.clone(), Seen::default());
-        Ok(Box::new(Work { stage, generator, template, made_with, digest, computed, positions, seen }))
+        let (stage, seen) = (self.clone(), AnswerCounts::default());
+        Ok(Box::new(Generating { stage, generator, template, made_with, digest, computed, positions, seen }))
     }
 
     /// The tokens that end an answer: those of the stage, or else of the model's configuration and of its tokenizer.
@@ -227,7 +227,7 @@ fn json_file(path: &Path) -> Result<Value> {
     }
 }
 
-struct Work {
+struct Generating {
     stage: Generate,
     generator: Generator,
     /// Why there is none is told where one is needed. None without a tokenizer.
@@ -238,18 +238,18 @@ struct Work {
     /// The numbers that the model computes in, and the kind of the device.
     computed: (Precision, &'static str),
     positions: Option<usize>,
-    seen: Seen,
+    seen: AnswerCounts,
 }
 
 /// What was written since it was last asked.
 #[derive(Default)]
-struct Seen {
+struct AnswerCounts {
     answers: u64,
     tokens: u64,
     cut: u64,
 }
 
-impl Transform for Work {
+impl Transform for Generating {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let (prompts, mut reasons) = self.prompts(&batch)?;
         for (ids, reason) in prompts.iter().zip(&mut reasons) {
@@ -297,7 +297,7 @@ impl Transform for Work {
     }
 
     fn counted(&mut self) -> Metrics {
-        let Seen { answers, tokens, cut } = take(&mut self.seen);
+        let AnswerCounts { answers, tokens, cut } = take(&mut self.seen);
         let counts = [("answers", answers), ("answer_tokens", tokens), ("cut_at_max_tokens", cut)];
         counts.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect()
     }
@@ -306,7 +306,7 @@ impl Transform for Work {
 /// The ids of prompts, and why rows have none.
 type Prompts = (Vec<Vec<i32>>, Vec<Option<&'static str>>);
 
-impl Work {
+impl Generating {
     fn prompts(&self, batch: &RecordBatch) -> Result<Prompts> {
         if batch.column_by_name(PROMPT_IDS).is_some() {
             let prompts: Vec<Vec<i32>> = ids(batch, PROMPT_IDS)?.rows().map(<[i32]>::to_vec).collect();

@@ -28,7 +28,7 @@ use crate::columns::{
 };
 use crate::error::{Error, Place, Problem, Result};
 use crate::text::{Template, Tokenizer};
-use boundary::{Boundaries, Seen};
+use boundary::{Boundaries, TokenizeCounts};
 pub use boundary::{Boundary, BoundarySetting};
 pub use contrast::Contrast;
 pub use joint::BoundaryRule;
@@ -138,7 +138,15 @@ impl Tokenize {
         }
         let template = self.template.open(&tokenizer, tokenizer.eos_token())?;
         let (rule, boundaries) = (self.boundary().rule, Boundaries::new(&tokenizer));
-        let work = Work { stage: self.clone(), tokenizer, template, digest, rule, boundaries, seen: Seen::default() };
+        let work = Tokenizing {
+            stage: self.clone(),
+            tokenizer,
+            template,
+            digest,
+            rule,
+            boundaries,
+            seen: TokenizeCounts::default(),
+        };
         Ok(Box::new(work))
     }
 }
@@ -146,7 +154,7 @@ impl Tokenize {
 /// The columns of the two wordings, better first.
 const CONTRAST_IDS: [&str; 2] = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS];
 
-struct Work {
+struct Tokenizing {
     stage: Tokenize,
     tokenizer: Tokenizer,
     template: Template,
@@ -154,10 +162,10 @@ struct Work {
     rule: BoundaryRule,
     boundaries: Boundaries,
     /// Since it was last asked.
-    seen: Seen,
+    seen: TokenizeCounts,
 }
 
-impl Transform for Work {
+impl Transform for Tokenizing {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let [prompts, chosen, rejected] = [PROMPT, Side::Chosen.name(), Side::Rejected.name()];
         let talk = [messages(&batch, prompts)?, messages(&batch, chosen)?, messages(&batch, rejected)?];

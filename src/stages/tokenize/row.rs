@@ -8,7 +8,7 @@ use arrow::datatypes::Int32Type;
 use super::boundary::{Boundaries, Fault, Faults};
 use super::contrast::{Contrast, reworded};
 use super::joint::{Encoded, Joiner, Joint};
-use super::{Work, span_column};
+use super::{Tokenizing, span_column};
 use crate::columns::{Side, Turn, words};
 use crate::error::{Error, Place, Result};
 use crate::text::Rendered;
@@ -32,7 +32,7 @@ pub(super) struct Row {
     pub(super) refusal: Option<String>,
 }
 
-impl Work {
+impl Tokenizing {
     /// The texts of a conversation, or the row that is set aside because it has none.
     fn render(&self, prompt: &[Turn], answers: [&[Turn]; 2], context: &Context) -> Result<Result<Rendered, Row>> {
         let unrendered = match self.template.render(prompt, &answers, context) {
