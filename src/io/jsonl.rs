@@ -87,6 +87,9 @@ impl File {
     }
 
     /// All rows in batches under `schema`, which is wide enough for them.
+    ///
+    /// # Errors
+    /// A store that fails; later, in the batches, lines that are not JSON or do not fit the schema.
     pub fn read(
         &self,
         schema: &SchemaRef,

@@ -81,6 +81,9 @@ impl Parameters {
     }
 
     /// A table `[entries, width]`, initialised with normal random numbers.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
         let values = self.values(name, &shape, Normal::sample_iter)?;
         Ok(self.weight(values, shape, Layout::OutIn))
@@ -107,12 +110,18 @@ impl Parameters {
     }
 
     /// A vector, initialised with ones.
+    ///
+    /// # Errors
+    /// As [`Self::table`].
     pub fn ones(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(1.0))?;
         Ok(self.param(values, [size]))
     }
 
     /// A vector, initialised with zeros.
+    ///
+    /// # Errors
+    /// As [`Self::table`].
     pub fn zeros(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(0.0))?;
         Ok(self.param(values, [size]))
@@ -173,6 +182,9 @@ impl Parameters {
     }
 
     /// Checks that every tensor of the checkpoint and of the adapter was used.
+    ///
+    /// # Errors
+    /// Tensors of the checkpoint or the adapter that no layer took.
     pub fn finish(self) -> Result<()> {
         self.overlay.finish()?;
         let Origin::Checkpoint(checkpoint) = &self.origin else { return Ok(()) };
