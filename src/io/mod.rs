@@ -11,6 +11,7 @@ pub mod csv;
 mod csv_rows;
 pub mod dataset;
 mod expansion;
+pub mod extension;
 pub mod faults;
 mod find;
 mod footer;

@@ -31,7 +31,7 @@ use crate::error::{Error, Place, Problem, Result};
 use form::{Form, Rows};
 pub use reader::Reader;
 pub use rename::Rename;
-use sql::Filter;
+use sql::{Filter, Wrong};
 
 /// Reads a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -234,8 +234,8 @@ impl Read {
         if self.limit == Some(0) {
             problems.push(Problem::at("limit", "limit is 0, which takes no row; it must be above 0"));
         }
-        if let Some(Err(error)) = self.filter.as_deref().map(Filter::parse) {
-            problems.push(Problem::at("where", error));
+        if let Some(Err(problem)) = self.filter(schema) {
+            problems.push(problem);
         }
         if self.columns.is_some() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
             let message = format!("format `{}` has column names of its own", self.format.name());
@@ -283,6 +283,14 @@ impl Read {
         if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
     }
 
+    /// The condition on rows of a source with `schema`, and with the ids that they get.
+    fn filter(&self, schema: &Schema) -> Option<Result<Filter, Problem>> {
+        let text = self.filter.as_deref()?;
+        let mut fields: Vec<Field> = schema.fields().iter().map(|field| Field::clone(field)).collect();
+        put(&mut fields, Field::new(ROW_ID, reader::row_id_type(schema).unwrap_or(DataType::Utf8), false));
+        Some(Filter::new(text, &Schema::new(fields)).map_err(Wrong::problem))
+    }
+
     /// Whether column `name` of the source goes on.
     fn keeps(&self, name: &str) -> bool {
         name == ROW_ID || self.select.as_ref().is_none_or(|select| select.iter().any(|selected| selected == name))
@@ -315,8 +323,8 @@ impl Read {
         let wrong = |problem: &Problem| Error::data(Place::default(), &problem.message);
         let out = self.columns(schema).map_err(|problems| wrong(&problems[0]))?;
         let form = self.form(&rename::renamed(&self.rename, schema)).map_err(|problem| wrong(&problem))?;
-        let filter = self.filter.as_deref().map(Filter::parse).transpose();
-        let filter = filter.map_err(|message| Error::data(Place::default(), message))?;
+        let filter =
+            self.filter(&rename::renamed(&self.rename, schema)).transpose().map_err(|problem| wrong(&problem))?;
         Ok(Reader { read: self.clone(), filter, form, schema: out })
     }
 }
