@@ -47,12 +47,6 @@ impl Place {
         self.row = Some(number);
         self
     }
-
-    /// The same place, narrowed to a column.
-    pub fn in_column(mut self, column: impl Into<String>) -> Self {
-        self.column = Some(column.into());
-        self
-    }
 }
 
 impl fmt::Display for Place {
@@ -176,6 +170,15 @@ impl Error {
         match self {
             Self::Pipeline(_) | Self::Stage { .. } | Self::InStage { .. } | Self::Interrupted => self,
             source => Self::InStage { stage: stage.to_owned(), source: Box::new(source) },
+        }
+    }
+
+    /// Whether the same command may succeed later: a store kept failing.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store { retryable, .. } => *retryable,
+            Self::InStage { source, .. } => source.is_retryable(),
+            _ => false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command line. stdout is data, stderr is progress and problems.
 
 mod inspect;
+mod numbers;
 mod plan;
 mod progress;
 mod runs;

@@ -2,45 +2,20 @@
 
 use std::fmt::Write;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use super::numbers;
+use crate::pipeline::report::StageReport;
 use crate::pipeline::{Plan, Report};
 
 /// The stages' counts, then what each of them measured.
 pub(super) fn summary(plan: &Plan, report: &Report) -> String {
-    let mut out = format!("{:<22} {:>9} {:>9} {:>9} {:>9}\n", "stage", "rows in", "rows out", "set aside", "seconds");
+    let mut out = String::new();
     let done = plan.nodes.iter().filter_map(|node| Some((&node.id, report.stages.get(&node.id)?)));
-    for (id, stage) in done.clone() {
-        let aside: u64 = stage.set_aside.values().sum();
-        let (rows_in, rows_out, seconds) = (stage.rows_in, stage.rows_out, stage.seconds);
-        let _ = writeln!(out, "{id:<22} {rows_in:>9} {rows_out:>9} {aside:>9} {seconds:>9.1}");
-        for (reason, count) in &stage.set_aside {
-            let _ = writeln!(out, "{:<22} {count} {reason}", "");
-        }
-        // Rows that a training holds out are counted apart from those that it trains on.
-        for (reason, count) in report.stages.get(&format!("{id}.eval")).iter().flat_map(|held_out| &held_out.set_aside)
-        {
-            let _ = writeln!(out, "{:<22} {count} {reason} (held out)", "");
-        }
-    }
-    for (id, stage) in done.filter(|(_, stage)| !stage.metrics.is_empty()) {
-        let _ = writeln!(out, "\n{id}");
-        let rows: Option<Vec<_>> = stage.metrics.iter().map(|(name, row)| Some((name, row.as_object()?))).collect();
-        match rows {
-            Some(rows) => table(&mut out, &rows),
-            None => {
-                for (name, value) in &stage.metrics {
-                    let _ = writeln!(out, "  {name:<28} {}", number(value));
-                }
-                for (name, sum) in [("tokens a second", "tokens"), ("GFLOP/s", "gflop")] {
-                    let sum =
-                        stage.metrics.get(sum).and_then(Value::as_f64).filter(|_| stage.metrics.contains_key("gflop"));
-                    if let Some(sum) = sum.filter(|_| stage.seconds > 0.0) {
-                        let _ = writeln!(out, "  {name:<28} {:.1}", sum / stage.seconds);
-                    }
-                }
-            }
-        }
+    let done: Vec<(&String, &StageReport)> = done.collect();
+    counts(&mut out, &done, report);
+    for (id, stage) in done {
+        measured(&mut out, id, stage);
     }
     for (id, stage) in &report.stages {
         for warning in &stage.warnings {
@@ -56,28 +31,136 @@ pub(super) fn summary(plan: &Plan, report: &Report) -> String {
     out
 }
 
-/// Entries that are maps themselves: a column for each of them.
-fn table(out: &mut String, columns: &[(&String, &serde_json::Map<String, Value>)]) {
-    let _ = write!(out, "  {:<28}", "");
-    for (name, _) in columns {
-        let _ = write!(out, " {name:>12}");
+/// Rows and seconds of every stage. A stage that was reused has the seconds of this run.
+fn counts(out: &mut String, done: &[(&String, &StageReport)], report: &Report) {
+    let width = done.iter().map(|(id, _)| id.chars().count()).max().unwrap_or_default().max(22);
+    let _ = writeln!(out, "{:<width$} {:>9} {:>9} {:>9} {:>9}", "stage", "rows in", "rows out", "set aside", "seconds");
+    for (id, stage) in done {
+        let aside: u64 = stage.set_aside.values().sum();
+        let (rows_in, rows_out, seconds) = (stage.rows_in, stage.rows_out, stage.reused.unwrap_or(stage.seconds));
+        let reused = if stage.reused.is_some() { "  reused" } else { "" };
+        let _ = writeln!(out, "{id:<width$} {rows_in:>9} {rows_out:>9} {aside:>9} {seconds:>9.1}{reused}");
+        // Rows that a training holds out are counted apart from those that it trains on.
+        let held_out = report.stages.get(&format!("{id}.eval")).into_iter().flat_map(|held_out| &held_out.set_aside);
+        let reasons = stage.set_aside.iter().map(|reason| (reason, "")).chain(held_out.map(|it| (it, " (held out)")));
+        for ((reason, count), held_out) in reasons.filter(|((_, count), _)| **count > 0) {
+            let _ = writeln!(out, "{:<width$} {count} {reason}{held_out}", "");
+        }
     }
-    out.push('\n');
-    let Some((_, first)) = columns.first() else { return };
-    for name in first.keys() {
-        let _ = write!(out, "  {name:<28}");
-        for (_, column) in columns {
-            let _ = write!(out, " {:>12}", column.get(name).map(number).unwrap_or_default());
+}
+
+/// The numbers of stage `id`: a list, and a table of those that it has for several things, such as models.
+fn measured(out: &mut String, id: &str, stage: &StageReport) {
+    let numbers = || stage.metrics.iter().filter(|(_, value)| !numbers::is_nothing(value));
+    let compared: Vec<(&str, &Map<String, Value>)> =
+        numbers().filter_map(|(name, value)| Some((name.as_str(), value.as_object()?))).collect();
+    let mut list: Vec<(&str, String)> = numbers()
+        .filter(|(_, value)| !value.is_object())
+        .map(|(name, value)| (name.as_str(), numbers::one(value)))
+        .collect();
+    let sum = |name: &str| stage.metrics.get(name).and_then(Value::as_f64).filter(|sum| *sum > 0.0);
+    if let (Some(tokens), Some(gflop), true) = (sum("tokens"), sum("gflop"), stage.seconds > 0.0) {
+        for (name, sum) in [("tokens a second", tokens), ("GFLOP/s", gflop)] {
+            list.push((name, numbers::one(&(sum / stage.seconds).into())));
+        }
+    }
+    if list.is_empty() && compared.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{id}");
+    let width = list.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max(28);
+    for (name, value) in list {
+        let _ = writeln!(out, "  {name:<width$} {value}");
+    }
+    if !compared.is_empty() {
+        table(out, &compared);
+    }
+}
+
+/// A column for each of several things, a row for every number that any of them has.
+fn table(out: &mut String, columns: &[(&str, &Map<String, Value>)]) {
+    let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+    for name in union(columns) {
+        let values: Vec<Option<&Value>> = columns.iter().map(|(_, column)| column.get(name)).collect();
+        if !values.iter().flatten().all(|value| numbers::is_nothing(value)) {
+            rows.push((name, numbers::row(&values)));
+        }
+    }
+    let first = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default().max(28);
+    let width = |index: usize, label: &str| {
+        let cells = rows.iter().map(|(_, cells)| cells[index].chars().count());
+        cells.chain([label.chars().count()]).max().unwrap_or_default().max(12)
+    };
+    let widths: Vec<usize> = columns.iter().enumerate().map(|(index, (label, _))| width(index, label)).collect();
+    let labels = columns.iter().map(|(label, _)| (*label).to_owned()).collect();
+    for (name, cells) in [("", labels)].into_iter().chain(rows) {
+        let _ = write!(out, "  {name:<first$}");
+        for (cell, width) in cells.iter().zip(&widths) {
+            let _ = write!(out, " {cell:>width$}");
         }
         out.push('\n');
     }
 }
 
-fn number(value: &Value) -> String {
-    match value.as_f64() {
-        Some(value) if value.fract() == 0.0 && value.abs() < 1e15 => format!("{value}"),
-        Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:.3e}"),
-        Some(value) => format!("{value:.4}"),
-        None => value.to_string(),
+/// The names of all columns' numbers. Those that only some columns have stand where these columns have them.
+fn union<'a>(columns: &[(&str, &'a Map<String, Value>)]) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for (_, column) in columns {
+        let mut next = 0;
+        for name in column.keys() {
+            match names.iter().position(|known| known == name) {
+                Some(at) => next = at + 1,
+                None => {
+                    names.insert(next, name);
+                    next += 1;
+                }
+            }
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn shown(metrics: Value) -> String {
+        let mut out = String::new();
+        let metrics = metrics.as_object().unwrap().clone();
+        measured(&mut out, "report", &StageReport { metrics, ..StageReport::default() });
+        out
+    }
+
+    #[test]
+    fn a_table_has_every_number_that_any_column_has() {
+        let rate = json!({"against": "before", "rate": 0.5, "low": 0.3125, "high": 0.6875});
+        let out = shown(json!({
+            "before": {"answers": 16, "perfect": 0.25},
+            "policy": {"pairs": 512, "accuracy": 0.98046875, "answers": 16, "kl": 0.0123, "perfect": 0.5, "win_rate": rate},
+        }));
+        let expected = "
+report
+                                     before            policy
+  pairs                                                   512
+  accuracy                                              0.980
+  answers                                16                16
+  kl                                                   0.0123
+  perfect                             0.250             0.500
+  win_rate                                  0.50 [0.31, 0.69]
+";
+        assert_eq!(out, expected);
+    }
+
+    #[test]
+    fn counters_of_nothing_are_not_shown() {
+        let out = shown(json!({"rows": 12, "chosen_truncated": 0, "example": "row 3", "share": 0.0}));
+        assert_eq!(
+            out,
+            "\nreport\n  rows                         12\n  example                      row 3\n  share                        0\n"
+        );
+        assert_eq!(shown(json!({"stand_ins": 0})), "");
+        let out = shown(json!({"a": {"ties": 0, "rows": 1}, "b": {"ties": 0, "rows": 1}}));
+        assert!(!out.contains("ties") && out.contains("rows"), "{out}");
     }
 }

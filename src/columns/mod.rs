@@ -116,11 +116,6 @@ impl Side {
     }
 }
 
-/// A list field whose child is named `element`. Neither the list nor its elements are null.
-pub fn list_field(name: &str, element: DataType) -> Field {
-    Field::new(name, list_type(element), false)
-}
-
 /// `list<element>` with non-null elements.
 pub fn list_type(element: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("element", element, false)))

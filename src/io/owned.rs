@@ -125,8 +125,10 @@ impl Owned {
             }
             return Ok(found);
         }
-        let files: Vec<String> = folder.scan()?.into_iter().filter(is_finished).map(|found| found.path).collect();
-        if !files.is_empty() {
+        // Another run may have made the folder just now.
+        let is_other = |found: &Found| is_finished(found) && found.path != RECORD;
+        let files: Vec<String> = folder.scan()?.into_iter().filter(is_other).map(|found| found.path).collect();
+        if !files.is_empty() && !folder.join(RECORD).exists()? {
             let message = format!("holds {}, which sepo did not make; move it to another place", some_of(&files));
             return Err(refused(&folder, &message));
         }

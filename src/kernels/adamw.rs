@@ -6,28 +6,28 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::simd::vectorized;
-use super::values;
+use super::flex::memory::values;
+use super::flex::simd::vectorized;
 
-/// The numbers of one step.
+/// The hyperparameters of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Learning rate of this step.
     pub learning_rate: f64,
-    /// Decay of the gradient's and of the squared gradient's running mean.
+    /// Decay rates of the first and second moment.
     pub betas: [f64; 2],
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Steps taken, this one included: for the bias correction.
+    /// Number of the step, from 1, for the bias correction.
     pub count: u64,
     /// Factor on the gradient, from clipping.
     pub gradient_scale: f64,
 }
 
 impl Step {
-    /// `[decay, beta1, beta2, 1/sqrt(bias2), eps, rate, scale]` as the inner loop wants them.
+    /// `[decay, beta1, beta2, 1/sqrt(bias2), eps, rate, scale]` for the inner loop.
     fn factors(&self) -> [f32; 7] {
         let [beta1, beta2] = self.betas;
         let count = self.count as i32;
@@ -45,7 +45,7 @@ impl Step {
     }
 }
 
-/// The parameter and its two moments after a step; all flat and of one length, on a device without autodiff.
+/// The parameter and its two moments after a step; all flat and of equal length, on a device without autodiff.
 pub fn adamw(parameter: Tensor<1>, moments: [Tensor<1>; 2], gradient: Tensor<1>, step: Step) -> [Tensor<1>; 3] {
     let [first, second] = moments.map(Tensor::into_dispatch);
     let (parameter, first, second) =
@@ -95,7 +95,7 @@ impl AdamW for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl AdamW for burn::backend::Cube {}
 
-/// Elements that one task takes.
+/// Elements per task.
 const CHUNK: usize = 16 * 1024;
 
 impl AdamW for Flex {

@@ -1,7 +1,7 @@
 //! Rows of an embedding table.
 //!
-//! burn's own way back makes a table of zeros for the few rows that a batch touched and adds it to what is there already: with
-//! a tied head, the gradient of every entry. Here the rows are added to that gradient where it lies.
+//! The backward pass of burn makes a table of zeros for the few rows of a batch, and adds it to the gradient that exists already,
+//! which with a tied head has every entry. Here the rows are added to that gradient in place.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub fn table_rows(table: Tensor<2>, ids: Arc<[i32]>) -> Tensor<2> {
 pub trait Embedding: Backend {
     /// Rows of a table.
     fn table_rows(table: FloatTensor<Self>, ids: Arc<[i32]>) -> FloatTensor<Self> {
-        let ids = numbers::<Self>(ids.iter().copied(), &table.device());
+        let ids = int_tensor::<Self>(ids.iter().copied(), &table.device());
         Self::float_select(table, 0, ids)
     }
 }
@@ -40,7 +40,7 @@ impl Embedding for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl Embedding for burn::backend::Cube {}
 
-fn numbers<B: Backend>(ids: impl Iterator<Item = i32>, device: &Device<B>) -> IntTensor<B> {
+fn int_tensor<B: Backend>(ids: impl Iterator<Item = i32>, device: &Device<B>) -> IntTensor<B> {
     let ids: Vec<i32> = ids.collect();
     let (size, dtype) = (ids.len(), get_or_init_device_settings::<B>(device).int_dtype);
     B::int_from_data(TensorData::new(ids, [size]).convert_dtype(dtype.into()), device)
@@ -59,13 +59,13 @@ impl<B: Embedding, C: CheckpointStrategy> Embedding for Autodiff<B, C> {
                 let (device, dtype) = (grad.device(), grad.dtype());
                 let zeros = |rows| B::float_zeros([rows, grad.shape()[1]].into(), &device, dtype.into());
                 let so_far = grads.remove::<B>(&table).unwrap_or_else(|| zeros(table.shape()[0]));
-                // First the rows of one entry among themselves: the sum is the same to the last bit, whether the gradient of
-                // a head was there before or comes later.
+                // The rows of one entry are summed first, so that the result is bitwise the same whether the gradient of a tied
+                // head is added before or after.
                 let mut entries: BTreeMap<i32, i32> = ids.iter().map(|id| (*id, 0)).collect();
                 entries.values_mut().zip(0..).for_each(|(place, index)| *place = index);
-                let places = numbers::<B>(ids.iter().map(|id| entries[id]), &device);
+                let places = int_tensor::<B>(ids.iter().map(|id| entries[id]), &device);
                 let sums = B::float_select_assign(zeros(entries.len()), 0, places, grad.clone(), IndexingUpdateOp::Add);
-                let entries = numbers::<B>(entries.into_keys(), &device);
+                let entries = int_tensor::<B>(entries.into_keys(), &device);
                 grads.register::<B>(node.id, B::float_select_assign(so_far, 0, entries, sums, IndexingUpdateOp::Add));
             }
         }

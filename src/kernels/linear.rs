@@ -1,7 +1,7 @@
 //! A linear layer on rows, with the weight as checkpoints store it.
 //!
-//! burn's own would give the weight's gradient as a transposed view; here it comes out in the weight's layout, and
-//! is not computed at all for frozen weights. Few rows go through a product of their own (`few_rows`).
+//! In burn's own the gradient of the weight is a transposed view; here it has the layout of the weight, and is not computed for
+//! frozen weights. Few rows use a product of their own (`flex::few_rows`).
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -13,19 +13,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor};
 
-use super::few_rows::{self, FEW_ROWS};
-use super::product::matmul;
-use super::tile::Number;
-use super::{tensor, values};
-
-/// How a checkpoint stores a weight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Layout {
-    /// `[out, in]`, as PyTorch's `Linear`.
-    OutIn,
-    /// `[in, out]`, as GPT-2's `Conv1D`.
-    InOut,
-}
+use super::flex::few_rows::{self, FEW_ROWS};
+use super::flex::memory::{tensor, values};
+use super::flex::product::matmul;
+use super::flex::tile::Dtype;
+use super::layout::Layout;
 
 /// `x W^T`, or `x W` for a weight `[in, out]`: x `[rows, in]`, result `[rows, out]`.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>, layout: Layout) -> Tensor<2> {

@@ -1,85 +1,27 @@
-//! The few operations that burn does slowly or with too much memory, each in one file.
+//! The operations that burn computes slowly or with too much memory, each in a file, or in a folder with a file a back end.
 //!
-//! A kernel is a trait with a portable body in burn's backend operations, which runs on every device; a fast body for
-//! flex on raw slices; and a hand-written backward pass for autodiff that keeps little and recomputes the rest.
+//! A kernel is a trait with a portable body in burn's backend operations, which runs on every device; a fast body for flex (the
+//! `cpu` device) on slices, made of what `flex/` has; and a backward pass for autodiff that keeps little and recomputes the
+//! rest.
 
 pub mod adamw;
 pub mod attention;
 pub mod embedding;
-pub(crate) mod few_rows;
+mod flex;
 pub mod gelu;
 pub mod layer_norm;
+pub mod layout;
 pub mod linear;
 pub mod norm;
 pub mod packed;
 pub mod precision;
-mod product;
 pub mod rms_norm;
 pub mod rotary;
-mod simd;
 pub mod swiglu;
 #[cfg(test)]
 mod tests;
-mod tile;
 pub mod token_kl;
 pub mod token_logps;
 mod vocabulary;
 
-use burn::backend::TensorMetadata;
-use burn::backend::flex::{FlexTensor, Layout};
-use burn::tensor::{Bytes, DType};
-
-/// Rows that one task of a row-parallel flex body takes.
-const ROWS: usize = 16;
-
-/// The values of a contiguous f32 tensor.
-fn values(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice::<f32>().expect("flex kernels get contiguous f32 tensors")
-}
-
-/// The tensor as what its memory holds and nothing else, to be written in place: `storage_mut` copies it only where somebody
-/// else refers to it.
-fn whole(tensor: FlexTensor) -> FlexTensor {
-    let tensor = if tensor.is_contiguous() { tensor } else { tensor.to_contiguous() };
-    let shape = tensor.shape();
-    if tensor.bytes().len() == size_of_val(values(&tensor)) {
-        return tensor;
-    }
-    FlexTensor::new(Bytes::from_elems(values(&tensor).to_vec()), Layout::contiguous(shape), DType::F32)
-}
-
-/// A tensor that owns `values`.
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
-}
-
-/// The sum of equally long parts, in their order.
-fn sum(parts: Vec<Vec<f32>>) -> Vec<f32> {
-    parts
-        .into_iter()
-        .reduce(|mut sum, part| {
-            sum.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
-            sum
-        })
-        .unwrap_or_default()
-}
-
-/// A pointer that tasks writing disjoint places share.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-// SAFETY: every task that gets a `Shared` writes to places that no other task reads or writes.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// The place `offset` elements further on.
-    ///
-    /// # Safety
-    /// As for [`pointer::add`]: the place must lie inside the same allocation.
-    unsafe fn at(self, offset: usize) -> *mut f32 {
-        // SAFETY: the caller's contract.
-        unsafe { self.0.add(offset) }
-    }
-}
+pub(crate) use flex::few_rows::FEW_ROWS;

@@ -1,4 +1,4 @@
-//! The sum of a tensor's squares, for a gradient's norm: one pass, and no second tensor to hold them.
+//! The sum of squares of a tensor, for the norm of a gradient, in one pass and without a tensor of squares.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -6,10 +6,10 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::simd::{dot, vectorized};
-use super::{tensor, values};
+use super::flex::memory::{tensor, values};
+use super::flex::simd::{dot, vectorized};
 
-/// The sum of the squares of `x`, as one number.
+/// The sum of squares of `x`, `[1]`.
 pub fn squared_norm(x: Tensor<1>) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as Norm>::squared_norm(x.into_dispatch()))
 }
@@ -36,7 +36,7 @@ impl Norm for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl Norm for burn::backend::Cube {}
 
-/// Elements that one task takes. Their sums are added in order: the result does not depend on the number of threads.
+/// Elements per task. Their sums are added in order, so the result does not depend on the number of threads.
 const CHUNK: usize = 16 * 1024;
 
 impl Norm for Flex {

@@ -1,5 +1,5 @@
 //! Rotary position embedding, half-split as Hugging Face checkpoints have it (arXiv 2104.09864): dimension `i` of a
-//! head is paired with `i + d/2`, and each pair is turned by its position's angle.
+//! head is paired with `i + d/2`, and each pair is rotated by the angle of its position.
 
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -11,11 +11,11 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{Slice, Tensor};
 use rayon::prelude::*;
 
-use super::simd::vectorized;
-use super::{ROWS, values, whole};
+use super::flex::memory::{ROWS, values, whole};
+use super::flex::simd::vectorized;
 
-/// Turns every head of every row: x `[rows, heads * head_dim]`, cos and sin `[rows, half]`. The first `2 * half`
-/// dimensions of a head turn, the others stay.
+/// Rotates every head of every row: x `[rows, heads * head_dim]`, cos and sin `[rows, half]`. The first `2 * half` dimensions of a
+/// head rotate, the others are unchanged.
 pub fn rotary(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>, head_dim: usize) -> Tensor<2> {
     let (x, cos, sin) = (x.into_dispatch(), cos.into_dispatch(), sin.into_dispatch());
     Tensor::from_dispatch(<Dispatch as Rotary>::rotary(x, cos, sin, head_dim))
@@ -29,7 +29,7 @@ pub fn rotary(x: Tensor<2>, cos: Tensor<2>, sin: Tensor<2>, head_dim: usize) -> 
     Autodiff
 )]
 pub trait Rotary: Backend {
-    /// Turns every head of every row. The backward pass is the same with `-sin`.
+    /// Rotates every head of every row. The backward pass is the same with `-sin`.
     fn rotary(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,

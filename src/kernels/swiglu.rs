@@ -10,8 +10,8 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::simd::{exp, vectorized};
-use super::{values, whole};
+use super::flex::memory::{tensor, values, whole};
+use super::flex::simd::{exp, vectorized};
 
 /// `silu(gate) * up` for tensors of equal shape.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
@@ -56,8 +56,8 @@ pub(super) fn portable_backward<B: Backend>(
     let grad_up = B::float_mul(grad.clone(), silu.clone());
     // silu'(g) = s + silu (1 - s)
     let rest = B::float_add_scalar(B::float_neg(sigmoid.clone()), 1f32.into());
-    let slope = B::float_add(sigmoid, B::float_mul(silu, rest));
-    (B::float_mul(B::float_mul(grad, up), slope), grad_up)
+    let derivative = B::float_add(sigmoid, B::float_mul(silu, rest));
+    (B::float_mul(B::float_mul(grad, up), derivative), grad_up)
 }
 
 #[cfg(feature = "tch")]
@@ -65,7 +65,7 @@ impl SwiGlu for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl SwiGlu for burn::backend::Cube {}
 
-/// Elements that one task takes.
+/// Elements per task.
 const CHUNK: usize = 16 * 1024;
 
 impl SwiGlu for Flex {
@@ -110,7 +110,7 @@ impl SwiGlu for Flex {
 }
 
 fn like(values: Vec<f32>, shape: &FlexTensor) -> FlexTensor {
-    super::tensor(values, [shape.shape().num_elements()]).reshape(shape.shape())
+    tensor(values, [shape.shape().num_elements()]).reshape(shape.shape())
 }
 
 impl<B: SwiGlu, C: CheckpointStrategy> SwiGlu for Autodiff<B, C> {

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 
 use super::attention::{Segment, SpanAttention, Spans, attention};
 use super::gelu::Gelu;
-use super::linear::Layout;
+use super::layout::Layout;
 use super::packed::Packed;
 use super::{adamw, embedding, gelu, layer_norm, linear, norm, rms_norm, rotary, swiglu, token_kl, token_logps};
 use crate::close::{self, Tolerance};
@@ -25,7 +25,7 @@ fn raw<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
 #[track_caller]
 fn assert_close(fast: &FlexTensor, portable: &FlexTensor, tolerance: f64) {
     let (fast, portable) = (fast.to_contiguous(), portable.to_contiguous());
-    let (fast, portable) = (super::values(&fast), super::values(&portable));
+    let (fast, portable) = (super::flex::memory::values(&fast), super::flex::memory::values(&portable));
     close::assert_close(fast, portable, Tolerance::Relative(tolerance), format_args!("fast and portable"));
 }
 
@@ -95,10 +95,10 @@ fn token_logps_bodies_agree() {
 fn a_tables_gradient_is_burns_tied_to_a_head_or_not() {
     let device = Device::flex().autodiff();
     let (table, x) = (random([9, 4]).into_data(), random([3, 4]).into_data());
-    let slopes = [random([5, 4]).into_data(), random([3, 9]).into_data()];
+    let grads = [random([5, 4]).into_data(), random([3, 9]).into_data()];
     let gradient = |rows: fn(Tensor<2>, &[i32]) -> Tensor<2>, tied: bool| {
         let table = Tensor::<2>::from_data(table.clone(), &device).require_grad();
-        let [of_rows, of_head] = slopes.clone().map(|slopes| Tensor::<2>::from_data(slopes, &device));
+        let [of_rows, of_head] = grads.clone().map(|grads| Tensor::<2>::from_data(grads, &device));
         let mut sum = (rows(table.clone(), &[3, 0, 3, 8, 3]) * of_rows).sum();
         if tied {
             let x = Tensor::from_data(x.clone(), &device);
@@ -173,8 +173,8 @@ fn token_kl_is_pytorchs() {
     // hidden, head = table(3, 2, 1.0).requires_grad_(), table(5, 2, 2.0).requires_grad_()
     // logp, ref = (hidden @ head.T).log_softmax(1), (table(3, 3, 3.0) @ table(5, 3, 4.0).T).log_softmax(1)
     // at, kl = torch.tensor([[4], [0], [2]]), (ref.exp() * (ref - logp)).sum(1)
-    // logps, slopes = logp.gather(1, at)[:, 0], torch.tensor([0.5, -1.0, 2.0])
-    // (logps * slopes + kl * slopes.flip(0)).sum().backward()
+    // logps, grads = logp.gather(1, at)[:, 0], torch.tensor([0.5, -1.0, 2.0])
+    // (logps * grads + kl * grads.flip(0)).sum().backward()
     // print(logps, kl, ref.gather(1, at), hidden.grad, head.grad)
     let device = Device::flex();
     let table = |rows: usize, columns: usize, step: f64| {
@@ -185,8 +185,8 @@ fn token_kl_is_pytorchs() {
     let reference = [table(3, 3, 3.0), table(5, 3, 4.0)].map(Tensor::autodiff);
     let compared = token_kl::token_kl([hidden.clone(), head.clone()], reference, [4, 0, 2].into());
     let flat = |values: &[f32]| Tensor::<1>::from_data(values, &device);
-    let slopes = |values: [f32; 3]| flat(&values).autodiff();
-    let (a, b) = (slopes([0.5, -1.0, 2.0]), slopes([2.0, -1.0, 0.5]));
+    let grads = |values: [f32; 3]| flat(&values).autodiff();
+    let (a, b) = (grads([0.5, -1.0, 2.0]), grads([2.0, -1.0, 0.5]));
     let gradients = (compared.logps.clone() * a + compared.divergences.clone() * b).sum().backward();
     let all = |tensor: Tensor<2>| tensor.grad(&gradients).unwrap().flatten(0, 1);
     let found = [compared.logps, compared.divergences, compared.reference].map(Tensor::inner);
@@ -307,7 +307,7 @@ fn check_gradient<const D: usize, const O: usize>(x: Tensor<D>, f: impl Fn(Tenso
         let h = 2e-3;
         let numeric = (value(x.clone() + direction.clone() * h) - value(x.clone() - direction.clone() * h)) / (2.0 * h);
         let analytic = f64::from((grad.clone() * direction).sum().into_scalar::<f32>());
-        close::assert_close(&[analytic], &[numeric], Tolerance::Relative(1e-2), format_args!("slope"));
+        close::assert_close(&[analytic], &[numeric], Tolerance::Relative(1e-2), format_args!("derivative"));
     }
 }
 

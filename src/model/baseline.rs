@@ -1,5 +1,5 @@
-//! A small head that learns a number for every state, as TBPO-Q (arXiv 2605.12288) takes off its ratios: two linear layers with
-//! a GELU between them, on the last hidden state. It starts at 0 everywhere.
+//! The learned baseline of TBPO-Q (arXiv 2605.12288), a value for every state that is subtracted from the log-ratios: two linear
+//! layers with a GELU between them, on the last hidden state. Its output is 0 at the start.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
@@ -8,9 +8,10 @@ use rand_distr::{Distribution, Uniform};
 use super::layers::random::random;
 use super::layers::visit;
 use crate::kernels::gelu::{Gelu, gelu};
-use crate::kernels::linear::{Layout, linear};
+use crate::kernels::layout::Layout;
+use crate::kernels::linear::linear;
 
-/// The head. A constant on top of it would cancel, so the second layer has none.
+/// The baseline. A constant added to it would cancel, so the second layer has no bias.
 #[derive(Module, Debug)]
 pub struct Baseline {
     /// `[width, hidden]`.
@@ -24,7 +25,7 @@ pub struct Baseline {
 const PREFIX: &str = "baseline.";
 
 impl Baseline {
-    /// A new head of `width` above states of size `hidden`, which trains.
+    /// A new, trainable baseline with `width` hidden units for states of size `hidden`.
     pub fn new(hidden: usize, width: usize, seed: u64, device: &Device) -> Self {
         let bound = 1.0 / (hidden as f32).sqrt();
         let uniform = Uniform::new_inclusive(-bound, bound).expect("a hidden state has a size");
@@ -39,7 +40,7 @@ impl Baseline {
         }
     }
 
-    /// The number of every state: hidden `[rows, hidden]`, result `[rows]`.
+    /// The value of every state: hidden `[rows, hidden]`, result `[rows]`.
     pub fn values(&self, hidden: Tensor<2>) -> Tensor<1> {
         let inner = linear(hidden, self.up.val(), Layout::OutIn) + self.shift.val().unsqueeze();
         linear(gelu(inner, Gelu::Tanh), self.down.val(), Layout::OutIn).flatten(0, 1)

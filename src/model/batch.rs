@@ -1,13 +1,13 @@
 //! The packed batch: a flat stream of tokens in which nothing is padded and every prompt is computed once.
 //!
 //! ```text
-//! pair:      prompt            chosen        rejected
-//! positions: 0 1 2 … p-1       p p+1 …       p p+1 …
-//! sees:      itself            prompt+itself prompt+itself
+//! pair:       prompt            chosen        rejected
+//! positions:  0 1 2 … p-1       p p+1 …       p p+1 …
+//! attends to: itself           prompt+itself prompt+itself
 //! ```
 //!
-//! The same batch serves scoring and training; SFT is the case with one response. A response's rows end before its last
-//! needed token, because no row after that predicts anything that somebody wants.
+//! The same batch serves scoring and training; SFT is the case with one response. The rows of a response end before its last
+//! needed token: later rows predict no needed token.
 
 use std::ops::Range;
 
@@ -58,26 +58,26 @@ impl Response<'_> {
         }
     }
 
-    /// Tokens that have to go through the model: all before the last needed one.
+    /// Tokens that go through the model: all before the last needed one.
     fn rows(&self) -> usize {
         (0..self.ids.len()).rev().find(|index| self.needs(*index)).unwrap_or(0)
     }
 }
 
-/// Prompts with their responses, ready for a model.
+/// Prompts with their responses, as a model takes them.
 #[derive(Debug, Clone, Default)]
 pub struct PackedBatch {
     /// Token ids of the stream, `[rows]`.
     pub ids: Vec<i32>,
     /// Position of every token in its sequence, `[rows]`.
     pub positions: Vec<u32>,
-    /// What each row sees.
+    /// The segments of the stream, which determine the rows that each row attends to.
     pub segments: Vec<Segment>,
     /// Rows whose hidden state predicts a needed token, `[needed]`.
     pub rows: Vec<i32>,
     /// The needed tokens, `[needed]`.
     pub targets: Vec<i32>,
-    /// For every response in the order of `push`, its place in `rows`, `targets` and the log-probabilities.
+    /// The range of every response, in the order of `push`, in `rows`, `targets` and the log-probabilities.
     pub responses: Vec<Range<usize>>,
 }
 

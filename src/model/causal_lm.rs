@@ -1,4 +1,4 @@
-//! A model loaded, and what is asked of it: log-probabilities, logits, its parameters by name.
+//! Loads models, and computes log-probabilities and logits with them.
 
 use burn::tensor::{Device, Gradients, Tensor};
 
@@ -12,39 +12,48 @@ use super::layers::lora::Lora;
 use super::layers::overlay::{Overlay, Training};
 use super::layers::parameters::Parameters;
 use super::layers::visit;
-use super::layers::weight::{Head, Kept};
+use super::layers::weight::{Head, WeightFormat};
 use crate::error::{Error, Result};
 use crate::kernels::precision::Precision;
 use crate::kernels::token_kl::Compared;
 
 impl CausalLm {
-    /// Reads or initialises the model on `device`, with the source's adapter merged into it. Every tensor of the
-    /// checkpoint must be used, none may be missing.
-    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
-        Self::frozen(source, Kept::Plain, device)
-    }
-
-    /// As [`Self::load`], with the weights of all products `kept` in some other way, which does not train.
-    pub fn frozen(source: &ModelSource, kept: Kept, device: &Device) -> Result<Self> {
-        let stored = source.adapter_folder().map(Stored::open).transpose()?;
-        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), kept, device)
-    }
-
-    /// The frozen model on its device, and the numbers that it computes in: f32 where there are no others.
+    /// Loads or initialises the model on `device`, with the adapter of the source merged.
     ///
     /// # Errors
-    /// A checkpoint that cannot be read.
-    pub fn open(source: &ModelSource, device: DeviceSpec, precision: Precision) -> Result<(Self, Device, Precision)> {
-        let opened = device.open()?;
-        let kept = Kept::frozen(device, &opened, precision);
-        if kept.precision() != precision {
-            tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
-        }
-        let model = Self::frozen(source, kept, &opened)?;
-        Ok((model, opened, kept.precision()))
+    /// A model that is not supported; a checkpoint that cannot be read, lacks a tensor or has one too many.
+    pub fn load(source: &ModelSource, device: &Device) -> Result<Self> {
+        Self::frozen(source, WeightFormat::Plain, device)
     }
 
-    /// The frozen model with adapters that train: those of the source, else new ones from `seed`.
+    /// As [`Self::load`], with the weights of products in `format`. Only [`WeightFormat::Plain`] can train.
+    ///
+    /// # Errors
+    /// As for [`Self::load`].
+    pub fn frozen(source: &ModelSource, format: WeightFormat, device: &Device) -> Result<Self> {
+        let stored = source.adapter_folder().map(Stored::open).transpose()?;
+        Self::load_with(source, stored.map_or(Overlay::Nothing, Overlay::Merged), format, device)
+    }
+
+    /// Loads the frozen model; returns its device, and the precision in use: f32 if processor and device have no products in the
+    /// requested one.
+    ///
+    /// # Errors
+    /// As for [`Self::load`], and a device that cannot be opened.
+    pub fn open(source: &ModelSource, device: DeviceSpec, precision: Precision) -> Result<(Self, Device, Precision)> {
+        let opened = device.open()?;
+        let format = WeightFormat::frozen(device, &opened, precision);
+        if format.precision() != precision {
+            tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
+        }
+        let model = Self::frozen(source, format, &opened)?;
+        Ok((model, opened, format.precision()))
+    }
+
+    /// Loads the frozen model with adapters to train: those of the source, or new ones initialised from `seed`.
+    ///
+    /// # Errors
+    /// As for [`Self::load`], and settings that do not fit the model or its adapter.
     pub fn load_adapted(source: &ModelSource, lora: &Lora, seed: u64, device: &Device) -> Result<Self> {
         if source.base_folder()?.is_none() && !lora.merge {
             let message =
@@ -54,12 +63,12 @@ impl CausalLm {
         let start = source.adapter_folder().map(Stored::open).transpose()?;
         let Described { sizes, names, .. } = source.describe()?;
         let training = Training::new(source.to_string(), lora.clone(), sizes.layers, names.head, seed, start)?;
-        Self::load_with(source, Overlay::Trained(training), Kept::Plain, device)
+        Self::load_with(source, Overlay::Trained(training), WeightFormat::Plain, device)
     }
 
-    fn load_with(source: &ModelSource, overlay: Overlay, kept: Kept, device: &Device) -> Result<Self> {
+    fn load_with(source: &ModelSource, overlay: Overlay, format: WeightFormat, device: &Device) -> Result<Self> {
         let described = source.describe()?;
-        let mut parameters = Parameters::open(source, described.initializer_range, overlay, kept, device)?;
+        let mut parameters = Parameters::open(source, described.initializer_range, overlay, format, device)?;
         let model = described.build(&mut parameters)?;
         parameters.finish()?;
         Ok(model)
@@ -75,7 +84,7 @@ impl CausalLm {
         self.head().width()
     }
 
-    /// The longest sequence that the model can take; none where positions are computed.
+    /// The largest number of positions; `None` if positions are computed, not learned.
     pub fn position_limit(&self) -> Option<usize> {
         self.body().position_limit()
     }
@@ -92,25 +101,25 @@ impl CausalLm {
         self.logps_of(self.hidden(batch, device), batch)
     }
 
-    /// As [`Self::token_logps`], of the batch's hidden states ([`Self::hidden`]).
+    /// As [`Self::token_logps`], from the hidden states of the batch ([`Self::hidden`]).
     pub fn logps_of(&self, hidden: Tensor<2>, batch: &PackedBatch) -> Tensor<1> {
         self.head().token_logps(hidden, batch.targets.as_slice().into())
     }
 
-    /// As [`Self::logps_of`], beside what `reference`, which has the same vocabulary, says about the same tokens.
+    /// As [`Self::logps_of`], with the log-probabilities and the divergence of `reference`, which has the same vocabulary.
     pub fn compared(&self, hidden: Tensor<2>, reference: &Self, batch: &PackedBatch, device: &Device) -> Compared {
         let inner = device.clone().without_autodiff();
         let other = (reference.head(), reference.hidden(batch, &inner));
         self.head().token_kl(hidden, other, batch.targets.as_slice().into())
     }
 
-    /// Logits `[batch.rows.len(), vocabulary]` of the tokens that follow the batch's needed rows, of which there is at least one.
-    /// Rows see what `cache` holds of their sequence, and are added to it.
+    /// Logits `[batch.rows.len(), vocabulary]` for the next token at the needed rows, of which there is at least one. Rows attend to
+    /// their sequence in `cache`, and are appended to it.
     pub fn next_logits(&self, batch: &PackedBatch, cache: &mut KvCache, device: &Device) -> Tensor<2> {
         self.head().logits(self.needed(batch, Some(cache), device))
     }
 
-    /// An empty cache for the keys and values of its layers.
+    /// An empty key-value cache for this model.
     pub fn cache(&self) -> KvCache {
         KvCache::new(self.body().layers())
     }
@@ -120,12 +129,12 @@ impl CausalLm {
         visit::for_each(self, visit);
     }
 
-    /// Takes every trained parameter's gradient out of `gradients`: checkpoint name and flat values.
+    /// Removes the gradient of every trained parameter from `gradients` and passes it on: checkpoint name and flat values.
     pub fn take_gradients(&self, gradients: &mut Gradients, take: impl FnMut(&str, Tensor<1>)) {
         visit::take_gradients(self, gradients, take);
     }
 
-    /// Replaces every parameter by what `replace` makes of its checkpoint name and tensor.
+    /// Replaces every parameter by the result of `replace` for its checkpoint name and flat values.
     pub fn map_parameters(self, replace: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> Self {
         visit::map(self, replace)
     }

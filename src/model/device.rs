@@ -1,4 +1,4 @@
-//! Where models run: the `device:` of a pipeline file.
+//! The devices that models run on: `device:` in a pipeline file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -79,7 +79,7 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// The cargo feature that this build lacks for the device; none where it can be opened.
+    /// The cargo feature that the device needs and this build lacks.
     pub fn missing_feature(self) -> Option<&'static str> {
         let (feature, built) = match self {
             Self::Cpu => ("", true),
@@ -91,6 +91,9 @@ impl DeviceSpec {
     }
 
     /// Opens the device, without autodiff.
+    ///
+    /// # Errors
+    /// A device that this build does not support.
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::flex()),

@@ -1,4 +1,4 @@
-//! What a model takes of memory, before it is loaded.
+//! The memory that a model needs, estimated before it is loaded.
 
 use super::architectures::CausalLm;
 use super::checkpoint::source::ModelSource;
@@ -7,7 +7,11 @@ use super::device::DeviceSpec;
 use crate::error::Result;
 
 impl ModelSource {
-    /// Numbers that the model holds, from the checkpoint's headers.
+    /// The number of parameters, from the headers of the checkpoint. A model that is initialised from a configuration is built
+    /// and counted.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be read, or a model that is not supported.
     pub fn parameters(&self) -> Result<u64> {
         match self.base_folder()? {
             Some(folder) => tensors::parameters(&folder),
@@ -20,7 +24,7 @@ impl ModelSource {
         }
     }
 
-    /// About how many numbers a backward pass keeps for every token.
+    /// About how many activations a backward pass keeps for every token.
     ///
     /// # Errors
     /// As for [`Self::describe`].

@@ -1,11 +1,11 @@
-//! Answers from a model: many prompts at once, each token at the cost of one row.
+//! Generation with continuous batching: many prompts at once, one row per token.
 //!
 //! ```text
-//! a pass: the last token of every answer under way, and as many tokens of new prompts as there is room for
+//! a pass: the last token of every unfinished answer, and as many tokens of new prompts as fit
 //! ```
 //!
-//! A pass takes at most 64 rows. Within that limit no operation of the `cpu` device lets one row's result depend on
-//! the rows beside it, so an answer is the same, to the last bit, whatever else is under way.
+//! A pass has at most 64 rows. Up to that number no operation of the `cpu` device lets the result of a row depend on the other
+//! rows, so an answer is bitwise the same in any batch.
 
 mod sample;
 mod stop;
@@ -21,24 +21,24 @@ use super::checkpoint::source::ModelSource;
 use super::device::DeviceSpec;
 use super::layers::cache::{KvCache, Place, Slot, host};
 use crate::error::{Error, Result};
-use crate::kernels::few_rows::FEW_ROWS;
+use crate::kernels::FEW_ROWS;
 use crate::kernels::precision::Precision;
-use sample::Dice;
+use sample::AnswerRng;
 pub use sample::Sampling;
 pub use stop::Stops;
 
-/// How to answer.
+/// Settings of generation.
 #[derive(Debug)]
 pub struct Settings {
-    /// How tokens are drawn.
+    /// How tokens are sampled.
     pub sampling: Sampling,
-    /// Tokens after which an answer is cut.
+    /// The largest number of tokens of an answer.
     pub max_tokens: usize,
-    /// Answers to every prompt.
+    /// Answers per prompt.
     pub samples: usize,
     /// Seed of all random numbers.
     pub seed: u64,
-    /// Most tokens in the cache, prompts and answers at their longest; one prompt always has room.
+    /// The largest number of tokens in the cache, with answers counted at `max_tokens`; one prompt is always admitted.
     pub batch_tokens: usize,
     /// What ends an answer.
     pub stops: Stops,
@@ -49,7 +49,7 @@ pub struct Settings {
 pub struct Prompt<'a> {
     /// Token ids; never empty.
     pub ids: &'a [i32],
-    /// A name that decides its random numbers.
+    /// The key of its random numbers.
     pub key: &'a str,
 }
 
@@ -58,20 +58,20 @@ pub struct Prompt<'a> {
 pub enum Finish {
     /// A stop token or a stop text.
     Stop,
-    /// As many tokens as allowed, or as the model has positions.
+    /// The largest number of tokens, or of positions.
     Length,
 }
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Token ids, the one that ended it included.
+    /// Token ids, including the stop token.
     pub ids: Vec<i32>,
     /// Why it ended.
     pub finish: Finish,
 }
 
-/// A model that answers.
+/// A model that generates answers.
 pub struct Generator {
     model: CausalLm,
     device: Device,
@@ -81,6 +81,9 @@ pub struct Generator {
 
 impl Generator {
     /// Loads the model.
+    ///
+    /// # Errors
+    /// As for [`CausalLm::open`].
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, settings: Settings) -> Result<Self> {
         let (model, device, _) = CausalLm::open(source, device, precision)?;
         Ok(Self { model, device, name: source.to_string(), settings })
@@ -91,7 +94,7 @@ impl Generator {
         &self.settings.stops
     }
 
-    /// The longest sequence that the model can take; none where positions are computed.
+    /// The largest number of positions; `None` if positions are computed, not learned.
     pub fn position_limit(&self) -> Option<usize> {
         self.model.position_limit()
     }
@@ -99,7 +102,7 @@ impl Generator {
     /// The answers to every prompt.
     ///
     /// # Errors
-    /// A token id that the model has no embedding for, or no position left for an answer.
+    /// A token id outside the vocabulary, or a prompt that leaves no position for an answer.
     pub fn answers(&self, prompts: &[Prompt]) -> Result<Vec<Vec<Answer>>> {
         let (vocabulary, limit) = (self.model.vocab_size(), self.model.position_limit().unwrap_or(usize::MAX));
         for prompt in prompts {
@@ -112,7 +115,7 @@ impl Generator {
                 return Err(Error::model(&self.name, message));
             }
         }
-        let mut work = Work {
+        let mut decoding = Decoding {
             generator: self,
             prompts,
             limit,
@@ -124,49 +127,49 @@ impl Generator {
             done: vec![vec![None; self.settings.samples]; prompts.len()],
             unfinished: vec![self.settings.samples; prompts.len()],
         };
-        while work.admit() {
-            work.pass()?;
+        while decoding.admit() {
+            decoding.pass()?;
         }
-        Ok(work.done.into_iter().map(|answers| answers.into_iter().flatten().collect()).collect())
+        Ok(decoding.done.into_iter().map(|answers| answers.into_iter().flatten().collect()).collect())
     }
 }
 
-/// Prompts on their way to answers.
-struct Work<'a> {
+/// The state of generating answers to `prompts`.
+struct Decoding<'a> {
     generator: &'a Generator,
     prompts: &'a [Prompt<'a>],
     /// Positions of the model.
     limit: usize,
     cache: KvCache,
-    /// Tokens that the prompts under way may put into the cache.
+    /// Cache tokens reserved for the admitted prompts and their answers.
     reserved: usize,
-    /// Prompts that nothing was read of.
+    /// Prompts that are not admitted yet.
     waiting: VecDeque<usize>,
     reading: Vec<Reading>,
     writing: Vec<Writing>,
     done: Vec<Vec<Option<Answer>>>,
-    /// Answers of every prompt that are not done.
+    /// The number of unfinished answers of every prompt.
     unfinished: Vec<usize>,
 }
 
-/// A prompt that is read in parts.
+/// A prompt that is being read.
 struct Reading {
     prompt: usize,
     slot: Slot,
     read: usize,
 }
 
-/// An answer under way.
+/// An unfinished answer.
 struct Writing {
     prompt: usize,
     sample: usize,
     place: Place,
-    dice: Dice,
+    rng: AnswerRng,
     ids: Vec<i32>,
 }
 
-impl Work<'_> {
-    /// Takes up prompts while passes have room for their answers and the cache for their tokens; false when all are done.
+impl Decoding<'_> {
+    /// Admits prompts while passes have rows for their answers and the cache has room; returns whether anything is left to do.
     fn admit(&mut self) -> bool {
         let settings = &self.generator.settings;
         while let Some(&prompt) = self.waiting.front() {
@@ -182,13 +185,13 @@ impl Work<'_> {
         !(self.reading.is_empty() && self.writing.is_empty())
     }
 
-    /// Tokens that a prompt and its answers may put into the cache.
+    /// The largest number of cache tokens of a prompt and its answers.
     fn cost(&self, prompt: usize) -> usize {
         let settings = &self.generator.settings;
         self.prompts[prompt].ids.len() + settings.samples * settings.max_tokens
     }
 
-    /// One pass through the model, and what follows from it.
+    /// Runs a forward pass and samples the next tokens.
     fn pass(&mut self) -> Result<()> {
         let Generator { model, device, settings, .. } = self.generator;
         let (mut batch, mut places) = (PackedBatch::default(), Vec::new());
@@ -221,23 +224,23 @@ impl Work<'_> {
         }
         self.cache.begin(places);
         if batch.rows.is_empty() {
-            // The head needs a row; what it says of the last one is of no use yet.
+            // The head needs at least one row; the logits of this one are not used.
             batch.rows.push(batch.len() as i32 - 1);
         }
         let logits = host(model.next_logits(&batch, &mut self.cache, device));
         let logits: Vec<&[f32]> = logits.chunks_exact(model.vocab_size()).collect();
 
         self.writing[..active].par_iter_mut().zip(&logits).for_each(|(writing, logits)| {
-            let next = settings.sampling.next(logits, &mut writing.dice);
+            let next = settings.sampling.next(logits, &mut writing.rng);
             writing.ids.push(next);
         });
         for (logits, index) in logits[active..].iter().zip(&read) {
             let Reading { prompt, slot, .. } = self.reading[*index];
             for sample in 0..settings.samples {
-                let mut dice = Dice::new(settings.seed, self.prompts[prompt].key, sample);
-                let ids = vec![settings.sampling.next(logits, &mut dice)];
+                let mut rng = AnswerRng::new(settings.seed, self.prompts[prompt].key, sample);
+                let ids = vec![settings.sampling.next(logits, &mut rng)];
                 let place = Place { slot: self.cache.open(), prompt: Some(slot) };
-                self.writing.push(Writing { prompt, sample, place, dice, ids });
+                self.writing.push(Writing { prompt, sample, place, rng, ids });
             }
         }
         for index in read.into_iter().rev() {
@@ -246,7 +249,7 @@ impl Work<'_> {
         self.finish()
     }
 
-    /// Takes the answers that are done out of the way.
+    /// Removes finished answers.
     fn finish(&mut self) -> Result<()> {
         let settings = &self.generator.settings;
         let mut index = 0;

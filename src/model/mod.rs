@@ -5,9 +5,9 @@
 //! ModelSource --load--> CausalLm --token_logps(PackedBatch)--> one log-probability per needed token
 //! ```
 //!
-//! An adapter on the source is merged into the weights ([`CausalLm::load`]) or trains above them
-//! ([`CausalLm::load_adapted`]). One file an architecture, fields spelt as in the checkpoint. What burn does slowly is
-//! in [`kernels`](crate::kernels). Nothing here knows about columns or files of data.
+//! An adapter of the source is merged into the weights ([`CausalLm::load`]) or trained on them ([`CausalLm::load_adapted`]). Every
+//! architecture has a file, with fields named as in the checkpoint. Operations that burn computes slowly are in
+//! [`kernels`](crate::kernels). Columns and data files are unknown here.
 
 pub mod architectures;
 pub mod baseline;
@@ -35,6 +35,6 @@ pub use checkpoint::source::{ModelSource, Weights};
 pub use device::DeviceSpec;
 pub use generate::Generator;
 pub use layers::lora::Lora;
-pub use layers::weight::Kept;
+pub use layers::weight::WeightFormat;
 pub use pass::{Memory, Pass};
 pub use score::Scorer;

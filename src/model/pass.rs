@@ -1,5 +1,5 @@
-//! A pass through the layers, and back. The way back needs what every layer computed; where memory is short, only what
-//! lies between layers is kept, and each layer is computed once more (Chen et al. 2016, arXiv 1604.06174).
+//! Forward and backward passes through the layers. A backward pass needs the activations of every layer; with little memory, only
+//! hidden states between layers are kept, and each layer is recomputed (Chen et al. 2016, arXiv 1604.06174).
 
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
@@ -10,42 +10,42 @@ use super::architectures::CausalLm;
 use super::batch::PackedBatch;
 use super::layers::cache::KvCache;
 
-/// What a training pass may keep.
+/// What a training pass keeps for the backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Memory {
-    /// What every layer computed: the fastest.
+    /// The activations of all layers; the fastest.
     #[default]
     Normal,
-    /// What lies between layers. The same gradients, for one more forward pass.
+    /// The hidden states between layers. The same gradients, at the cost of a second forward pass.
     Low,
 }
 
 impl CausalLm {
-    /// The rows of `x` that the batch needs, ready for the head.
+    /// The needed rows of `x` after the final norm.
     fn select(&self, x: Tensor<2>, batch: &PackedBatch, device: &Device) -> Tensor<2> {
         let rows = TensorData::new(batch.rows.clone(), [batch.rows.len()]);
         let x = x.select(0, Tensor::<1, Int>::from_data(rows, device));
         self.body().norm(x)
     }
 
-    /// Hidden states of the batch's needed rows, ready for the head; with a cache, rows see what it holds of their sequence.
+    /// Hidden states of the needed rows after the final norm; with a cache, rows attend to their sequence in it.
     pub(super) fn needed(&self, batch: &PackedBatch, mut cache: Option<&mut KvCache>, device: &Device) -> Tensor<2> {
         let body = self.body();
-        let setting = body.setting(batch, device);
+        let context = body.context(batch, device);
         let mut x = body.embed(batch, device);
         for index in 0..body.layers() {
-            x = body.layer(index, x, &setting, cache.as_deref_mut().map(|cache| cache.layer(index)));
+            x = body.layer(index, x, &context, cache.as_deref_mut().map(|cache| cache.layer(index)));
         }
         self.select(x, batch, device)
     }
 
-    /// Hidden states of the batch's needed rows, `[batch.rows.len(), width]`, ready for the head.
+    /// Hidden states of the needed rows after the final norm, `[batch.rows.len(), width]`.
     pub fn hidden(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
         self.needed(batch, None, device)
     }
 
-    /// As [`Self::hidden`], of two models whose first `common` layers, one at least, are the same.
+    /// As [`Self::hidden`], for two models whose first `common` layers, at least one, are equal.
     pub(super) fn hidden_of_both(
         models: [&Self; 2],
         common: usize,
@@ -53,25 +53,25 @@ impl CausalLm {
         device: &Device,
     ) -> [Tensor<2>; 2] {
         let first = models[0].body();
-        let setting = first.setting(batch, device);
-        let trunk = (0..common).fold(first.embed(batch, device), |x, index| first.layer(index, x, &setting, None));
+        let context = first.context(batch, device);
+        let trunk = (0..common).fold(first.embed(batch, device), |x, index| first.layer(index, x, &context, None));
         models.map(|model| {
             let body = model.body();
-            let x = (common..body.layers()).fold(trunk.clone(), |x, index| body.layer(index, x, &setting, None));
+            let x = (common..body.layers()).fold(trunk.clone(), |x, index| body.layer(index, x, &context, None));
             model.select(x, batch, device)
         })
     }
 
-    /// As [`Self::hidden`], with the way back still to come, on a device with autodiff.
+    /// As [`Self::hidden`], on a device with autodiff, for a backward pass to follow.
     pub fn pass<'a>(&'a self, batch: &'a PackedBatch, device: &'a Device, memory: Memory) -> Pass<'a> {
         let mut between = Vec::new();
         let hidden = if memory == Memory::Low && self.body().layers() > 0 {
             let (model, device) = (self.valid(), device.clone().without_autodiff());
             let body = model.body();
-            let setting = body.setting(batch, &device);
+            let context = body.context(batch, &device);
             let mut x = body.embed(batch, &device);
             for index in 0..body.layers() {
-                x = body.layer(index, x, &setting, None);
+                x = body.layer(index, x, &context, None);
                 between.push(x.clone());
             }
             Tensor::from_inner(model.select(x, batch, &device)).require_grad()
@@ -82,49 +82,49 @@ impl CausalLm {
     }
 }
 
-/// A pass that went forward.
+/// A forward pass, before its backward pass.
 pub struct Pass<'a> {
     model: &'a CausalLm,
     batch: &'a PackedBatch,
     device: &'a Device,
     hidden: Tensor<2>,
-    /// What each layer gave, `[batch.len(), width]`; empty where the hidden states know their way back.
+    /// The output of each layer, `[batch.len(), width]`; empty if the hidden states are part of one graph.
     between: Vec<Tensor<2>>,
 }
 
 impl Pass<'_> {
-    /// Hidden states of the batch's needed rows, `[batch.rows.len(), width]`, ready for the head.
+    /// Hidden states of the needed rows after the final norm, `[batch.rows.len(), width]`.
     pub fn hidden(&self) -> Tensor<2> {
         self.hidden.clone()
     }
 
-    /// Back-propagates `loss`, one number that follows from the hidden states. `add` gets gradients of the model's and of all
-    /// other parameters: once all, or once those of each layer.
+    /// Back-propagates the scalar `loss`, a function of the hidden states. `add` is called with the gradients of all parameters, once
+    /// or layer by layer.
     pub fn backward(self, loss: Tensor<1>, mut add: impl FnMut(&mut Gradients)) {
         let Self { model, batch, device, hidden, mut between } = self;
         let mut back = |x: Option<Tensor<2>>, y: Tensor<1>| {
             let mut gradients = y.backward();
-            let slope = x.and_then(|x| x.grad_remove(&mut gradients));
+            let grad = x.and_then(|x| x.grad_remove(&mut gradients));
             add(&mut gradients);
-            slope.map(Tensor::<2>::from_inner)
+            grad.map(Tensor::<2>::from_inner)
         };
         if between.is_empty() {
             back(None, loss);
             return;
         }
         let body = model.body();
-        let setting = body.setting(batch, device);
-        let mut slope = back(Some(hidden), loss);
-        // The way back from the final norm, then from each layer, the last one first.
+        let context = body.context(batch, device);
+        let mut grad = back(Some(hidden), loss);
+        // Backward through the final norm, then through the layers, the last one first.
         for index in (0..=body.layers()).rev() {
-            let Some(above) = slope else { return };
+            let Some(above) = grad else { return };
             let x = between.pop().map(|x| Tensor::from_inner(x).require_grad());
             let input = x.clone().unwrap_or_else(|| body.embed(batch, device));
             let y = match index == body.layers() {
                 true => model.select(input, batch, device),
-                false => body.layer(index, input, &setting, None),
+                false => body.layer(index, input, &context, None),
             };
-            slope = back(x, (y * above).sum());
+            grad = back(x, (y * above).sum());
         }
     }
 }
@@ -148,11 +148,11 @@ mod tests {
         }
         let pass = model.pass(&batch, &device, memory);
         let logps = model.logps_of(pass.hidden(), &batch);
-        let slopes: Vec<f32> = (0..batch.targets.len()).map(|index| 0.3 - 0.1 * index as f32).collect();
-        let slopes = Tensor::<1>::from_data(TensorData::new(slopes, [batch.targets.len()]), &device);
+        let grads: Vec<f32> = (0..batch.targets.len()).map(|index| 0.3 - 0.1 * index as f32).collect();
+        let grads = Tensor::<1>::from_data(TensorData::new(grads, [batch.targets.len()]), &device);
         let values = logps.to_data().try_into_vec().unwrap();
         let mut sums: BTreeMap<String, Vec<f32>> = BTreeMap::new();
-        pass.backward((logps * slopes).sum(), |gradients| {
+        pass.backward((logps * grads).sum(), |gradients| {
             model.take_gradients(gradients, |name, gradient| {
                 let values: Vec<f32> = gradient.into_data().try_into_vec().unwrap();
                 match sums.get_mut(name) {
@@ -164,7 +164,7 @@ mod tests {
         (values, sums)
     }
 
-    /// To the last bit, so that a training can change its mind about memory between two steps.
+    /// Bitwise, so that a training may continue with the other setting.
     #[test]
     fn short_memory_gives_the_same_gradients() {
         for name in ["llama-tied", "qwen3-tied", "gpt_neox-parallel", "gpt_neox-sequential-v4", "gpt2-untied"] {

@@ -1,4 +1,5 @@
-//! Log-probabilities of many rows: packed by a token budget over rows of similar length, handed back in order.
+//! Log-probabilities of many rows, in batches of rows of similar length within a token budget; results are in the order of the
+//! rows.
 
 mod divergence;
 
@@ -9,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use super::architectures::CausalLm;
 use super::batch::{Needed, PackedBatch, PairIds, Response};
 use super::checkpoint::source::ModelSource;
-use super::cost::{Cost, Work};
+use super::cost::{Cost, Workload};
 use super::device::DeviceSpec;
 use crate::error::{Error, Result};
 use crate::kernels::precision::Precision;
@@ -17,7 +18,7 @@ use crate::kernels::precision::Precision;
 /// The log-probability of every response token, `[chosen, rejected]` for every pair.
 pub type Logps = Vec<[Vec<f32>; 2]>;
 
-/// A frozen model at work.
+/// A frozen model that computes log-probabilities.
 pub struct Scorer {
     model: CausalLm,
     device: Device,
@@ -28,37 +29,40 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Loads the model for scoring; one forward pass takes at most `batch_tokens` tokens, or one pair.
+    /// Loads the model; a forward pass takes at most `batch_tokens` tokens, or one pair.
+    ///
+    /// # Errors
+    /// As for [`CausalLm::open`].
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
         let (model, device, precision) = CausalLm::open(source, device, precision)?;
         let (name, cost) = (source.to_string(), Cost::of(&source.describe()?.sizes));
         Ok(Self { model, device, precision, name, batch_tokens, cost })
     }
 
-    /// The numbers that it computes in, which are f32 where the processor has no others.
+    /// The precision in use; f32 if the processor has no products in the requested one.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Floating-point operations of a pass over `work`.
-    pub fn operations(&self, work: Work) -> f64 {
-        self.cost.forward(work)
+    /// Floating-point operations of a forward pass over `workload`.
+    pub fn operations(&self, workload: Workload) -> f64 {
+        self.cost.forward(workload)
     }
 
     /// The log-probabilities of `pairs`.
     ///
     /// # Errors
-    /// A token id that the model has no embedding for, or more tokens than it has positions.
+    /// A token id outside the vocabulary, or more tokens than the model has positions.
     pub fn logps(&self, pairs: &[PairIds]) -> Result<Logps> {
         let [own] = self.passes(pairs, |batch| [self.model.token_logps(batch, &self.device)])?;
         Ok(own)
     }
 
-    /// As [`Self::logps`], of this model and of `other` on the same device. Their first `common` layers are the same
-    /// ([`ModelSource::common_layers`]) and run once.
+    /// As [`Self::logps`], of this model and of `other` on the same device. Their first `common` layers, which are equal
+    /// ([`ModelSource::common_layers`]), run once.
     ///
     /// # Errors
-    /// As for [`Self::logps`], of both models.
+    /// As for [`Self::logps`], for either model.
     pub fn logps_beside(&self, other: &Self, common: usize, pairs: &[PairIds]) -> Result<[Logps; 2]> {
         if common == 0 {
             return Ok([self.logps(pairs)?, other.logps(pairs)?]);
@@ -73,12 +77,12 @@ impl Scorer {
         })
     }
 
-    /// Floating-point operations that [`Self::logps_beside`] saves on `work`.
-    pub fn saved(&self, common: usize, work: Work) -> f64 {
-        self.cost.trunk(common, work)
+    /// Floating-point operations that [`Self::logps_beside`] saves on `workload`.
+    pub fn saved(&self, common: usize, workload: Workload) -> f64 {
+        self.cost.trunk(common, workload)
     }
 
-    /// What `pass` says of every response token of every batch that `pairs` are packed into.
+    /// Packs `pairs` into batches and collects the results of `pass` for all response tokens.
     fn passes<const N: usize>(
         &self,
         pairs: &[PairIds],
@@ -108,7 +112,10 @@ impl Scorer {
     }
 }
 
-/// Every id must have an embedding, and every position where the model has a limit.
+/// Checks that all token ids are in the vocabulary, and that the model has enough positions.
+///
+/// # Errors
+/// A token id or a length that the model cannot take.
 pub fn check(pair: &PairIds, model: &CausalLm, name: &str) -> Result<()> {
     let vocabulary = model.vocab_size();
     let ids = pair.prompt.iter().chain(pair.responses[0]).chain(pair.responses[1]);
@@ -130,7 +137,7 @@ fn cost(pair: &PairIds) -> usize {
     pair.prompt.len() + pair.responses[0].len() + pair.responses[1].len()
 }
 
-/// Consecutive ranges whose costs stay within `limit`; a single cost above it gets a range of its own.
+/// Consecutive ranges whose total cost is at most `limit`; a single cost above it has a range of its own.
 pub fn budget(costs: impl Iterator<Item = usize>, limit: usize) -> Vec<Range<usize>> {
     let mut ranges: Vec<Range<usize>> = Vec::new();
     let mut sum = 0;

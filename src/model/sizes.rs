@@ -1,6 +1,6 @@
-//! What an architecture tells everybody else about one of its models, before any parameter is read.
+//! The properties of a model that other modules need before its parameters are read.
 
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 
 /// The sizes of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Sizes {
     pub layers: usize,
     /// Query heads.
     pub heads: usize,
-    /// Key and value heads; as many as query heads unless several of those share one.
+    /// Key and value heads; fewer than query heads with grouped-query attention.
     pub kv_heads: usize,
     /// Size of a head.
     pub head_dim: usize,
@@ -26,25 +26,25 @@ pub struct Sizes {
 /// Shapes of feed-forward networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedForward {
-    /// One product up, an activation, one product down.
+    /// Up projection, activation, down projection.
     Plain,
-    /// Two products up, of which one gates the other, and one down.
+    /// Gate and up projection, down projection.
     Gated,
 }
 
-/// The names of a model's tensors, as far as others than the architecture itself read them.
+/// Names of tensors, and their layout, that modules other than the architecture depend on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Names {
-    /// The linear layer that gives the logits. LoRA adapts it only where its `targets` name it.
+    /// The output head. LoRA adapts it only if `targets` names it.
     pub head: &'static str,
-    /// Parts of names that belong to tensors behind the last layer: the final norm and the head.
+    /// Components of the names of tensors after the last layer: the final norm and the head.
     pub after_layers: &'static [&'static str],
-    /// How linear layers store their weights.
+    /// The layout of the weights of linear layers.
     pub layout: Layout,
 }
 
 impl Sizes {
-    /// Numbers in the weights of all layers' products.
+    /// The number of weights in the products of all layers.
     pub fn layer_weights(&self) -> f64 {
         let [width, layers, inner, head_dim] = [self.width, self.layers, self.inner, self.head_dim].map(|n| n as f64);
         let attention = 2.0 * width * head_dim * (self.heads + self.kv_heads) as f64;
@@ -55,8 +55,7 @@ impl Sizes {
         layers * (attention + feed_forward * width * inner)
     }
 
-    /// About how many numbers a backward pass keeps for every token: the inputs of a layer's products, norms and
-    /// activations.
+    /// About how many activations a backward pass keeps for every token: the inputs of products, norms and activation functions.
     pub fn activations(&self) -> u64 {
         (self.layers * (8 * self.width + 3 * self.inner)) as u64
     }

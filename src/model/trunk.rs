@@ -1,5 +1,5 @@
-//! What two models have in common: an adapter on the last layers, or a training that left the first ones alone, makes a
-//! model that begins as its base does. Those layers need to run only once for both.
+//! The first layers that two models share: an adapter on the last layers, or a training that froze the first ones, leaves them as
+//! they are in the base. They run once for both models.
 
 use serde_json::Value;
 
@@ -12,14 +12,14 @@ use super::sizes::Names;
 use crate::error::Result;
 
 impl ModelSource {
-    /// How many layers from the embeddings on are the same in both models, to the last bit. Reads the weights up to the
-    /// first difference.
+    /// The number of layers, counted from the embeddings, that are bitwise equal in both models. Reads the weights up to the first
+    /// difference.
     ///
     /// # Errors
-    /// A checkpoint that cannot be read.
+    /// A checkpoint that cannot be read, or a model that is not supported.
     pub fn common_layers(&self, other: &Self) -> Result<usize> {
         let config = self.config()?;
-        if computing(&config) != computing(&other.config()?) {
+        if computational(&config) != computational(&other.config()?) {
             return Ok(0);
         }
         let Described { sizes, names, .. } = self.describe()?;
@@ -45,28 +45,29 @@ impl ModelSource {
 }
 
 impl Checkpoint {
-    /// The first layer that a tensor matters to which is not the same in both.
+    /// The first layer whose output depends on a tensor that differs between the two; `usize::MAX` if no layer does.
     fn same_until(&self, other: &Self, names: &Names) -> usize {
         let tensors = self.names().chain(other.names());
         let mut tensors: Vec<(usize, &str)> = tensors.map(|name| (matters_from(name, names), name)).collect();
         tensors.sort_unstable();
-        let differs = |(layer, name): &(usize, &str)| *layer < usize::MAX && !self.holds_the_same(other, name);
+        let differs = |(layer, name): &(usize, &str)| *layer < usize::MAX && !self.has_equal(other, name);
         tensors.into_iter().find(differs).map_or(usize::MAX, |(layer, _)| layer)
     }
 }
 
-/// The first layer that computes something else when the tensor `name` of a model with these `names` is another one.
+/// The first layer whose output depends on the tensor `name`; `usize::MAX` for the final norm and the head.
 fn matters_from(name: &str, names: &Names) -> usize {
     let after_all = || name.split('.').any(|part| names.after_layers.contains(&part));
     layer_of(name).unwrap_or_else(|| if after_all() { usize::MAX } else { 0 })
 }
 
-/// config.json without what changes no number.
-fn computing(config: &Value) -> Value {
+/// config.json without the entries that do not affect the computation.
+fn computational(config: &Value) -> Value {
     let mut config = config.clone();
     if let Some(entries) = config.as_object_mut() {
-        let remarks = ["_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache"];
-        entries.retain(|name, _| !remarks.contains(&name.as_str()) && !name.ends_with("_token_id"));
+        let irrelevant =
+            ["_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache"];
+        entries.retain(|name, _| !irrelevant.contains(&name.as_str()) && !name.ends_with("_token_id"));
     }
     config
 }
@@ -83,7 +84,7 @@ mod tests {
         ModelSource::folder(name, Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name))
     }
 
-    /// `source` with adapters that say something, on all layers or the last ones.
+    /// `source` with adapters that are not zero, on all layers or the last ones.
     fn adapted(source: &ModelSource, last_layers: Option<usize>, alpha: f64, folder: PathBuf) -> ModelSource {
         let lora: Lora =
             serde_json::from_value(serde_json::json!({ "alpha": alpha, "last_layers": last_layers })).unwrap();
@@ -132,7 +133,7 @@ mod tests {
         assert_eq!(fixture("llama-tied").common_layers(&fixture("gpt2-untied")).unwrap(), 0);
     }
 
-    /// To the last bit: what is scored does not depend on how.
+    /// Bitwise: a score does not depend on whether layers are shared.
     #[test]
     fn common_layers_run_once_to_the_same_log_probabilities() {
         let folder = tempfile::tempdir().unwrap();

@@ -3,11 +3,14 @@
 //!
 //! TRL takes the mean over a response's tokens, which the authors confirmed to it; the formula as printed, and the DPO
 //! authors' code, take the sum. The two differ by the length of the answers, and so does what a beta means.
+//!
+//! The rewards that it reports are TRL's, which are the same for every loss: `beta` times the sum of the log-ratios, whatever the
+//! loss averages. `rewards/*` of IPO and of DPO compare.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::contrast::{Contrast, Loss, Reward, spread};
+use super::contrast::{Contrast, Loss, Reward, log_ratio, spread};
 use super::{Formula, Needs, Outcome, Pair, Response, above_zero};
 use crate::error::Problem;
 
@@ -46,7 +49,9 @@ impl Formula for Ipo {
     }
 
     fn evaluate(&self, pair: &Pair) -> Outcome {
-        self.contrast(pair)
+        let reward = |response: &Response| self.beta * log_ratio(response).sum::<f64>();
+        let rewards = [&pair.chosen, &pair.rejected].map(reward);
+        Outcome { chosen_reward: rewards[0], rejected_reward: rewards[1], ..self.contrast(pair) }
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -114,6 +114,20 @@ fn a_mean_is_over_pairs_but_for_sft() {
     assert_eq!(Sepo::default().weight(3), 1.0);
 }
 
+// TRL's DPOTrainer logs `beta * (logps.sum() - ref_logps.sum())` of each response, for the loss types `ipo` and `sigmoid` alike:
+// 0.1 * ((-1 - 2 - 3) - (-2 - 2 - 4)) = 0.2, and 0.1 * (-4 - -1) = -0.3.
+#[test]
+fn rewards_of_ipo_are_those_of_dpo() {
+    let side =
+        |logps: &[f64], reference: &[f32]| Side { logps: logps.into(), reference: reference.into(), ..Side::default() };
+    let (chosen, rejected) = (side(&[-1.0, -2.0, -3.0], &[-2.0, -2.0, -4.0]), side(&[-4.0], &[-1.0]));
+    for settings in [json!({"ipo": {}}), json!({"ipo": {"length_normalized": false}}), json!({"dpo": {"beta": 0.1}})] {
+        let outcome = evaluate(objective(settings.clone()).formula(), [&chosen, &rejected]);
+        let rewards = [outcome.chosen_reward, outcome.rejected_reward];
+        assert!((rewards[0] - 0.2).abs() < 1e-12 && (rewards[1] + 0.3).abs() < 1e-12, "{settings}: {rewards:?}");
+    }
+}
+
 #[test]
 fn a_side_without_tokens_has_no_say() {
     let side = |logps: &[f64], key: &[bool]| Side { logps: logps.into(), key: key.into(), ..Side::default() };

@@ -11,7 +11,7 @@ use super::plan::{Node, Plan};
 use super::report::{Reports, add};
 use crate::columns::PROMPT_IDS;
 use crate::error::Result;
-use crate::model::cost::Work;
+use crate::model::cost::Workload;
 use crate::model::{Memory, PairIds, Precision};
 use crate::stages::{Stage, score::pairs};
 use crate::text::Tokenizer;
@@ -50,7 +50,7 @@ pub struct Rows {
     /// Tokens of prompts and of chosen and rejected responses, once there are any.
     pub tokens: Option<[f64; 3]>,
     /// What these tokens are for a model.
-    pub work: Option<Work>,
+    pub work: Option<Workload>,
 }
 
 /// Estimates for the stages of `plan`, by id.
@@ -98,13 +98,13 @@ fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
         let passed = flow.run(probe * units / probes, &Reports::new(), &mut stations, &mut |batch| {
             sampled += batch.num_rows() as u64;
             if batch.column_by_name(PROMPT_IDS).is_some() {
-                let (tokens, work) = sums.get_or_insert(([0.0; 3], Work::default()));
+                let (tokens, work) = sums.get_or_insert(([0.0; 3], Workload::default()));
                 let (prompts, sides) = pairs(&batch)?;
                 for row in 0..batch.num_rows() {
                     let pair = PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) };
                     let lengths = [pair.prompt, pair.responses[0], pair.responses[1]].map(<[i32]>::len);
                     tokens.iter_mut().zip(lengths).for_each(|(sum, length)| *sum += length as f64);
-                    *work = *work + pair.work();
+                    *work = *work + pair.workload();
                 }
             }
             Ok(false)

@@ -31,6 +31,10 @@ pub struct StageReport {
     pub rows_out: u64,
     /// Rows that stopped here, by reason.
     pub set_aside: BTreeMap<String, u64>,
+    /// Where an earlier run did the stage, the seconds that this run took to find that out. All other numbers are then of
+    /// the run that did it.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<f64>,
     /// Seconds that the stage was busy, model loading apart.
     pub seconds: f64,
     /// Seconds that models took to load.

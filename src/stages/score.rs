@@ -24,7 +24,7 @@ use crate::columns::{
     BETTER_PROMPT_IDS, PROMPT_IDS, REWARD_MARGIN, Side, WORSE_PROMPT_IDS, list_type, put, with_column,
 };
 use crate::error::{Error, Place, Problem, Result};
-use crate::model::cost::Work;
+use crate::model::cost::Workload;
 use crate::model::score::Logps;
 use crate::model::{DeviceSpec, ModelSource, PairIds, Precision, Scorer};
 
@@ -311,7 +311,7 @@ impl Scoring {
             self.seen.zero_rewards +=
                 (own.filter(|reward| **reward == 0.0).count() as u64).saturating_sub(unrewarded[row]);
         }
-        let work: Work = pairs.iter().map(PairIds::work).sum();
+        let work: Workload = pairs.iter().map(PairIds::workload).sum();
         self.seen.tokens += work.tokens as u64;
         self.seen.operations += self.operations(work);
 
@@ -345,7 +345,7 @@ impl Scoring {
     }
 
     /// Floating-point operations of all passes over `work`.
-    fn operations(&self, work: Work) -> f64 {
+    fn operations(&self, work: Workload) -> f64 {
         let others = match &self.judge {
             Judge::Nobody => 0.0,
             Judge::Oracle { scorer, common, .. } => scorer.operations(work) - scorer.saved(*common, work),

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::Claim;
-use crate::model::cost::{Cost, Work};
+use crate::model::cost::{Cost, Workload};
 use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Memory, Needed, PackedBatch, Response};
 use crate::monitor::Monitor;
@@ -213,7 +213,7 @@ impl Job<'_> {
     }
 
     /// Floating-point operations of a step over `work`, there and back.
-    fn operations(&self, work: Work) -> f64 {
+    fn operations(&self, work: Workload) -> f64 {
         self.cost.map_or(0.0, |cost| cost.forward(work)) * self.settings.passes()
     }
 }
@@ -236,11 +236,15 @@ struct Seen {
     chosen_reward: f64,
     rejected_reward: f64,
     accurate: f64,
-    work: Work,
+    work: Workload,
     grad_norm: Option<f64>,
 }
 
 impl Seen {
+    fn add_all(&mut self, outcomes: &[Outcome], weights: &[f64]) {
+        outcomes.iter().zip(weights).for_each(|(outcome, weight)| self.add(outcome, *weight));
+    }
+
     fn add(&mut self, outcome: &Outcome, weight: f64) {
         self.loss += outcome.loss;
         self.weight += weight;
@@ -264,7 +268,7 @@ impl Seen {
             put("rewards/margins", (self.chosen_reward - self.rejected_reward) / pairs);
             put("rewards/accuracies", self.accurate / pairs);
         }
-        put("tokens", self.work.tokens);
+        metrics.insert("tokens".to_owned(), json!(self.work.tokens as u64));
         metrics
     }
 }
@@ -272,23 +276,22 @@ impl Seen {
 impl Trainer<'_> {
     /// One optimizer step, in place; the loss is the mean over the step.
     fn step(mut self, examples: &[Example], rate: f64) -> Result<(Self, Seen)> {
-        let objective = self.settings.objective.formula();
-        let weights: Vec<f64> = examples.iter().map(|example| objective.weight(example.length(0))).collect();
+        let weights = self.weights(examples);
         let total: f64 = weights.iter().sum();
         let (mut seen, mut gradients) = (Seen::default(), Gradients::default());
         let costs: Vec<usize> = examples.iter().map(|example| self.cost(example)).collect();
         for range in budget(costs.into_iter(), self.settings.batch_tokens) {
-            let batch = self.pack(&examples[range.clone()])?;
+            let (examples, weights) = (&examples[range.clone()], &weights[range]);
+            let batch = self.pack(examples)?;
             if batch.targets.is_empty() {
+                seen.add_all(&self.evaluate(examples, &batch, None)?, weights);
                 continue;
             }
             let pass = self.policy.model().pass(&batch, self.device, self.settings.memory);
             let said = self.policy.say(pass.hidden(), self.reference, &batch, self.device);
-            let outcomes = self.evaluate(&examples[range.clone()], &batch, &said)?;
-            seen.work = seen.work + batch.work();
-            for (outcome, weight) in outcomes.iter().zip(&weights[range]) {
-                seen.add(outcome, *weight);
-            }
+            let outcomes = self.evaluate(examples, &batch, Some(&said))?;
+            seen.work = seen.work + batch.workload();
+            seen.add_all(&outcomes, weights);
             let weighted = |values: Tensor<1>, slopes: fn(&Outcome) -> [&Vec<f64>; 2]| {
                 let slopes = outcomes.iter().flat_map(slopes).flatten().map(|slope| (slope / total) as f32);
                 let slopes = TensorData::new(slopes.collect::<Vec<_>>(), [batch.targets.len()]);
@@ -327,19 +330,24 @@ impl Trainer<'_> {
             }
             let costs: Vec<usize> = part.iter().map(|example| self.cost(example)).collect();
             for range in budget(costs.into_iter(), self.settings.batch_tokens) {
-                let batch = self.pack(&part[range.clone()])?;
-                if batch.targets.is_empty() {
-                    continue;
+                let examples = &part[range];
+                let batch = self.pack(examples)?;
+                let said = (!batch.targets.is_empty())
+                    .then(|| policy.say(policy.model().hidden(&batch, &device), self.reference, &batch, &device));
+                seen.add_all(&self.evaluate(examples, &batch, said.as_ref())?, &self.weights(examples));
+                if said.is_some() {
+                    seen.work = seen.work + batch.workload();
                 }
-                let said = policy.say(policy.model().hidden(&batch, &device), self.reference, &batch, &device);
-                for (outcome, example) in self.evaluate(&part[range.clone()], &batch, &said)?.iter().zip(&part[range]) {
-                    seen.add(outcome, self.settings.objective.formula().weight(example.length(0)));
-                }
-                seen.work = seen.work + batch.work();
             }
         }
         seen.loss /= seen.weight.max(1.0);
         Ok(seen.metrics(&self.settings.objective))
+    }
+
+    /// The shares of `examples` in the denominator of their mean.
+    fn weights(&self, examples: &[Example]) -> Vec<f64> {
+        let objective = self.settings.objective.formula();
+        examples.iter().map(|example| objective.weight(example.length(0))).collect()
     }
 
     fn needed<'e>(&self, example: &'e Example) -> [Response<'e>; 2] {
@@ -369,15 +377,17 @@ impl Trainer<'_> {
         Ok(batch)
     }
 
-    fn evaluate(&self, examples: &[Example], batch: &PackedBatch, said: &Said) -> Result<Vec<Outcome>> {
+    /// What the objective makes of `examples`. The policy says nothing about a batch of which no token is read: its pairs have
+    /// empty responses, and the loss that the formula gives those.
+    fn evaluate(&self, examples: &[Example], batch: &PackedBatch, said: Option<&Said>) -> Result<Vec<Outcome>> {
         let host = |tensor: &Tensor<1>| {
             let values = tensor.to_data().convert::<f32>().try_into_vec::<f32>();
             values.map_err(|error| Error::stage(self.name, format!("{error:?}")))
         };
         let wide = |tensor| Ok(host(tensor)?.into_iter().map(f64::from).collect::<Vec<_>>());
-        let logps = wide(&said.logps)?;
-        let states = said.states.as_ref().map(wide).transpose()?;
-        let reference = said.reference.as_ref().map(host).transpose()?;
+        let logps = said.map(|said| wide(&said.logps)).transpose()?.unwrap_or_default();
+        let states = said.and_then(|said| said.states.as_ref()).map(wide).transpose()?;
+        let reference = said.and_then(|said| said.reference.as_ref()).map(host).transpose()?;
         let outcome = |(example, ranges): (&Example, &[std::ops::Range<usize>])| {
             let response = |side: usize| objective::Response {
                 logps: &logps[ranges[side].clone()],

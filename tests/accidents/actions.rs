@@ -205,7 +205,7 @@ fn damage(world: &mut World, rng: &mut Rng, how: Damage) {
     }
     let name = rng.pick(&own).clone();
     let file = world.at(&name);
-    let mut bytes = file.read().unwrap().unwrap_or_default().to_vec();
+    let mut bytes = world.content(&name).unwrap_or_default();
     match how {
         Damage::Delete => {
             // Without its record, a file is the user's.

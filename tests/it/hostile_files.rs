@@ -355,3 +355,22 @@ fn a_file_has_ten_thousand_columns_at_most() {
     let error = write(10_001).unwrap_err().to_string();
     assert!(error.contains("x.parquet: more than 10000 columns, fields of structs included"), "{error}");
 }
+
+/// The reader makes room for as many bytes as a page's header says that it has.
+#[test]
+fn pages_of_gigabytes_are_refused() {
+    let folder = Folder::new();
+    let batch = RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from(vec![1, 2, 3])) as ArrayRef)]).unwrap();
+    let properties = WriterProperties::builder().set_dictionary_enabled(false).build();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    // A page of kind 0, of 30 bytes: levels of 6 and three numbers. Then, of 2^31 - 1.
+    assert_eq!(bytes[4..8], [0x15, 0, 0x15, 60]);
+    bytes.splice(7..8, [0xfe, 0xff, 0xff, 0xff, 0x0f]);
+    let path = folder.path("x.parquet");
+    std::fs::write(&path, bytes).unwrap();
+    let error = folder.fails(&["inspect", "x.parquet"], 1);
+    assert!(error.contains("x.parquet, row group 0: ") && error.contains("a page of 2147483647 bytes"), "{error}");
+}

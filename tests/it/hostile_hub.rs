@@ -100,3 +100,14 @@ fn a_path_without_end_is_refused() {
     let error = place.fetch().unwrap_err();
     assert!(error.contains("x/x/…`, whose path has more than 1024 bytes"), "{error}");
 }
+
+#[test]
+fn an_answer_without_end_is_refused() {
+    let place = Place::new();
+    place.server.change("datasets/org/rows", |repository| repository.padding = 60 << 20);
+    place.fetch().unwrap();
+    let place = Place::new();
+    place.server.change("datasets/org/rows", |repository| repository.padding = 64 << 20);
+    let error = place.fetch().unwrap_err();
+    assert!(error.contains("hf://datasets/org/rows: 127.0.0.1 answers with more than 67108864 bytes"), "{error}");
+}

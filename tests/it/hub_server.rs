@@ -70,6 +70,8 @@ pub(crate) struct Repository {
     pub(crate) listing: Listing,
     /// What its list says of the size of every file.
     pub(crate) claimed: Option<u64>,
+    /// Bytes that the server's answers about it have beside what matters.
+    pub(crate) padding: usize,
 }
 
 #[derive(Default)]
@@ -243,7 +245,8 @@ impl State {
                     }),
                     false => json!({"rfilename": path}),
                 };
-                Reply::json(&json!({"sha": found.commit, "siblings": found.files.iter().map(file).collect::<Vec<_>>()}))
+                let siblings: Vec<Value> = found.files.iter().map(file).collect();
+                Reply::json(&json!({"sha": found.commit, "siblings": siblings, "card": "x".repeat(found.padding)}))
             }
             "tree" if !found.names_only => list(&found, &rest, query, own, path),
             "resolve" => match found.files.get(&rest) {

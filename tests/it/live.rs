@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Tensor, TensorData};
-use sepo::model::{CausalLm, Kept, ModelSource, Precision};
+use sepo::model::{CausalLm, ModelSource, Precision, WeightFormat};
 use sepo::objective::{Objective, Outcome, Pair, Response};
 use serde::Deserialize;
 
@@ -25,7 +25,7 @@ fn losses_and_gradients_are_those_of_transformers() {
     let other = source("gpt2-untied");
     let references = [
         CausalLm::load(&other, &device).unwrap(),
-        CausalLm::frozen(&other, Kept::Packed(Precision::F32), &device).unwrap(),
+        CausalLm::frozen(&other, WeightFormat::Packed(Precision::F32), &device).unwrap(),
     ];
     let device = device.autodiff();
     let policy = CausalLm::load(&source("llama-tied"), &device).unwrap();

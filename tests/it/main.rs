@@ -28,6 +28,7 @@ mod hub_server;
 mod inputs;
 mod live;
 mod lora;
+mod numbers;
 mod objectives;
 mod ownership;
 mod parity;

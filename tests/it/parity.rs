@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use sepo::model::{CausalLm, DeviceSpec, Kept, ModelSource, Needed, PackedBatch, Response};
+use sepo::model::{CausalLm, DeviceSpec, ModelSource, Needed, PackedBatch, Response, WeightFormat};
 use sepo::objective::{self, Dpo, Formula, Pair};
 use serde::Deserialize;
 
@@ -147,8 +147,8 @@ fn weights_in_bf16_on_a_device_cost_a_rounding() {
         let source = ModelSource::folder(&name, fixture(&name));
         let expected = expected(&name);
         let batch = pack(&expected.pairs);
-        let [exact, rounded] = [Kept::Plain, Kept::Bf16].map(|kept| {
-            let model = CausalLm::frozen(&source, kept, &device).unwrap();
+        let [exact, rounded] = [WeightFormat::Plain, WeightFormat::Bf16].map(|format| {
+            let model = CausalLm::frozen(&source, format, &device).unwrap();
             host(model.token_logps(&batch, &device))
         });
         assert_ne!(exact, rounded, "{name}");

@@ -9,7 +9,7 @@ use crate::harness::repository;
 type Ranks = &'static [&'static [&'static str]];
 
 /// The folders whose modules are ranked.
-const RANKED: [(&str, Ranks); 5] = [
+const RANKED: [(&str, Ranks); 7] = [
     (
         "",
         &[
@@ -22,6 +22,30 @@ const RANKED: [(&str, Ranks); 5] = [
             &["error", "monitor"],
         ],
     ),
+    (
+        "kernels",
+        &[
+            &[
+                "adamw",
+                "attention",
+                "embedding",
+                "gelu",
+                "layer_norm",
+                "linear",
+                "norm",
+                "rms_norm",
+                "rotary",
+                "swiglu",
+                "token_kl",
+                "token_logps",
+            ],
+            &["vocabulary"],
+            &["packed"],
+            &["flex"],
+            &["layout", "precision"],
+        ],
+    ),
+    ("kernels/flex", &[&["few_rows", "product"], &["tile"], &["matrix", "memory", "simd"]]),
     (
         "model",
         &[

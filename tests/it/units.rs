@@ -208,7 +208,7 @@ fn what_a_workdir_keeps_is_listed_and_what_nothing_uses_can_go() {
         folder.write(&format!("run/sessions/{mark}.json"), &session);
         folder.write(&format!("run/scored/.sepo-{mark}-0"), "unfinished");
     }
-    std::fs::create_dir(folder.path(&format!("run/models/.sepo-{killed}-1"))).unwrap();
+    std::fs::create_dir_all(folder.path(&format!("run/models/.sepo-{killed}-1"))).unwrap();
     folder.write(&format!("run/models/.sepo-{killed}-1/config.json"), "unfinished");
     let data = std::fs::read_dir(folder.path("run/data")).unwrap().map(|entry| entry.unwrap().path());
     let current = data.into_iter().find(|path| !path.join("manifest.json").is_file()).unwrap();

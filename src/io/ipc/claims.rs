@@ -89,3 +89,26 @@ pub(super) fn room(bytes: u64) -> Result<(), String> {
     let asked = Vec::<u8>::new().try_reserve_exact(bytes as usize);
     asked.map_err(|_| format!("a batch of {bytes} bytes, for which there is not enough memory"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_has_four_gibibytes_at_most() {
+        assert_eq!(room(LARGE), Ok(()));
+        let error = room(IPC_BATCH + 1).unwrap_err();
+        assert_eq!(error, "a batch of 4294967297 bytes; the most is 4294967296, so write smaller batches");
+    }
+
+    #[test]
+    fn a_packed_buffer_claims_what_its_codec_can_do() {
+        let buffer = |length: i64| [&length.to_le_bytes()[..], &[0; 10]].concat();
+        assert_eq!(claimed(&buffer(-1), LZ4_GROWTH), Ok(10));
+        assert_eq!(claimed(&buffer(2550), LZ4_GROWTH), Ok(2550));
+        assert_eq!(claimed(&buffer(2551), LZ4_GROWTH).unwrap_err(), "a buffer of 10 packed bytes would unpack to 2551");
+        assert_eq!(claimed(&buffer(327_680), ZSTD_GROWTH), Ok(327_680));
+        assert!(claimed(&buffer(327_681), ZSTD_GROWTH).is_err());
+        assert_eq!(claimed(&[0; 7], LZ4_GROWTH).unwrap_err(), "a packed buffer without its length");
+    }
+}

@@ -83,6 +83,13 @@ fn object(folder: &Location, number: u64) -> Location {
     folder.join(&format!("{number}.json"))
 }
 
+/// Deletes what is not the highest number. What stays is deleted by the next holder; what is gone was deleted by another one.
+fn remove(lower: &Location) {
+    if let Err(error) = lower.delete() {
+        info!("{error}; an old number of a lease was not deleted");
+    }
+}
+
 /// Gets the lease whose objects lie in `folder`. `times` are its time to live and the pause between two looks.
 pub(super) fn acquire(
     folder: &Location,
@@ -138,13 +145,10 @@ impl Numbered {
         }
         let numbers = numbers(folder)?;
         if numbers.last() != Some(&number) {
-            return own.delete().map(|()| None);
+            remove(&own);
+            return Ok(None);
         }
-        for lower in numbers.into_iter().filter(|lower| *lower < number) {
-            if let Err(error) = object(folder, lower).delete() {
-                info!("{error}; the next holder of the lease deletes it");
-            }
-        }
+        numbers.iter().filter(|lower| **lower < number).for_each(|lower| remove(&object(folder, *lower)));
         let state = Mutex::new(State { renewed, lost: None, wish: Wish::Renew });
         let shared = Arc::new(Shared { state, bell: Condvar::new() });
         let renewal = Renewal { folder: folder.within(time_to_live / 3), number, entry, time_to_live };

@@ -6,10 +6,11 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
 use rayon::prelude::*;
 
-use super::super::product::{Matrix, product};
-use super::super::simd::{dot, exp, exp_shifted, max, vectorized};
-use super::super::{Shared, tensor, values};
 use super::{Segment, SpanAttention, Spans};
+use crate::kernels::flex::matrix::Matrix;
+use crate::kernels::flex::memory::{Shared, tensor, values};
+use crate::kernels::flex::product::product;
+use crate::kernels::flex::simd::{dot, exp, exp_shifted, max, vectorized};
 
 /// Rows of a tile of scores.
 const TILE: usize = 64;
@@ -30,20 +31,20 @@ impl SpanAttention for Flex {
             // SAFETY: each (tile, head) writes its own rows and columns of `out` and `lse`.
             unsafe {
                 tile.scores(scores);
-                for (index, row) in scores.chunks_exact_mut(tile.seen).enumerate() {
+                for (index, row) in scores.chunks_exact_mut(tile.keys).enumerate() {
                     let visible = tile.visible(index);
-                    let seen = &mut row[visible.clone()];
+                    let scores = &mut row[visible.clone()];
                     let lse = vectorized(
                         #[inline(always)]
                         || {
-                            let highest = max(seen);
-                            let total = exp_shifted(seen, highest);
+                            let highest = max(scores);
+                            let total = exp_shifted(scores, highest);
                             let share = 1.0 / total;
-                            seen.iter_mut().for_each(|weight| *weight *= share);
+                            scores.iter_mut().for_each(|weight| *weight *= share);
                             highest + total.ln()
                         },
                     );
-                    hide(row, visible);
+                    mask(row, visible);
                     *lse_place.at((tile.row + index) * heads + head) = lse;
                 }
                 let place = out_place.at(tile.row * layout.width() + tile.column);
@@ -73,7 +74,7 @@ impl SpanAttention for Flex {
         let places = [&mut grad_q, &mut grad_k, &mut grad_v].map(|grad| Shared(grad.as_mut_ptr()));
         let [q_place, k_place, v_place] = places;
 
-        // A task owns one key head of a prompt and of all its answers, so that nothing else adds to its rows.
+        // A task owns a key head of a prompt and all its answers, so no other task adds to the same rows.
         let prompts = spans.segments.iter().enumerate().filter(|(_, segment)| segment.prefix.is_none());
         let families: Vec<Vec<&Segment>> = prompts
             .map(|(index, prompt)| {
@@ -99,10 +100,10 @@ impl SpanAttention for Flex {
                 unsafe {
                     tile.scores(weights);
                     tile.grad_weights(grad, grads);
-                    let rows = weights.chunks_exact_mut(tile.seen).zip(grads.chunks_exact_mut(tile.seen));
+                    let rows = weights.chunks_exact_mut(tile.keys).zip(grads.chunks_exact_mut(tile.keys));
                     for (index, (weights, grads)) in rows.enumerate() {
                         let visible = tile.visible(index);
-                        let seen = weights[visible.clone()].iter_mut().zip(&mut grads[visible.clone()]);
+                        let pairs = weights[visible.clone()].iter_mut().zip(&mut grads[visible.clone()]);
                         let place = (tile.row + index) * width + tile.column;
                         let place = place..place + spans.head_dim;
                         let lse = lse[(tile.row + index) * spans.heads + head];
@@ -110,14 +111,14 @@ impl SpanAttention for Flex {
                             #[inline(always)]
                             || {
                                 let shared = dot(&out[place.clone()], &grad[place]);
-                                for (weight, grad) in seen {
+                                for (weight, grad) in pairs {
                                     *weight = exp(*weight - lse);
                                     *grad = *weight * (*grad - shared);
                                 }
                             },
                         );
-                        hide(weights, visible.clone());
-                        hide(grads, visible);
+                        mask(weights, visible.clone());
+                        mask(grads, visible);
                     }
                     let scale = spans.scale;
                     tile.times_keys(grads, layout.k, q_place.at(tile.row * width + tile.column), width, scale);
@@ -130,8 +131,8 @@ impl SpanAttention for Flex {
     }
 }
 
-/// Zeroes the entries of a row of scores that the row does not see.
-fn hide(row: &mut [f32], visible: Range<usize>) {
+/// Zeroes the entries of a row of scores that are masked.
+fn mask(row: &mut [f32], visible: Range<usize>) {
     row[..visible.start].fill(0.0);
     row[visible.end..].fill(0.0);
 }
@@ -154,10 +155,10 @@ impl Rows<'_> {
     }
 }
 
-/// Up to [`TILE`] rows of one segment and one head, against all the rows they may see.
+/// Up to [`TILE`] rows of one segment and one head, against all keys that they attend to.
 struct Tile<'a> {
     rows: &'a Rows<'a>,
-    /// First row in the stream, and how many.
+    /// First row in the stream, and number of rows.
     row: usize,
     count: usize,
     /// First column of the head in queries, and in keys.
@@ -165,9 +166,9 @@ struct Tile<'a> {
     kv_column: usize,
     /// Position of the first row; positions count from the first row of the prefix.
     position: usize,
-    /// Position of the first key that a row of the tile sees, and how many follow.
+    /// Position of the first key that a row of the tile attends to, and number of keys.
     first: usize,
-    seen: usize,
+    keys: usize,
     /// Rows of the prefix.
     before: usize,
     /// First row of the prefix's keys, and of the segment's own.
@@ -190,13 +191,13 @@ impl<'a> Tile<'a> {
             kv_column: head / spans.group() * spans.head_dim,
             position,
             first,
-            seen: position + count - first,
+            keys: position + count - first,
             before,
             starts: [prefix.map_or(0, |prefix| prefix.start), segment.start],
         }
     }
 
-    /// The columns of the tile that its row `index` sees.
+    /// The columns of the tile that its row `index` attends to.
     fn visible(&self, index: usize) -> Range<usize> {
         let visible = self.rows.spans.visible(self.position + index);
         visible.start - self.first..visible.end - self.first
@@ -204,7 +205,7 @@ impl<'a> Tile<'a> {
 
     /// The two blocks of keys: (first column in the tile, first row in the stream, rows).
     fn blocks(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
-        let (first, end) = (self.first, self.first + self.seen);
+        let (first, end) = (self.first, self.first + self.keys);
         let blocks = [(0..self.before, self.starts[0]), (self.before..end, self.starts[1])];
         blocks.into_iter().filter_map(move |(positions, start)| {
             let from = positions.start.max(first);
@@ -219,7 +220,7 @@ impl<'a> Tile<'a> {
     unsafe fn own(&self, x: &[f32]) -> Matrix {
         let width = self.rows.width();
         // SAFETY: the tile lies inside the queries.
-        Matrix { data: unsafe { x.as_ptr().add(self.row * width + self.column) }, rows: width, columns: 1 }
+        Matrix { data: unsafe { x.as_ptr().add(self.row * width + self.column) }, row_stride: width, col_stride: 1 }
     }
 
     /// The rows from `start` on of a `[rows, kv_heads * d]` matrix.
@@ -229,26 +230,26 @@ impl<'a> Tile<'a> {
     unsafe fn key_rows(&self, x: &[f32], start: usize) -> Matrix {
         let width = self.rows.kv_width();
         // SAFETY: the block lies inside the keys.
-        Matrix { data: unsafe { x.as_ptr().add(start * width + self.kv_column) }, rows: width, columns: 1 }
+        Matrix { data: unsafe { x.as_ptr().add(start * width + self.kv_column) }, row_stride: width, col_stride: 1 }
     }
 
-    /// `out = x K^T * scale` for the tile's rows of `x`: `[count, seen]`.
+    /// `out = x K^T * scale` for the tile's rows of `x`: `[count, keys]`.
     unsafe fn against(&self, x: &[f32], keys: &[f32], out: &mut Vec<f32>, scale: f32) {
         out.clear();
-        out.reserve(self.count * self.seen);
+        out.reserve(self.count * self.keys);
         for (column, start, rows) in self.blocks() {
-            // SAFETY: layouts as in `own` and `key_rows`; `out` has room for `count * seen` values.
+            // SAFETY: layouts as in `own` and `key_rows`; `out` has room for `count * keys` values.
             unsafe {
-                let keys = self.key_rows(keys, start).turned();
+                let keys = self.key_rows(keys, start).transposed();
                 let shape = [self.count, rows, self.rows.spans.head_dim];
-                product(shape, out.as_mut_ptr().add(column), self.seen, self.own(x), keys, false, scale);
+                product(shape, out.as_mut_ptr().add(column), self.keys, self.own(x), keys, false, scale);
             }
         }
-        // SAFETY: the blocks are all columns that the tile sees, and each was written.
-        unsafe { out.set_len(self.count * self.seen) };
+        // SAFETY: the blocks are all columns of the tile, and each was written.
+        unsafe { out.set_len(self.count * self.keys) };
     }
 
-    /// Scaled scores, `[count, seen]`; entries right of the diagonal are not meaningful.
+    /// Scaled scores, `[count, keys]`, not masked.
     ///
     /// # Safety
     /// The tile lies inside the inputs.
@@ -257,7 +258,7 @@ impl<'a> Tile<'a> {
         unsafe { self.against(self.rows.q, self.rows.k, out, self.rows.spans.scale) }
     }
 
-    /// Gradients of the weights, `[count, seen]`, given that of the output.
+    /// Gradients of the attention weights, `[count, keys]`, given that of the output.
     ///
     /// # Safety
     /// As for `scores`; `grad` has the layout of the queries.
@@ -269,28 +270,28 @@ impl<'a> Tile<'a> {
     /// `out = weights @ keys * scale` into the tile's rows, `[count, d]` with row stride `stride`.
     ///
     /// # Safety
-    /// `keys` has the layout of the keys; nobody else touches the rows at `out`.
+    /// `keys` has the layout of the keys; no other task accesses the rows at `out`.
     unsafe fn times_keys(&self, weights: &[f32], keys: &[f32], out: *mut f32, stride: usize, scale: f32) {
         for (index, (column, start, rows)) in self.blocks().enumerate() {
             // SAFETY: the caller's contract.
             unsafe {
-                let weights = Matrix { data: weights.as_ptr().add(column), rows: self.seen, columns: 1 };
+                let weights = Matrix { data: weights.as_ptr().add(column), row_stride: self.keys, col_stride: 1 };
                 let shape = [self.count, self.rows.spans.head_dim, rows];
                 product(shape, out, stride, weights, self.key_rows(keys, start), index > 0, scale);
             }
         }
     }
 
-    /// Adds `weights^T @ x * scale`, `[seen, d]`, to the rows of the keys at `out`.
+    /// Adds `weights^T @ x * scale`, `[keys, d]`, to the rows of the keys at `out`.
     ///
     /// # Safety
-    /// `x` has the layout of the queries and `out` that of the keys; nobody else touches this family's rows.
+    /// `x` has the layout of the queries and `out` that of the keys; no other task accesses the rows of this prompt and its answers.
     unsafe fn add_to_keys(&self, weights: &[f32], x: &[f32], out: Shared, scale: f32) {
         let width = self.rows.kv_width();
         for (column, start, rows) in self.blocks() {
             // SAFETY: the caller's contract.
             unsafe {
-                let weights = Matrix { data: weights.as_ptr().add(column), rows: 1, columns: self.seen };
+                let weights = Matrix { data: weights.as_ptr().add(column), row_stride: 1, col_stride: self.keys };
                 let shape = [rows, self.rows.spans.head_dim, self.count];
                 product(shape, out.at(start * width + self.kv_column), width, weights, self.own(x), true, scale);
             }

@@ -1,10 +1,9 @@
 //! Span attention: causal attention over a packed stream in which several answers share one prompt.
 //!
-//! The stream is a list of [`Segment`]s. A row attends to every row of its segment's prefix, and to the rows of its own
-//! segment up to itself; with a window, to the last few of those. Nothing is padded, tiles that no row sees are never
-//! computed, grouped queries read their keys and values in place, and the backward pass recomputes the probabilities
-//! from the log-sum-exp of each row (as FlashAttention does, arXiv 2307.08691), so that no `[T, T]` matrix outlives its
-//! tile.
+//! The stream is a list of [`Segment`]s. A row attends to every row of its segment's prefix, and to the rows of its own segment up to
+//! itself; with a window, to the last few of those. Nothing is padded, masked tiles are not computed, grouped queries read their keys
+//! and values in place, and the backward pass recomputes the probabilities from the log-sum-exp of each row (as FlashAttention does,
+//! arXiv 2307.08691), so that no `[T, T]` matrix outlives its tile.
 
 pub(crate) mod cached;
 mod flex;
@@ -32,8 +31,8 @@ pub struct Segment {
     pub start: usize,
     /// Number of rows.
     pub rows: usize,
-    /// Index of the segment that all rows of this one see in full: an answer's prompt. Comes earlier in the list, and
-    /// has no prefix of its own.
+    /// Index of the segment that all rows of this one attend to in full: the prompt of an answer. It is earlier in the list and has
+    /// no prefix itself.
     pub prefix: Option<usize>,
 }
 
@@ -48,9 +47,9 @@ pub struct Spans {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Factor on the scores.
+    /// Scale of the scores.
     pub scale: f32,
-    /// How many positions a row sees, its own included; none for all. At least 1.
+    /// Sliding window, in positions including the own one, at least 1; `None` without a window.
     pub window: Option<usize>,
 }
 
@@ -60,7 +59,7 @@ impl Spans {
         Self { segments, heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None }
     }
 
-    /// The positions that a row at `position` sees, counted from the first row of its prefix.
+    /// The positions that a row at `position` attends to, counted from the first row of its prefix.
     fn visible(&self, position: usize) -> Range<usize> {
         let first = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
         first..position + 1

@@ -1,47 +1,46 @@
-//! The stream as padded batches, for devices that want a few large operations instead of many small ones: segments of
-//! similar size lie side by side in one group, and rows travel there and back by index.
+//! The stream as padded batches, for devices on which a few large operations are faster than many small ones: segments of similar size
+//! form a group, and rows are gathered and scattered by index.
 
 use std::ops::Range;
 
 use super::{Segment, Spans};
 
-/// Most scores, over all heads, that the padded batch of several segments may have: 256 MiB in f32.
+/// The largest number of scores, over all heads, in a padded batch of several segments: 256 MiB in f32.
 const SCORES: usize = 64 << 20;
-/// Scores, over all heads, up to which nobody minds padding: fewer do not fill a device.
+/// The number of scores, over all heads, up to which padding costs nothing, because fewer do not fill a device.
 const FEW: usize = 32 << 20;
 
-/// Where every row goes and comes from. All indices lie in one list, which a device gets in one piece.
+/// The indices of all rows in the padded batches. They are in one list, which is copied to the device at once.
 #[derive(Debug, Default)]
 pub(super) struct Padded {
-    /// The list.
+    /// The list of indices.
     pub(super) indices: Vec<i32>,
     /// The padded batches.
     pub(super) groups: Vec<Group>,
-    /// Of every row of the stream, its place among the groups' padded queries, group after group.
+    /// For every row of the stream, its index in the padded queries of all groups.
     pub(super) queries: Range<usize>,
-    /// Of every row of the stream, places among the groups' padded keys: lists of the stream's length, as many as it
-    /// takes to name every place once. What is left over names the place behind the last one.
+    /// For every row of the stream, its indices in the padded keys of all groups: lists of the length of the stream, as many as needed
+    /// to have every index once. Unused entries have the index after the last one.
     pub(super) keys: Vec<Range<usize>>,
 }
 
-/// Segments side by side, each padded to as many rows and keys as the longest has. Padding names the row behind the
-/// stream's last one.
+/// Segments in one batch, each padded to the rows and keys of the longest. Padding has the index after the last row of the stream.
 #[derive(Debug)]
 pub(super) struct Group {
-    /// How many segments.
+    /// Number of segments.
     pub(super) segments: usize,
-    /// Rows of each.
+    /// Rows per segment.
     pub(super) rows: usize,
-    /// Keys that each sees at most: those of its prefix, then its own.
+    /// Keys per segment: those of its prefix, then its own.
     pub(super) keys: usize,
-    /// `[segments, rows]`: the stream's row of every query.
+    /// `[segments, rows]`: the row of every query in the stream.
     pub(super) queries: Range<usize>,
-    /// `[segments, keys]`: the stream's row of every key.
-    pub(super) seen: Range<usize>,
-    /// `[segments, rows]`: the last key that the query sees.
+    /// `[segments, keys]`: the row of every key in the stream.
+    pub(super) key_rows: Range<usize>,
+    /// `[segments, rows]`: the last key that the query attends to.
     pub(super) last: Range<usize>,
     /// `[keys]`: 0, 1, 2, …
-    pub(super) counted: Range<usize>,
+    pub(super) key_positions: Range<usize>,
 }
 
 impl Padded {
@@ -55,12 +54,12 @@ impl Padded {
         let [mut queries, mut keys] = [0; 2];
         for members in groups(spans) {
             let rows = members.iter().map(|segment| segment.rows).max().unwrap_or_default();
-            let seen = members.iter().map(|segment| spans.seen(segment).count()).max().unwrap_or_default();
+            let keys_each = members.iter().map(|segment| spans.attended(segment).count()).max().unwrap_or_default();
             for (index, segment) in members.iter().enumerate() {
                 for (place, row) in (queries + index * rows..).zip(segment.start..segment.start + segment.rows) {
                     of_queries[row] = place as i32;
                 }
-                for (place, row) in (keys + index * seen..).zip(spans.seen(segment)) {
+                for (place, row) in (keys + index * keys_each..).zip(spans.attended(segment)) {
                     if taken[row] == of_keys.len() {
                         of_keys.push(vec![-1; stream]);
                     }
@@ -68,10 +67,10 @@ impl Padded {
                     taken[row] += 1;
                 }
             }
-            let group = padded.group(spans, &members, [rows, seen, stream]);
+            let group = padded.group(spans, &members, [rows, keys_each, stream]);
             padded.groups.push(group);
             queries += members.len() * rows;
-            keys += members.len() * seen;
+            keys += members.len() * keys_each;
         }
         padded.queries = padded.add(of_queries);
         let left_over = keys as i32;
@@ -93,12 +92,12 @@ impl Padded {
             rows,
             keys,
             queries: self.add(members.iter().flat_map(|segment| padded(own(segment), rows))),
-            seen: self.add(members.iter().flat_map(|segment| padded(spans.seen(segment).collect(), keys))),
+            key_rows: self.add(members.iter().flat_map(|segment| padded(spans.attended(segment).collect(), keys))),
             last: self.add(members.iter().flat_map(|segment| {
                 let before = spans.prefix(segment).map_or(0, |prefix| prefix.rows);
                 (before..before + rows).map(|key| key as i32)
             })),
-            counted: self.add(0..keys as i32),
+            key_positions: self.add(0..keys as i32),
         }
     }
 
@@ -109,27 +108,27 @@ impl Padded {
     }
 }
 
-/// The segments by size, cut where padding would cost more than it saves.
+/// The segments by size, in groups within which padding costs less than it saves.
 fn groups(spans: &Spans) -> Vec<Vec<Segment>> {
-    let size = |segment: &Segment| [spans.seen(segment).count(), segment.rows];
+    let size = |segment: &Segment| [spans.attended(segment).count(), segment.rows];
     let mut segments = spans.segments.to_vec();
     segments.sort_by_key(size);
     let mut groups: Vec<Vec<Segment>> = Vec::new();
     let (mut most_rows, mut exact) = (0, 0);
     for segment in segments {
-        let [seen, rows] = size(&segment);
+        let [keys_each, rows] = size(&segment);
         let fits = |group: &Vec<Segment>| {
-            let padded = spans.heads * (group.len() + 1) * seen * rows.max(most_rows);
-            padded <= SCORES && (padded <= FEW || padded <= 2 * spans.heads * (exact + seen * rows))
+            let padded = spans.heads * (group.len() + 1) * keys_each * rows.max(most_rows);
+            padded <= SCORES && (padded <= FEW || padded <= 2 * spans.heads * (exact + keys_each * rows))
         };
         match groups.last_mut() {
             Some(group) if fits(group) => {
                 group.push(segment);
-                (most_rows, exact) = (rows.max(most_rows), exact + seen * rows);
+                (most_rows, exact) = (rows.max(most_rows), exact + keys_each * rows);
             }
             _ => {
                 groups.push(vec![segment]);
-                (most_rows, exact) = (rows, seen * rows);
+                (most_rows, exact) = (rows, keys_each * rows);
             }
         }
     }
@@ -137,8 +136,8 @@ fn groups(spans: &Spans) -> Vec<Vec<Segment>> {
 }
 
 impl Spans {
-    /// The stream's rows whose keys the last row of `segment` sees where there is no window: its prefix, then its own.
-    fn seen(&self, segment: &Segment) -> impl Iterator<Item = usize> + use<> {
+    /// The rows of the stream that the last row of `segment` attends to without a window: those of its prefix, then its own.
+    fn attended(&self, segment: &Segment) -> impl Iterator<Item = usize> + use<> {
         let prefix = self.prefix(segment).map_or(0..0, |prefix| prefix.start..prefix.start + prefix.rows);
         prefix.chain(segment.start..segment.start + segment.rows)
     }
@@ -157,7 +156,7 @@ mod tests {
         let [group] = &padded.groups[..] else { panic!("{padded:?}") };
         assert_eq!((group.segments, group.rows, group.keys), (3, 2, 4));
         assert_eq!(at(&group.queries), [0, 1, 2, 5, 3, 4]);
-        assert_eq!(at(&group.seen), [0, 1, 5, 5, 0, 1, 2, 5, 0, 1, 3, 4]);
+        assert_eq!(at(&group.key_rows), [0, 1, 5, 5, 0, 1, 2, 5, 0, 1, 3, 4]);
         assert_eq!(at(&group.last), [0, 1, 2, 3, 2, 3]);
         assert_eq!(at(&padded.queries), [0, 1, 2, 4, 5]);
         let keys: Vec<_> = padded.keys.iter().map(at).collect();

@@ -1,4 +1,4 @@
-//! Span attention in burn's operations, for every device: one padded batch after the other.
+//! Span attention in backend operations, one padded batch at a time.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use burn::tensor::{FloatDType, Slice, TensorData};
 use super::Spans;
 use super::padded::{Group, Padded};
 
-pub(in super::super) fn portable<B: Backend>(
+pub(in crate::kernels) fn portable<B: Backend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
@@ -30,7 +30,7 @@ pub(in super::super) fn portable<B: Backend>(
     (layout.stream_of_queries(outs), layout.stream_of_queries(lses))
 }
 
-pub(in super::super) fn portable_backward<B: Backend>(
+pub(in crate::kernels) fn portable_backward<B: Backend>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
@@ -58,15 +58,14 @@ pub(in super::super) fn portable_backward<B: Backend>(
     (layout.stream_of_queries(grad_q), layout.stream_of_keys(grad_k), layout.stream_of_keys(grad_v))
 }
 
-/// `x` `[rows, width]` with the row of zeros that padding names.
+/// `x` `[rows, width]` with a row of zeros appended, which padding refers to.
 fn with_padding<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let (width, dtype, device) = (x.shape()[1], x.dtype(), x.device());
     let zeros = B::float_zeros([1, width].into(), &device, dtype.into());
     B::float_cat(vec![x, zeros], 0)
 }
 
-/// The padded batches on a device. In a group the query heads of one key head lie below each other, so that they read its
-/// keys without copies: queries `[segments * kv_heads, heads / kv_heads * rows, d]`, keys `[segments * kv_heads, keys, d]`.
+/// The padded batches on a device. The query heads of a key head are rows of one matrix, so that its keys are not copied: queries `[segments * kv_heads, heads / kv_heads * rows, d]`, keys `[segments * kv_heads, keys, d]`.
 struct Layout<'a, B: Backend> {
     spans: &'a Spans,
     padded: Padded,
@@ -99,7 +98,7 @@ impl<'a, B: Backend> Layout<'a, B> {
 
     /// The keys or values of a group, of `x` `[rows + 1, kv_heads * d]`.
     fn keys(&self, group: &Group, x: &FloatTensor<B>) -> FloatTensor<B> {
-        self.fold(x, &group.seen, [group.segments, group.keys, 1])
+        self.fold(x, &group.key_rows, [group.segments, group.keys, 1])
     }
 
     fn fold(&self, x: &FloatTensor<B>, rows: &Range<usize>, [segments, count, heads]: [usize; 3]) -> FloatTensor<B> {
@@ -110,12 +109,12 @@ impl<'a, B: Backend> Layout<'a, B> {
         B::float_reshape(B::float_permute(x, &[0, 2, 3, 1, 4]), [segments * kv_heads, heads * count, d].into())
     }
 
-    /// A group's queries back as rows, `[segments * rows, heads * d]`.
+    /// The queries of a group as rows, `[segments * rows, heads * d]`.
     fn unfold_queries(&self, group: &Group, x: FloatTensor<B>) -> FloatTensor<B> {
         self.unfold(x, [group.segments, group.rows, self.spans.group()])
     }
 
-    /// A group's keys back as rows, `[segments * keys, kv_heads * d]`.
+    /// The keys of a group as rows, `[segments * keys, kv_heads * d]`.
     fn unfold_keys(&self, group: &Group, x: FloatTensor<B>) -> FloatTensor<B> {
         self.unfold(x, [group.segments, group.keys, 1])
     }
@@ -126,30 +125,30 @@ impl<'a, B: Backend> Layout<'a, B> {
         B::float_reshape(B::float_permute(x, &[0, 3, 1, 2, 4]), [segments * count, kv_heads * heads * d].into())
     }
 
-    /// Scaled scores of a group, `[segments * kv_heads, heads / kv_heads * rows, keys]`, far below zero where a query must
-    /// not look.
+    /// Scaled scores of a group, `[segments * kv_heads, heads / kv_heads * rows, keys]`, very negative where they are
+    /// masked.
     fn scores(&self, group: &Group, queries: FloatTensor<B>, keys: FloatTensor<B>) -> FloatTensor<B> {
         let Group { segments, rows, keys: count, .. } = *group;
         let scores = B::float_mul_scalar(B::float_matmul(queries, B::float_transpose(keys)), self.spans.scale.into());
         let shape = scores.shape();
         let last = self.numbers(&group.last, [segments, 1, 1, rows, 1]);
-        let ahead = B::float_sub(self.numbers(&group.counted, [1, 1, 1, 1, count]), last);
-        let mut hidden = B::float_clamp(ahead.clone(), 0.0.into(), 1.0.into());
+        let ahead = B::float_sub(self.numbers(&group.key_positions, [1, 1, 1, 1, count]), last);
+        let mut masked = B::float_clamp(ahead.clone(), 0.0.into(), 1.0.into());
         if let Some(window) = self.spans.window {
             let behind = B::float_add_scalar(B::float_neg(ahead), (1.0 - window as f32).into());
-            hidden = B::float_add(hidden, B::float_clamp(behind, 0.0.into(), 1.0.into()));
+            masked = B::float_add(masked, B::float_clamp(behind, 0.0.into(), 1.0.into()));
         }
         let by_head = [segments, self.spans.kv_heads, self.spans.group(), rows, count];
         let scores = B::float_reshape(scores, by_head.into());
-        B::float_reshape(B::float_add(scores, B::float_mul_scalar(hidden, (-1e30).into())), shape)
+        B::float_reshape(B::float_add(scores, B::float_mul_scalar(masked, (-1e30).into())), shape)
     }
 
-    /// All groups' queries in the order of the stream.
+    /// The queries of all groups in the order of the stream.
     fn stream_of_queries(&self, groups: Vec<FloatTensor<B>>) -> FloatTensor<B> {
         B::float_select(B::float_cat(groups, 0), 0, self.indices(&self.padded.queries))
     }
 
-    /// The sums, for every row of the stream, over all places that its key went to.
+    /// For every row of the stream, the sum over all copies of its key.
     fn stream_of_keys(&self, groups: Vec<FloatTensor<B>>) -> FloatTensor<B> {
         let keys = with_padding::<B>(B::float_cat(groups, 0));
         let lists = self.padded.keys.iter().map(|list| B::float_select(keys.clone(), 0, self.indices(list)));

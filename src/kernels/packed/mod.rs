@@ -1,9 +1,10 @@
-//! Frozen weights, packed once for the processor's widest products, and a linear layer on them.
+//! Frozen weights, packed once for products with the widest vectors of the processor, and a linear layer on them.
 //!
-//! In f32 ([`Precision::F32`]) nothing is lost. In bf16 an activation is rounded too ([`Precision::Bf16`]), or split into
-//! two bf16 numbers whose sum is it up to 2^-16 ([`Precision::Bf16x2`]). Sums are f32. Worth it with AVX-512, for bf16 with
-//! AVX512-BF16 ([`Packed::is_fast`]).
+//! [`Precision::F32`] is exact. With [`Precision::Bf16`] activations are rounded to bf16, with [`Precision::Bf16x2`] they are the sum
+//! of two bf16 numbers, with a relative error of 2^-16. Sums are f32. Packing is faster with AVX-512, for bf16 with AVX512-BF16
+//! ([`Packed::is_fast`]).
 
+mod flex;
 mod panels;
 mod shelf;
 
@@ -13,30 +14,24 @@ use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::backend::{Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{Tensor, TensorData};
 use half::bf16;
-use rayon::prelude::*;
 
-use super::tile::{Number, PANEL, TILE};
-use super::{Shared, tensor, values};
-use crate::kernels::precision::Precision;
+use super::flex::tile::Dtype;
+use super::precision::Precision;
 pub(super) use panels::{Activations, Panels};
-
-/// Rows of a task; their activations stay in the second-level cache. Fewer rows share out the outputs instead.
-const ROWS: usize = 64;
 
 /// A frozen weight `[outputs, inputs]`.
 #[derive(Debug)]
 pub struct Packed {
-    pub(super) numbers: Numbers,
+    pub(super) storage: Storage,
 }
 
-/// Its numbers.
+/// The panels of a weight, by the type that they are stored as.
 #[derive(Debug)]
-pub(super) enum Numbers {
+pub(super) enum Storage {
     F32(Panels<f32>),
     Bf16(Panels<bf16>),
 }
@@ -52,27 +47,27 @@ impl Packed {
 
     /// Packs `[outputs, inputs]`; `value` gives output `o` and input `i`.
     pub fn new(shape: [usize; 2], precision: Precision, value: impl Fn(usize, usize) -> f32 + Sync) -> Self {
-        let numbers = match precision {
-            Precision::F32 => Numbers::F32(Panels::new(shape, 1, value)),
-            Precision::Bf16 => Numbers::Bf16(Panels::new(shape, 1, value)),
-            Precision::Bf16x2 => Numbers::Bf16(Panels::new(shape, 2, value)),
+        let storage = match precision {
+            Precision::F32 => Storage::F32(Panels::new(shape, 1, value)),
+            Precision::Bf16 => Storage::Bf16(Panels::new(shape, 1, value)),
+            Precision::Bf16x2 => Storage::Bf16(Panels::new(shape, 2, value)),
         };
-        Self { numbers }
+        Self { storage }
     }
 
     /// `[outputs, inputs]`.
     pub fn shape(&self) -> [usize; 2] {
-        match &self.numbers {
-            Numbers::F32(panels) => panels.shape(),
-            Numbers::Bf16(panels) => panels.shape(),
+        match &self.storage {
+            Storage::F32(panels) => panels.shape(),
+            Storage::Bf16(panels) => panels.shape(),
         }
     }
 
-    /// The rows `outputs` in f32, one after the other, as an embedding table is read.
+    /// The rows `outputs` in f32, concatenated; for embedding tables.
     pub fn rows(&self, outputs: impl Iterator<Item = usize>) -> Vec<f32> {
-        match &self.numbers {
-            Numbers::F32(panels) => outputs.flat_map(|output| panels.row(output)).collect(),
-            Numbers::Bf16(panels) => outputs.flat_map(|output| panels.row(output)).collect(),
+        match &self.storage {
+            Storage::F32(panels) => outputs.flat_map(|output| panels.row(output)).collect(),
+            Storage::Bf16(panels) => outputs.flat_map(|output| panels.row(output)).collect(),
         }
     }
 
@@ -107,51 +102,6 @@ pub trait PackedLinear: Backend {
 impl PackedLinear for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl PackedLinear for burn::backend::Cube {}
-
-impl PackedLinear for Flex {
-    fn packed_linear(x: FlexTensor, weight: Arc<Packed>) -> FlexTensor {
-        match &weight.numbers {
-            Numbers::F32(panels) => product(x, panels),
-            Numbers::Bf16(panels) => product(x, panels),
-        }
-    }
-}
-
-fn product<N: Number>(x: FlexTensor, weight: &Panels<N>) -> FlexTensor {
-    let x = x.to_contiguous();
-    let [outputs, inputs] = weight.shape();
-    let rows = x.shape()[0];
-    let mut out = Vec::with_capacity(rows * outputs);
-    let place = Shared(out.as_mut_ptr());
-    if rows <= ROWS {
-        let mut activations = Activations::default();
-        weight.split(values(&x), &mut activations);
-        let share = weight.count().div_ceil(rayon::current_num_threads());
-        (0..weight.count()).into_par_iter().step_by(share.max(1)).for_each(|start| {
-            let panels = start..weight.count().min(start + share);
-            // SAFETY: every task writes the outputs of its own panels.
-            unsafe { weight.times(&activations, panels, place.at(start * PANEL), outputs) };
-        });
-    } else {
-        let share = even_share(rows);
-        let tasks = values(&x).par_chunks(share * inputs).enumerate();
-        tasks.for_each_init(Activations::default, |activations, (task, x)| {
-            weight.split(x, activations);
-            // SAFETY: every task writes the rows of its own chunk.
-            unsafe { weight.times(activations, 0..weight.count(), place.at(task * share * outputs), outputs) };
-        });
-    }
-    // SAFETY: the tasks wrote every row, each all its outputs.
-    unsafe { out.set_len(rows * outputs) };
-    tensor(out, [rows, outputs])
-}
-
-/// Rows of a task, [`ROWS`] at most: whole tiles, and so few that all threads get as many tasks.
-fn even_share(rows: usize) -> usize {
-    let threads = rayon::current_num_threads();
-    let tasks = rows.div_ceil(ROWS).next_multiple_of(threads);
-    rows.div_ceil(tasks).next_multiple_of(TILE)
-}
 
 impl<B: PackedLinear, C: CheckpointStrategy> PackedLinear for Autodiff<B, C> {
     fn packed_linear(x: FloatTensor<Self>, weight: Arc<Packed>) -> FloatTensor<Self> {
@@ -191,7 +141,7 @@ mod tests {
         tensor.into_data().try_into_vec().unwrap()
     }
 
-    /// A weight whose numbers are exact in bf16, plain and packed.
+    /// A weight that bf16 represents exactly, plain and packed.
     fn weight(shape: [usize; 2], precision: Precision) -> (Tensor<2>, Arc<Packed>) {
         let values: Vec<f32> = numbers(random(shape)).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect();
         let packed = Packed::new(shape, precision, |output, input| values[output * shape[1] + input]);
@@ -242,9 +192,9 @@ mod tests {
         let device = Device::flex().autodiff();
         let x = Tensor::<2>::from_data(random([7, 33]).into_data(), &device).require_grad();
         let out = packed_linear(x.clone(), packed);
-        let slopes = random([7, 50]);
-        let gradients = (out * Tensor::from_data(slopes.clone().into_data(), &device)).sum().backward();
+        let grads = random([7, 50]);
+        let gradients = (out * Tensor::from_data(grads.clone().into_data(), &device)).sum().backward();
         let grad = x.grad(&gradients).unwrap();
-        assert_same(grad, slopes.matmul(plain), [7, 33, 50]);
+        assert_same(grad, grads.matmul(plain), [7, 33, 50]);
     }
 }

@@ -1,14 +1,14 @@
-//! How a packed weight lies in memory, and its product with rows.
+//! The memory layout of packed weights, and their product with rows.
 //!
 //! ```text
-//! weight [out, in]  ->  panels of 48 outputs, each [in / group][48][group]: a group of inputs meets 48 outputs at a time
+//! weight [out, in]  ->  panels of 48 outputs, each [in / group][48][group]: an instruction takes a group of inputs and the outputs of a register
 //! ```
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::tile::{Number, PANEL, Place, TILE};
+use crate::kernels::flex::tile::{Dtype, PANEL, Place, TILE};
 
 /// A weight `[outputs, inputs]` in panels.
 #[derive(Debug)]
@@ -17,12 +17,12 @@ pub(in crate::kernels) struct Panels<N> {
     values: Vec<N>,
     outputs: usize,
     inputs: usize,
-    /// Numbers that an activation is split into.
+    /// Parts that an activation is split into.
     parts: usize,
 }
 
-/// Activations `[tiles][parts][TILE][inputs up to a whole group]`, in as many parts as their weight asks for; their sum is
-/// the activation. Rows that fill up the last tile are nothing in particular.
+/// Activations `[tiles][parts][TILE][inputs up to a whole group]`, as sums of the parts that the weight asks for. The padding rows of
+/// the last tile have no defined values.
 pub(in crate::kernels) struct Activations<N> {
     values: Vec<N>,
     count: usize,
@@ -34,7 +34,7 @@ impl<N> Default for Activations<N> {
     }
 }
 
-impl<N: Number> Panels<N> {
+impl<N: Dtype> Panels<N> {
     /// Packs `[outputs, inputs]`; `value` gives output `o` and input `i`.
     pub(in crate::kernels) fn new(
         [outputs, inputs]: [usize; 2],
@@ -67,7 +67,7 @@ impl<N: Number> Panels<N> {
         self.outputs.div_ceil(PANEL)
     }
 
-    /// Row `output` in f32, as an embedding table is read.
+    /// Row `output` in f32; for embedding tables.
     pub(in crate::kernels) fn row(&self, output: usize) -> impl Iterator<Item = f32> + '_ {
         let groups = self.panel(output / PANEL).chunks_exact(N::GROUP * PANEL);
         let values = groups.flat_map(move |group| &group[output % PANEL * N::GROUP..][..N::GROUP]);
@@ -84,10 +84,10 @@ impl<N: Number> Panels<N> {
         self.inputs.next_multiple_of(N::GROUP)
     }
 
-    /// Puts `x [rows, inputs]` into `out`, for products with this weight.
+    /// Writes `x [rows, inputs]` into `out`, for products with this weight.
     pub(in crate::kernels) fn split(&self, x: &[f32], out: &mut Activations<N>) {
         out.count = x.len() / self.inputs;
-        // Between the inputs and the end of their last group there must be zeros, whatever stood here before.
+        // The padding of the last group of inputs must be zero.
         if self.width() > self.inputs {
             out.values.clear();
         }
@@ -98,36 +98,36 @@ impl<N: Number> Panels<N> {
         }
     }
 
-    /// Numbers of a tile of activations.
+    /// Elements of a tile of activations.
     fn tile(&self) -> usize {
         self.parts * TILE * self.width()
     }
 
-    /// Where part `part` of activation `row` begins.
+    /// The index of part `part` of activation `row`.
     fn place(&self, row: usize, part: usize) -> usize {
         row / TILE * self.tile() + (part * TILE + row % TILE) * self.width()
     }
 
-    /// `out [rows, outputs of panels] = x W^T`, with `stride` numbers from one row of `out` to the next.
+    /// `out [rows, outputs of panels] = x W^T`, with the rows of `out` `row_stride` elements apart.
     ///
     /// # Safety
-    /// `out` is valid for these writes and nobody else's meanwhile.
+    /// `out` is valid for these writes, and nothing else accesses it meanwhile.
     pub(in crate::kernels) unsafe fn times(
         &self,
         x: &Activations<N>,
         panels: Range<usize>,
         out: *mut f32,
-        stride: usize,
+        row_stride: usize,
     ) {
         for panel in panels.clone() {
             let weight = self.panel(panel);
             let columns = PANEL.min(self.outputs - panel * PANEL);
             for (row, tile) in (0..x.count).step_by(TILE).zip(x.values.chunks_exact(self.tile())) {
-                // SAFETY: the caller's contract; `columns` numbers of the rows from `row` on.
+                // SAFETY: the caller's contract, for `columns` columns of the rows from `row` on.
                 unsafe {
-                    let out = out.add(row * stride + (panel - panels.start) * PANEL);
+                    let out = out.add(row * row_stride + (panel - panels.start) * PANEL);
                     let rows = TILE.min(x.count - row);
-                    let place = Place { out, stride, rows, columns, keep: false, scale: 1.0 };
+                    let place = Place { out, row_stride, rows, columns, keep: false, scale: 1.0 };
                     N::products(tile, self.parts, weight, place);
                 }
             }
@@ -139,7 +139,7 @@ impl<N: Number> Panels<N> {
         let stride = (panels.end * PANEL).min(self.outputs) - panels.start * PANEL;
         out.clear();
         out.reserve(x.count * stride);
-        // SAFETY: `out` has room for `rows * stride` numbers and is ours, and all of them are written.
+        // SAFETY: `out` has room for `count * stride` elements, all of which are written.
         unsafe {
             self.times(x, panels, out.as_mut_ptr(), stride);
             out.set_len(x.count * stride);

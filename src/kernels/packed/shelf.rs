@@ -1,20 +1,19 @@
-//! Packed weights in use, by what they hold: models that have a weight in common, as adapters of one base have, keep it once.
+//! Packed weights in use, by content: models with equal weights, such as adapters of one base, share them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use super::Packed;
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::kernels::precision::Precision;
 
-/// Outputs and inputs, layout, precision, and digest of the numbers.
+/// Outputs and inputs, layout, precision, and digest of the values.
 type Key = ([usize; 2], Layout, Precision, blake3::Hash);
 
 static SHELF: LazyLock<Mutex<HashMap<Key, Weak<Packed>>>> = LazyLock::new(Mutex::default);
 
 impl Packed {
-    /// The weight `[outputs, inputs]` of `values`, which a checkpoint lays out as `layout`; the one that is in use already, where
-    /// there is an equal one.
+    /// The weight `[outputs, inputs]` of `values` in the given layout; an equal weight that is in use is returned instead of a copy.
     pub fn shared(values: &[f32], shape: [usize; 2], layout: Layout, precision: Precision) -> Arc<Self> {
         let mut hasher = blake3::Hasher::new();
         hasher.update_rayon(bytemuck::cast_slice(values));
@@ -44,9 +43,9 @@ mod tests {
         let values: Vec<f32> = (0..6).map(|value| value as f32 + 0.123).collect();
         let pack = |precision| Packed::shared(&values, [2, 3], Layout::OutIn, precision);
         let (one, other, coarse) = (pack(Precision::F32), pack(Precision::F32), pack(Precision::Bf16));
-        let turned = Packed::shared(&values, [2, 3], Layout::InOut, Precision::F32);
-        assert!(Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(&one, &coarse) && !Arc::ptr_eq(&one, &turned));
-        assert_eq!(turned.rows(0..1), [values[0], values[2], values[4]]);
+        let transposed = Packed::shared(&values, [2, 3], Layout::InOut, Precision::F32);
+        assert!(Arc::ptr_eq(&one, &other) && !Arc::ptr_eq(&one, &coarse) && !Arc::ptr_eq(&one, &transposed));
+        assert_eq!(transposed.rows(0..1), [values[0], values[2], values[4]]);
         let weak = Arc::downgrade(&one);
         drop((one, other));
         assert!(weak.upgrade().is_none());

@@ -1,4 +1,4 @@
-//! The fast bodies: both models' logits block by block, side by side in the second-level cache.
+//! The bodies for flex: blocks of the logits of both models in the L2 cache.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::super::packed::{Numbers, Packed};
-use super::super::simd::{exp, max, vectorized};
-use super::super::vocabulary::{BLOCK, BLOCK_ROWS, InPanels, Logits, Plain, log_sum_exp};
-use super::super::{tensor, values};
 use super::TokenKl;
+use crate::kernels::flex::memory::{tensor, values};
+use crate::kernels::flex::simd::{exp, max, vectorized};
+use crate::kernels::packed::{Packed, Storage};
+use crate::kernels::vocabulary::flex::{BLOCK, BLOCK_ROWS, InPanels, Logits, Plain, log_sum_exp};
 
 impl TokenKl for Flex {
     fn token_kl(
@@ -35,9 +35,9 @@ impl TokenKl for Flex {
     ) -> (FlexTensor, FlexTensor) {
         let [hidden, head, reference] = [hidden, head, reference].map(|tensor| tensor.to_contiguous());
         let own = Plain::new(&hidden, &head);
-        match &reference_head.numbers {
-            Numbers::F32(panels) => compare(&targets, &own, &InPanels::new(&reference, panels)),
-            Numbers::Bf16(panels) => compare(&targets, &own, &InPanels::new(&reference, panels)),
+        match &reference_head.storage {
+            Storage::F32(panels) => compare(&targets, &own, &InPanels::new(&reference, panels)),
+            Storage::Bf16(panels) => compare(&targets, &own, &InPanels::new(&reference, panels)),
         }
     }
 
@@ -67,14 +67,14 @@ impl TokenKl for Flex {
     ) -> (FlexTensor, Option<FlexTensor>) {
         let [hidden, head, reference, rows] = [hidden, head, reference, rows].map(|tensor| tensor.to_contiguous());
         let (own, rows) = (Plain::new(&hidden, &head), values(&rows));
-        match &reference_head.numbers {
-            Numbers::F32(panels) => backward(&own, &InPanels::new(&reference, panels), rows, &targets, head_trains),
-            Numbers::Bf16(panels) => backward(&own, &InPanels::new(&reference, panels), rows, &targets, head_trains),
+        match &reference_head.storage {
+            Storage::F32(panels) => backward(&own, &InPanels::new(&reference, panels), rows, &targets, head_trains),
+            Storage::Bf16(panels) => backward(&own, &InPanels::new(&reference, panels), rows, &targets, head_trains),
         }
     }
 }
 
-/// Sums over one block of one row, with both logits relative to their highest: of e^z, of e^u, of e^u (u - z).
+/// Sums over a block of one row, with logits relative to their maxima: of e^z, of e^u, of e^u (u - z).
 struct Sums {
     highest: [f32; 2],
     own: f32,

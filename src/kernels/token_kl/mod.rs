@@ -1,11 +1,12 @@
-//! Log-probabilities of given tokens under a policy and its reference, and the divergence of the two at every token, fused
-//! with both output heads:
+//! Log-probabilities of given tokens under a policy and its reference, and the KL divergence of the two at every token, fused with
+//! both output heads:
 //!
 //! `KL_i = sum_v q_iv (log q_iv - log p_iv)`, where `p` is the policy's and `q` the reference's distribution at row `i`.
 //!
-//! As in [`token_logps`](super::token_logps), the `[rows, vocabulary]` logits never exist: one pass over the vocabulary
-//! gives both log-sum-exps and the sum of `q (u - z)`, `z` and `u` being the logits. With slopes `a` of the log-probability
-//! and `b` of the divergence, the backward pass computes them again and has `a onehot + (b - a) p - b q` as errors.
+//! As in [`token_logps`](super::token_logps), the `[rows, vocabulary]` logits are never stored: one pass over the vocabulary gives
+//! both log-sum-exps and the sum of `q (u - z)`, where `z` and `u` are the logits of policy and reference. With the gradients `a` of
+//! the log-probability and `b` of the divergence, the backward pass recomputes the logits; their gradient is
+//! `a onehot + (b - a) p - b q`.
 
 mod flex;
 mod portable;
@@ -23,14 +24,14 @@ use burn::tensor::{Slice, Tensor};
 use super::packed::Packed;
 pub(super) use portable::{portable, portable_backward};
 
-/// What a policy and its reference say about given tokens, each `[rows]`.
+/// The comparison of a policy with its reference at given tokens, each `[rows]`.
 #[derive(Debug, Clone)]
 pub struct Compared {
     /// The policy's log-probabilities.
     pub logps: Tensor<1>,
-    /// KL(reference || policy) of the distributions that the tokens are drawn from, in nats.
+    /// KL(reference || policy) of the next-token distributions, in nats.
     pub divergences: Tensor<1>,
-    /// The reference's log-probabilities; no gradient flows through them.
+    /// The log-probabilities of the reference, without a gradient.
     pub reference: Tensor<1>,
 }
 
@@ -42,10 +43,8 @@ impl Compared {
     }
 }
 
-/// Compares two models' distributions at every row, and what they say about `targets[i]`: hidden `[rows, d]` and head
-/// `[vocabulary, d]` of the policy, then of the reference, whose width may be another one.
-///
-/// Every target must be smaller than the vocabulary, which both share.
+/// Compares policy and reference, each with hidden states `[rows, d]` and a head `[vocabulary, d]`, at the tokens `targets`. The `d`
+/// of the two may differ; the vocabulary is the same, and every target is smaller.
 pub fn token_kl(policy: [Tensor<2>; 2], reference: [Tensor<2>; 2], targets: Arc<[i32]>) -> Compared {
     let ([hidden, head], [reference, reference_head]) =
         (policy.map(Tensor::into_dispatch), reference.map(Tensor::into_dispatch));
@@ -96,8 +95,8 @@ pub trait TokenKl: Backend {
         Self::token_kl(hidden, head, reference, reference_head, targets)
     }
 
-    /// Gradients with respect to the policy's hidden rows and, if it trains, head. `rows` `[4, rows]` holds the log-sum-exps
-    /// of policy and reference, and the slopes of log-probabilities and divergences.
+    /// Gradients with respect to the hidden states and, if `head_trains`, the head of the policy. `rows` `[4, rows]` has the
+    /// log-sum-exps of policy and reference, and the gradients of log-probabilities and divergences.
     fn token_kl_backward(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
@@ -130,7 +129,7 @@ impl TokenKl for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl TokenKl for burn::backend::Cube {}
 
-/// A reference's output head.
+/// The output head of the reference.
 #[derive(Debug, Clone)]
 enum ReferenceHead<B: Backend> {
     Plain(FloatTensor<B>),
@@ -162,7 +161,7 @@ impl<B: TokenKl, C: CheckpointStrategy> TokenKl for Autodiff<B, C> {
 /// See [`TokenKl::token_kl`].
 type Found<B> = (FloatTensor<B>, FloatTensor<B>);
 
-/// The forward pass on the graph: a node above the policy's hidden rows and head, none above the reference.
+/// The forward pass with autodiff: a node for the hidden states and head of the policy, none for the reference.
 fn tracked<B: TokenKl, C: CheckpointStrategy>(
     hidden: FloatTensor<Autodiff<B, C>>,
     head: FloatTensor<Autodiff<B, C>>,
@@ -175,9 +174,9 @@ fn tracked<B: TokenKl, C: CheckpointStrategy>(
     impl<B: TokenKl> Backward<B, 2> for Node {
         type State = ([FloatTensor<B>; 4], ReferenceHead<B>, Arc<[i32]>);
         fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-            let slopes = grads.consume::<B>(&ops.node);
+            let grad = grads.consume::<B>(&ops.node);
             let ([hidden, head, reference, lse], reference_head, targets) = ops.state;
-            let rows = B::float_cat(vec![lse, slopes], 0);
+            let rows = B::float_cat(vec![lse, grad], 0);
             let trains = ops.parents[1].is_some();
             let (grad_hidden, grad_head) = match reference_head {
                 ReferenceHead::Plain(other) => {

@@ -1,4 +1,4 @@
-//! The bodies for every device, in backend operations: both models' logits for as many rows as fit the limit at a time.
+//! The bodies in backend operations: the logits of both models for as many rows as fit the limit at a time.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::Slice;
 
-use super::super::vocabulary::{chunks, column, logits, portable_errors};
+use crate::kernels::vocabulary::portable::{backward, chunks, column, logits};
 
-pub(in super::super) fn portable<B: Backend>(
+pub(in crate::kernels) fn portable<B: Backend>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     reference: FloatTensor<B>,
@@ -40,7 +40,7 @@ pub(in super::super) fn portable<B: Backend>(
     (B::float_cat(vec![logps, divergences], 0), B::float_cat(vec![own_lse, other_lse, other_logps], 0))
 }
 
-pub(in super::super) fn portable_backward<B: Backend>(
+pub(in crate::kernels) fn portable_backward<B: Backend>(
     hidden: FloatTensor<B>,
     head: FloatTensor<B>,
     reference: FloatTensor<B>,
@@ -49,7 +49,7 @@ pub(in super::super) fn portable_backward<B: Backend>(
     targets: Arc<[i32]>,
     head_trains: bool,
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    portable_errors::<B>(hidden.clone(), head.clone(), &targets, head_trains, |start, count| {
+    backward::<B>(hidden.clone(), head.clone(), &targets, head_trains, |start, count| {
         let [own_lse, other_lse, a, b] = [0, 1, 2, 3].map(|row| {
             let part = B::float_slice(rows.clone(), &[row..row + 1, start..start + count].map(Slice::from));
             B::float_reshape(part, [count, 1].into())

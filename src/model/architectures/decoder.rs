@@ -1,7 +1,7 @@
 //! The decoder that Llama, Mistral, Qwen2 and Qwen3 share: rotary grouped-query attention and SwiGLU between RMS norms.
 //!
-//! What differs between them is plain data: which layers have biases, whether heads are normed, which layers see a
-//! window. Each architecture's own file reads its config.json into a [`Config`].
+//! They differ in data only: which layers have biases, whether heads are normalized, which layers have a sliding window. The file
+//! of each architecture reads its config.json into a [`Config`].
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -10,11 +10,11 @@ use serde::Deserialize;
 use super::interface::{Architecture, Body};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::kernels::swiglu::swiglu;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
-use crate::model::layers::context::Setting;
+use crate::model::layers::context::LayerContext;
 use crate::model::layers::parameters::Parameters;
 use crate::model::layers::rope::{Rope, RopeConfig};
 use crate::model::layers::weight::Head;
@@ -32,7 +32,7 @@ pub const SIZES: &[&str] = &[
     "head_dim",
 ];
 
-/// What the config.json of all these architectures have in common, with their names.
+/// The fields that config.json has in all these architectures.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Common {
     hidden_size: usize,
@@ -72,9 +72,9 @@ pub struct Config {
     pub output_bias: bool,
     /// Biases of the feed-forward network.
     pub mlp_bias: bool,
-    /// RMS norms on every query and key head.
+    /// RMS norms of every query and key head.
     pub qk_norm: bool,
-    /// How many positions each layer sees, its own included; none where it sees all.
+    /// The sliding window of each layer, in positions including the own one; `None` without a window.
     pub windows: Vec<Option<usize>>,
 }
 
@@ -95,7 +95,10 @@ impl Common {
         self.rope.rope(theta, head_dim, head_dim, self.max_position_embeddings)
     }
 
-    /// What is wrong with the options, or not supported.
+    /// Checks the options.
+    ///
+    /// # Errors
+    /// An option that is wrong or not supported.
     fn check(&self) -> Result<(), String> {
         let (heads, kv_heads) = (self.num_attention_heads, self.kv_heads());
         match self.hidden_act.as_deref() {
@@ -220,8 +223,8 @@ impl Body for Decoder {
         self.model.layers.len()
     }
 
-    fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
-        Setting {
+    fn context(&self, batch: &PackedBatch, device: &Device) -> LayerContext {
+        LayerContext {
             segments: batch.segments.as_slice().into(),
             angles: Some(self.model.rope.angles(&batch.positions, device)),
         }
@@ -231,10 +234,10 @@ impl Body for Decoder {
         self.model.embed_tokens.forward(&batch.ids, device)
     }
 
-    fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn layer(&self, index: usize, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let layer = &self.model.layers[index];
         let normed = layer.input_layernorm.forward(x.clone());
-        let x = x + layer.self_attn.forward(normed, setting, kept);
+        let x = x + layer.self_attn.forward(normed, context, cache);
         let normed = layer.post_attention_layernorm.forward(x.clone());
         x + layer.mlp.forward(normed)
     }
@@ -282,17 +285,17 @@ impl DecoderLayer {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let normed = |norm: &Option<RmsNorm>, x: Tensor<2>| match norm {
             Some(norm) => norm.forward_heads(x, self.head_dim),
             None => x,
         };
-        let q = setting.turn(normed(&self.q_norm, self.q_proj.forward(x.clone())));
-        let k = setting.turn(normed(&self.k_norm, self.k_proj.forward(x.clone())));
+        let q = context.rotate(normed(&self.q_norm, self.q_proj.forward(x.clone())));
+        let k = context.rotate(normed(&self.k_norm, self.k_proj.forward(x.clone())));
         let v = self.v_proj.forward(x);
-        let mut spans = Spans::new(setting.segments.clone(), self.heads, self.kv_heads, self.head_dim);
+        let mut spans = Spans::new(context.segments.clone(), self.heads, self.kv_heads, self.head_dim);
         spans.window = self.window;
-        self.o_proj.forward(attend(q, k, v, spans, kept))
+        self.o_proj.forward(attend(q, k, v, spans, cache))
     }
 }
 

@@ -9,17 +9,17 @@ use super::interface::{Architecture, Body, parse};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::gelu::{Gelu, gelu};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
-use crate::model::layers::context::Setting;
+use crate::model::layers::context::LayerContext;
 use crate::model::layers::parameters::Parameters;
 use crate::model::layers::weight::Head;
 use crate::model::layers::{Embedding, LayerNorm, Linear};
 use crate::model::sizes::{FeedForward, Names, Sizes};
 use serde_json::Value;
 
-/// config.json, with its own names.
+/// The fields of config.json.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     vocab_size: usize,
@@ -55,7 +55,7 @@ fn yes() -> bool {
 /// The model that `config` describes.
 ///
 /// # Errors
-/// What is wrong with which option.
+/// An option that is wrong or not supported.
 pub fn read(config: &Value) -> Result<Config, String> {
     parse(config, &["vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"])
 }
@@ -79,7 +79,7 @@ impl Config {
         Gelu::named(&self.activation_function).map_err(|message| format!("activation_function {message}"))
     }
 
-    /// The factor on the attention scores of layer `index`.
+    /// The scale of the attention scores of layer `index`.
     fn scale(&self, index: usize) -> f32 {
         let head_dim = (self.n_embd / self.n_head) as f32;
         let by_width = if self.scale_attn_weights { 1.0 / head_dim.sqrt() } else { 1.0 };
@@ -107,7 +107,7 @@ impl Architecture for Config {
 
     fn body(&self, parameters: &mut Parameters) -> Result<Gpt2> {
         let gelu = self.check().map_err(|message| parameters.wrong_config(&message))?;
-        // The first release's checkpoints name the tensors of the body alone.
+        // The names in the checkpoints of the first release lack this prefix.
         parameters.optional_prefix("transformer.");
         let width = self.n_embd;
         let transformer = Transformer {
@@ -181,8 +181,8 @@ impl Body for Gpt2 {
         Some(self.transformer.wpe.entries())
     }
 
-    fn setting(&self, batch: &PackedBatch, _: &Device) -> Setting {
-        Setting { segments: batch.segments.as_slice().into(), angles: None }
+    fn context(&self, batch: &PackedBatch, _: &Device) -> LayerContext {
+        LayerContext { segments: batch.segments.as_slice().into(), angles: None }
     }
 
     fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
@@ -191,9 +191,9 @@ impl Body for Gpt2 {
         wte.forward(&batch.ids, device) + wpe.forward(&positions, device)
     }
 
-    fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn layer(&self, index: usize, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let block = &self.transformer.h[index];
-        let x = x.clone() + block.attn.forward(block.ln_1.forward(x), setting, kept);
+        let x = x.clone() + block.attn.forward(block.ln_1.forward(x), context, cache);
         x.clone() + block.mlp.forward(block.ln_2.forward(x))
     }
 
@@ -226,13 +226,13 @@ impl Block {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let [rows, width] = x.dims();
         let all = self.c_attn.forward(x);
         let part = |index: usize| all.clone().slice([0..rows, index * width..(index + 1) * width]);
-        let mut spans = Spans::new(setting.segments.clone(), self.heads, self.heads, width / self.heads);
+        let mut spans = Spans::new(context.segments.clone(), self.heads, self.heads, width / self.heads);
         spans.scale = self.scale;
-        self.c_proj.forward(attend(part(0), part(1), part(2), spans, kept))
+        self.c_proj.forward(attend(part(0), part(1), part(2), spans, cache))
     }
 }
 

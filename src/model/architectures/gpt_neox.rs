@@ -1,5 +1,5 @@
-//! The GPT-NeoX architecture (arXiv 2204.06745): Pythia. Query, key and value in one projection, of which only the first
-//! dimensions of each head turn with the position; attention and feed-forward side by side or one after the other.
+//! The GPT-NeoX architecture (arXiv 2204.06745): Pythia. Query, key and value in one projection, rotary positions on the first
+//! dimensions of each head, attention and feed-forward in parallel or in sequence.
 //! Reference implementation: `transformers`, `models/gpt_neox/modeling_gpt_neox.py`.
 
 use burn::module::Module;
@@ -10,10 +10,10 @@ use super::interface::{Architecture, Body, parse};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::gelu::{Gelu, gelu};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
-use crate::model::layers::context::Setting;
+use crate::model::layers::context::LayerContext;
 use crate::model::layers::parameters::Parameters;
 use crate::model::layers::rope::{Rope, RopeConfig};
 use crate::model::layers::weight::Head;
@@ -21,7 +21,7 @@ use crate::model::layers::{Embedding, LayerNorm, Linear};
 use crate::model::sizes::{FeedForward, Names, Sizes};
 use serde_json::Value;
 
-/// config.json, with its own names.
+/// The fields of config.json.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
     hidden_size: usize,
@@ -63,7 +63,7 @@ fn yes() -> bool {
 /// The model that `config` describes.
 ///
 /// # Errors
-/// What is wrong with which option.
+/// An option that is wrong or not supported.
 pub fn read(config: &Value) -> Result<Config, String> {
     parse(config, &["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"])
 }
@@ -179,17 +179,17 @@ impl Body for GptNeoX {
         self.gpt_neox.layers.len()
     }
 
-    fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting {
+    fn context(&self, batch: &PackedBatch, device: &Device) -> LayerContext {
         let angles = self.gpt_neox.rope.angles(&batch.positions, device);
-        Setting { segments: batch.segments.as_slice().into(), angles: Some(angles) }
+        LayerContext { segments: batch.segments.as_slice().into(), angles: Some(angles) }
     }
 
     fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
         self.gpt_neox.embed_in.forward(&batch.ids, device)
     }
 
-    fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
-        self.gpt_neox.layers[index].forward(x, setting, kept)
+    fn layer(&self, index: usize, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
+        self.gpt_neox.layers[index].forward(x, context, cache)
     }
 
     fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
@@ -220,8 +220,8 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
-        let attended = self.attention.forward(self.input_layernorm.forward(x.clone()), setting, kept);
+    fn forward(&self, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
+        let attended = self.attention.forward(self.input_layernorm.forward(x.clone()), context, cache);
         if self.parallel {
             return self.mlp.forward(self.post_attention_layernorm.forward(x.clone())) + attended + x;
         }
@@ -231,17 +231,17 @@ impl Layer {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2> {
+    fn forward(&self, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let Self { heads, head_dim, .. } = *self;
         let rows = x.dims()[0];
-        // Every head has its query, key and value side by side.
+        // The query, key and value of a head are adjacent.
         let all = self.query_key_value.forward(x).reshape([rows, heads, 3 * head_dim]);
         let part = |index: usize| {
             let columns = index * head_dim..(index + 1) * head_dim;
             all.clone().slice([0..rows, 0..heads, columns]).reshape([rows, heads * head_dim])
         };
-        let (q, k, v) = (setting.turn(part(0)), setting.turn(part(1)), part(2));
-        self.dense.forward(attend(q, k, v, Spans::new(setting.segments.clone(), heads, heads, head_dim), kept))
+        let (q, k, v) = (context.rotate(part(0)), context.rotate(part(1)), part(2));
+        self.dense.forward(attend(q, k, v, Spans::new(context.segments.clone(), heads, heads, head_dim), cache))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an architecture implements: [`Architecture`] for its config.json, [`Body`] for what computes.
+//! What an architecture implements: [`Architecture`] for its config.json, [`Body`] for its layers.
 
 use burn::tensor::{Device, Tensor};
 use serde::de::DeserializeOwned;
@@ -7,14 +7,14 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::LayerCache;
-use crate::model::layers::context::Setting;
+use crate::model::layers::context::LayerContext;
 use crate::model::layers::parameters::Parameters;
 use crate::model::layers::weight::Head;
 use crate::model::sizes::{Names, Sizes};
 
-/// One model as its config.json describes it.
+/// A model as config.json describes it.
 pub trait Architecture {
-    /// What computes.
+    /// The layers of the model.
     type Body: Body;
 
     /// The names of its tensors.
@@ -26,11 +26,11 @@ pub trait Architecture {
     /// The body with the parameters of a checkpoint, or new ones.
     ///
     /// # Errors
-    /// Options that contradict each other or are not supported; tensors that are missing or of another shape.
+    /// Options that are inconsistent or not supported; tensors that are missing or have another shape.
     fn body(&self, parameters: &mut Parameters) -> Result<Self::Body>;
 }
 
-/// A model's layers, from token ids to the rows that the output head takes.
+/// The layers of a model, from token ids to the hidden states that the output head takes.
 pub trait Body {
     /// The output head, `[vocabulary, width]`.
     fn head(&self) -> Head;
@@ -38,32 +38,32 @@ pub trait Body {
     /// Layers between the embeddings and the final norm.
     fn layers(&self) -> usize;
 
-    /// The longest sequence that it can take; none where positions are computed.
+    /// The largest number of positions; `None` if positions are computed, not learned.
     fn position_limit(&self) -> Option<usize> {
         None
     }
 
-    /// What every layer needs to know of the batch.
-    fn setting(&self, batch: &PackedBatch, device: &Device) -> Setting;
+    /// The properties of the batch that every layer needs.
+    fn context(&self, batch: &PackedBatch, device: &Device) -> LayerContext;
 
-    /// The first layer's input, `[batch.len(), width]`.
+    /// The input of the first layer, `[batch.len(), width]`.
     fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2>;
 
-    /// The output of layer `index` for its input `x`, both `[rows, width]`; with a cache, rows see what it holds of their
-    /// sequence.
-    fn layer(&self, index: usize, x: Tensor<2>, setting: &Setting, kept: Option<&mut LayerCache>) -> Tensor<2>;
+    /// The output of layer `index` for the input `x`, both `[rows, width]`. With a cache, rows attend to their sequence in it and are
+    /// appended to it.
+    fn layer(&self, index: usize, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2>;
 
-    /// The final norm, `[rows, width]` to `[rows, width]`. It runs on the rows that the head needs and no others.
+    /// The final norm, `[rows, width]` to `[rows, width]`. It is applied to the needed rows only.
     fn norm(&self, hidden: Tensor<2>) -> Tensor<2>;
 }
 
-/// The largest value of a size in config.json. Products of three stay within 64 bits.
+/// The largest value of a size in config.json; the product of three sizes fits 64 bits.
 const LARGEST_SIZE: u64 = 1 << 20;
 
-/// Reads config.json, whose fields `sizes` must not be above a limit.
+/// Parses config.json. Its fields `sizes` are limited, so that arithmetic with them cannot overflow.
 ///
 /// # Errors
-/// The field that is too large, missing or of another type.
+/// A field that is too large, missing or of another type.
 pub(super) fn parse<C: DeserializeOwned>(config: &Value, sizes: &[&str]) -> Result<C, String> {
     for name in sizes {
         if let Some(size) = config.get(name).and_then(Value::as_u64).filter(|size| *size > LARGEST_SIZE) {

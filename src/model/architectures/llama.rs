@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::decoder;
 use super::interface::parse;
 
-/// config.json, with its own names.
+/// The fields of config.json.
 #[derive(Debug, Deserialize)]
 struct Config {
     #[serde(flatten)]
@@ -21,7 +21,7 @@ struct Config {
 /// The decoder that `config` describes.
 ///
 /// # Errors
-/// What is wrong with which option.
+/// An option that is wrong or not supported.
 pub fn read(config: &Value) -> Result<decoder::Config, String> {
     let config: Config = parse(config, decoder::SIZES)?;
     Ok(decoder::Config {

@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::decoder;
 use super::interface::parse;
 
-/// config.json, with its own names.
+/// The fields of config.json.
 #[derive(Debug, Deserialize)]
 struct Config {
     #[serde(flatten)]
     common: decoder::Common,
-    /// Positions that a row sees; `null` means all, no word about it the first release's 4096.
+    /// Positions that a row attends to: all if `null`, 4096 as in the first release if the field is missing.
     #[serde(default = "default_window")]
     sliding_window: Option<usize>,
 }
@@ -24,7 +24,7 @@ fn default_window() -> Option<usize> {
 /// The decoder that `config` describes.
 ///
 /// # Errors
-/// What is wrong with which option.
+/// An option that is wrong or not supported.
 pub fn read(config: &Value) -> Result<decoder::Config, String> {
     let config: Config = parse(config, decoder::SIZES)?;
     Ok(decoder::Config {

@@ -1,4 +1,4 @@
-//! The supported architectures: one file each, fields spelt as in the checkpoint, and a row in [`ARCHITECTURES`].
+//! The supported architectures. Each has a file, with fields named as in the checkpoint, and a row in [`ARCHITECTURES`].
 
 pub mod decoder;
 pub mod gpt2;
@@ -33,7 +33,7 @@ pub enum CausalLm {
 }
 
 impl CausalLm {
-    /// The architecture's own part.
+    /// The layers, of whichever architecture.
     pub(super) fn body(&self) -> &dyn Body {
         match self {
             Self::Decoder(body) => body,
@@ -43,7 +43,7 @@ impl CausalLm {
     }
 }
 
-/// A `model_type`, what config.json's `architectures` calls it, and how its config.json is read.
+/// A `model_type` of config.json, its class in `transformers`, and the function that reads its config.json.
 type Known = (&'static str, &'static str, fn(&Value) -> Result<Described, String>);
 
 /// The supported architectures.
@@ -56,7 +56,7 @@ const ARCHITECTURES: &[Known] = &[
     ("gpt2", "GPT2LMHeadModel", |config| described(config, gpt2::read, CausalLm::Gpt2)),
 ];
 
-/// A model as its config.json describes it.
+/// A model as config.json describes it.
 pub struct Described {
     /// Its sizes.
     pub sizes: Sizes,
@@ -79,7 +79,7 @@ impl Described {
     }
 }
 
-/// What `config` says by an architecture's way to `read` it; its body becomes a `variant` of [`CausalLm`].
+/// The description of `config` as `read` by an architecture, whose body becomes a `variant` of [`CausalLm`].
 fn described<A: Architecture + 'static>(
     config: &Value,
     read: fn(&Value) -> Result<A, String>,
@@ -95,7 +95,7 @@ fn described<A: Architecture + 'static>(
 }
 
 impl ModelSource {
-    /// The model as its config.json describes it.
+    /// The model as config.json describes it.
     ///
     /// # Errors
     /// A config.json that cannot be read, or a model that is not supported.
@@ -124,7 +124,7 @@ fn known(config: &Value) -> Option<&'static Known> {
     ARCHITECTURES.iter().find(|(known, ..)| *known == model_type)
 }
 
-/// What `transformers` calls the class of the model that `config` describes.
+/// The class in `transformers` of the model that `config` describes.
 pub(super) fn class(config: &Value) -> Option<&'static str> {
     known(config).map(|(_, class, _)| *class)
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::decoder;
 use super::interface::parse;
 
-/// config.json, with its own names.
+/// The fields of config.json.
 #[derive(Debug, Deserialize)]
 struct Config {
     #[serde(flatten)]
@@ -19,7 +19,7 @@ struct Config {
 /// The decoder that `config` describes.
 ///
 /// # Errors
-/// What is wrong with which option.
+/// An option that is wrong or not supported.
 pub fn read(config: &Value) -> Result<decoder::Config, String> {
     let config: Config = parse(config, decoder::SIZES)?;
     Ok(decoder::Config {
@@ -32,7 +32,7 @@ pub fn read(config: &Value) -> Result<decoder::Config, String> {
     })
 }
 
-/// Which layers of Qwen2 and Qwen3 see a window.
+/// The sliding windows of Qwen2 and Qwen3.
 #[derive(Debug, Deserialize)]
 pub struct Windows {
     #[serde(default)]
@@ -53,10 +53,10 @@ fn default_window_layers() -> usize {
 }
 
 impl Windows {
-    /// The window of each of `layers`. Despite its name, `max_window_layers` counts the first layers that have none.
+    /// The window of each of `layers` layers. Despite its name, `max_window_layers` is the number of first layers without one.
     ///
     /// # Errors
-    /// What is wrong with which option.
+    /// An option that is wrong or not supported.
     pub fn of_layers(&self, layers: usize) -> Result<Vec<Option<usize>>, String> {
         let window = self.sliding_window.filter(|_| self.use_sliding_window);
         let Some(types) = &self.layer_types else {

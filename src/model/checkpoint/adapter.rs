@@ -1,4 +1,4 @@
-//! LoRA adapters on disk, in PEFT's format: how adapter_config.json and adapter_model.safetensors are read.
+//! Reads LoRA adapters in PEFT's format: adapter_config.json and adapter_model.safetensors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ impl Config {
         if !is(&self.bias, "none") {
             return Some(format!("bias {:?} is not supported; supported: none", self.bias));
         }
-        // These begin by changing the base's weights, which the adapter's folder does not hold.
+        // These change the weights of the base at initialisation, and the folder of the adapter does not contain the change.
         let changing = ["pissa", "olora", "corda", "loftq", "lora_ga"];
         if let Some(init) = self.init_lora_weights.as_ref().and_then(Value::as_str)
             && changing.iter().any(|name| init.to_lowercase().starts_with(name))
@@ -111,7 +111,7 @@ pub(in crate::model) struct Factors {
     pub(in crate::model) a: Vec<f32>,
     pub(in crate::model) b: Vec<f32>,
     pub(in crate::model) r: usize,
-    /// Widths in and out.
+    /// Input and output width.
     pub(in crate::model) size: [usize; 2],
     pub(in crate::model) scale: f64,
 }
@@ -130,7 +130,7 @@ impl Stored {
         Ok(Self { folder, checkpoint, used: BTreeSet::new(), alpha, rslora })
     }
 
-    /// What the adapter adds to the layer `name`, if it does.
+    /// The factors for the layer `name`, if the adapter has any.
     pub(in crate::model) fn factors(&mut self, name: &str, size: [usize; 2]) -> Result<Option<Factors>> {
         let [a, b] = ["lora_A", "lora_B"].map(|factor| peft_name(&format!("{name}.{factor}.weight")));
         let Some(r) = self.checkpoint.shape(&a).or(self.checkpoint.shape(&b)).map(|shape| shape[0]) else {
@@ -148,7 +148,7 @@ impl Stored {
         Ok(Some(factors))
     }
 
-    /// Every tensor must have been asked for.
+    /// Checks that every tensor was used.
     pub(in crate::model) fn finish(&self) -> Result<()> {
         let unused: Vec<&str> = self.checkpoint.names().filter(|name| !self.used.contains(*name)).collect();
         if unused.is_empty() {
@@ -159,7 +159,7 @@ impl Stored {
     }
 }
 
-/// The factor on an adapter of rank `r`.
+/// The scale of an adapter of rank `r`.
 pub(in crate::model) fn scale(alpha: f64, r: usize, rslora: bool) -> f64 {
     alpha / if rslora { (r as f64).sqrt() } else { r as f64 }
 }

@@ -1,4 +1,4 @@
-//! The files of a model folder, and of an adapter's.
+//! The files of the folder of a model or an adapter.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use crate::error::Error;
 
 /// The configuration of a model.
 pub(in crate::model) const CONFIG: &str = "config.json";
-/// The weights of a model in one file.
+/// The weights of a model, in one file.
 pub(in crate::model) const TENSORS: &str = "model.safetensors";
-/// Which file has which tensor, where the weights are in several.
+/// The index of weights in several files.
 pub(in crate::model) const INDEX: &str = "model.safetensors.index.json";
 /// The configuration of an adapter.
 pub(in crate::model) const ADAPTER_CONFIG: &str = "adapter_config.json";

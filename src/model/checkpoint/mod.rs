@@ -1,5 +1,5 @@
-//! Checkpoints on disk: where a model lies ([`source`]), the files of a folder and the names of its tensors, and how tensors
-//! and adapters are read. What was read becomes parameters in `layers`; `save` writes folders.
+//! Reads checkpoints: where a model comes from ([`source`]), its [`files`], the [`names`] of its tensors, tensors and adapters.
+//! `layers::parameters` makes parameters of them, `save` writes them.
 
 pub(super) mod adapter;
 pub mod files;

@@ -5,12 +5,12 @@ pub fn peft_name(name: &str) -> String {
     format!("base_model.model.{}", name.replace(".adapter.", "."))
 }
 
-/// The layer that the tensor or layer `name` is part of, counted from 0.
+/// The index of the layer in the name of a tensor or linear layer, counted from 0.
 pub(in crate::model) fn layer_of(name: &str) -> Option<usize> {
     name.split('.').find_map(|part| part.parse().ok())
 }
 
-/// The first few of `names`.
+/// The first names, and how many more there are, for a message.
 pub(in crate::model) fn shorten(names: &[&str]) -> String {
     let shown = names.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     match names.len() {

@@ -1,4 +1,4 @@
-//! Where a model comes from: a Hugging Face folder, or a configuration to initialise from; and what adapts it.
+//! Where a model comes from: a Hugging Face folder or a configuration to initialise, and an optional adapter.
 
 use std::fmt;
 use std::fs::File;
@@ -13,28 +13,28 @@ use super::{adapter, tensors};
 use crate::error::{Error, Result};
 use crate::text::description;
 
-/// A model by its name in the pipeline, before it is loaded.
+/// A model that is not loaded yet.
 #[derive(Debug, Clone)]
 pub struct ModelSource {
     /// Name in the pipeline file.
     pub name: String,
     /// Its weights.
     pub weights: Weights,
-    /// A folder with a LoRA adapter in PEFT's format, to be put on the weights.
+    /// A folder with a LoRA adapter in PEFT's format.
     pub adapter: Option<PathBuf>,
-    /// Folder with tokenizer.json; for a folder of weights usually the same folder.
+    /// The folder with tokenizer.json; usually the folder of the weights.
     pub tokenizer: Option<PathBuf>,
-    /// What people call it, where that is not its folder.
+    /// The name for messages, if it is not the folder.
     origin: Option<String>,
     digest: Arc<OnceLock<String>>,
 }
 
-/// What a model's parameters start as.
+/// The source of a model's parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Weights {
-    /// A folder with config.json and safetensors, or an adapter's folder, which names the folder of its base.
+    /// A folder with config.json and safetensors, or the folder of an adapter, which names its base.
     Folder(PathBuf),
-    /// Normal random numbers for the architecture of a config.json.
+    /// Random initialisation of a configuration.
     Init {
         /// The content of config.json.
         config: Value,
@@ -49,10 +49,10 @@ impl ModelSource {
         Self { name: name.into(), weights, adapter: None, tokenizer, origin: None, digest: Arc::default() }
     }
 
-    /// The folder `path` with weights and tokenizer; an adapter may leave the tokenizer to its base.
+    /// The folder `path` with weights and tokenizer; the tokenizer of an adapter may be that of its base.
     pub fn folder(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         let mut source = Self::new(name, Weights::Folder(path.into()), None);
-        // An adapter that does not name its base is reported where the model is loaded.
+        // An adapter that does not name its base is an error when the model is loaded.
         let folders = [source.adapter_folder().map(Path::to_owned), source.base_folder().ok().flatten()];
         source.tokenizer = folders.into_iter().flatten().find(|folder| folder.join("tokenizer.json").is_file());
         source
@@ -64,13 +64,13 @@ impl ModelSource {
         self
     }
 
-    /// The same model with the adapter in `folder` on it.
+    /// The same model with the adapter in `folder`.
     pub fn adapted(mut self, folder: impl Into<PathBuf>) -> Self {
         self.adapter = Some(folder.into());
         self
     }
 
-    /// The folder of the adapter that lies on the weights.
+    /// The folder of the adapter, if there is one.
     pub fn adapter_folder(&self) -> Option<&Path> {
         match &self.weights {
             _ if self.adapter.is_some() => self.adapter.as_deref(),
@@ -79,7 +79,7 @@ impl ModelSource {
         }
     }
 
-    /// The folder of the weights below any adapter; none for a model that is made from a configuration.
+    /// The folder of the weights without an adapter; `None` for a model that is initialised from a configuration.
     ///
     /// # Errors
     /// An adapter's folder that does not name a folder of weights, or a second adapter below the first.
@@ -100,6 +100,9 @@ impl ModelSource {
     }
 
     /// The content of config.json.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not JSON.
     pub fn config(&self) -> Result<Value> {
         if let Weights::Init { config, .. } = &self.weights {
             return Ok(config.clone());
@@ -109,7 +112,10 @@ impl ModelSource {
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
     }
 
-    /// blake3 of configuration and weights: equal digests give equal log-probabilities.
+    /// The blake3 digest of configuration and weights: models with equal digests give equal log-probabilities.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
     pub fn digest(&self) -> Result<String> {
         if let Some(digest) = self.digest.get() {
             return Ok(digest.clone());
@@ -143,7 +149,7 @@ impl fmt::Display for ModelSource {
     }
 }
 
-/// Block by block: as a map, the whole file would count as memory in use.
+/// Reads block by block: a memory-mapped file would count as memory in use.
 fn hash_file(hasher: &mut blake3::Hasher, path: &Path) -> io::Result<()> {
     let (mut file, mut block) = (File::open(path)?, vec![0; 16 << 20]);
     loop {

@@ -26,7 +26,7 @@ pub(in crate::model) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(Index::read(folder)?.files())
 }
 
-/// Numbers that the weights of a model folder hold, by their headers.
+/// The number of parameters in a model folder, from the headers.
 pub(in crate::model) fn parameters(folder: &Path) -> Result<u64> {
     let checkpoint = Checkpoint::open(folder)?;
     Ok(checkpoint.tensors.values().map(|entry| entry.shape.iter().product::<usize>() as u64).sum())
@@ -77,7 +77,7 @@ impl Index {
         self.shards.values().collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
-    /// Every tensor must be in the file that the index names.
+    /// Checks that every tensor is in the file that the index names.
     fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
         for (tensor, file) in &self.shards {
             let found = checkpoint.tensors.get(tensor).map(|entry| &checkpoint.files[entry.file].0);
@@ -123,9 +123,9 @@ impl Checkpoint {
         let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new() };
         for path in paths {
             let file = File::open(&path).map_err(|error| missing(&path, &error))?;
-            // SAFETY: the map is only read; a file that changes meanwhile is outside of what any reader can promise.
+            // SAFETY: the map is only read; no reader can guard against a file that changes meanwhile.
             let map = unsafe { Mmap::map(&file) }.map_err(|error| missing(&path, &error))?;
-            // Checks that the offsets cover the file without gaps and fit the shapes.
+            // This checks that the offsets cover the file without gaps and fit the shapes.
             let (header, metadata) = SafeTensors::read_metadata(&map)
                 .map_err(|error| Error::model(path.display(), format!("not a whole safetensors file: {error}")))?;
             let start = header + size_of::<u64>();
@@ -149,13 +149,13 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The shape of tensor `name`, where there is one.
+    /// The shape of tensor `name`, if it exists.
     pub(in crate::model) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| &*entry.shape)
     }
 
-    /// Whether tensor `name` is there in both, and the same.
-    pub(in crate::model) fn holds_the_same(&self, other: &Self, name: &str) -> bool {
+    /// Whether tensor `name` exists in both and is equal.
+    pub(in crate::model) fn has_equal(&self, other: &Self, name: &str) -> bool {
         self.tensors.get(name).zip(other.tensors.get(name)).is_some_and(|(own, others)| {
             (own.dtype, &own.shape, self.bytes(own)) == (others.dtype, &others.shape, other.bytes(others))
         })
@@ -185,9 +185,9 @@ impl Checkpoint {
             Dtype::BF16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32()),
             other => return Err(wrong(format!("has type {other:?}; supported are F32, F16, BF16"))),
         };
-        // What was read need not stay in memory beside what was made of it.
+        // Frees the pages that were read: the values are kept as f32.
         #[cfg(unix)]
-        // SAFETY: the pages of a read-only map of a file come back when they are read again.
+        // SAFETY: the map is read-only, so its pages are loaded again from the file when they are read.
         let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.bytes.start, entry.bytes.len()) };
         Ok(values)
     }

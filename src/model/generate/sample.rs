@@ -1,24 +1,24 @@
-//! The next token from its logits: the likeliest, or a random one. All arithmetic that decides is in f64 and in a fixed
-//! order, so that a seed means the same answer everywhere that the logits are the same.
+//! Samples the next token from its logits. The arithmetic is in f64 and in a fixed order, so that equal logits and seeds give equal
+//! answers on every machine.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// How tokens are drawn.
+/// How tokens are sampled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Logits are divided by it; 0 takes the likeliest token.
+    /// Logits are divided by it; 0 takes the most likely token.
     pub temperature: f64,
-    /// Draws from the smallest set of likeliest tokens that have this probability together (arXiv 1904.09751).
+    /// Samples from the smallest set of most likely tokens with this total probability (arXiv 1904.09751).
     pub top_p: f64,
 }
 
 /// The random numbers of one answer.
 #[derive(Debug)]
-pub(super) struct Dice(ChaCha8Rng);
+pub(super) struct AnswerRng(ChaCha8Rng);
 
-impl Dice {
-    /// Those of answer `sample` to the prompt called `key`. Nothing else decides them.
+impl AnswerRng {
+    /// The random numbers of answer `sample` to the prompt `key`; they depend on nothing else.
     pub(super) fn new(seed: u64, key: &str, sample: usize) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes()).update(&(sample as u64).to_le_bytes()).update(key.as_bytes());
@@ -26,14 +26,14 @@ impl Dice {
     }
 
     /// In [0, 1).
-    fn roll(&mut self) -> f64 {
+    fn uniform(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
 impl Sampling {
-    /// The next token; of equally likely ones the first.
-    pub(super) fn next(self, logits: &[f32], dice: &mut Dice) -> i32 {
+    /// The next token; ties go to the smallest id.
+    pub(super) fn next(self, logits: &[f32], rng: &mut AnswerRng) -> i32 {
         let best = likeliest(logits);
         if self.temperature == 0.0 {
             return best as i32;
@@ -53,7 +53,7 @@ impl Sampling {
             });
             tokens.truncate(enough.map_or(tokens.len(), |last| last + 1));
         }
-        let mut left = dice.roll() * kept;
+        let mut left = rng.uniform() * kept;
         let drawn = tokens.iter().find(|token| {
             left -= weights[**token];
             left < 0.0
@@ -62,7 +62,7 @@ impl Sampling {
     }
 }
 
-/// The first of the largest values; NaN is none.
+/// The index of the first largest value, ignoring NaN.
 fn likeliest(logits: &[f32]) -> usize {
     let mut best = 0;
     for (token, logit) in logits.iter().enumerate() {
@@ -81,7 +81,7 @@ mod tests {
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
         let mut counts = vec![0.0; logits.len()];
         for key in 0..20_000 {
-            counts[sampling.next(logits, &mut Dice::new(7, &key.to_string(), 0)) as usize] += 1.0 / 20_000.0;
+            counts[sampling.next(logits, &mut AnswerRng::new(7, &key.to_string(), 0)) as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn no_temperature_is_the_first_of_the_likeliest() {
         let greedy = Sampling { temperature: 0.0, top_p: 1.0 };
-        assert_eq!(greedy.next(&[0.0, 3.0, 1.0, 3.0], &mut Dice::new(0, "", 0)), 1);
-        assert_eq!(greedy.next(&[f32::NAN, -3.0, -1.0], &mut Dice::new(0, "", 0)), 2);
+        assert_eq!(greedy.next(&[0.0, 3.0, 1.0, 3.0], &mut AnswerRng::new(0, "", 0)), 1);
+        assert_eq!(greedy.next(&[f32::NAN, -3.0, -1.0], &mut AnswerRng::new(0, "", 0)), 2);
     }
 
     #[test]
@@ -110,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn rows_and_samples_have_dice_of_their_own() {
-        let roll = |seed, key, sample| Dice::new(seed, key, sample).roll();
-        assert_eq!(roll(1, "a", 0), roll(1, "a", 0));
-        assert!(roll(1, "a", 0) != roll(1, "a", 1) && roll(1, "a", 0) != roll(1, "b", 0));
-        assert!(roll(1, "a", 0) != roll(2, "a", 0));
+    fn every_row_and_sample_has_random_numbers_of_its_own() {
+        let first = |seed, key, sample| AnswerRng::new(seed, key, sample).uniform();
+        assert_eq!(first(1, "a", 0), first(1, "a", 0));
+        assert!(first(1, "a", 0) != first(1, "a", 1) && first(1, "a", 0) != first(1, "b", 0));
+        assert!(first(1, "a", 0) != first(2, "a", 0));
     }
 }

@@ -1,4 +1,4 @@
-//! When an answer ends: at a token, or at a text that it wrote.
+//! Where an answer ends: at a token, or at a text.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ pub struct Stops {
     pub ids: BTreeSet<i32>,
     /// Texts; they need the tokenizer.
     pub texts: Vec<String>,
-    /// The tokenizer that tells the text of an answer.
+    /// The tokenizer that decodes answers.
     pub tokenizer: Option<Tokenizer>,
 }
 
@@ -25,12 +25,15 @@ impl Stops {
         let (Some(tokenizer), Some(longest)) = (&self.tokenizer, self.texts.iter().map(String::len).max()) else {
             return Ok(false);
         };
-        // A token is at least a byte; what stands before may change how the first ones are written.
+        // A token has at least one byte; the eight tokens before may affect how the first ones decode.
         let tail = tokenizer.decode(&ids[ids.len().saturating_sub(longest + 8)..])?;
         Ok(self.texts.iter().any(|text| tail.contains(text)))
     }
 
-    /// The text of the answer `ids` without what ended it; none without a tokenizer.
+    /// The text of the answer `ids` without the stop token or stop text; `None` without a tokenizer.
+    ///
+    /// # Errors
+    /// A token that the tokenizer cannot decode.
     pub fn text(&self, ids: &[i32]) -> Result<Option<String>> {
         let Some(tokenizer) = &self.tokenizer else { return Ok(None) };
         let words = ids.strip_suffix(&[ids.last().copied().unwrap_or_default()]);

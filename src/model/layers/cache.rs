@@ -1,7 +1,7 @@
-//! Keys and values of what a model has read, layer by layer, so that a new token costs one row. Nothing is padded: every
-//! sequence has as many positions as it has tokens, and the answers to one prompt share its positions.
+//! The key-value cache, with which a new token costs one row. Nothing is padded: a sequence has as many positions as tokens, and
+//! the answers to one prompt share its positions.
 //!
-//! It lies in the memory of the host. On other devices than `cpu` a layer's new rows travel there and back.
+//! The cache is in host memory; on devices other than `cpu` the new rows of every layer are copied to the host and back.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::kernels::attention::{Spans, attention};
 /// A sequence in the cache.
 pub type Slot = usize;
 
-/// Where a new row belongs.
+/// The sequence of a new row.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
-    /// The sequence that it is added to.
+    /// The sequence that the row is appended to.
     pub slot: Slot,
-    /// The sequence that it sees in front of that: an answer's prompt.
+    /// The sequence before it that the row attends to: the prompt of an answer.
     pub prompt: Option<Slot>,
 }
 
@@ -33,20 +33,20 @@ pub struct KvCache {
 #[derive(Debug, Default)]
 pub struct LayerCache {
     /// By slot.
-    kept: Vec<Kept>,
-    /// The rows of this pass.
+    slots: Vec<KeysValues>,
+    /// The sequences of the rows of this pass.
     places: Arc<[Place]>,
 }
 
 /// `[positions, kv_heads * d]` each.
 #[derive(Debug, Default)]
-struct Kept {
+struct KeysValues {
     keys: Vec<f32>,
     values: Vec<f32>,
 }
 
 impl KvCache {
-    /// An empty cache of a model with so many layers.
+    /// An empty cache for a model with `layers` layers.
     pub fn new(layers: usize) -> Self {
         Self { layers: (0..layers).map(|_| LayerCache::default()).collect(), open: Vec::new() }
     }
@@ -56,19 +56,19 @@ impl KvCache {
         let slot = self.open.iter().position(|open| !open).unwrap_or(self.open.len());
         if slot == self.open.len() {
             self.open.push(true);
-            self.layers.iter_mut().for_each(|layer| layer.kept.push(Kept::default()));
+            self.layers.iter_mut().for_each(|layer| layer.slots.push(KeysValues::default()));
         }
         self.open[slot] = true;
         slot
     }
 
-    /// Forgets a sequence.
+    /// Removes a sequence.
     pub fn close(&mut self, slot: Slot) {
         self.open[slot] = false;
-        self.layers.iter_mut().for_each(|layer| layer.kept[slot] = Kept::default());
+        self.layers.iter_mut().for_each(|layer| layer.slots[slot] = KeysValues::default());
     }
 
-    /// Says where the rows of the pass that follows belong. Rows of one sequence come in the order of their positions.
+    /// Sets the sequences of the rows of the next pass. Rows of one sequence are in the order of their positions.
     pub fn begin(&mut self, places: Vec<Place>) {
         let places: Arc<[Place]> = places.into();
         self.layers.iter_mut().for_each(|layer| layer.places = places.clone());
@@ -80,10 +80,10 @@ impl KvCache {
     }
 }
 
-/// Attention of every row to what it sees: the rows of its stream, or with a cache those of its sequence.
-pub fn attend(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, spans: Spans, kept: Option<&mut LayerCache>) -> Tensor<2> {
-    match kept {
-        Some(kept) => kept.attend(q, k, v, &spans),
+/// Attention of every row, to the rows of the stream, or with a cache to those of its sequence.
+pub fn attend(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, spans: Spans, cache: Option<&mut LayerCache>) -> Tensor<2> {
+    match cache {
+        Some(cache) => cache.attend(q, k, v, &spans),
         None => attention(q, k, v, spans),
     }
 }
@@ -95,17 +95,17 @@ impl LayerCache {
         let rows = k.chunks_exact(kv_width).zip(v.chunks_exact(kv_width));
         let mut ends = Vec::with_capacity(self.places.len());
         for (place, (key, value)) in self.places.iter().zip(rows) {
-            let kept = &mut self.kept[place.slot];
-            kept.keys.extend_from_slice(key);
-            kept.values.extend_from_slice(value);
-            ends.push(kept.keys.len());
+            let sequence = &mut self.slots[place.slot];
+            sequence.keys.extend_from_slice(key);
+            sequence.values.extend_from_slice(value);
+            ends.push(sequence.keys.len());
         }
         let block = |slot: Slot, end: usize| -> Block {
-            let kept = &self.kept[slot];
-            [&kept.keys[..end], &kept.values[..end]]
+            let sequence = &self.slots[slot];
+            [&sequence.keys[..end], &sequence.values[..end]]
         };
         let past = |(place, end): (&Place, &usize)| -> Past {
-            let prompt = place.prompt.map_or([&[][..]; 2], |slot| block(slot, self.kept[slot].keys.len()));
+            let prompt = place.prompt.map_or([&[][..]; 2], |slot| block(slot, self.slots[slot].keys.len()));
             [prompt, block(place.slot, *end)]
         };
         let pasts: Vec<Past> = self.places.iter().zip(&ends).map(past).collect();
@@ -113,7 +113,7 @@ impl LayerCache {
     }
 }
 
-/// The values of `tensor`.
+/// The values of `tensor` in host memory.
 pub(in crate::model) fn host(tensor: Tensor<2>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().try_into_vec().expect("just converted to f32")
 }

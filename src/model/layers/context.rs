@@ -1,4 +1,4 @@
-//! What every layer needs to know of a batch.
+//! The properties of a batch that every layer needs.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use burn::tensor::Tensor;
 use super::rope::Angles;
 use crate::kernels::attention::Segment;
 
-/// What every layer needs to know of a batch.
-pub struct Setting {
-    /// Who sees whom.
+/// The properties of a batch that every layer needs.
+pub struct LayerContext {
+    /// Which rows attend to which.
     pub segments: Arc<[Segment]>,
-    /// Rotations by position, where the model has them.
+    /// The angles of rotary positions, if the model has them.
     pub angles: Option<Angles>,
 }
 
-impl Setting {
-    /// Turns every head of every row: x `[rows, heads * head_dim]`.
-    pub fn turn(&self, x: Tensor<2>) -> Tensor<2> {
+impl LayerContext {
+    /// Applies rotary positions to every head of every row: x `[rows, heads * head_dim]`.
+    pub fn rotate(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.angles {
-            Some(angles) => angles.turn(x),
+            Some(angles) => angles.rotate(x),
             None => x,
         }
     }

@@ -7,7 +7,8 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::kernels::linear::{Layout, linear};
+use crate::kernels::layout::Layout;
+use crate::kernels::linear::linear;
 
 /// Which layers to adapt, and how.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,21 +20,23 @@ pub struct Lora {
     /// The adapters are scaled by `alpha / r`.
     #[serde(default = "default_alpha")]
     pub alpha: f64,
-    /// Layers to adapt, by the last parts of their names; every linear layer but the output head without a word about
-    /// it.
+    /// Layers to adapt, by the last components of their names. By default every linear layer except the output head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub targets: Option<Vec<String>>,
-    /// Adapt so many layers at the end alone; all by default. `score` runs the layers below them once for the adapted
-    /// model and its base.
+    /// Adapt only the last `last_layers` layers; all by default. `score` runs the layers below them once for the adapted model and
+    /// its base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_layers: Option<usize>,
     /// Scale by `alpha / sqrt(r)` instead (arXiv 2312.03732).
     #[serde(default)]
     pub rslora: bool,
-    /// Keep the whole model with the adapters merged into it, not the adapters alone.
+    /// Save the whole model with the adapters merged into it, instead of the adapters.
     #[serde(default)]
     pub merge: bool,
 }
+
+/// Above the width of any layer that there is, so that room for the factors is never asked for by a slip of the pen.
+const HIGHEST_RANK: usize = 1 << 16;
 
 fn default_r() -> usize {
     16
@@ -43,10 +46,13 @@ fn default_alpha() -> f64 {
 }
 
 impl Lora {
-    /// What is wrong with the settings.
+    /// A problem with the settings, if there is one.
     pub fn problem(&self) -> Option<&'static str> {
         if self.r == 0 {
             return Some("r must be above 0");
+        }
+        if self.r > HIGHEST_RANK {
+            return Some("r must be 65536 or less");
         }
         if !(self.alpha > 0.0 && self.alpha.is_finite()) {
             return Some("alpha must be above 0");
@@ -57,7 +63,7 @@ impl Lora {
         self.targets.as_ref().is_some_and(Vec::is_empty).then_some("targets must name a layer")
     }
 
-    /// Whether the layer `name` is adapted, of a model whose output head is called `head`.
+    /// Whether the layer `name` is adapted, in a model whose output head is named `head`.
     pub(in crate::model) fn targets(&self, name: &str, head: &str) -> bool {
         let is = |target: &String| name == target || name.ends_with(&format!(".{target}"));
         match &self.targets {
@@ -89,13 +95,13 @@ impl Adapter {
         Self { lora_A: Factor { weight: a }, lora_B: Factor { weight: b }, scale }
     }
 
-    /// What it adds to the layer's result: x `[rows, in]`, result `[rows, out]`.
+    /// The term added to the output of the layer: x `[rows, in]`, result `[rows, out]`.
     pub(in crate::model) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let inner = linear(x, self.lora_A.weight.val(), Layout::OutIn) * self.scale;
         linear(inner, self.lora_B.weight.val(), Layout::OutIn)
     }
 
-    /// What it adds to the layer's weight, `[out, in]`.
+    /// The term added to the weight of the layer, `[out, in]`.
     pub(in crate::model) fn delta(&self) -> Tensor<2> {
         self.lora_B.weight.val().matmul(self.lora_A.weight.val()) * self.scale
     }

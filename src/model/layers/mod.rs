@@ -1,4 +1,4 @@
-//! What the architectures truly share: linear layers, norms and embeddings in the checkpoint's layout.
+//! The layers that architectures are made of: linear layers, norms and embeddings in the layout of checkpoints.
 
 pub mod cache;
 pub mod context;
@@ -15,12 +15,12 @@ use burn::tensor::{Device, Tensor};
 
 use crate::error::Result;
 use crate::kernels;
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use lora::Adapter;
 use parameters::Parameters;
 use weight::{Head, Weight};
 
-/// A linear layer, adapted where LoRA trains.
+/// A linear layer, with an adapter if LoRA trains it.
 #[derive(Module, Debug)]
 pub struct Linear {
     weight: Weight,
@@ -67,7 +67,7 @@ impl Linear {
         }
     }
 
-    /// The layer as an output head, its adapter included.
+    /// The layer as an output head, with its adapter merged.
     pub fn head(&self) -> Head {
         match &self.adapter {
             Some(adapter) => self.weight.head().plus(adapter.delta()),

@@ -1,5 +1,4 @@
-//! What lies on the weights of a model while it is loaded: nothing, an adapter that is merged into them, or adapters
-//! that train above them.
+//! What is applied to the weights of a model as it is loaded: nothing, an adapter to merge, or adapters to train.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +10,7 @@ use rayon::prelude::*;
 use super::lora::{Adapter, Lora};
 use super::random::random;
 use crate::error::{Error, Result};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::model::checkpoint::adapter::{Factors, Stored, scale};
 use crate::model::checkpoint::names::layer_of;
 
@@ -24,7 +23,7 @@ pub(in crate::model) enum Overlay {
 }
 
 impl Overlay {
-    /// Every part of an adapter must have been used.
+    /// Checks that every part of an adapter was used.
     pub(in crate::model) fn finish(&self) -> Result<()> {
         match self {
             Self::Nothing => Ok(()),
@@ -34,7 +33,7 @@ impl Overlay {
     }
 }
 
-/// Adapters on their way into a model that trains them.
+/// Adapters to train on a model that is being loaded.
 #[derive(Debug)]
 pub(in crate::model) struct Training {
     model: String,
@@ -44,15 +43,16 @@ pub(in crate::model) struct Training {
     /// The name of the output head.
     head: &'static str,
     seed: u64,
-    /// The adapter that training goes on from.
+    /// The adapter that training continues from.
     start: Option<Stored>,
     adapted: Vec<String>,
-    /// The last parts of the names of all linear layers.
+    /// The last components of the names of all linear layers.
     layers: BTreeSet<String>,
 }
 
 impl Training {
-    /// Adapters as `lora` describes them on a model of so many `layers`, from `start` on where there is one.
+    /// Adapters as `lora` describes them, on a model with `layers` layers and the output head `head`, continued from `start` if
+    /// given.
     pub(in crate::model) fn new(
         model: String,
         lora: Lora,
@@ -82,7 +82,7 @@ impl Training {
         Error::model(&self.model, format!("lora: {message}"))
     }
 
-    /// The adapter of the layer `name`, where it gets one.
+    /// The adapter of the layer `name`, if it is adapted.
     pub(in crate::model) fn adapter(
         &mut self,
         name: &str,
@@ -118,7 +118,7 @@ impl Training {
         Ok(Some(Adapter::new(a, b, factors.scale)))
     }
 
-    /// A is uniform in `±1/√in`, as PEFT begins, and B zero, so that the adapted layer begins as it was.
+    /// New factors as in PEFT: A uniform in `±1/√in`, B zero, so that the adapted layer is unchanged at the start.
     fn fresh(&self, name: &str, [input, output]: [usize; 2]) -> Factors {
         let r = self.lora.r;
         let bound = 1.0 / (input as f32).sqrt();

@@ -1,4 +1,4 @@
-//! Parameters by their checkpoint names, out of safetensors or a seeded generator.
+//! Parameters by their checkpoint names, from safetensors or a seeded generator.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -11,29 +11,29 @@ use rand_distr::{Distribution, Normal};
 use super::lora::Adapter;
 use super::overlay::{Overlay, merge};
 use super::random::random;
-use super::weight::{Kept, Weight};
+use super::weight::{Weight, WeightFormat};
 use crate::error::{Error, Result};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::kernels::packed::Packed;
 use crate::kernels::precision::Precision;
 use crate::model::checkpoint::names::shorten;
 use crate::model::checkpoint::source::{ModelSource, Weights};
 use crate::model::checkpoint::tensors::Checkpoint;
 
-/// The parameters of one model on their way to a device.
+/// The parameters of a model that is being loaded.
 #[derive(Debug)]
 pub struct Parameters {
     source: String,
     origin: Origin,
-    kept: Kept,
+    format: WeightFormat,
     device: Device,
     used: BTreeSet<String>,
     overlay: Overlay,
-    /// What the model's names begin with and the checkpoint's do not.
+    /// A prefix of the model's names that the names in the checkpoint lack.
     dropped_prefix: Option<&'static str>,
 }
 
-/// Buffers of old checkpoints: masks, and rotary frequencies, which follow from config.json.
+/// Buffers of old checkpoints that are not parameters: masks, and rotary frequencies, which follow from config.json.
 const BUFFERS: [&str; 5] =
     [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"];
 
@@ -44,14 +44,12 @@ enum Origin {
 }
 
 impl Parameters {
-    /// Opens the source; the weights of new parameters have the standard deviation `initializer_range`.
-    ///
-    /// Weights of products come out as they are `kept`.
+    /// Opens the source. Weights of products are converted to `format`; new ones have the standard deviation `initializer_range`.
     pub(in crate::model) fn open(
         source: &ModelSource,
         initializer_range: f64,
         overlay: Overlay,
-        kept: Kept,
+        format: WeightFormat,
         device: &Device,
     ) -> Result<Self> {
         let origin = match &source.weights {
@@ -65,15 +63,15 @@ impl Parameters {
             }
         };
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, kept, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
+        Ok(Self { source, origin, format, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
     }
 
-    /// Something in config.json that is wrong or not supported.
+    /// An error about config.json.
     pub fn wrong_config(&self, message: &str) -> Error {
         Error::model(&self.source, format!("config.json: {message}"))
     }
 
-    /// Accepts a checkpoint of the body alone, whose names lack `prefix`.
+    /// Accepts a checkpoint without the output head, whose names lack `prefix`.
     pub fn optional_prefix(&mut self, prefix: &'static str) {
         if let Origin::Checkpoint(checkpoint) = &self.origin
             && !checkpoint.names().any(|name| name.starts_with(prefix))
@@ -82,21 +80,23 @@ impl Parameters {
         }
     }
 
-    /// A table `[entries, width]`; new ones are normally distributed.
+    /// A table `[entries, width]`, initialised with normal random numbers.
     pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
         let values = self.values(name, &shape, Normal::sample_iter)?;
         Ok(self.weight(values, shape, Layout::OutIn))
     }
 
-    /// `values` as they are kept.
+    /// `values` in the format.
     fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
-        // Two parts of an activation keep what a bf16 weight can keep; a weight that bf16 would round stays in f32.
+        // bf16x2 promises that no weight is rounded, so weights that bf16 cannot represent stay in f32.
         let exact = || values.iter().all(|value| value.to_bits() & 0xffff == 0);
-        let precision = match self.kept {
-            Kept::Plain => return Weight::Plain(self.param(values, shape)),
-            Kept::Bf16 => return Weight::Plain(self.param(values, shape).map(|weight| weight.cast(FloatDType::BF16))),
-            Kept::Packed(Precision::Bf16x2) if !exact() => Precision::F32,
-            Kept::Packed(precision) => precision,
+        let precision = match self.format {
+            WeightFormat::Plain => return Weight::Plain(self.param(values, shape)),
+            WeightFormat::Bf16 => {
+                return Weight::Plain(self.param(values, shape).map(|weight| weight.cast(FloatDType::BF16)));
+            }
+            WeightFormat::Packed(Precision::Bf16x2) if !exact() => Precision::F32,
+            WeightFormat::Packed(precision) => precision,
         };
         let [rows, columns] = shape;
         let size = match layout {
@@ -106,24 +106,24 @@ impl Parameters {
         Packed::shared(&values, size, layout, precision).into()
     }
 
-    /// A vector; new ones are one everywhere.
+    /// A vector, initialised with ones.
     pub fn ones(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(1.0))?;
         Ok(self.param(values, [size]))
     }
 
-    /// A vector; new ones are zero everywhere.
+    /// A vector, initialised with zeros.
     pub fn zeros(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(0.0))?;
         Ok(self.param(values, [size]))
     }
 
-    /// A tensor that checkpoints may hold without a use for it, such as a tied head's copy.
+    /// Allows the tensor `name` in the checkpoint although it is not used, such as the copy of a tied head.
     pub fn ignore(&mut self, name: &str) {
         self.used.insert(name.to_owned());
     }
 
-    /// The weight of the linear layer `name`, with a stored adapter merged into it, and the adapter that trains on it.
+    /// The weight of the linear layer `name`, with the stored adapter merged, and the adapter to train on it.
     pub(super) fn linear(
         &mut self,
         name: &str,
@@ -164,7 +164,7 @@ impl Parameters {
         }
     }
 
-    /// Parameters below adapters that train are frozen.
+    /// A parameter, frozen if adapters train.
     fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
         let frozen = matches!(self.overlay, Overlay::Trained(_));
         let device = if frozen { self.device.clone().without_autodiff() } else { self.device.clone() };
@@ -172,7 +172,7 @@ impl Parameters {
         Param::from_tensor(tensor).set_require_grad(!frozen)
     }
 
-    /// Every tensor of a checkpoint, and of an adapter, must have been asked for.
+    /// Checks that every tensor of the checkpoint and of the adapter was used.
     pub fn finish(self) -> Result<()> {
         self.overlay.finish()?;
         let Origin::Checkpoint(checkpoint) = &self.origin else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! Rotary positions (arXiv 2104.09864): from what config.json says about them to the angles of a batch.
+//! Rotary positions (arXiv 2104.09864): their fields in config.json, and the angles of a batch.
 //!
 //! `transformers` 4 writes `rope_theta` and `rope_scaling` at the top level, version 5 puts both into
 //! `rope_parameters`; either is read.
@@ -33,7 +33,7 @@ struct Parameters {
     original_max_position_embeddings: Option<f64>,
 }
 
-/// Turns per position of each pair of dimensions, in f32 as `transformers` computes them.
+/// The frequencies of all pairs of dimensions, in radians per position; f32, as `transformers` computes them.
 #[derive(Debug, Clone)]
 pub struct Rope {
     frequencies: Vec<f32>,
@@ -45,20 +45,20 @@ impl RopeConfig {
         self.rope_scaling.clone().or_else(|| self.rope_parameters.clone()).unwrap_or_default()
     }
 
-    /// The share of a head that turns, where it is named.
+    /// The fraction of the dimensions of a head that rotate, if given.
     pub fn partial_rotary_factor(&self) -> Option<f64> {
         self.parameters().partial_rotary_factor
     }
 
-    /// The frequencies of heads with `head_dim` dimensions, of which the first `rotary_dim` turn. Their base is `theta`
-    /// unless the parameters name another.
+    /// The frequencies of heads with `head_dim` dimensions, of which the first `rotary_dim` rotate. Their base is `theta` unless the
+    /// parameters give another.
     ///
     /// # Errors
-    /// What is wrong with which option.
+    /// The option that is wrong or not supported.
     pub fn rope(&self, theta: f64, head_dim: usize, rotary_dim: usize, positions: usize) -> Result<Rope, String> {
         if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) || rotary_dim > head_dim {
             return Err(format!(
-                "{rotary_dim} of {head_dim} dimensions of a head would turn; it must be an even number"
+                "{rotary_dim} of {head_dim} dimensions of a head would rotate; it must be an even number"
             ));
         }
         let parameters = self.parameters();
@@ -91,7 +91,7 @@ fn needed(value: Option<f64>, name: &str) -> Result<f64, String> {
     value.ok_or_else(|| format!("the rotary scaling has no `{name}`"))
 }
 
-/// Llama 3's scaling: low frequencies are divided by `factor`, high ones kept, those between blended.
+/// Llama 3's scaling: low frequencies are divided by `factor`, high ones unchanged, those between interpolated.
 struct Llama3 {
     factor: f32,
     low: f32,
@@ -130,8 +130,8 @@ impl Rope {
 }
 
 impl Angles {
-    /// Turns every head of every row: x `[rows, heads * head_dim]`.
-    pub fn turn(&self, x: Tensor<2>) -> Tensor<2> {
+    /// Rotates every head of every row: x `[rows, heads * head_dim]`.
+    pub fn rotate(&self, x: Tensor<2>) -> Tensor<2> {
         rotary(x, self.cos.clone(), self.sin.clone(), self.head_dim)
     }
 }

@@ -1,9 +1,9 @@
-//! The parameters of a module by their checkpoint names: read, replaced, and their gradients.
+//! Visitors over the parameters of a module, by checkpoint name.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients, Tensor};
 
-/// The path of a parameter in the model, as the checkpoint names it: the architecture's own name is no part of it.
+/// The path of a parameter in the module, which is its name in the checkpoint; variants of enums are not part of it.
 #[derive(Default)]
 struct Name(Vec<String>);
 
@@ -44,7 +44,7 @@ pub(in crate::model) fn for_each(module: &impl Module, visit: impl FnMut(&str, T
     module.visit(&mut Visitor(Name::default(), visit));
 }
 
-/// Takes every parameter's gradient out of `gradients`, flat; parameters without one are left out.
+/// Removes the gradient of every parameter from `gradients` and passes it on, flat; parameters without a gradient are skipped.
 pub(in crate::model) fn take_gradients(
     module: &impl Module,
     gradients: &mut Gradients,
@@ -67,7 +67,7 @@ pub(in crate::model) fn take_gradients(
     module.visit(&mut Visitor(Name::default(), gradients, take));
 }
 
-/// Replaces every parameter by what `replace` makes of its checkpoint name and flat values.
+/// Replaces every parameter by the result of `replace` for its checkpoint name and flat values.
 pub(in crate::model) fn map<M: Module>(module: M, replace: impl FnMut(&str, Tensor<1>) -> Tensor<1>) -> M {
     struct Mapper<F>(Name, F);
     impl<F: FnMut(&str, Tensor<1>) -> Tensor<1>> ModuleMapper for Mapper<F> {

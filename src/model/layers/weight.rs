@@ -1,4 +1,4 @@
-//! A weight matrix and how it is kept: a parameter that trains, numbers frozen and packed for `cpu`, or frozen in bf16 on a device.
+//! Weight matrices in their formats: a trainable parameter, frozen and packed for `cpu`, or frozen in bf16 on another device.
 
 use std::sync::Arc;
 
@@ -6,27 +6,28 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use crate::kernels::embedding::table_rows;
-use crate::kernels::linear::{Layout, linear};
+use crate::kernels::layout::Layout;
+use crate::kernels::linear::linear;
 use crate::kernels::packed::{Packed, packed_linear};
 use crate::kernels::precision::Precision;
 use crate::kernels::token_kl::{Compared, packed_token_kl, token_kl};
 use crate::kernels::token_logps::{packed_token_logps, token_logps};
 use crate::model::device::DeviceSpec;
 
-/// How the weights of a model's products are kept.
+/// The format of the weights of products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// In f32, as the checkpoint lays them out.
+pub enum WeightFormat {
+    /// f32, in the layout of the checkpoint.
     Plain,
     /// Frozen, and packed for the products of `cpu`.
     Packed(Precision),
-    /// Frozen, in bf16, on a device that multiplies bf16. Products take bf16, the residual stream, norms, attention and the
-    /// head's products stay in f32.
+    /// Frozen, in bf16, on a device that multiplies bf16. The products of layers are bf16; the residual stream, norms, attention and
+    /// the products of the head stay f32.
     Bf16,
 }
 
-impl Kept {
-    /// How `device` keeps frozen weights that `precision` is wanted for: in f32 where it has no such products.
+impl WeightFormat {
+    /// The format of frozen weights on `device` for the requested `precision`; f32 if the device has no faster products in it.
     pub fn frozen(spec: DeviceSpec, device: &Device, precision: Precision) -> Self {
         match (spec, precision) {
             (DeviceSpec::Cpu, wanted) if Packed::is_fast(wanted) => Self::Packed(wanted),
@@ -37,7 +38,7 @@ impl Kept {
         }
     }
 
-    /// The numbers that products are computed in.
+    /// The precision of products.
     pub fn precision(self) -> Precision {
         match self {
             Self::Plain => Precision::F32,
@@ -48,16 +49,16 @@ impl Kept {
 }
 
 /// A weight matrix.
-#[allow(clippy::large_enum_variant, reason = "one for each layer of a model, and most are the large one")]
+#[allow(clippy::large_enum_variant, reason = "one for each layer of a model, and most are of the large variant")]
 #[derive(Module, Debug)]
 pub enum Weight {
-    /// As the checkpoint lays it out, in f32, or in bf16 if frozen so.
+    /// In the layout of the checkpoint; f32, or frozen bf16.
     Plain(Param<Tensor<2>>),
     /// Packed for fast products, `[out, in]`.
     Frozen(Frozen),
 }
 
-/// Numbers that do not train.
+/// A weight that does not train.
 #[derive(Module, Debug)]
 pub struct Frozen {
     #[module(skip)]
@@ -71,7 +72,7 @@ impl From<Arc<Packed>> for Weight {
 }
 
 impl Weight {
-    /// Entries of a table: the first dimension.
+    /// Size of the first dimension.
     pub fn rows(&self) -> usize {
         match self {
             Self::Plain(weight) => weight.dims()[0],
@@ -79,7 +80,7 @@ impl Weight {
         }
     }
 
-    /// The product with rows `[rows, in]`; `layout` is that of a plain weight.
+    /// The product with `x` `[rows, in]`, `[rows, out]`; `layout` is that of a plain weight.
     pub fn times(&self, x: Tensor<2>, layout: Layout) -> Tensor<2> {
         match self {
             Self::Plain(weight) => {
@@ -136,7 +137,7 @@ impl Head {
         }
     }
 
-    /// Size of the rows that it takes.
+    /// Size of a hidden state.
     pub fn width(&self) -> usize {
         match self {
             Self::Plain(weight) => weight.dims()[1],
@@ -152,7 +153,8 @@ impl Head {
         }
     }
 
-    /// As [`Self::token_logps`], beside what a reference with the head `other` says at its rows `[rows, its width]`.
+    /// As [`Self::token_logps`], with the comparison to a reference model: its head `other` and hidden states `rows`
+    /// `[rows, width of the reference]`.
     pub fn token_kl(self, hidden: Tensor<2>, (other, rows): (Self, Tensor<2>), targets: Arc<[i32]>) -> Compared {
         let own = match self {
             Self::Plain(weight) => weight,

@@ -1,4 +1,4 @@
-//! A trained adapter as PEFT stores it, or the whole model with it merged.
+//! Saves trained adapters in PEFT's format, or the whole model with the adapters merged.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,14 +11,17 @@ use super::card::Card;
 use super::files::{copy_tokenizer, make, write_json, write_tensors, write_text};
 use super::whole::whole;
 use crate::error::{Error, Result};
-use crate::kernels::linear::Layout;
+use crate::kernels::layout::Layout;
 use crate::model::architectures::CausalLm;
 use crate::model::checkpoint::files::{ADAPTER_CONFIG, ADAPTER_TENSORS};
 use crate::model::checkpoint::names::{layer_of, peft_name};
 use crate::model::checkpoint::source::{ModelSource, Weights};
 use crate::model::layers::lora::Lora;
 
-/// Writes what `lora` trained on `source`: the adapters into `folder`, or the whole model with them merged.
+/// Writes the adapters that `lora` trained on `source` into `folder`, or the whole model with the adapters merged.
+///
+/// # Errors
+/// A folder that cannot be written, or a source that cannot be read.
 pub fn adapted(model: CausalLm, source: &ModelSource, lora: &Lora, card: &Card, folder: &Path) -> Result<()> {
     if !lora.merge {
         return write(&model, source, lora, card, folder);

@@ -4,17 +4,17 @@ use serde_json::Value;
 
 use crate::model::checkpoint::source::ModelSource;
 
-/// What a model card says about the training.
+/// What the model card tells about the training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Card {
     /// The objective's name and settings.
     pub objective: Value,
-    /// What it was trained on.
+    /// The training data.
     pub data: String,
 }
 
 impl Card {
-    /// The card of a model that was made from `source`, to be loaded with `library`.
+    /// The text of the card for a model that was trained from `source` and is loaded with `library`.
     pub(super) fn text(&self, source: &ModelSource, library: &str) -> String {
         let objective = self.objective.as_object().and_then(|objective| objective.iter().next());
         let (name, settings) = objective.map_or(("", String::new()), |(name, settings)| (name, settings.to_string()));

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::source::ModelSource;
 
-/// Files that make up a tokenizer; those that exist are copied along.
+/// The files of a tokenizer; those that exist are copied.
 const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -40,7 +40,7 @@ pub(super) fn write_json(value: &Value, path: &Path) -> Result<()> {
     write_text(&format!("{value:#}\n"), path)
 }
 
-/// f32 tensors with their names and shapes as a safetensors file.
+/// Writes f32 tensors with their names and shapes as a safetensors file.
 pub(super) fn write_tensors(tensors: &[(String, TensorData, Vec<usize>)], path: &Path) -> Result<()> {
     let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
     let views: Result<Vec<(&String, TensorView)>, _> = tensors

@@ -1,4 +1,4 @@
-//! Models written to folders: whole ones, or adapters alone.
+//! Saves models: whole models and adapters.
 
 mod adapter;
 mod card;

@@ -1,9 +1,8 @@
-//! A model on disk, as `transformers` expects it: config.json, generation_config.json, model.safetensors (in shards above
-//! a size), the tokenizer's files with the chat template, and a model card.
+//! Saves a model as `transformers` expects it: config.json, generation_config.json, model.safetensors (in shards above a size), the
+//! files of the tokenizer with the chat template, and a model card.
 //!
-//! Weights are computed with in f32 and saved in f32, whatever the source's type was: training moves them by less than
-//! f16 and bf16 can tell apart. f16 and bf16 widen to f32 exactly, so a model that is read and written back has the same
-//! values bit for bit.
+//! Weights are saved in f32, whatever the dtype of the source: training changes them by less than f16 and bf16 can represent.
+//! Conversion from f16 and bf16 to f32 is exact, so a model that is loaded and saved has bitwise equal values.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,15 +17,21 @@ use crate::model::checkpoint::files::{CONFIG, INDEX, TENSORS};
 use crate::model::checkpoint::source::ModelSource;
 use crate::text::description;
 
-/// The size that a file of weights has at most, unless one tensor alone is larger.
+/// The largest size of a weight file, unless it has a single tensor.
 const SHARD_BYTES: usize = 5_000_000_000;
 
-/// Writes `model`, which was made from `source`, into `folder`, with a model card if it was trained.
+/// Writes `model`, which was loaded from `source`, into `folder`, with a model card if it was trained.
+///
+/// # Errors
+/// A folder that cannot be written, or a source that cannot be read.
 pub fn whole(model: &CausalLm, source: &ModelSource, card: Option<&Card>, folder: &Path) -> Result<()> {
     sharded(model, source, card, folder, SHARD_BYTES)
 }
 
-/// [`whole`] with files of weights of at most `shard_bytes` bytes, or one tensor.
+/// As [`whole`], with weight files of at most `shard_bytes` bytes, or one tensor.
+///
+/// # Errors
+/// As for [`whole`].
 pub fn sharded(
     model: &CausalLm,
     source: &ModelSource,
@@ -55,7 +60,7 @@ fn config(source: &ModelSource) -> Result<Value> {
     Ok(config)
 }
 
-/// The source's own, else what config.json says about it.
+/// The file of the source, or the token ids in config.json.
 fn generation_config(source: &ModelSource, config: &Value) -> Result<Value> {
     let own = source.base_folder()?.map(|folder| folder.join("generation_config.json"));
     if let Some(path) = own.filter(|path| path.is_file()) {
@@ -66,7 +71,7 @@ fn generation_config(source: &ModelSource, config: &Value) -> Result<Value> {
     Ok(names.iter().filter_map(|name| Some(((*name).to_owned(), config.get(*name)?.clone()))).collect())
 }
 
-/// One file, or shards and their index. One shard at a time is held in memory.
+/// Writes one file, or shards and their index, with one shard in memory at a time.
 fn write_weights(model: &CausalLm, folder: &Path, shard_bytes: usize) -> Result<()> {
     let mut shards: Vec<usize> = Vec::new();
     let mut shard_of: BTreeMap<String, usize> = BTreeMap::new();

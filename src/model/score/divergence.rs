@@ -1,20 +1,20 @@
-//! How far a model went from another one, exactly: the Kullback-Leibler divergence of their next-token distributions,
-//! summed over the vocabulary at every response token. Logits exist for a few rows at a time.
+//! The exact Kullback-Leibler divergence between the next-token distributions of two models, at every response token. Logits are
+//! computed for a few rows at a time.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::{Scorer, budget, check, cost};
 use crate::error::{Error, Result};
-use crate::kernels::few_rows::FEW_ROWS;
+use crate::kernels::FEW_ROWS;
 use crate::model::batch::{Needed, PackedBatch, PairIds, Response};
 use crate::model::layers::cache::host;
 
 impl Scorer {
-    /// KL(self || start) in nats at every token of every pair's responses, first that of its first response.
+    /// KL(self || start) in nats at every response token of every pair, those of the first response first.
     ///
     /// # Errors
-    /// As for [`Scorer::logps`], and models of different vocabularies.
+    /// As for [`Scorer::logps`], and models with vocabularies of different sizes.
     pub fn divergences(&self, start: &Self, pairs: &[PairIds]) -> Result<Vec<Vec<f64>>> {
         for pair in pairs {
             check(pair, &self.model, &self.name)?;
@@ -50,7 +50,7 @@ impl Scorer {
     }
 }
 
-/// KL of the distributions with the logits `own` and `other`.
+/// The KL divergence of the distributions with the logits `own` and `other`.
 fn divergence(own: &[f32], other: &[f32]) -> f64 {
     let norm = |logits: &[f32]| {
         let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Estimate;
 use crate::error::Result;
 use crate::model::Precision;
-use crate::model::cost::{Cost, Work, calibrate};
+use crate::model::cost::{Cost, Workload, calibrate};
 use crate::pipeline::plan::{Node, Plan};
 use crate::stages::Stage;
 
@@ -62,7 +62,7 @@ impl<'a> Clock<'a> {
     }
 
     /// Rows and their work: those of the nearest stage above whose tokens are known.
-    fn work(&self, node: &Node, estimates: &BTreeMap<String, Estimate>) -> Option<(f64, Work)> {
+    fn work(&self, node: &Node, estimates: &BTreeMap<String, Estimate>) -> Option<(f64, Workload)> {
         let (_, input) = *node.stage.inputs().first()?;
         match estimates.get(input).and_then(|estimate| estimate.rows.as_ref()?.work.map(|work| (estimate, work))) {
             Some((estimate, work)) => Some((estimate.rows.as_ref()?.rows_out, work)),

@@ -32,6 +32,7 @@ mod written;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use tracing::warn;
 
@@ -80,10 +81,15 @@ pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) ->
     let workdir = Workdir::open(plan.stores.locate(&plan.workdir)?)?;
     let mut run = Run::prepare(plan, workdir, name, options, monitor)?;
     run.workdir.begin(&run.pipeline, run.folders())?;
-    let outcome = run.all(options);
-    let ended = run.workdir.end(session::mark());
-    // The error that ended the run is the one to report.
-    outcome.and(ended).map(|()| run.report)
+    match run.all(options) {
+        // A store that is away would only be asked in vain again.
+        Err(error) if error.is_retryable() => Err(error),
+        outcome => {
+            let ended = run.workdir.end(session::mark());
+            // The error that ended the run is the one to report.
+            outcome.and(ended).map(|()| run.report)
+        }
+    }
 }
 
 fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
@@ -176,7 +182,12 @@ impl<'a> Run<'a> {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            if let Progress::Waiting(why) = self.stage(node).map_err(|error| error.in_stage(&node.id))? {
+            let start = Instant::now();
+            let progress = self.stage(node).map_err(|error| error.in_stage(&node.id))?;
+            if let Some(seconds) = self.report.stages.get_mut(&node.id).and_then(|report| report.reused.as_mut()) {
+                *seconds = start.elapsed().as_secs_f64();
+            }
+            if let Progress::Waiting(why) = progress {
                 self.report.waiting = Some(why);
                 break;
             }

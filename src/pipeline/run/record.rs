@@ -33,6 +33,13 @@ pub(super) struct Record {
     pub(super) model: Option<String>,
 }
 
+/// Which run did a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    Now,
+    Earlier,
+}
+
 /// A file that a `write` stage made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Output {
@@ -103,16 +110,16 @@ impl Run<'_> {
             return Ok(false);
         };
         self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.printed(id))))?;
-        self.remember(record);
+        self.remember(record, Done::Earlier);
         Ok(true)
     }
 
-    /// Takes what is remembered of a stage into the run's report.
-    pub(super) fn remember(&mut self, record: Record) {
+    /// Takes what is remembered of a stage, and of those in its pass, into the run's report.
+    pub(super) fn remember(&mut self, record: Record, done: Done) {
         for (stage, report) in record.reports {
             if let Entry::Vacant(place) = self.report.stages.entry(stage) {
                 report.warnings.iter().for_each(|warning| warn!("stage `{}`: {warning}", place.key()));
-                place.insert(report);
+                place.insert(StageReport { reused: (done == Done::Earlier).then_some(0.0), ..report });
             }
         }
     }
@@ -127,7 +134,7 @@ impl Run<'_> {
     /// Records a stage without rows as finished.
     pub(super) fn finish(&mut self, id: &str, record: Record) -> Result<()> {
         self.record(id, &record)?;
-        self.remember(record);
+        self.remember(record, Done::Now);
         Ok(())
     }
 }

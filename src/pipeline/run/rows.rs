@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 
 use super::balance::balanced;
 use super::parts::{MANIFEST, Note, Part, Units, name};
-use super::record::Record;
+use super::record::{Done, Record};
 use super::share::{Walk, Work};
 use super::{Progress, Run};
 use crate::error::{Error, Result};
@@ -81,7 +81,7 @@ impl<'a> Run<'a> {
         let manifest = self.folder("data", node).join(MANIFEST);
         if let Some(record) = self.finished(&manifest, &node.id)? {
             self.some_rows(&record.reports, &self.folder("rejects", node))?;
-            self.remember(record);
+            self.remember(record, Done::Earlier);
             return Ok(Progress::Done);
         }
         let (flow, mut nodes) = self.flow(node.stage.inputs()[0].1)?;
@@ -155,7 +155,8 @@ impl<'a> Run<'a> {
         if missing.is_empty() && !matches!(self.work, Work::Share(_)) {
             self.sound.borrow_mut().insert(node.id.clone());
         }
-        self.remember(record);
+        let done = if stations.is_none() && !flow.units.is_empty() { Done::Earlier } else { Done::Now };
+        self.remember(record, done);
         Ok(match missing.len() {
             0 => Progress::Done,
             waiting => Progress::Waiting(format!(

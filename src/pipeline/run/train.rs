@@ -82,7 +82,7 @@ impl Run<'_> {
             self.unchanged(&rows.flow, [node])?;
         }
         lease.held()?;
-        let model = self.keep(node, |folder| match &train.lora {
+        let model = self.keep(node, train.overwrite, |folder| match &train.lora {
             Some(lora) => save::adapted(model, &source, lora, &card, folder),
             None => save::whole(&model, &source, Some(&card), folder),
         })?;

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Run;
+use super::record::Done;
 use super::uses::stamps;
 use crate::error::{Error, Result};
 use crate::io::owned::{Depth, RECORD, some_of};
@@ -67,7 +68,7 @@ impl Run<'_> {
         }
         refuse_changed(id, &owned, self.verify)?;
         self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.printed(id))))?;
-        self.remember(record);
+        self.remember(record, Done::Earlier);
         Ok(true)
     }
 
@@ -94,7 +95,7 @@ impl Run<'_> {
     }
 
     /// Keeps what `save` puts into the folder that it is given as the model of stage `node`; returns the model's digest.
-    pub(super) fn keep(&self, node: &Node, save: impl FnOnce(&Path) -> Result<()>) -> Result<String> {
+    pub(super) fn keep(&self, node: &Node, overwrite: bool, save: impl FnOnce(&Path) -> Result<()>) -> Result<String> {
         let kept = self.kept(&node.id);
         let draft = match kept.local() {
             Some(_) => kept.draft(),
@@ -110,6 +111,8 @@ impl Run<'_> {
         let published = made.and_then(|()| save(&folder)).and_then(|()| {
             owned.take_stock()?;
             owned.save()?;
+            // The training took its time.
+            self.refuse_foreign_model(&node.id, overwrite)?;
             self.forget_model(node)?;
             owned.publish(&kept)?;
             // Who made it need not fetch it.

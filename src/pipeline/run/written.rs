@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Run;
-use super::record::{Output, Record};
+use super::record::{Done, Output, Record};
 use crate::error::{Error, Result};
 use crate::io::owned::{Depth, holds, some_of};
-use crate::io::{Canonical, Location, Written};
+use crate::io::{Canonical, Location, session};
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::StageReport;
 use crate::stages::write::{Shard, Shards, Write};
@@ -62,7 +62,7 @@ impl Run<'_> {
         }
         self.some_rows(&found.reports, &self.folder("rejects", node))?;
         self.report.outputs.extend(shown(folder, &found));
-        self.remember(found);
+        self.remember(found, Done::Earlier);
         Ok(true)
     }
 
@@ -118,22 +118,13 @@ impl Outputs {
     fn of(run: &Run, record: Option<Record>, folder: Location) -> Result<Self> {
         let recorded = record.map(|record| record.outputs).unwrap_or_default();
         let at = folder.canonical();
-        let own: Vec<(String, &Written)> =
-            recorded.iter().filter_map(|output| Some((below(&at, output)?, &output.written))).collect();
-        let mut others = BTreeMap::new();
-        for found in folder.scan()? {
-            if crate::io::session::mark_of(found.name()).is_some() {
-                continue;
-            }
-            let mut is_own = false;
-            for (_, written) in own.iter().filter(|(name, _)| *name == found.path) {
-                is_own |= found.is_file && holds(&folder.join(&found.path), written, Depth::Digest)? == Some(true);
-            }
-            if !is_own {
-                others.insert(found.path, None);
+        let mut outputs = Self { folder, at, recorded, others: BTreeMap::new() };
+        for found in outputs.folder.scan()? {
+            let is_unfinished = session::mark_of(found.name()).is_some();
+            if !is_unfinished && !(found.is_file && outputs.is_own(&found.path, &outputs.recorded)?) {
+                outputs.others.insert(found.path, None);
             }
         }
-        let mut outputs = Self { folder, at, recorded, others };
         if !outputs.others.is_empty() {
             for (stage, record) in run.all_recorded()? {
                 for name in record.outputs.iter().filter_map(|output| below(&outputs.at, output)) {
@@ -142,6 +133,16 @@ impl Outputs {
             }
         }
         Ok(outputs)
+    }
+
+    /// Whether the file `name` is there and holds what one of `recorded` says.
+    fn is_own(&self, name: &str, recorded: &[Output]) -> Result<bool> {
+        for output in recorded.iter().filter(|output| below(&self.at, output).as_deref() == Some(name)) {
+            if holds(&self.folder.join(name), &output.written, Depth::Digest)? == Some(true) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Files of other stages may lie beside the stage's own; anything else needs `overwrite`.
@@ -180,20 +181,17 @@ impl Outputs {
         run.record(&node.id, &unfinished)?;
         for shard in &mut shards {
             let to = self.folder.join(&shard.name);
-            let is_own = earlier.iter().any(|output| below(&self.at, output).as_ref() == Some(&shard.name));
-            if to.exists()? && !(is_own || write.overwrite) {
-                let message =
-                    format!("{to} appeared while the stage ran, and sepo did not make it; move it away and run again");
+            if to.exists()? && !write.overwrite && !self.is_own(&shard.name, &earlier)? {
+                let message = format!("{to} appeared or changed while the stage ran; move it away and run again");
                 return Err(Error::stage(&node.id, message));
             }
             shard.publish(&to)?;
         }
         let names: BTreeSet<&str> = shards.iter().map(|shard| shard.name.as_str()).collect();
-        for old in &earlier {
-            let Some(name) = below(&self.at, old).filter(|name| !names.contains(name.as_str())) else { continue };
-            let file = self.folder.join(&name);
-            if holds(&file, &old.written, Depth::Digest)? == Some(true) {
-                file.delete()?;
+        let old: BTreeSet<String> = earlier.iter().filter_map(|output| below(&self.at, output)).collect();
+        for name in old.iter().filter(|name| !names.contains(name.as_str())) {
+            if self.is_own(name, &earlier)? {
+                self.folder.join(name).delete()?;
             }
         }
         let versioned = shards

@@ -95,8 +95,8 @@ impl Told {
     pub fn metrics(&self) -> Metrics {
         let answers = self.answers.max(1.0);
         let mut metrics = Metrics::new();
+        metrics.insert("answers".into(), json!(self.answers as u64));
         let mut add = |name: &str, value: f64| drop(metrics.insert(name.to_owned(), json!(value)));
-        add("answers", self.answers);
         add("mean_tokens", self.tokens / answers);
         add("mean_characters", self.characters / answers);
         add("distinct_1", self.unigrams.len() as f64 / self.grams[0].max(1.0));

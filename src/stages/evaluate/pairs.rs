@@ -67,7 +67,7 @@ impl Sums {
     pub fn metrics(&self) -> Metrics {
         let pairs = self.pairs.max(1.0);
         let numbers = json!({
-            "pairs": self.pairs,
+            "pairs": self.pairs as u64,
             "accuracy": self.likelier_by_mean / pairs,
             "sum_accuracy": self.likelier / pairs,
             "reward_accuracy": self.rewarded / pairs,

@@ -27,7 +27,8 @@ pub enum Pick {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// The pick as it stands; a share of n tokens is `round-half-up(share * n)`. Ties go to the lower index.
+    /// The pick as it stands; a share of n tokens is `share * n`, computed in decimal and rounded half up: 0.7 of 45 tokens
+    /// is 32. Ties go to the lower index.
     #[default]
     Share,
     /// The authors' script: the first token is never scored, `trunc(share * (n - 1))` of the others.
@@ -39,7 +40,7 @@ pub enum Rule {
     /// is the rows that are read together, at most 256; each side has its own.
     BatchShare,
     /// ConfPO (arXiv 2506.08712): tokens that the reference finds less likely than the mean of the response's token
-    /// probabilities. Reads `{side}_ref_logps` and no rewards; the pick does not matter.
+    /// probabilities; none where all are equally likely. Reads `{side}_ref_logps` and no rewards; the pick does not matter.
     Confidence,
     /// A control: as many tokens as the pick has, drawn at random by a hash of the row.
     Random,
@@ -166,8 +167,11 @@ fn counts(values: Lists<'_, f32>, pick: Pick, rule: Rule, side: Side) -> Vec<usi
 
 /// The tokens whose probability is below the mean of the response's.
 fn below_the_mean(logps: &[f32]) -> usize {
-    let mean = logps.iter().map(|logp| f64::from(*logp).exp()).sum::<f64>() / logps.len().max(1) as f64;
-    logps.iter().filter(|logp| f64::from(**logp) < mean.ln()).count()
+    // Relative to the likeliest token: where all are alike, every one is exactly the mean, and none is below it.
+    let most = logps.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let relative = || logps.iter().map(|logp| (f64::from(*logp) - f64::from(most)).exp());
+    let mean = relative().sum::<f64>() / logps.len().max(1) as f64;
+    relative().filter(|probability| *probability < mean).count()
 }
 
 /// The fewest tokens that hold the pick's share of the response's reward.
@@ -192,9 +196,20 @@ fn of_batch(values: Lists<'_, f32>, pick: Pick) -> Vec<usize> {
     values.rows().map(|row| mask.by_ref().take(row.len()).filter(|key| *key).count()).collect()
 }
 
-/// `share` of `n`, rounded half up.
+/// `share` of `n`, rounded half up. The share is the decimal that was written, not the binary number next to it: 0.7 of 45
+/// is 31.5 and becomes 32, although the binary 0.7 is a little smaller.
 fn part(share: f64, n: usize) -> usize {
-    ((share * n as f64 + 0.5).floor() as usize).min(n)
+    // The shortest decimal that reads as this number, `7e-1`, as `digits / 10^places`.
+    let text = format!("{share:e}");
+    let (mantissa, exponent) = text.split_once('e').expect("Rust writes an exponent");
+    let fraction = mantissa.split_once('.').map_or(0, |(_, fraction)| fraction.len() as i32);
+    let places = fraction - exponent.parse::<i32>().expect("Rust writes a number");
+    let digits: u128 = mantissa.replace('.', "").parse().expect("a share is not negative");
+    let places = u32::try_from(places).unwrap_or(0);
+    // Digits are at most 17, so that neither product leaves 128 bits; of smaller shares than these nothing is left.
+    let Some(unit) = 10u128.checked_pow(places).filter(|_| places <= 38) else { return 0 };
+    let rounded = (2 * digits * n as u128 + unit) / (2 * unit);
+    usize::try_from(rounded).map_or(n, |rounded| rounded.min(n))
 }
 
 /// A number for a token that only its row, side and place decide.

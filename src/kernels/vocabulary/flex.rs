@@ -1,87 +1,26 @@
-//! The vocabulary in blocks, as the kernels of the output head go through it: logits `[rows, vocabulary]` exist for one
-//! block of rows and entries at a time.
+//! Blocks of logits that fit the L2 cache, under a plain or a packed head.
 
+use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::{Device, FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
-use burn::tensor::{IndexingUpdateOp, Slice, TensorData};
 use rayon::prelude::*;
 
-use super::packed::{Activations, Panels};
-use super::product::{Matrix, product};
-use super::simd::vectorized;
-use super::tile::{Number, PANEL};
-use super::{Shared, tensor, values};
+use crate::kernels::flex::matrix::Matrix;
+use crate::kernels::flex::memory::{Shared, sum, tensor, values};
+use crate::kernels::flex::product::product;
+use crate::kernels::flex::simd::{dot, vectorized};
+use crate::kernels::flex::tile::{Dtype, PANEL};
+use crate::kernels::packed::{Activations, Panels};
 
-/// Most logits that a portable body holds at a time.
-const LOGITS: usize = 16 << 20;
-
-/// The targets in pieces whose logits fit the limit, each with its first row.
-pub(super) fn chunks(targets: &[i32], vocabulary: usize) -> impl Iterator<Item = (usize, &[i32])> {
-    let size = (LOGITS / vocabulary).max(1);
-    targets.chunks(size).enumerate().map(move |(index, targets)| (index * size, targets))
-}
-
-/// Logits of `count` rows from `start` on, `[count, vocabulary]`.
-pub(super) fn logits<B: Backend>(
-    hidden: FloatTensor<B>,
-    head: FloatTensor<B>,
-    start: usize,
-    count: usize,
-) -> FloatTensor<B> {
-    let d = hidden.shape()[1];
-    let rows = B::float_slice(hidden, &[start..start + count, 0..d].map(Slice::from));
-    B::float_matmul(rows, B::float_transpose(head))
-}
-
-/// `targets` as a column, for gathers.
-pub(super) fn column<B: Backend>(targets: &[i32], device: &Device<B>) -> IntTensor<B> {
-    let data = TensorData::new(targets.to_vec(), [targets.len(), 1]);
-    let dtype = get_or_init_device_settings::<B>(device).int_dtype;
-    B::int_from_data(data.convert_dtype(dtype.into()), device)
-}
-
-/// The portable backward pass: gradients with respect to hidden and, if it trains, head. `errors` gives those with respect to
-/// `count` rows' logits from `start` on, less what the target's logit gets beside, and that as a column.
-pub(super) fn portable_errors<B: Backend>(
-    hidden: FloatTensor<B>,
-    head: FloatTensor<B>,
-    targets: &[i32],
-    head_trains: bool,
-    errors: impl Fn(usize, usize) -> (FloatTensor<B>, FloatTensor<B>),
-) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
-    let device = hidden.device();
-    let [vocabulary, d] = head.shape().dims();
-    let mut grad_hidden = Vec::new();
-    let mut grad_head: Option<FloatTensor<B>> = None;
-    for (start, targets) in chunks(targets, vocabulary) {
-        let count = targets.len();
-        let (error, of_target) = errors(start, count);
-        let error = B::float_scatter(1, error, column::<B>(targets, &device), of_target, IndexingUpdateOp::Add);
-        grad_hidden.push(B::float_matmul(error.clone(), head.clone()));
-        if !head_trains {
-            continue;
-        }
-        let rows = B::float_slice(hidden.clone(), &[start..start + count, 0..d].map(Slice::from));
-        let part = B::float_matmul(B::float_transpose(error), rows);
-        grad_head = Some(match grad_head {
-            Some(sum) => B::float_add(sum, part),
-            None => part,
-        });
-    }
-    (B::float_cat(grad_hidden, 0), grad_head)
-}
-
-/// Rows and vocabulary entries of a block of logits: 480 KiB, which stays in the second-level cache. A packed head comes in
-/// whole panels, so that two heads, one of them packed, have the same blocks.
-pub(super) const BLOCK_ROWS: usize = 256;
-pub(super) const BLOCK: usize = PANELS * PANEL;
+/// Rows and vocabulary entries of a block of logits: 480 KiB, which fits the L2 cache. Blocks are whole panels, so that a plain and a
+/// packed head have the same blocks.
+pub(in crate::kernels) const BLOCK_ROWS: usize = 256;
+pub(in crate::kernels) const BLOCK: usize = PANELS * PANEL;
 const PANELS: usize = 10;
-/// Tasks of a backward pass, each with its own sum of the hidden rows' gradients.
+/// Tasks of a backward pass, each with its own sum of the gradients of hidden states.
 const STRIPS: usize = 8;
 
-/// The logits of hidden rows under an output head.
-pub(super) trait Logits: Sync {
+/// The logits of hidden states under an output head.
+pub(in crate::kernels) trait Logits: Sync {
     /// Blocks of the vocabulary.
     fn blocks(&self) -> usize;
 
@@ -92,15 +31,15 @@ pub(super) trait Logits: Sync {
     fn one(&self, row: usize, entry: usize) -> f32;
 }
 
-/// Logarithm of the sum of `sum e^highest` over blocks' `[highest, sum]`.
-pub(super) fn log_sum_exp(blocks: impl Iterator<Item = [f32; 2]> + Clone) -> f64 {
+/// The logarithm of the sum of `sum e^highest` over the `[highest, sum]` of blocks.
+pub(in crate::kernels) fn log_sum_exp(blocks: impl Iterator<Item = [f32; 2]> + Clone) -> f64 {
     let highest = blocks.clone().map(|[highest, _]| highest).fold(f32::NEG_INFINITY, f32::max);
     let total: f64 = blocks.map(|[own, sum]| f64::from(sum * (own - highest).exp())).sum();
     f64::from(highest) + total.ln()
 }
 
 /// Logits under a head in f32, `[vocabulary, d]`.
-pub(super) struct Plain<'a> {
+pub(in crate::kernels) struct Plain<'a> {
     hidden: &'a [f32],
     head: &'a [f32],
     d: usize,
@@ -108,18 +47,18 @@ pub(super) struct Plain<'a> {
 }
 
 impl<'a> Plain<'a> {
-    pub(super) fn new(hidden: &'a FlexTensor, head: &'a FlexTensor) -> Self {
+    pub(in crate::kernels) fn new(hidden: &'a FlexTensor, head: &'a FlexTensor) -> Self {
         let [vocabulary, d] = head.shape().dims();
         Self { hidden: values(hidden), head: values(head), d, vocabulary }
     }
 
     fn matrix(&self, x: &[f32], row: usize) -> Matrix {
-        Matrix { data: x[row * self.d..].as_ptr(), rows: self.d, columns: 1 }
+        Matrix { data: x[row * self.d..].as_ptr(), row_stride: self.d, col_stride: 1 }
     }
 
-    /// Gradients with respect to hidden and, if it trains, head. `errors` puts those with respect to a block's logits into
-    /// its first buffer, laid out as [`Logits::block`] does, and returns the block's size; the second is its own to use.
-    pub(super) fn backward(
+    /// Gradients with respect to hidden and, if `head_trains`, head. `errors` writes the gradient of the logits of a block into its
+    /// first buffer, in the layout of [`Logits::block`], and returns the size of the block; the second buffer is scratch space.
+    pub(in crate::kernels) fn backward(
         &self,
         head_trains: bool,
         errors: impl Fn(usize, usize, &mut Vec<f32>, &mut Vec<f32>) -> usize + Sync,
@@ -141,8 +80,8 @@ impl<'a> Plain<'a> {
                     let first = block * BLOCK;
                     let size = errors(block, start, &mut buffer, &mut spare);
                     let count = buffer.len() / size;
-                    let errors = Matrix { data: buffer.as_ptr(), rows: size, columns: 1 };
-                    let transposed = errors.turned();
+                    let errors = Matrix { data: buffer.as_ptr(), row_stride: size, col_stride: 1 };
+                    let transposed = errors.transposed();
                     let entries = self.matrix(self.head, first);
                     let hidden = self.matrix(self.hidden, start);
                     // SAFETY: the block's rows of `grad_head` are this task's own, `grad_hidden` is this strip's.
@@ -157,7 +96,7 @@ impl<'a> Plain<'a> {
                 grad_hidden
             })
             .collect();
-        let grad_hidden = super::sum(strips);
+        let grad_hidden = sum(strips);
         (tensor(grad_hidden, [rows, d]), head_trains.then(|| tensor(grad_head, [self.vocabulary, d])))
     }
 }
@@ -173,7 +112,7 @@ impl Logits for Plain<'_> {
         let count = BLOCK_ROWS.min(self.hidden.len() / self.d - start);
         out.clear();
         out.reserve(count * size);
-        let entries = self.matrix(self.head, first).turned();
+        let entries = self.matrix(self.head, first).transposed();
         let hidden = self.matrix(self.hidden, start);
         // SAFETY: `out` has room for `count * size` values and is ours alone; the slices hold the rows asked for.
         unsafe {
@@ -187,20 +126,20 @@ impl Logits for Plain<'_> {
         let (hidden, entry) = (&self.hidden[row * self.d..][..self.d], &self.head[entry * self.d..][..self.d]);
         vectorized(
             #[inline(always)]
-            || super::simd::dot(hidden, entry),
+            || dot(hidden, entry),
         )
     }
 }
 
 /// Logits under a packed head.
-pub(super) struct InPanels<'a, N> {
+pub(in crate::kernels) struct InPanels<'a, N> {
     head: &'a Panels<N>,
-    /// Of every [`BLOCK_ROWS`] hidden rows.
+    /// One for every [`BLOCK_ROWS`] rows.
     activations: Vec<Activations<N>>,
 }
 
-impl<'a, N: Number> InPanels<'a, N> {
-    pub(super) fn new(hidden: &FlexTensor, head: &'a Panels<N>) -> Self {
+impl<'a, N: Dtype> InPanels<'a, N> {
+    pub(in crate::kernels) fn new(hidden: &FlexTensor, head: &'a Panels<N>) -> Self {
         let chunks = values(hidden).par_chunks(BLOCK_ROWS * head.shape()[1]);
         let split = |x| {
             let mut activations = Activations::default();
@@ -211,7 +150,7 @@ impl<'a, N: Number> InPanels<'a, N> {
     }
 }
 
-impl<N: Number> Logits for InPanels<'_, N> {
+impl<N: Dtype> Logits for InPanels<'_, N> {
     fn blocks(&self) -> usize {
         self.head.count().div_ceil(PANELS)
     }

@@ -1,5 +1,5 @@
-//! The bodies for AVX-512 and AVX512-BF16. No closures here: one that a function without these features calls would be a call for
-//! every register.
+//! The bodies with AVX-512 and AVX512-BF16. They use no closures: a closure called through a function without these target features is
+//! not inlined.
 
 use std::arch::x86_64::{
     __m256bh, __m512bh, __m512i, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cvtneps_pbh, _mm512_cvtpbh_ps,
@@ -11,10 +11,10 @@ use std::mem::transmute;
 
 use half::bf16;
 
-use super::number::plain_split;
-use super::{LANES, Matrix, PANEL, Place, TILE};
+use super::{LANES, PANEL, Place, TILE, portable};
+use crate::kernels::flex::matrix::Matrix;
 
-/// Writes the sums of a tile. No function: called, it would find them in memory and not in registers.
+/// Writes the sums of a tile. A macro, because a function call would move the sums from registers to memory.
 macro_rules! store {
     ($sums:expr => $place:expr) => {
         let scale = _mm512_set1_ps($place.scale);
@@ -25,9 +25,9 @@ macro_rules! store {
             for (register, sums) in sums.iter().enumerate() {
                 let columns = $place.columns.saturating_sub(LANES * register).min(LANES);
                 let mask = ((1u32 << columns) - 1) as u16;
-                // SAFETY: the place is valid for writes; a mask leaves out what lies beyond the columns.
+                // SAFETY: the place is valid for writes, and the mask excludes elements beyond the columns.
                 unsafe {
-                    let out = $place.out.add(row * $place.stride).wrapping_add(LANES * register);
+                    let out = $place.out.add(row * $place.row_stride).wrapping_add(LANES * register);
                     let before = if $place.keep { _mm512_maskz_loadu_ps(mask, out) } else { _mm512_setzero_ps() };
                     let sums = _mm512_fmadd_ps(*sums, scale, before);
                     match columns {
@@ -41,23 +41,23 @@ macro_rules! store {
 }
 
 /// # Safety
-/// `x` has the place's rows and `inputs` columns, `panel` holds `inputs * REGISTERS * LANES` numbers; the place is valid
+/// `x` has the place's rows and `inputs` columns, `panel` has `inputs * REGISTERS * LANES` elements; the place is valid
 /// for writes.
 #[expect(clippy::needless_range_loop, reason = "constant bounds keep the sums in registers")]
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn products_f32<const REGISTERS: usize>(inputs: usize, x: Matrix, panel: *const f32, place: Place) {
     let mut sums = [[_mm512_setzero_ps(); REGISTERS]; TILE];
-    // Rows that are not there are the last one once more.
+    // Missing rows repeat the last one.
     let last = place.rows - 1;
     for input in 0..inputs {
         let mut weights = [_mm512_setzero_ps(); REGISTERS];
         for register in 0..REGISTERS {
-            // SAFETY: the input lies inside of the panel.
+            // SAFETY: the input is inside the panel.
             weights[register] = unsafe { _mm512_loadu_ps(panel.add((input * REGISTERS + register) * LANES)) };
         }
         for row in 0..TILE {
-            // SAFETY: the input lies inside of the row.
-            let x = _mm512_set1_ps(unsafe { *x.data.add(row.min(last) * x.rows + input * x.columns) });
+            // SAFETY: the input is inside the row.
+            let x = _mm512_set1_ps(unsafe { *x.data.add(row.min(last) * x.row_stride + input * x.col_stride) });
             for register in 0..REGISTERS {
                 sums[row][register] = _mm512_fmadd_ps(x, weights[register], sums[row][register]);
             }
@@ -70,14 +70,14 @@ pub(super) unsafe fn products_f32<const REGISTERS: usize>(inputs: usize, x: Matr
 /// Both squares are valid, the second one for writes.
 #[expect(clippy::needless_range_loop, reason = "constant bounds keep the rows in registers")]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, width: usize) {
+pub(super) unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, width: usize) {
     let mut a = [_mm512_setzero_ps(); LANES];
     let mut b = a;
     for row in 0..LANES {
         // SAFETY: the caller's contract.
         a[row] = unsafe { _mm512_loadu_ps(from.add(row * stride)) };
     }
-    // Pairs, fours, eights, and all sixteen rows of a column come together.
+    // Interleaves pairs, then groups of four, eight and sixteen rows.
     for pair in 0..8 {
         b[2 * pair] = _mm512_unpacklo_ps(a[2 * pair], a[2 * pair + 1]);
         b[2 * pair + 1] = _mm512_unpackhi_ps(a[2 * pair], a[2 * pair + 1]);
@@ -107,13 +107,13 @@ pub(super) unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, width: 
 }
 
 /// # Safety
-/// `x` holds `PARTS * TILE * pairs * 2` numbers, `panel` `pairs * PANEL * 2`; the place is valid for writes.
+/// `x` has `PARTS * TILE * pairs * 2` elements, `panel` `pairs * PANEL * 2`; the place is valid for writes.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn products_bf16<const PARTS: usize>(pairs: usize, x: *const bf16, panel: *const bf16, place: Place) {
     let mut sums = [[_mm512_setzero_ps(); 3]; TILE];
     let x = x.cast::<i32>();
     for pair in 0..pairs {
-        // SAFETY: the pair lies inside of the panel.
+        // SAFETY: the pair is inside the panel.
         let weights = unsafe {
             let panel = panel.add(pair * 2 * PANEL).cast::<i32>();
             [
@@ -124,7 +124,7 @@ pub(super) unsafe fn products_bf16<const PARTS: usize>(pairs: usize, x: *const b
         };
         for part in 0..PARTS {
             for (row, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: the pair lies inside of the part's row.
+                // SAFETY: the pair is inside the row of the part.
                 let x = unsafe { x.add((part * TILE + row) * pairs + pair).read_unaligned() };
                 // SAFETY: both are 64 bytes of plain data.
                 let x = unsafe { transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x)) };
@@ -138,12 +138,12 @@ pub(super) unsafe fn products_bf16<const PARTS: usize>(pairs: usize, x: *const b
 }
 
 /// # Safety
-/// `out` holds all parts.
+/// `out` has room for all parts.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) unsafe fn split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
     let (chunks, rest) = x.as_chunks::<LANES>();
     for (index, x) in chunks.iter().enumerate() {
-        // SAFETY: 16 numbers in, and 16 out for every part; bf16 is two bytes of plain data.
+        // SAFETY: 16 elements are read, and 16 written for every part; bf16 is two bytes of plain data.
         unsafe {
             let mut left = _mm512_loadu_ps(x.as_ptr());
             for part in 0..parts {
@@ -154,5 +154,5 @@ pub(super) unsafe fn split(x: &[f32], parts: usize, out: &mut [bf16], stride: us
             }
         }
     }
-    plain_split(rest, parts, &mut out[LANES * chunks.len()..], stride);
+    portable::split(rest, parts, &mut out[LANES * chunks.len()..], stride);
 }

@@ -1,40 +1,16 @@
-//! What weights are stored as, and its products: as plain loops, or with the instructions of this processor.
+//! Selects the body: the one with the instructions of this processor, or the portable one.
 
 use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
-use super::{Matrix, avx512};
+use super::avx512;
+use super::dtype::Dtype;
+use super::portable;
 use super::{PANEL, Place, TILE};
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::flex::matrix::Matrix;
 
-/// What weights are stored as, and activations rounded to.
-pub(in crate::kernels) trait Number: Copy + Send + Sync {
-    /// Nothing.
-    const ZERO: Self;
-    /// Inputs that meet their weights in one instruction.
-    const GROUP: usize;
-
-    /// Rounds to the nearest, ties to even.
-    fn from_f32(x: f32) -> Self;
-
-    /// The number itself.
-    fn to_f32(self) -> f32;
-
-    /// Whether the processor has the instructions of the fast body.
-    fn is_fast() -> bool;
-
-    /// Splits every number of `x` into `parts` numbers, whose sum it is as nearly as they can say; part `p` of it begins at
-    /// `out[p * stride]`.
-    fn split(x: &[f32], parts: usize, out: &mut [Self], stride: usize);
-
-    /// The products of a tile `[parts][TILE][groups][GROUP]`, which is the sum of its parts, and a panel
-    /// `[groups][PANEL][GROUP]`.
-    ///
-    /// # Safety
-    /// The place is valid for writes, and nobody else's meanwhile.
-    unsafe fn products(tile: &[Self], parts: usize, panel: &[Self], place: Place);
-}
-
-impl Number for f32 {
+impl Dtype for f32 {
     const ZERO: Self = 0.0;
     const GROUP: usize = 1;
 
@@ -54,7 +30,7 @@ impl Number for f32 {
     }
 
     fn split(x: &[f32], parts: usize, out: &mut [f32], _: usize) {
-        assert!(parts == 1, "one number says all");
+        assert!(parts == 1, "f32 is not split");
         out[..x.len()].copy_from_slice(x);
     }
 
@@ -62,16 +38,16 @@ impl Number for f32 {
         let inputs = groups(tile, parts, panel);
         #[cfg(target_arch = "x86_64")]
         if Self::is_fast() && parts == 1 {
-            let x = Matrix { data: tile.as_ptr(), rows: inputs, columns: 1 };
+            let x = Matrix { data: tile.as_ptr(), row_stride: inputs, col_stride: 1 };
             // SAFETY: the processor has the instructions, and the lengths were checked.
             return unsafe { avx512::products_f32::<3>(inputs, x, panel.as_ptr(), place) };
         }
         // SAFETY: the caller's contract.
-        unsafe { plain(inputs, tile, panel, place) };
+        unsafe { portable::products(inputs, tile, panel, place) };
     }
 }
 
-impl Number for bf16 {
+impl Dtype for bf16 {
     const ZERO: Self = bf16::ZERO;
     const GROUP: usize = 2;
 
@@ -99,7 +75,7 @@ impl Number for bf16 {
             // SAFETY: the processor has the instructions, and the length was checked.
             return unsafe { avx512::split(x, parts, out, stride) };
         }
-        plain_split(x, parts, out, stride);
+        portable::split(x, parts, out, stride);
     }
 
     unsafe fn products(tile: &[bf16], parts: usize, panel: &[bf16], place: Place) {
@@ -112,25 +88,14 @@ impl Number for bf16 {
                 1 if Self::is_fast() => avx512::products_bf16::<1>(pairs, x, weights, place),
                 #[cfg(target_arch = "x86_64")]
                 2 if Self::is_fast() => avx512::products_bf16::<2>(pairs, x, weights, place),
-                _ => plain(pairs, tile, panel, place),
+                _ => portable::products(pairs, tile, panel, place),
             }
         }
     }
 }
 
-pub(super) fn plain_split(x: &[f32], parts: usize, out: &mut [bf16], stride: usize) {
-    for (index, x) in x.iter().enumerate() {
-        let mut left = *x;
-        for part in 0..parts {
-            let rounded = bf16::from_f32(left);
-            out[part * stride + index] = rounded;
-            left -= rounded.to_f32();
-        }
-    }
-}
-
 /// The number of groups of inputs.
-fn groups<N: Number>(tile: &[N], parts: usize, panel: &[N]) -> usize {
+fn groups<N: Dtype>(tile: &[N], parts: usize, panel: &[N]) -> usize {
     let groups = panel.len() / (N::GROUP * PANEL);
     let inputs = N::GROUP * groups;
     assert!(
@@ -140,29 +105,12 @@ fn groups<N: Number>(tile: &[N], parts: usize, panel: &[N]) -> usize {
     groups
 }
 
-/// # Safety
-/// As for [`Number::products`].
-unsafe fn plain<N: Number>(groups: usize, tile: &[N], panel: &[N], place: Place) {
-    let mut sums = [[0f32; PANEL]; TILE];
-    for part in tile.chunks_exact(TILE * N::GROUP * groups) {
-        for (x, sums) in part.chunks_exact(N::GROUP * groups).zip(&mut sums) {
-            for (x, weights) in x.chunks_exact(N::GROUP).zip(panel.chunks_exact(N::GROUP * PANEL)) {
-                for (sum, weights) in sums.iter_mut().zip(weights.chunks_exact(N::GROUP)) {
-                    *sum += x.iter().zip(weights).map(|(x, weight)| x.to_f32() * weight.to_f32()).sum::<f32>();
-                }
-            }
-        }
-    }
-    // SAFETY: the caller's contract.
-    unsafe { place.write(&sums) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::close::{Tolerance, assert_close};
 
-    fn both_bodies_agree<N: Number>(parts: usize) {
+    fn both_bodies_agree<N: Dtype>(parts: usize) {
         let number = |index: usize| N::from_f32((index * 7919 % 1000) as f32 / 500.0 - 1.0);
         let groups = 37;
         let tile: Vec<N> = (0..parts * TILE * groups * N::GROUP).map(number).collect();
@@ -170,12 +118,18 @@ mod tests {
         let stride = PANEL + 3;
         for (rows, columns) in [(TILE, PANEL), (1, PANEL), (TILE, 1), (5, 16), (3, 41)] {
             let (mut fast, mut slow) = (vec![0.5; TILE * stride], vec![0.5; TILE * stride]);
-            let place =
-                |out: &mut [f32]| Place { out: out.as_mut_ptr(), stride, rows, columns, keep: true, scale: 0.5 };
-            // SAFETY: both hold as many rows as a tile.
+            let place = |out: &mut [f32]| Place {
+                out: out.as_mut_ptr(),
+                row_stride: stride,
+                rows,
+                columns,
+                keep: true,
+                scale: 0.5,
+            };
+            // SAFETY: both have the rows of a tile.
             unsafe {
                 N::products(&tile, parts, &panel, place(&mut fast));
-                plain(groups, &tile, &panel, place(&mut slow));
+                portable::products(groups, &tile, &panel, place(&mut slow));
             }
             assert_close(&fast, &slow, Tolerance::Absolute(1e-4), format_args!("{rows} rows, {columns} columns"));
             let outside = |(index, _): &(usize, &f32)| index / stride >= rows || index % stride >= columns;

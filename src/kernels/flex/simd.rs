@@ -1,16 +1,16 @@
-//! Loops compiled for what this processor can do, chosen at run time.
+//! Loops compiled for the vectors of this processor, selected at run time.
 
 /// Runs `body` compiled for the widest vectors of this processor. Loops inside must be inlined into it.
 #[inline(always)]
-pub(super) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
+pub(in crate::kernels) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(body)
 }
 
 /// e^x within 2 units in the last place for x in [-87, 88], clamped outside (Cephes' expf polynomial).
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
-    /// 1.5 * 2^23: added to a small number, it leaves the nearest integer in the last bits. A conversion with `as` would
-    /// go through one lane at a time.
+pub(in crate::kernels) fn exp(x: f32) -> f32 {
+    /// 1.5 * 2^23: after adding it, the last bits of a small number are its nearest integer. A conversion with `as` would not be
+    /// vectorized.
     const SHIFT: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + SHIFT;
@@ -26,15 +26,15 @@ pub(super) fn exp(x: f32) -> f32 {
     power * (p * r * r + r + 1.0)
 }
 
-/// The largest value that is one.
+/// The largest value, ignoring NaN.
 #[inline(always)]
-pub(super) fn max(values: &[f32]) -> f32 {
+pub(in crate::kernels) fn max(values: &[f32]) -> f32 {
     fold(values, f32::NEG_INFINITY, |largest, value| if value > largest { value } else { largest })
 }
 
 /// The dot product of two slices of equal length.
 #[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(in crate::kernels) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; 16];
     let (a_chunks, a_rest) = a.as_chunks::<16>();
     let (b_chunks, b_rest) = b.as_chunks::<16>();
@@ -48,20 +48,20 @@ pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// The sum of all values.
 #[inline(always)]
-pub(super) fn total(values: &[f32]) -> f32 {
+pub(in crate::kernels) fn total(values: &[f32]) -> f32 {
     fold(values, 0.0, |sum, value| sum + value)
 }
 
 /// Replaces every value `x` by e^(x - shift) and returns their sum.
 #[inline(always)]
-pub(super) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
+pub(in crate::kernels) fn exp_shifted(values: &mut [f32], shift: f32) -> f32 {
     for value in values.iter_mut() {
         *value = exp(*value - shift);
     }
     total(values)
 }
 
-/// Sixteen lanes at once. They are counted, not iterated over, for the compiler to keep them in registers.
+/// Folds sixteen lanes at once. The loop over a constant range lets the compiler keep them in registers.
 #[inline(always)]
 fn fold(values: &[f32], start: f32, merge: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [start; 16];

@@ -1,64 +1,27 @@
-//! Products of f32 matrices that are met once: in training, in attention, in the way back from an output head.
+//! Products of f32 matrices that are used once: in training, in attention, in the backward pass of the output head.
 //!
-//! With AVX-512 the right-hand side goes into panels on the way ([`super::tile`]), and the left-hand side is read from where it
-//! lies; elsewhere `gemm` does the work.
+//! With AVX-512 the right-hand side is packed into panels ([`super::tile`]) and the left-hand side is read in place; on other
+//! processors `gemm` computes the product.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::tile::{self, LANES, Number, PANEL, Place, TILE};
-use super::{Shared, tensor};
+use super::matrix::Matrix;
+use super::memory::{Shared, tensor};
+use super::tile::{self, Dtype, LANES, PANEL, Place, TILE};
 
-/// Inputs of a panel: 384 KiB, which stays in the second-level cache.
+/// Inputs of a panel: 384 KiB, which fits the L2 cache.
 const DEPTH: usize = 2048;
-/// Tasks a thread, so that none waits long for the others.
+/// Tasks per thread, to balance the load.
 const TASKS: usize = 4;
 
-/// A matrix in memory: its first element and the distances between rows and columns.
-#[derive(Clone, Copy)]
-pub(super) struct Matrix {
-    pub(super) data: *const f32,
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-}
-
-// SAFETY: whoever makes one vouches for what it points to, wherever that is read.
-unsafe impl Send for Matrix {}
-// SAFETY: as above.
-unsafe impl Sync for Matrix {}
-
-impl Matrix {
-    /// The matrix of `x` `[rows, columns]`, and its shape.
-    fn of(x: &FlexTensor) -> ([usize; 2], Self) {
-        let strides = x.layout().strides().to_vec();
-        let data = x.storage::<f32>()[x.layout().start_offset()..].as_ptr();
-        let [rows, columns] =
-            [strides[0], strides[1]].map(|stride| usize::try_from(stride).expect("no tensor is flipped"));
-        (x.shape().dims(), Self { data, rows, columns })
-    }
-
-    /// What lies right of and below an element.
-    ///
-    /// # Safety
-    /// The element lies in the matrix.
-    pub(super) unsafe fn from(self, row: usize, column: usize) -> Self {
-        // SAFETY: the caller's contract.
-        Self { data: unsafe { self.data.add(row * self.rows + column * self.columns) }, ..self }
-    }
-
-    /// Its transpose.
-    pub(super) fn turned(self) -> Self {
-        Self { rows: self.columns, columns: self.rows, ..self }
-    }
-}
-
-/// `lhs @ rhs` for `[m, k]` and `[k, n]`, by all threads; what comes out does not depend on their number.
-pub(super) fn matmul(lhs: &FlexTensor, rhs: &FlexTensor) -> FlexTensor {
-    let ([m, k], lhs) = Matrix::of(lhs);
-    let ([_, n], rhs) = Matrix::of(rhs);
+/// `lhs @ rhs` for `[m, k]` and `[k, n]`, on all threads; the result does not depend on their number.
+pub(in crate::kernels) fn matmul(lhs: &FlexTensor, rhs: &FlexTensor) -> FlexTensor {
+    let ([m, k], lhs) = matrix_of(lhs);
+    let ([_, n], rhs) = matrix_of(rhs);
     let mut copy = Vec::new();
-    let lhs = if lhs.columns == 1 { lhs } else { rows_of(lhs, [m, k], &mut copy) };
+    let lhs = if lhs.col_stride == 1 { lhs } else { rows_of(lhs, [m, k], &mut copy) };
     let mut out = Vec::with_capacity(m * n);
     let place = Shared(out.as_mut_ptr());
     let panels = n.div_ceil(PANEL);
@@ -67,7 +30,7 @@ pub(super) fn matmul(lhs: &FlexTensor, rhs: &FlexTensor) -> FlexTensor {
     (0..panels * m.div_ceil(rows.max(1))).into_par_iter().for_each(|task| {
         let (row, column) = (task / panels * rows, task % panels * PANEL);
         let shape = [rows.min(m - row), PANEL.min(n - column), k];
-        // SAFETY: all of it lies inside the matrices, and every task writes rows and columns of its own.
+        // SAFETY: the indices are inside the matrices, and every task writes its own rows and columns.
         unsafe { product(shape, place.at(row * n + column), n, lhs.from(row, 0), rhs.from(0, column), false, 1.0) };
     });
     // SAFETY: the tasks wrote all rows and columns.
@@ -75,38 +38,47 @@ pub(super) fn matmul(lhs: &FlexTensor, rhs: &FlexTensor) -> FlexTensor {
     tensor(out, [m, n])
 }
 
-/// `x` `[rows, columns]` with its rows in one piece each, which `out` holds.
+/// The matrix of `x` `[rows, columns]`, and its shape.
+fn matrix_of(x: &FlexTensor) -> ([usize; 2], Matrix) {
+    let strides = x.layout().strides().to_vec();
+    let data = x.storage::<f32>()[x.layout().start_offset()..].as_ptr();
+    let [row_stride, col_stride] =
+        [strides[0], strides[1]].map(|stride| usize::try_from(stride).expect("no tensor is flipped"));
+    (x.shape().dims(), Matrix { data, row_stride, col_stride })
+}
+
+/// `x` `[rows, columns]` copied into `out` with contiguous rows.
 fn rows_of(x: Matrix, [rows, columns]: [usize; 2], out: &mut Vec<f32>) -> Matrix {
     out.reserve_exact(rows * columns);
     let place = Shared(out.as_mut_ptr());
     (0..rows).into_par_iter().step_by(TILE).for_each(|first| {
         for column in 0..columns {
             for row in first..rows.min(first + TILE) {
-                // SAFETY: the row and the column are the matrix's, and the rows are this task's.
+                // SAFETY: row and column are inside the matrix, and only this task writes these rows.
                 unsafe { place.at(row * columns + column).write(*x.from(row, column).data) };
             }
         }
     });
     // SAFETY: the tasks wrote all rows.
     unsafe { out.set_len(rows * columns) };
-    Matrix { data: out.as_ptr(), rows: columns, columns: 1 }
+    Matrix { data: out.as_ptr(), row_stride: columns, col_stride: 1 }
 }
 
-/// `out[m, n] (row stride `stride`) = keep * out + scale * lhs[m, k] @ rhs[k, n]`, on the calling thread.
+/// `out[m, n] (rows `row_stride` elements apart) = keep * out + scale * lhs[m, k] @ rhs[k, n]`, on the calling thread.
 ///
 /// # Safety
-/// The three matrices lie in live allocations, and nobody else touches `out` meanwhile.
-pub(super) unsafe fn product(
+/// The three matrices are in live allocations, and nothing else accesses `out` meanwhile.
+pub(in crate::kernels) unsafe fn product(
     [m, n, k]: [usize; 3],
     out: *mut f32,
-    stride: usize,
+    row_stride: usize,
     lhs: Matrix,
     rhs: Matrix,
     keep: bool,
     scale: f32,
 ) {
     if !f32::is_fast() {
-        // SAFETY: the caller's contract; the distances describe the matrices.
+        // SAFETY: the caller's contract; the strides are those of the matrices.
         return unsafe {
             gemm::gemm(
                 m,
@@ -114,14 +86,14 @@ pub(super) unsafe fn product(
                 k,
                 out,
                 1,
-                stride as isize,
+                row_stride as isize,
                 keep,
                 lhs.data,
-                lhs.columns as isize,
-                lhs.rows as isize,
+                lhs.col_stride as isize,
+                lhs.row_stride as isize,
                 rhs.data,
-                rhs.columns as isize,
-                rhs.rows as isize,
+                rhs.col_stride as isize,
+                rhs.row_stride as isize,
                 f32::from(u8::from(keep)),
                 scale,
                 false,
@@ -136,13 +108,13 @@ pub(super) unsafe fn product(
         let columns = PANEL.min(n - column);
         for (part, input) in (0..k.max(1)).step_by(DEPTH).enumerate() {
             let inputs = DEPTH.min(k - input);
-            // SAFETY: all of it lies inside the matrices, which is the caller's contract.
+            // SAFETY: the indices are inside the matrices, which the caller guarantees.
             unsafe {
                 pack(rhs.from(input, column), [inputs, columns], &mut panel);
                 for row in (0..m).step_by(TILE) {
-                    let out = out.add(row * stride + column);
+                    let out = out.add(row * row_stride + column);
                     let rows = TILE.min(m - row);
-                    let place = Place { out, stride, rows, columns, keep: keep || part > 0, scale };
+                    let place = Place { out, row_stride, rows, columns, keep: keep || part > 0, scale };
                     tile::products(inputs, lhs.from(row, input), &panel, place);
                 }
             }
@@ -150,17 +122,16 @@ pub(super) unsafe fn product(
     }
 }
 
-/// Puts `rhs` `[inputs, columns]` into a panel `[inputs][columns up to a whole register]`; what fills up a register is
-/// nothing in particular.
+/// Packs `rhs` `[inputs, columns]` into a panel `[inputs][columns up to a whole register]`; padding has no defined values.
 ///
 /// # Safety
-/// `rhs` holds so much, and the processor has AVX-512.
+/// `rhs` has that shape, and the processor has AVX-512.
 unsafe fn pack(rhs: Matrix, [inputs, columns]: [usize; 2], panel: &mut Vec<f32>) {
     let width = tile::width(columns);
     panel.resize(inputs * width, 0.0);
-    if rhs.columns == 1 {
+    if rhs.col_stride == 1 {
         for (input, panel) in panel.chunks_exact_mut(width).enumerate() {
-            // SAFETY: `columns` numbers of the row.
+            // SAFETY: the row has `columns` elements.
             unsafe {
                 let (from, to) = (rhs.from(input, 0).data, panel.as_mut_ptr());
                 match columns {
@@ -173,11 +144,11 @@ unsafe fn pack(rhs: Matrix, [inputs, columns]: [usize; 2], panel: &mut Vec<f32>)
     }
     for (input, panel) in (0..inputs).step_by(LANES).zip(panel.chunks_mut(LANES * width)) {
         for column in (0..columns).step_by(LANES) {
-            // SAFETY: the square lies inside of the matrix, and inside of the panel.
+            // SAFETY: the square is inside the matrix and inside the panel.
             unsafe {
                 let (from, to) = (rhs.from(input, column), panel.as_mut_ptr().add(column));
-                match [panel.len() / width, LANES.min(columns - column), from.rows] {
-                    [LANES, LANES, 1] => tile::turn(from.data, from.columns, to, width),
+                match [panel.len() / width, LANES.min(columns - column), from.row_stride] {
+                    [LANES, LANES, 1] => tile::transpose(from.data, from.col_stride, to, width),
                     [inputs, columns, _] => {
                         for (input, column) in
                             (0..inputs).flat_map(|input| (0..columns).map(move |column| (input, column)))
@@ -204,11 +175,11 @@ mod tests {
         (0..count).map(|index| (index as f32 * step).sin()).collect()
     }
 
-    /// A tensor `[rows, columns]`, as it lies or as the transpose of one that lies so.
-    fn stored(values: Vec<f32>, [rows, columns]: [usize; 2], turned: bool) -> FlexTensor {
-        let shape = if turned { [columns, rows] } else { [rows, columns] };
+    /// A tensor `[rows, columns]`, contiguous or the transpose of a contiguous one.
+    fn stored(values: Vec<f32>, [rows, columns]: [usize; 2], transposed: bool) -> FlexTensor {
+        let shape = if transposed { [columns, rows] } else { [rows, columns] };
         let tensor = FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32);
-        if turned { tensor.transpose(0, 1) } else { tensor }
+        if transposed { tensor.transpose(0, 1) } else { tensor }
     }
 
     proptest! {
@@ -216,29 +187,29 @@ mod tests {
 
         #[test]
         fn a_product_is_the_sum_of_products(
-            m in 1usize..70, n in 1usize..120, k in 1usize..90, turned in any::<[bool; 2]>()
+            m in 1usize..70, n in 1usize..120, k in 1usize..90, transposed in any::<[bool; 2]>()
         ) {
             let (left, right) = (numbers(m * k, 0.7), numbers(k * n, 0.3));
-            let out = matmul(&stored(left.clone(), [m, k], turned[0]), &stored(right.clone(), [k, n], turned[1]));
-            let at = |values: &[f32], [rows, columns]: [usize; 2], turned: bool, row: usize, column: usize| {
-                f64::from(values[if turned { column * rows + row } else { row * columns + column }])
+            let out = matmul(&stored(left.clone(), [m, k], transposed[0]), &stored(right.clone(), [k, n], transposed[1]));
+            let at = |values: &[f32], [rows, columns]: [usize; 2], transposed: bool, row: usize, column: usize| {
+                f64::from(values[if transposed { column * rows + row } else { row * columns + column }])
             };
             let want = (0..m * n).map(|index| {
                 let (row, column) = (index / n, index % n);
-                let term = |i: usize| at(&left, [m, k], turned[0], row, i) * at(&right, [k, n], turned[1], i, column);
+                let term = |i: usize| at(&left, [m, k], transposed[0], row, i) * at(&right, [k, n], transposed[1], i, column);
                 (0..k).map(term).sum()
             });
             let want: Vec<f64> = want.collect();
-            assert_close(crate::kernels::values(&out), &want, Absolute(1e-4), format_args!("{m} x {k} x {n}"));
+            assert_close(crate::kernels::flex::memory::values(&out), &want, Absolute(1e-4), format_args!("{m} x {k} x {n}"));
         }
 
         #[test]
         fn a_product_is_added_to_what_is_there(m in 1usize..20, n in 1usize..70, k in 1usize..40) {
             let (left, right) = (numbers(m * k, 0.7), numbers(k * n, 0.3));
             let mut out = vec![1.0; m * n];
-            let lhs = Matrix { data: left.as_ptr(), rows: k, columns: 1 };
-            let rhs = Matrix { data: right.as_ptr(), rows: n, columns: 1 };
-            // SAFETY: the vectors hold the matrices.
+            let lhs = Matrix { data: left.as_ptr(), row_stride: k, col_stride: 1 };
+            let rhs = Matrix { data: right.as_ptr(), row_stride: n, col_stride: 1 };
+            // SAFETY: the vectors have the size of the matrices.
             unsafe { product([m, n, k], out.as_mut_ptr(), n, lhs, rhs, true, 0.5) };
             let want = (0..m * n).map(|index| {
                 let term = |i: usize| left[index / n * k + i] * right[i * n + index % n];
@@ -252,6 +223,6 @@ mod tests {
     fn long_sums_are_taken_in_pieces() {
         let (m, n, k) = (3, 50, 2 * DEPTH + 5);
         let out = matmul(&stored(vec![1.0; m * k], [m, k], false), &stored(vec![0.25; k * n], [k, n], true));
-        assert_eq!(crate::kernels::values(&out), vec![k as f32 / 4.0; m * n]);
+        assert_eq!(crate::kernels::flex::memory::values(&out), vec![k as f32 / 4.0; m * n]);
     }
 }

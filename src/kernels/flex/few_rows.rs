@@ -1,23 +1,23 @@
-//! Products of a few rows with a weight, as decoding needs them: the weight is read once, from where it lies, and what
-//! comes out for a row does not depend on the rows beside it, to the last bit.
+//! Products of few rows with a weight, for decoding: the weight is read once and in place, and the result of a row is bitwise
+//! independent of the other rows.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::Shared;
-use super::linear::Layout;
+use super::memory::Shared;
+use crate::kernels::layout::Layout;
 
-/// The most rows that are few. Above, packing the weight pays.
+/// The largest number of rows for these products; with more, packing the weight is faster.
 pub(crate) const FEW_ROWS: usize = 64;
 
-/// Rows and outputs (or vectors of outputs) that are summed at a time: twelve sums stay in registers everywhere.
+/// Rows and outputs (or vectors of outputs) of a tile: twelve sums fit the registers of every processor.
 const TILE: usize = 4;
 const OUTPUTS: usize = 3;
-/// Outputs of a task; a multiple of [`OUTPUTS`] and of every vector's width times it.
+/// Outputs per task; a multiple of [`OUTPUTS`], and of it times every vector width.
 const TASK: usize = 48;
 
 /// `x W^T`, or `x W`: x `[rows, input]`, result `[rows, output]`.
-pub(super) fn product(x: &[f32], weight: &[f32], [input, output]: [usize; 2], layout: Layout) -> Vec<f32> {
+pub(in crate::kernels) fn product(x: &[f32], weight: &[f32], [input, output]: [usize; 2], layout: Layout) -> Vec<f32> {
     let rows = x.len() / input;
     let mut out = vec![0f32; rows * output];
     let place = Shared(out.as_mut_ptr());
