@@ -41,7 +41,7 @@ const TEXTS: [&str; 3] = ["name", "tool_call_id", "reasoning_content"];
 /// The calls of a message, as JSON.
 const TOOL_CALLS: &str = "tool_calls";
 /// What has no field of its own, as a JSON object.
-const EXTRA: &str = "extra";
+pub const EXTRA: &str = "extra";
 
 /// `list<struct<role, content, name?, tool_call_id?, reasoning_content?, tool_calls?, extra?>>`, all of them text: the
 /// canonical form of a conversation. `tool_calls` and `extra` hold JSON.

@@ -5,6 +5,7 @@
 
 pub mod conversation;
 pub mod lists;
+pub mod node;
 pub mod provenance;
 
 use std::sync::Arc;

@@ -285,7 +285,7 @@ fn what_cannot_be_read_is_refused_with_a_way_out() {
 fn messages_keep_what_can_be_kept() {
     let call = json!([{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]);
     let rows = [
-        // Fields beside role and content are left out, a system message without content is none.
+        // A system message without content is none.
         json!({"prompt": [{"role": "system", "content": null}, {"role": "user", "content": "q", "name": "Eve", "n": 1}],
                "chosen": [{"role": "assistant", "content": "a", "tool_calls": call}], "rejected": [assistant("b")]}),
         json!({"prompt": [user("q"), {"role": "assistant", "content": null, "tool_calls": call},
@@ -305,17 +305,17 @@ fn messages_keep_what_can_be_kept() {
         messages.pairs(),
         [
             ["user: q", "assistant: a", "assistant: b"],
+            ["user: q | assistant:  | tool: 4", "assistant: a", "assistant: b"],
             ["user: q | assistant: x | tool: 4 | user: r", "assistant: a | user: more | assistant: c", "assistant: b"],
         ]
         .map(|pair| pair.map(str::to_owned))
     );
-    let expected = [
-        ("a message has no content", 1),
-        ("a message has no role", 1),
-        ("a message has tool calls and no content", 1),
-        ("empty answer", 2),
-        ("empty prompt", 1),
-    ];
+    let asked = json!({"role": "user", "content": "q", "name": "Eve", "extra": "{\"n\":1}"});
+    assert_eq!(messages.rows[0]["prompt"], json!([asked]));
+    assert_eq!(messages.rows[0]["chosen"][0]["tool_calls"], call.to_string());
+    assert_eq!(messages.rows[1]["prompt"][1]["extra"], r#"{"content":null}"#);
+    let expected =
+        [("a message has no content", 1), ("a message has no role", 1), ("empty answer", 2), ("empty prompt", 1)];
     assert_eq!(messages.set_aside(), expected);
 
     let part = |kind: &str, text: Value| json!({"type": kind, "text": text});
@@ -326,10 +326,80 @@ fn messages_keep_what_can_be_kept() {
     let rows = [
         asked(json!([part("text", "Two, ".into()), part("text", "three?".into())])),
         asked(json!([part("image", Value::Null)])),
+        asked(json!([part("text", "What is it? ".into()), {"type": "image_url", "image_url": {"url": "x"}}])),
+        asked(json!([part("audio", Value::Null)])),
+        asked(json!([part("file", Value::Null)])),
+        asked(json!("Two, three?")),
     ];
     let parts = read(&rows, "format: auto");
-    assert_eq!(parts.pairs()[0][0], "user: Two, three?");
-    assert_eq!(parts.set_aside(), [("a message has parts that are not text", 1)]);
+    assert_eq!(parts.pairs().iter().map(|pair| &*pair[0]).collect::<Vec<_>>(), ["user: Two, three?"; 2]);
+    let expected = [
+        ("a message has an image, which is not read", 2),
+        ("a message has audio, which is not read", 1),
+        ("a message has parts that are not text", 1),
+    ];
+    assert_eq!(parts.set_aside(), expected);
+}
+
+/// Conversations that hold the prompt beside a column of prompts, which differ from it by a system message or a space.
+#[test]
+fn whole_conversations_beside_a_prompt_are_cut_where_they_agree() {
+    let system = json!({"role": "system", "content": "S"});
+    let row = |prompt: Value, head: Value| {
+        let whole = |answer: &str| {
+            let mut turns = head.as_array().unwrap().clone();
+            turns.push(assistant(answer));
+            turns
+        };
+        json!({"prompt": prompt, "chosen": whole("good"), "rejected": whole("bad")})
+    };
+    let rows = [
+        row(json!([user("Q1")]), json!([system, user("Q1")])),
+        row(json!([system, user("Q2")]), json!([user("Q2")])),
+        row(json!([user("Q3 ")]), json!([user("Q3")])),
+        row(json!([user("Q4"), assistant("good")]), json!([user("Q4")])),
+        row(json!([user("Q5"), assistant("A"), user("R")]), json!([user("Q5"), assistant("A"), user("R")])),
+        row(json!([user("Q6")]), json!([user("another")])),
+        row(json!([{"role": "system", "content": "T"}, user("Q7")]), json!([system, user("Q7")])),
+    ];
+    let read_rows = read(&rows, "format: auto");
+    let pairs =
+        |prompts: [&str; 5]| prompts.map(|prompt| [prompt, "assistant: good", "assistant: bad"].map(str::to_owned));
+    let expected =
+        ["system: S | user: Q1", "system: S | user: Q2", "user: Q3 ", "user: Q4", "user: Q5 | assistant: A | user: R"];
+    assert_eq!(read_rows.pairs(), pairs(expected));
+    assert_eq!(read_rows.set_aside(), [("the prompt and the conversations of the answers do not agree", 2)]);
+}
+
+/// A prompt of its own wins over what an answer looks like.
+#[test]
+fn answers_that_look_like_transcripts_are_answers() {
+    let row =
+        |prompt: &str, chosen: &str, rejected: &str| json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
+    let sea = "Human: Hi!\n\nAssistant: The sea is";
+    let rows = [
+        row("Say hi.", "Assistant: Hello there!", "Assistant: What?"),
+        row("Write a dialogue about the sea.", &format!("{sea} blue."), &format!("{sea} dry.")),
+        row("Say hi again.", "Assistant: Hello there!", "Go away."),
+        row("Hi!", &format!("{sea} blue."), &format!("{sea} dry.")),
+        row("\n\nHuman: Hi!\n\nAssistant:", &format!("\n\n{sea} blue."), &format!("\n\n{sea} dry.")),
+        row("\n\nHuman: Sing.\n\nAssistant:", "Human: La!", " Assistant: Lo!"),
+    ];
+    let read = read(&rows, "format: pairs");
+    let expected = [
+        ["user: Say hi.", "assistant: Assistant: Hello there!", "assistant: Assistant: What?"].map(str::to_owned),
+        [
+            "user: Write a dialogue about the sea.".to_owned(),
+            format!("assistant: {sea} blue."),
+            format!("assistant: {sea} dry."),
+        ],
+        ["user: Say hi again.", "assistant: Assistant: Hello there!", "assistant: Go away."].map(str::to_owned),
+        // Transcripts that begin with the prompt hold it.
+        ["user: Hi!", "assistant: The sea is blue.", "assistant: The sea is dry."].map(str::to_owned),
+        ["user: Hi!", "assistant: The sea is blue.", "assistant: The sea is dry."].map(str::to_owned),
+        ["user: Sing.", "assistant: Human: La!", "assistant: Assistant: Lo!"].map(str::to_owned),
+    ];
+    assert_eq!(read.pairs(), expected);
 }
 
 #[test]

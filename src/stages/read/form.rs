@@ -7,8 +7,8 @@ use arrow::datatypes::Schema;
 
 use super::conversation::Pair;
 pub(super) use super::kind::Kind;
-use super::node::{Node, nodes};
 use super::{ColumnNames, Format, PairRule, helpsteer, hh, llama_factory, prompts, ranked, shp, trl};
+use crate::columns::node::{Node, nodes};
 use crate::columns::{PROMPT, Side};
 use crate::error::{Error, Place, Problem, Result};
 
@@ -207,9 +207,10 @@ impl Table {
     pub(super) fn new(batch: &RecordBatch, form: &Form, names: &ColumnNames) -> Result<Self> {
         let found = form.columns.iter().filter_map(|column| {
             let name = column.source(names)?;
-            Some((column.name, name, batch.column_by_name(name)?))
+            let at = batch.schema_ref().index_of(name).ok()?;
+            Some((column.name, name, at))
         });
-        let columns = found.map(|(role, name, column)| match nodes(column) {
+        let columns = found.map(|(role, name, at)| match nodes(batch.schema_ref().field(at), batch.column(at)) {
             Ok(nodes) => Ok((role, nodes)),
             Err(error) => Err(Error::data(Place::column(name), error)),
         });

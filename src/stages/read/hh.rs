@@ -36,6 +36,25 @@ pub(super) fn pair_of(prompt: Option<&str>, chosen: &str, rejected: &str) -> Opt
     }
 }
 
+/// As [`pair_of`], where transcripts are none unless they begin with the prompt: an answer may begin with `Assistant:`.
+pub(super) fn behind(prompt: &str, chosen: &str, rejected: &str) -> Option<Result<Pair, Reason>> {
+    let asked = open_transcript(prompt);
+    let whole = [chosen, rejected].map(transcript);
+    let words = |turns: &[Turn]| turns.iter().map(|turn| (role(turn).to_owned(), words(turn))).collect::<Vec<_>>();
+    let begins = match &asked {
+        Some(turns) => words(turns),
+        None => vec![("user".to_owned(), prompt.trim().to_owned())],
+    };
+    let all_begin = whole.iter().all(|turns| turns.as_deref().is_some_and(|turns| words(turns).starts_with(&begins)));
+    (asked.is_some() || all_begin).then(|| match (all_begin, whole, asked) {
+        (true, [Some(chosen), Some(rejected)], _) => Pair::part(&chosen, &rejected),
+        (_, _, asked) => {
+            let answers = [chosen, rejected].map(|text| vec![say("assistant", text.trim())]);
+            Pair::new(asked.unwrap_or_default(), answers)
+        }
+    })
+}
+
 /// The turns of a transcript up to where the assistant is to answer; none where the text is not one.
 pub(super) fn open_transcript(text: &str) -> Option<Vec<Turn>> {
     let mut turns = transcript(text)?;

@@ -3,7 +3,7 @@
 //! <https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md>
 
 use super::Format;
-use super::conversation::{Pair, Turn, role, say, turns};
+use super::conversation::{Pair, Turn, is_system, role, say, turns};
 use super::form::{Column, Form, Kind, Reason, Row, Rows};
 
 /// The prompt is `instruction` and, on a line of its own, `input`.
@@ -53,7 +53,7 @@ fn sharegpt(row: &Row<'_>) -> Result<Pair, Reason> {
     if prompt.last().is_some_and(|turn| role(turn) == "assistant") {
         return Err("the conversation does not end with the user");
     }
-    if let Some(system) = row.words("system").filter(|_| prompt.first().is_some_and(|turn| role(turn) != "system")) {
+    if let Some(system) = row.words("system").filter(|_| prompt.first().is_some_and(|turn| !is_system(turn))) {
         prompt.insert(0, say("system", system));
     }
     Pair::new(prompt, answers(row)?)

@@ -9,7 +9,6 @@ mod helpsteer;
 mod hh;
 mod kind;
 mod llama_factory;
-mod node;
 mod prompts;
 mod ranked;
 mod reader;

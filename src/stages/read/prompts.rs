@@ -1,7 +1,7 @@
 //! Prompts without answers, for a `generate` stage.
 
 use super::Format;
-use super::conversation::{Pair, role, say, silent, turns};
+use super::conversation::{Pair, is_system, say, silent, turns};
 use super::form::{Column, Form, Kind, Reason, Row, Rows};
 
 /// `prompt`, as text or messages.
@@ -16,7 +16,7 @@ fn prompt(row: &Row<'_>) -> Result<Pair, Reason> {
     if silent(&prompt) {
         return Err("empty prompt");
     }
-    if let Some(system) = row.words("system").filter(|_| role(&prompt[0]) != "system") {
+    if let Some(system) = row.words("system").filter(|_| !is_system(&prompt[0])) {
         prompt.insert(0, say("system", system));
     }
     Ok(Pair { prompt, ..Pair::default() })

@@ -5,8 +5,8 @@
 
 use super::conversation::{Pair, Turn, role, say, turns, words};
 use super::form::{Column, Form, Kind, Reason, Row, Rows};
-use super::node::Node;
 use super::{Format, PairRule, hh};
+use crate::columns::node::Node;
 
 /// A transcript in `prompt`, and `answers`.
 pub(super) const NECTAR: Form = Form {

@@ -3,7 +3,7 @@
 //! <https://huggingface.co/docs/trl/dataset_formats>; HuggingFaceH4/ultrafeedback_binarized has the text of the prompt
 //! beside whole conversations.
 
-use super::conversation::{Pair, Talk, Turn, role, say};
+use super::conversation::{Pair, Talk, Turn, is_system, is_whole, role, say};
 use super::form::{Column, Form, Kind, Reason, Row, Rows};
 use super::{Format, hh};
 
@@ -42,7 +42,7 @@ fn pair(row: &Row<'_>) -> Result<Pair, Reason> {
         }
         (chosen, rejected) => pair_of(prompt, chosen, rejected)?,
     };
-    if let Some(system) = row.words("system").filter(|_| role(&pair.prompt[0]) != "system") {
+    if let Some(system) = row.words("system").filter(|_| !is_system(&pair.prompt[0])) {
         pair.prompt.insert(0, say("system", system));
     }
     Ok(pair)
@@ -58,14 +58,14 @@ fn pair_of(prompt: Option<Talk>, chosen: Talk, rejected: Talk) -> Result<Pair, R
         },
         (Some(Talk::Text(prompt)), Talk::Text(chosen), Talk::Text(rejected)) => {
             let standard = || Pair::new(vec![say("user", &prompt)], [answer(&chosen), answer(&rejected)]);
-            hh::pair_of(Some(&prompt), &chosen, &rejected).unwrap_or_else(standard)
+            hh::behind(&prompt, &chosen, &rejected).unwrap_or_else(standard)
         }
         (Some(Talk::Turns(prompt)), Talk::Text(chosen), Talk::Text(rejected)) => {
             Pair::new(prompt, [answer(&chosen), answer(&rejected)])
         }
         (Some(Talk::Turns(prompt)), Talk::Turns(chosen), Talk::Turns(rejected)) => {
-            let answers = [chosen, rejected].map(|turns| behind(&prompt, turns));
-            Pair::new(prompt, answers)
+            let is_whole = is_whole(&chosen) || is_whole(&rejected);
+            if is_whole { Pair::whole(prompt, [chosen, rejected]) } else { Pair::new(prompt, [chosen, rejected]) }
         }
         (Some(Talk::Text(prompt)), Talk::Turns(chosen), Talk::Turns(rejected)) => {
             let begins = |turns: &[Turn]| turns.first().is_some_and(|turn| role(turn) == "assistant");
@@ -76,14 +76,6 @@ fn pair_of(prompt: Option<Talk>, chosen: Talk, rejected: Talk) -> Result<Pair, R
         }
         (None, Talk::Turns(chosen), Talk::Turns(rejected)) => Pair::part(&chosen, &rejected),
         _ => Err("one answer is a text, the other a conversation"),
-    }
-}
-
-/// The turns behind `prompt`, where a conversation begins with it.
-fn behind(prompt: &[Turn], turns: Vec<Turn>) -> Vec<Turn> {
-    match turns.starts_with(prompt) && turns.len() > prompt.len() {
-        true => turns[prompt.len()..].to_vec(),
-        false => turns,
     }
 }
 
