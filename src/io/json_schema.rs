@@ -1,15 +1,17 @@
 //! The columns of JSON rows: what all of them have in common.
 //!
-//! A key may be missing. Whole and other numbers make `Float64`, different scalars `Utf8`. A list that is empty, or a
-//! value that is null, says nothing.
+//! A key may be missing. Whole numbers are `Int64`, or `UInt64` where they need it; whole and other numbers make `Float64`.
+//! Numbers that no such type holds exactly, and different scalars, are texts of what was written. A list that is empty, or
+//! a value that is null, says nothing. Values that are a list or an object in one row and something else in another stay
+//! JSON: a text of the extension type `arrow.json`.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
-use serde_json::{Map, Value};
 
+use super::extension;
+use super::json_value::{Json, is_finite};
 use super::limits::COLUMNS;
 
 /// What the values of one place in the rows look like.
@@ -17,9 +19,54 @@ use super::limits::COLUMNS;
 enum Shape {
     #[default]
     Unknown,
-    Scalar(DataType),
+    Bool,
+    Number(Numbers),
+    Text,
     List(Box<Shape>),
     Object(Columns),
+    /// Values that have no form in common.
+    Json,
+}
+
+/// What numbers need of their type.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Numbers {
+    /// One has a fraction or an exponent, or is not finite.
+    has_fractions: bool,
+    is_below_zero: bool,
+    /// One is beyond `i64`.
+    is_beyond_signed: bool,
+    /// One is beyond `u64`, or below `i64`.
+    is_beyond_all: bool,
+    /// A whole one is no `f64`.
+    is_inexact: bool,
+}
+
+impl Numbers {
+    fn add(&mut self, number: &str) {
+        if !is_finite(number) || number.contains(['.', 'e', 'E']) {
+            self.has_fractions = true;
+            return;
+        }
+        let Ok(whole) = number.parse::<i128>() else {
+            (self.is_beyond_all, self.is_inexact) = (true, true);
+            return;
+        };
+        self.is_below_zero |= whole < 0;
+        self.is_beyond_signed |= whole > i128::from(i64::MAX);
+        self.is_beyond_all |= whole > i128::from(u64::MAX) || whole < i128::from(i64::MIN);
+        self.is_inexact |= whole as f64 as i128 != whole;
+    }
+
+    fn data_type(self) -> DataType {
+        match self {
+            Self { has_fractions: true, is_inexact: false, .. } => DataType::Float64,
+            Self { has_fractions: true, .. } | Self { is_beyond_all: true, .. } => DataType::Utf8,
+            Self { is_beyond_signed: true, is_below_zero: true, .. } => DataType::Utf8,
+            Self { is_beyond_signed: true, .. } => DataType::UInt64,
+            _ => DataType::Int64,
+        }
+    }
 }
 
 /// The keys of objects, in the order in which they appear.
@@ -27,6 +74,8 @@ enum Shape {
 pub(super) struct Columns {
     shapes: Vec<(String, Shape)>,
     places: HashMap<String, usize>,
+    /// Values that are not null, by place.
+    values: Vec<u64>,
 }
 
 /// How much of it there is: of columns everywhere in the rows, and of objects in the row at hand.
@@ -36,164 +85,148 @@ pub(super) struct Extent {
     pub(super) objects: u64,
 }
 
-/// A row that does not fit.
-#[derive(Debug)]
-pub(super) struct Conflict {
-    column: Vec<String>,
-    why: Why,
-}
+/// A key that makes one column too many: the keys that lead there, and it.
+#[derive(Debug, PartialEq)]
+pub(super) struct TooMany(Vec<String>);
 
-#[derive(Debug)]
-enum Why {
-    Kinds { found: &'static str, known: &'static str },
-    Columns,
-}
-
-impl Conflict {
-    fn below(mut self, key: &str) -> Self {
-        self.column.insert(0, key.to_owned());
-        self
-    }
-}
-
-impl fmt::Display for Conflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let column = self.column.join(".");
-        match self.why {
-            Why::Kinds { found, known } => write!(f, "column `{column}` is {found} here and {known} in an earlier row"),
-            Why::Columns => {
-                let help = "where keys are data, write a list of objects with a key and a value";
-                write!(f, "column `{column}` is one more than the {COLUMNS} that a file may have; {help}")
-            }
-        }
+impl std::fmt::Display for TooMany {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let help = "where keys are data, write a list of objects with a key and a value";
+        let column = self.0.join(".");
+        write!(f, "column `{column}` is one more than the {COLUMNS} that a file may have; {help}")
     }
 }
 
 impl Columns {
-    /// Takes in one more row.
-    pub(super) fn add(&mut self, row: &Map<String, Value>, extent: &mut Extent) -> Result<(), Conflict> {
+    /// Takes in the fields of one more row.
+    pub(super) fn add(
+        &mut self,
+        row: &[(std::borrow::Cow<'_, str>, Json<'_>)],
+        extent: &mut Extent,
+    ) -> Result<(), TooMany> {
         extent.objects += 1;
-        for (key, value) in row {
-            let place = match self.places.get(key) {
-                Some(place) => *place,
+        for (at, (key, value)) in row.iter().enumerate() {
+            let near = self.shapes.get(at).is_some_and(|(known, _)| known == key).then_some(at);
+            let place = match near.or_else(|| self.places.get(&**key).copied()) {
+                Some(place) => place,
                 None => {
                     extent.columns += 1;
                     if extent.columns > COLUMNS {
-                        return Err(Conflict { column: vec![key.clone()], why: Why::Columns });
+                        return Err(TooMany(vec![key.clone().into_owned()]));
                     }
-                    self.shapes.push((key.clone(), Shape::Unknown));
-                    self.places.insert(key.clone(), self.shapes.len() - 1);
+                    self.shapes.push((key.clone().into_owned(), Shape::Unknown));
+                    self.values.push(0);
+                    self.places.insert(key.clone().into_owned(), self.shapes.len() - 1);
                     self.shapes.len() - 1
                 }
             };
-            self.shapes[place].1.add(value, extent).map_err(|conflict| conflict.below(key))?;
+            self.values[place] += u64::from(is_value(value));
+            let added = self.shapes[place].1.add(value, extent);
+            added.map_err(|TooMany(mut path)| {
+                path.insert(0, key.clone().into_owned());
+                TooMany(path)
+            })?;
         }
         Ok(())
     }
 
-    /// The columns as a schema.
-    pub(super) fn schema(&self) -> Schema {
-        Schema::new(self.fields())
+    /// The columns of `rows` rows as a schema. Columns of scalars without a null are not nullable.
+    pub(super) fn schema(&self, rows: u64) -> Schema {
+        let is_full = |name: &str| self.places.get(name).is_some_and(|place| self.values[*place] == rows);
+        let fields = self.fields();
+        let fields = fields.iter().map(|field| {
+            let nullable = field.data_type().is_nested() || !is_full(field.name());
+            Field::clone(field).with_nullable(nullable)
+        });
+        Schema::new(fields.collect::<Vec<_>>())
     }
 
     /// An object that never holds anything is no column.
     fn fields(&self) -> Fields {
-        let columns = self.shapes.iter().filter_map(|(name, shape)| Some(Field::new(name, shape.data_type()?, true)));
-        columns.collect()
+        self.shapes.iter().filter_map(|(name, shape)| shape.field(name)).collect()
+    }
+}
+
+/// Whether it is a value in a column of any type.
+fn is_value(value: &Json<'_>) -> bool {
+    match value {
+        Json::Null => false,
+        Json::Number(number) => is_finite(number),
+        _ => true,
     }
 }
 
 impl Shape {
-    fn add(&mut self, value: &Value, extent: &mut Extent) -> Result<(), Conflict> {
-        let scalar = match value {
-            Value::Null => return Ok(()),
-            Value::Bool(_) => DataType::Boolean,
-            Value::Number(number) if number.is_i64() => DataType::Int64,
-            Value::Number(_) => DataType::Float64,
-            Value::String(_) => DataType::Utf8,
-            Value::Array(items) => {
-                if *self == Self::Unknown {
-                    *self = Self::List(Box::default());
-                }
-                return match self {
-                    Self::List(element) => items.iter().try_for_each(|item| element.add(item, extent)),
-                    other => Err(other.conflict("a list")),
-                };
+    fn add(&mut self, value: &Json<'_>, extent: &mut Extent) -> Result<(), TooMany> {
+        match (&mut *self, value) {
+            (Self::Json, _) | (_, Json::Null) => {}
+            (Self::List(element), Json::List(items)) => {
+                return items.iter().try_for_each(|item| element.add(item, extent));
             }
-            Value::Object(map) => {
-                if *self == Self::Unknown {
-                    *self = Self::Object(Columns::default());
-                }
-                return match self {
-                    Self::Object(columns) => columns.add(map, extent),
-                    other => Err(other.conflict("an object")),
+            (Self::Object(columns), Json::Object(fields)) => return columns.add(fields, extent),
+            (Self::Number(numbers), Json::Number(number)) => numbers.add(number),
+            (Self::Bool, Json::Bool(_)) | (Self::Text, Json::Text(_)) => {}
+            (Self::Unknown, value) => {
+                *self = match value {
+                    Json::Null => Self::Unknown,
+                    Json::Bool(_) => Self::Bool,
+                    Json::Number(_) => Self::Number(Numbers::default()),
+                    Json::Text(_) => Self::Text,
+                    Json::List(_) => Self::List(Box::default()),
+                    Json::Object(_) => Self::Object(Columns::default()),
                 };
+                return self.add(value, extent);
             }
-        };
-        match self {
-            Self::Unknown => *self = Self::Scalar(scalar),
-            Self::Scalar(known) if *known == scalar => {}
-            Self::Scalar(known) => *known = wider(known, &scalar),
-            other => return Err(other.conflict(name(&scalar))),
+            (Self::Bool | Self::Number(_) | Self::Text, Json::Bool(_) | Json::Number(_) | Json::Text(_)) => {
+                *self = Self::Text;
+            }
+            _ => *self = Self::Json,
         }
         Ok(())
     }
 
-    fn conflict(&self, found: &'static str) -> Conflict {
-        let known = match self {
-            Self::Unknown => "nothing",
-            Self::Scalar(scalar) => name(scalar),
-            Self::List(_) => "a list",
-            Self::Object(_) => "an object",
-        };
-        Conflict { column: Vec::new(), why: Why::Kinds { found, known } }
-    }
-
-    fn data_type(&self) -> Option<DataType> {
-        match self {
-            Self::Unknown => Some(DataType::Null),
-            Self::Scalar(scalar) => Some(scalar.clone()),
-            Self::List(element) => Some(DataType::List(Arc::new(Field::new("element", element.data_type()?, true)))),
+    fn field(&self, name: &str) -> Option<Field> {
+        let data_type = match self {
+            Self::Unknown => DataType::Null,
+            Self::Bool => DataType::Boolean,
+            Self::Number(numbers) => numbers.data_type(),
+            Self::Text => DataType::Utf8,
+            Self::List(element) => DataType::List(Arc::new(element.field("element")?)),
             Self::Object(columns) => {
                 let fields = columns.fields();
-                (!fields.is_empty()).then_some(DataType::Struct(fields))
+                if fields.is_empty() {
+                    return None;
+                }
+                DataType::Struct(fields)
             }
-        }
-    }
-}
-
-fn wider(a: &DataType, b: &DataType) -> DataType {
-    let number = |scalar: &DataType| matches!(scalar, DataType::Int64 | DataType::Float64);
-    if number(a) && number(b) { DataType::Float64 } else { DataType::Utf8 }
-}
-
-fn name(scalar: &DataType) -> &'static str {
-    match scalar {
-        DataType::Boolean => "true or false",
-        DataType::Utf8 => "a text",
-        _ => "a number",
+            Self::Json => return Some(extension::json(Field::new(name, DataType::Utf8, true))),
+        };
+        Some(Field::new(name, data_type, true))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::io::json_value::parse;
 
-    fn columns(rows: &[Value]) -> Result<Columns, Conflict> {
+    fn columns(rows: &[&str]) -> Result<Columns, TooMany> {
         let (mut columns, mut extent) = (Columns::default(), Extent::default());
-        rows.iter().try_for_each(|row| columns.add(row.as_object().unwrap(), &mut extent))?;
+        for row in rows {
+            let Json::Object(fields) = parse(row).unwrap() else { panic!("{row}") };
+            columns.add(&fields, &mut extent)?;
+        }
         Ok(columns)
     }
 
     #[test]
     fn types_widen_until_every_row_fits() {
         let rows = [
-            json!({"n": 1, "list": [], "who": {"name": null, "empty": {}}, "mixed": 1, "turns": [null]}),
-            json!({"n": 0.5, "list": [1], "late": true, "turns": [{"role": "user"}]}),
-            json!({"n": null, "list": [0.5], "who": {"name": "x"}, "mixed": "a", "turns": [{"content": null}]}),
+            r#"{"n": 1, "list": [], "who": {"name": null, "empty": {}}, "mixed": 1, "turns": [null], "full": "x"}"#,
+            r#"{"n": 0.5, "list": [1], "late": true, "turns": [{"role": "user"}], "full": "y"}"#,
+            r#"{"n": null, "list": [0.5], "who": {"name": "x"}, "mixed": "a", "turns": [{"content": null}], "full": "z"}"#,
         ];
-        let schema = columns(&rows).unwrap().schema();
+        let schema = columns(&rows).unwrap().schema(3);
         let shown = |name: &str| schema.field_with_name(name).unwrap().data_type().to_string();
         assert_eq!(shown("n"), "Float64");
         assert!(shown("list").contains("Float64"), "{}", shown("list"));
@@ -201,21 +234,44 @@ mod tests {
         assert_eq!(shown("mixed"), "Utf8");
         assert_eq!(shown("late"), "Boolean");
         assert!(shown("turns").contains("\"role\": Utf8, \"content\": Null"), "{}", shown("turns"));
+        let nullable: Vec<bool> = schema.fields().iter().map(|field| field.is_nullable()).collect();
+        assert_eq!(nullable, [true, true, true, true, true, false, true]);
     }
 
     #[test]
-    fn a_contradiction_is_named() {
-        let error = |rows: &[Value]| columns(rows).unwrap_err().to_string();
-        let rows = [json!({"a": 1}), json!({"a": {"b": 1}})];
-        assert_eq!(error(&rows), "column `a` is an object here and a number in an earlier row");
-        let rows = [json!({"m": [{"content": "x"}]}), json!({"m": [{"content": [1]}]})];
-        assert_eq!(error(&rows), "column `m.content` is a list here and a text in an earlier row");
+    fn whole_numbers_are_exact_or_text() {
+        let kind = |values: &str| {
+            let rows: Vec<String> = values.split(' ').map(|value| format!("{{\"n\": {value}}}")).collect();
+            let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+            columns(&rows).unwrap().schema(9).field(0).data_type().clone()
+        };
+        assert_eq!(kind("1 -9223372036854775808 9223372036854775807"), DataType::Int64);
+        assert_eq!(kind("1 9223372036854775808 18446744073709551615"), DataType::UInt64);
+        assert_eq!(kind("-1 9223372036854775808"), DataType::Utf8);
+        assert_eq!(kind("18446744073709551616"), DataType::Utf8);
+        assert_eq!(kind("9007199254740992 0.5 -1"), DataType::Float64);
+        assert_eq!(kind("9007199254740993 0.5"), DataType::Utf8);
+        assert_eq!(kind("1 NaN -Infinity 1e999"), DataType::Float64);
     }
+
+    #[test]
+    fn what_has_no_form_in_common_stays_json() {
+        let rows = [
+            r#"{"a": 1, "m": [{"content": "x"}, {"content": null}], "l": [1, [2]]}"#,
+            r#"{"a": {"b": 1}, "m": [{"content": [{"text": "y"}]}], "l": []}"#,
+        ];
+        let schema = columns(&rows).unwrap().schema(2);
+        let is_json = |name: &str| extension::name(schema.field_with_name(name).unwrap()) == Some(extension::JSON);
+        assert_eq!([is_json("a"), is_json("m"), is_json("l")], [true, false, false]);
+        let DataType::List(element) = schema.field(2).data_type() else { panic!() };
+        assert_eq!(extension::name(element), Some(extension::JSON));
+    }
+
     #[test]
     fn columns_are_counted_wherever_they_are() {
-        let wide = |count: usize| (0..count).map(|key| (format!("k{key}"), json!(1))).collect::<Map<_, _>>();
-        assert!(columns(&[json!({ "a": [wide(COLUMNS - 1)] })]).is_ok());
-        let error = columns(&[json!({ "a": [wide(COLUMNS)] })]).unwrap_err().to_string();
+        let wide = |count: usize| (0..count).map(|key| format!("\"k{key}\": 1")).collect::<Vec<_>>().join(", ");
+        assert!(columns(&[&format!("{{\"a\": [{{{}}}]}}", wide(COLUMNS - 1))]).is_ok());
+        let error = columns(&[&format!("{{\"a\": [{{{}}}]}}", wide(COLUMNS))]).unwrap_err().to_string();
         assert!(error.starts_with("column `a.k9999` is one more than the 10000 that a file may have; "), "{error}");
     }
 }

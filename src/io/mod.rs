@@ -7,6 +7,7 @@
 
 pub mod ahead;
 pub mod bounds;
+mod conform;
 pub mod csv;
 mod csv_rows;
 pub mod dataset;
@@ -18,8 +19,10 @@ mod footer;
 pub mod hub;
 pub mod ipc;
 pub mod json_array;
+mod json_columns;
 mod json_rows;
 mod json_schema;
+mod json_value;
 pub mod jsonl;
 pub mod lease;
 mod limits;

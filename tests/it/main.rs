@@ -7,6 +7,7 @@ mod azure;
 mod boundary;
 mod checkpoints;
 mod close;
+mod columns;
 mod engines;
 mod files;
 mod formats;

@@ -172,7 +172,11 @@ impl<'a> Binder<'a> {
         match operator {
             Equal | Operator::NotEqual | Less | LessOrEqual | Greater | GreaterOrEqual => {
                 let ([left, right], _) = self.compared([left, right])?;
-                made(Expression::Compare(operator, left, right), Type::Bool)
+                // Before either side is evaluated, which may be an error.
+                match [&left, &right].iter().any(|side| matches!(***side, Expression::Value(Value::Null))) {
+                    true => made(Expression::Value(Value::Null), Type::Bool),
+                    false => made(Expression::Compare(operator, left, right), Type::Bool),
+                }
             }
             Concatenate => {
                 let parts = [self.text(left)?, self.text(right)?];

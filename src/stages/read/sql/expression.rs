@@ -122,6 +122,7 @@ impl Expression {
                 found(&value, list.iter().map(|other| other.value(row)))
             }
             Self::Has { list, element, kind } => match (list.value(row)?, element.value(row)?) {
+                (Value::List(list), _) if list.len() == 0 => Ok(Value::Bool(false)),
                 (Value::List(list), element) if !element.is_null() => {
                     let mut values = list.values().map(|value| number::widened(value, kind));
                     let has = values.find_map(|value| match value.order(&element) {

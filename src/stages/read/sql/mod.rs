@@ -161,4 +161,6 @@ fn near<'a>(word: &str, choices: &[&'a str]) -> Option<&'a str> {
 }
 
 #[cfg(test)]
+mod duckdb_tests;
+#[cfg(test)]
 mod tests;

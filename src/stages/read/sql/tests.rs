@@ -33,7 +33,7 @@ fn rows() -> RecordBatch {
         ),
         ("flag", Arc::new(BooleanArray::from(vec![Some(true), Some(false), None]))),
         (
-            "when",
+            "day",
             cast(&StringArray::from(vec![Some("2024-01-02"), Some("1969-12-31"), None]), &DataType::Date32).unwrap(),
         ),
         ("tags", Arc::new(tags)),
@@ -120,7 +120,7 @@ fn what_cannot_be_asked_is_refused_with_its_place() {
     let rows = rows();
     for (text, expected) in [
         ("kidn = 'a'", "no column `kidn`, at character 1 of the expression; did you mean `kind`?"),
-        ("n > 1 AND whoever.age > 2", "no column `whoever`, at character 11 of the expression; there are kind, n, u,"),
+        ("n > 1 AND whoever.age > 2", "no column `whoever`, at character 11 of the expression; there are kind, n, u, "),
         ("who.agee = 1", "no field `agee`, at character 4 of the expression; did you mean `Age`?"),
         ("n", "`where` is of true and false, and this is INTEGER, at character 1"),
         ("n AND flag", "AND is of true and false, and this is INTEGER, at character 1"),

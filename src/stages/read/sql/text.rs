@@ -100,23 +100,13 @@ fn mapped(text: &str, map: impl Fn(char) -> char) -> Cow<'_, str> {
 }
 
 /// The characters of `text` from `start`, counted from 1 or, below 0, from the end; `length` of them, or those in front of
-/// `start` where it is below 0.
+/// `start` where it is below 0. Both may lie outside of the text.
 pub(super) fn substring(text: &str, start: i128, length: Option<i128>) -> &str {
     let count = text.chars().count() as i128;
-    let mut length = length.unwrap_or(i128::from(i64::MAX));
-    let from = match start {
-        1.. => count.min(start - 1),
-        0 => {
-            length -= 1;
-            if length <= 0 {
-                return "";
-            }
-            0
-        }
-        _ => (count + start).max(0),
-    };
-    let to = if length < 0 { (from + length).max(0) } else { count.min(from.saturating_add(length)) };
-    range(text, from.min(to), from.max(to))
+    let start = if start < 0 { count.saturating_add(start) } else { start - 1 };
+    let end = length.map_or(count, |length| start.saturating_add(length));
+    let inside = |place: i128| place.clamp(0, count);
+    range(text, inside(start.min(end)), if length.is_none() { count } else { inside(start.max(end)) })
 }
 
 /// The first `length` characters; all but the last `-length` where it is below 0.
@@ -157,6 +147,8 @@ mod tests {
         assert_eq!([substring("héllo", 2, Some(3)), substring("héllo", 0, Some(2))], ["éll", "h"]);
         assert_eq!([substring("héllo", -3, Some(2)), substring("héllo", 2, Some(-1))], ["ll", "h"]);
         assert_eq!([substring("héllo", 2, None), substring("héllo", 9, None)], ["éllo", ""]);
+        assert_eq!([substring("héllo", -6, Some(3)), substring("héllo", 7, Some(-2))], ["hé", "o"]);
+        assert_eq!([substring("héllo", -9, None), substring("héllo", 0, Some(-1))], ["héllo", ""]);
         assert_eq!([left("héllo", 2), left("héllo", -2), left("héllo", -9)], ["hé", "hél", ""]);
         assert_eq!([right("héllo", 2), right("héllo", -2), right("héllo", 9)], ["lo", "llo", "héllo"]);
         assert_eq!((upper("straßeŉ"), lower("İΑΣ")), ("STRAẞEŉ".into(), "iασ".into()));
