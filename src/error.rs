@@ -4,10 +4,12 @@
 //! [`Place`]; everything that names a position in a pipeline file is a [`Problem`].
 
 mod caught;
+mod suggest;
 
 use std::fmt;
 
 pub(crate) use caught::caught;
+pub use suggest::{nearest, suggest};
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -176,15 +178,6 @@ impl Error {
         match self {
             Self::Pipeline(_) | Self::Stage { .. } | Self::InStage { .. } | Self::Interrupted => self,
             source => Self::InStage { stage: stage.to_owned(), source: Box::new(source) },
-        }
-    }
-
-    /// Whether the same command may succeed later: a store kept failing.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Store { retryable, .. } => *retryable,
-            Self::InStage { source, .. } => source.is_retryable(),
-            _ => false,
         }
     }
 

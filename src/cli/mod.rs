@@ -23,11 +23,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use self::progress::Progress;
 use self::terminal::{plain, plain_json};
 use crate::error::{Error, Result};
+use crate::io::Location;
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
 use crate::pipeline::plan::warn;
 use crate::pipeline::run::Planned;
-use crate::pipeline::spec::File;
 use crate::pipeline::{Options, Plan, Share, Spec, Suite, Work, run, schema, sweep};
 
 /// Selective preference optimization as a dataflow pipeline over columnar data.
@@ -79,6 +79,16 @@ enum Command {
     Runs(runs::Runs),
     /// Print what a dataset holds: schema, provenance, rewards, masks.
     Inspect(inspect::Inspect),
+    /// Make the tables and plots of a sweep again, from the numbers that a run left.
+    Tables {
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// The folder with numbers.parquet, in which tables and plots are written.
+        folder: String,
+        /// Replace tables and plots that are there.
+        #[arg(long)]
+        overwrite: bool,
+    },
     /// Print the JSON Schema of pipeline files, for editors.
     Schema,
 }
@@ -214,7 +224,11 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),
-        Command::Schema => print(&format!("{:#}\n", schema::of::<File>())),
+        Command::Tables { pipeline, folder, overwrite } => pipeline.sources()?.iter().try_for_each(|source| {
+            let spec = Spec::parse(&source.text, &source.name, &source.vars)?;
+            print(&plain(&sweep::again(&spec, &Location::parse(&folder)?, overwrite)?))
+        }),
+        Command::Schema => print(&format!("{:#}\n", schema::for_editors())),
     }
 }
 

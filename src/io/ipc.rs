@@ -5,6 +5,7 @@ mod claims;
 mod decoder;
 mod footer;
 mod stream;
+mod views;
 
 use std::io::Read;
 use std::ops::Range;

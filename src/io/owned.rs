@@ -315,19 +315,17 @@ impl Owned {
         path == RECORD || self.record.files.contains_key(path) || self.record.numbered.iter().any(is_numbered)
     }
 
-    /// Removes the files that are recorded here or in `also` and have their recorded sizes, then the record, then the
+    /// Removes the files that are recorded here or in `also` and have their sizes, if these are recorded, then the record, then the
     /// folders that are empty. Returns what stayed. This is the only place that empties a folder.
     ///
     /// # Errors
     /// A link in place of the folder; a file that cannot be removed.
-    pub fn remove(self, also: &BTreeMap<String, Written>) -> Result<Vec<String>> {
+    pub fn remove(self, also: &BTreeMap<String, Option<Written>>) -> Result<Vec<String>> {
         refuse_link(&self.folder)?;
         let (mut gone, mut stayed) = (Vec::new(), Vec::new());
         for found in self.folder.scan()?.into_iter().filter(|found| found.path != RECORD) {
-            let recorded = match self.record.files.get(&found.path) {
-                Some(written) => Some(written.as_ref()),
-                None => also.get(&found.path).map(Some).or(self.names(&found.path).then_some(None)),
-            };
+            let recorded = self.record.files.get(&found.path).or_else(|| also.get(&found.path)).map(Option::as_ref);
+            let recorded = recorded.or(self.names(&found.path).then_some(None));
             match recorded {
                 Some(written) if found.is_file && written.is_none_or(|written| written.bytes == found.bytes) => {
                     self.folder.join(&found.path).delete()?;
@@ -336,7 +334,10 @@ impl Owned {
                 _ => stayed.push(found.path),
             }
         }
-        self.folder.join(RECORD).delete()?;
+        let record = self.folder.join(RECORD);
+        if record.is_file()? {
+            record.delete()?;
+        }
         if let Some(local) = self.folder.local() {
             remove_empty(local, &gone);
         }

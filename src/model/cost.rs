@@ -172,6 +172,7 @@ mod tests {
             head_dim: 64,
             inner: 1536,
             feed_forward: FeedForward::Gated,
+            positions: 2048,
         });
         assert_eq!(cost.token, 2.0 * 106_168_320.0);
         assert_eq!(cost.head, 2.0 * 49_152.0 * 576.0);

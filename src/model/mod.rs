@@ -20,7 +20,6 @@ mod footprint;
 pub mod generate;
 pub mod layers;
 pub mod pass;
-pub mod positions;
 pub mod save;
 pub mod score;
 pub mod sizes;

@@ -21,6 +21,9 @@ pub struct Sizes {
     pub inner: usize,
     /// Shape of the feed-forward network.
     pub feed_forward: FeedForward,
+    /// Length of the longest sequence that the model was trained for. Learned positions end there; rotary positions can be computed
+    /// beyond it, but the model has not seen them. A sliding window is no limit.
+    pub positions: usize,
 }
 
 /// Shapes of feed-forward networks.

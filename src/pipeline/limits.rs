@@ -3,7 +3,6 @@
 use super::plan::{Node, Plan};
 use super::spec::Spec;
 use crate::error::{Problem, Result};
-use crate::model::positions;
 use crate::stages::Stage;
 
 /// A model that reads a stage's rows, and its positions.
@@ -16,7 +15,7 @@ impl Plan {
     /// Positions of the model with the fewest, of those that read the rows of `node`; none where no model has a limit.
     ///
     /// # Errors
-    /// A model's config.json that cannot be read.
+    /// A model that is not supported, or whose config.json cannot be read.
     pub fn positions(&self, node: &Node) -> Result<Option<usize>> {
         Ok(self.limit(node)?.map(|limit| limit.positions))
     }
@@ -31,7 +30,7 @@ impl Plan {
                 continue;
             }
             let Some(source) = self.start_of(name) else { continue };
-            let Some(positions) = positions::limit(&source.config()?) else { continue };
+            let positions = source.describe()?.sizes.positions;
             if least.as_ref().is_none_or(|least| positions < least.positions) {
                 least = Some(Limit { model: name.to_owned(), positions });
             }

@@ -9,9 +9,11 @@
 mod doubtful;
 pub mod estimate;
 pub mod flow;
+mod foreign;
 mod hub;
 mod limits;
 mod models;
+mod order;
 mod places;
 pub mod plan;
 mod rejects;

@@ -23,6 +23,8 @@ pub(super) struct Models {
     hub: OnHub,
     /// Copies of folders in stores, with the model that they belong to.
     mirrors: Vec<(String, Mirror)>,
+    /// Models with a problem of their own: what follows from it is not reported as well.
+    broken: BTreeSet<String>,
 }
 
 impl Models {
@@ -37,7 +39,7 @@ impl Models {
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let hub = OnHub::describe(&spec.file, problems, monitor)?;
-        let mut models = Self { specs: spec.file.models.clone(), hub, mirrors: Vec::new() };
+        let mut models = Self { specs: spec.file.models.clone(), hub, mirrors: Vec::new(), broken: BTreeSet::new() };
         for (name, model) in &mut models.specs {
             let mut problem = |field: &str, message: String| {
                 let path = ["models", name, field].into_iter().filter(|part| !part.is_empty());
@@ -62,7 +64,51 @@ impl Models {
                 }
             }
         }
+        let is_broken = |problem: &Problem| match &problem.path[..] {
+            [first, name, ..] if first == "models" => Some(name.clone()),
+            _ => None,
+        };
+        models.broken.extend(problems.iter().filter_map(is_broken));
+        let found = models.incomplete(spec);
+        models.broken.extend(found.iter().filter_map(is_broken));
+        problems.extend(found);
         Ok(models)
+    }
+
+    /// Folders of models that are not there, or do not hold what the stages of `spec` need.
+    fn incomplete(&self, spec: &Spec) -> Vec<Problem> {
+        let used: BTreeSet<&str> =
+            spec.file.stages.values().flat_map(|stage| stage.models()).map(|(_, name)| name).collect();
+        let mut problems = Vec::new();
+        for (name, model) in spec.file.models.iter().filter(|(name, _)| !self.is_broken(name)) {
+            let folders = [("path", &model.path), ("adapter", &model.adapter), ("tokenizer", &model.tokenizer)];
+            let missing = folders.into_iter().find_map(|(field, folder)| no_folder(field, folder.as_deref()?));
+            let found = missing.or_else(|| match &model.tokenizer {
+                Some(folder) if !self.local(folder).join("tokenizer.json").is_file() && !folder.contains("://") => {
+                    Some(Problem::at("tokenizer", format!("no tokenizer.json in `{folder}`")))
+                }
+                _ => {
+                    let source = self.source(name, 0).filter(|_| used.contains(name.as_str()))?;
+                    let awaited =
+                        source.base_folder().ok().flatten().is_some_and(|folder| self.awaits_weights(&folder));
+                    let wrong = if awaited { source.config().map(drop) } else { source.look() };
+                    let field = if model.path.is_some() { "path" } else { "init" };
+                    wrong.err().map(|error| Problem::at(field, error.to_string()))
+                }
+            });
+            problems.extend(found.map(|problem| problem.within(&["models", name])));
+        }
+        problems
+    }
+
+    /// Whether the model `name` has a problem that was reported.
+    pub(super) fn is_broken(&self, name: &str) -> bool {
+        self.broken.contains(name)
+    }
+
+    /// The names of all models.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.specs.keys().map(String::as_str)
     }
 
     /// Where `path`, which may be an address of the hub, lies.
@@ -111,6 +157,32 @@ impl Models {
         copies.into_iter().any(|(_, mirror)| mirror.awaits(|name| WEIGHTS.iter().any(|end| name.ends_with(end))))
             || self.hub.awaits_weights(folder)
     }
+}
+
+/// A folder of this machine that is not there.
+fn no_folder(field: &str, text: &str) -> Option<Problem> {
+    let folder = Path::new(text);
+    if text.contains("://") || folder.is_dir() {
+        return None;
+    }
+    let what = if folder.exists() { "is a file, where a folder belongs" } else { "is not there" };
+    let problem = Problem::at(field, format!("the folder `{text}` {what}"));
+    Some(match on_the_hub(text, "") {
+        Some(help) => problem.help(help),
+        None => problem,
+    })
+}
+
+/// What to write for `text` if it looks like a name of the hub, `org/name`, and nothing here has that name; `kind` stands
+/// before names of its kind.
+pub(super) fn on_the_hub(text: &str, kind: &str) -> Option<String> {
+    let is_word = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    let (organisation, name) = text.split_once('/')?;
+    let is_name = is_word(organisation) && is_word(name) && !Path::new(text).exists();
+    is_name.then(|| format!("on the hub it is `{SCHEME}{kind}{text}`"))
 }
 
 fn is_small(name: &str) -> bool {

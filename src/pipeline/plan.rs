@@ -1,19 +1,18 @@
 //! A pipeline whose names are resolved and whose columns are known, before a row is read.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use tracing::warn;
 
-use super::models::Models;
+use super::models::{Models, on_the_hub};
 use super::places;
 use super::run::preflight;
-use super::schema::suggest;
 use super::spec::Spec;
 use super::{doubtful, limits, vocabulary};
 use crate::columns::Side;
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Problem, Result, suggest};
 use crate::io::{Dataset, Stores};
 use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::monitor::{Monitor, Silent};
@@ -21,6 +20,7 @@ use crate::stages::generate::Generate;
 use crate::stages::score::Score;
 use crate::stages::train::Train;
 use crate::stages::{Stage, replaced};
+use crate::text::tokenizer::way_out;
 
 /// What will run.
 #[derive(Debug, Clone)]
@@ -61,6 +61,16 @@ impl From<Vec<Problem>> for Obstacle {
 }
 
 impl Obstacle {
+    /// With a way out, where there is one.
+    fn help(self, help: Option<String>) -> Self {
+        match (self, help) {
+            (Self::Problems(problems), Some(help)) => {
+                Self::Problems(problems.into_iter().map(|problem| problem.help(help.clone())).collect())
+            }
+            (obstacle, _) => obstacle,
+        }
+    }
+
     fn at(field: &str, error: Error) -> Self {
         match error {
             Error::Interrupted | Error::Store { .. } => Self::Failed(error),
@@ -102,10 +112,7 @@ impl Plan {
             let message = format!("max_reject_share is {}; it must be in [0, 1]", spec.file.max_reject_share);
             problems.push(Problem::at("max_reject_share", message));
         }
-        if let Some(feature) = spec.file.device.missing_feature() {
-            let message = format!("this build cannot use the device `{}`", spec.file.device);
-            problems.push(Problem::at("device", message).help(format!("build with `--features {feature}`")));
-        }
+        problems.extend(not_built(spec.file.device));
         let mut plan = Self {
             nodes: Vec::new(),
             workdir: spec.file.workdir.clone(),
@@ -186,11 +193,34 @@ impl Plan {
 
     /// The model that the training of `name` began with, however many `train` stages lie between.
     pub fn start_of(&self, name: &str) -> Option<ModelSource> {
-        let mut name = name;
+        self.source(self.first(name))
+    }
+
+    /// The name of that model.
+    fn first<'a>(&'a self, mut name: &'a str) -> &'a str {
         while let Some(Node { stage: Stage::Train(train), .. }) = self.node(name) {
             name = &train.model;
         }
-        self.source(name)
+        name
+    }
+
+    /// Whether `name`, a model or a folder, has a tokenizer. What is wrong with a model is said where the model stands.
+    fn has_tokenizer(&self, name: &str) -> Result<(), Vec<Problem>> {
+        let folder = self.tokenizer(name);
+        if self.models.is_broken(name) || folder.join("tokenizer.json").is_file() {
+            return Ok(());
+        }
+        let models: Vec<&str> = self.models.names().collect();
+        let (message, help) = if models.contains(&name) {
+            let help = format!("name the folder that has it under `models: {name}`, as `tokenizer`");
+            (format!("model `{name}` has no tokenizer: there is no tokenizer.json in `{}`", folder.display()), help)
+        } else if folder.is_dir() {
+            (format!("no tokenizer.json in `{}`", folder.display()), way_out(&folder))
+        } else {
+            let help = on_the_hub(name, "").unwrap_or_else(|| suggest(name, &models));
+            (format!("`{name}` is no model under `models:`, and no folder"), help)
+        };
+        Err(vec![Problem::at("tokenizer", message).help(help)])
     }
 
     /// The tokenizer folder that `name` means: a model's, or a folder.
@@ -253,19 +283,27 @@ impl Plan {
         let columns = match stage {
             Stage::Read(read) => {
                 let dataset = Dataset::open_watched(&read.from.list(), &self.stores, monitor);
-                let dataset = dataset.map_err(|error| Obstacle::at("from", error))?;
+                let dataset = dataset.map_err(|error| {
+                    let hub = read.from.list().iter().find_map(|from| on_the_hub(from, "datasets/"));
+                    Obstacle::at("from", error).help(hub)
+                })?;
                 return Ok((read.columns(dataset.schema())?, Some(dataset)));
             }
             Stage::Tokenize(tokenize) => {
-                is_tokenizer(&self.tokenizer(&tokenize.tokenizer))?;
+                self.has_tokenizer(&tokenize.tokenizer)?;
+                if !self.models.is_broken(&tokenize.tokenizer) {
+                    let problem = tokenize.template.problem(&self.tokenizer(&tokenize.tokenizer));
+                    problem.map_or(Ok(()), |problem| Err(vec![problem]))?;
+                }
                 tokenize.columns(&input(&tokenize.input))?
             }
             Stage::Score(score) => score.columns(&input(&score.input))?,
             Stage::Select(select) => select.columns(&input(&select.input))?,
             Stage::Generate(generate) => {
-                let folder = self.tokenizer_of(generate);
-                folder.as_deref().map(is_tokenizer).transpose()?;
-                generate.columns(&input(&generate.input), folder.is_some())?
+                generate.tokenizer.as_deref().map(|name| self.has_tokenizer(name)).transpose()?;
+                let has_tokenizer =
+                    self.tokenizer_of(generate).is_some() || self.models.is_broken(self.first(&generate.model));
+                generate.columns(&input(&generate.input), has_tokenizer)?
             }
             Stage::Write(write) => checked(input(&write.input), write.problems(&input(&write.input)))?,
             Stage::Train(train) => {
@@ -300,14 +338,18 @@ fn is_id(id: &str) -> bool {
     id.starts_with(first) && id.chars().all(|c| first(c) || c == '-' || c == '.')
 }
 
-/// Whether `folder` holds a tokenizer.
-fn is_tokenizer(folder: &Path) -> Result<(), Vec<Problem>> {
-    if folder.join("tokenizer.json").is_file() {
-        return Ok(());
-    }
-    let message = format!("no tokenizer.json in `{}`", folder.display());
-    let help = "a folder, or a model under `models:` that has a tokenizer";
-    Err(vec![Problem::at("tokenizer", message).help(help)])
+/// A device that this build cannot open.
+fn not_built(device: DeviceSpec) -> Option<Problem> {
+    let feature = device.missing_feature()?;
+    let help = match device {
+        DeviceSpec::Cuda(index) => {
+            format!(
+                "an NVIDIA GPU is `libtorch:cuda:{index}`, in a build with `--features tch`; this back end was never built"
+            )
+        }
+        _ => format!("build with `--features {feature}`, as docs/backends.md says; `cpu` needs nothing"),
+    };
+    Some(Problem::at("device", format!("this build cannot use the device `{device}`")).help(help))
 }
 
 /// Stage ids so that each comes after what it uses; unknown names and cycles are problems.

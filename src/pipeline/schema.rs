@@ -1,10 +1,16 @@
 //! Checks a YAML tree against the JSON Schema of the pipeline file, so that every mistake in it is found at once and
-//! has a position. `sepo schema` prints the same schema for editors.
+//! has a position. `sepo schema` prints one for editors that is made of it.
+
+mod editor;
 
 use schemars::JsonSchema;
 use serde_json::{Map, Number, Value};
 
+use super::foreign;
 use super::tree::{Content, Node};
+use crate::error::{nearest, suggest};
+
+pub use editor::for_editors;
 
 /// The JSON Schema of `T`.
 pub fn of<T: JsonSchema>() -> Value {
@@ -22,6 +28,10 @@ pub(super) struct Mistake {
 /// Checks `node` against `schema`, whose definitions are in `root`; gives scalars that came from variables their types.
 pub(super) fn check(node: &mut Node, schema: &Value, root: &Value, mistakes: &mut Vec<Mistake>) {
     let schema = resolve(schema, root);
+    if node.content == Content::Unresolved {
+        // The variable was reported.
+        return;
+    }
     if let Some(any) = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array) {
         return check_any(node, any, root, mistakes);
     }
@@ -77,17 +87,20 @@ fn check_map(node: &mut Node, schema: &Value, root: &Value, mistakes: &mut Vec<M
     let Content::Map(entries) = &mut node.content else { return };
     let none = Map::new();
     let known = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
+    let names: Vec<&str> = known.keys().map(String::as_str).collect();
+    let is_closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
+    let strange = entries.iter().filter(|entry| is_closed && !known.contains_key(&entry.key));
+    let meant: Vec<&str> = strange.filter_map(|entry| meant(&entry.key, &names)).collect();
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    for name in required.filter(|name| !entries.iter().any(|entry| entry.key == *name)) {
+    // A key that is misspelt is one mistake, not two.
+    let is_there = |name: &str| meant.contains(&name) || entries.iter().any(|entry| entry.key == name);
+    for name in required.filter(|name| !is_there(name)) {
         mistakes.push(Mistake { at, message: format!("`{name}` is missing"), help: None });
     }
     for entry in entries {
         match (known.get(&entry.key), schema.get("additionalProperties")) {
             (Some(property), _) => check(&mut entry.value, property, root, mistakes),
-            (None, Some(Value::Bool(false))) => {
-                let names: Vec<&str> = known.keys().map(String::as_str).collect();
-                mistakes.push(unknown(entry.at, "key", &entry.key, &names));
-            }
+            (None, Some(Value::Bool(false))) => mistakes.push(unknown(entry.at, "key", &entry.key, &names)),
             (None, Some(rest @ Value::Object(_))) => check(&mut entry.value, rest, root, mistakes),
             (None, _) => {}
         }
@@ -126,6 +139,21 @@ fn check_any(node: &mut Node, any: &[Value], root: &Value, mistakes: &mut Vec<Mi
     if !words.is_empty() && words.len() == any.len() {
         return check_choice(node, &words, mistakes);
     }
+    if let (Content::Text(word) | Content::Loose(word), false) = (&node.content, variants.is_empty())
+        && !words.contains(&word.as_str())
+    {
+        let mistake = match variants.iter().find(|(name, _)| name == word) {
+            Some((name, schema)) => {
+                let help = Some(format!("write `{}`", in_full(name, schema, root)));
+                Mistake { at: node.at, message: format!("`{name}` is a map with its settings"), help }
+            }
+            None => {
+                let names = variants.iter().map(|(name, _)| name.as_str()).chain(words);
+                unknown(node.at, "name", word, &names.collect::<Vec<_>>())
+            }
+        };
+        return mistakes.push(mistake);
+    }
     // Take the first alternative without a mistake, else say what the likeliest one says.
     let mut least: Option<Vec<Mistake>> = None;
     for schema in any.iter().rev() {
@@ -143,6 +171,19 @@ fn check_any(node: &mut Node, any: &[Value], root: &Value, mistakes: &mut Vec<Mi
     mistakes.extend(least.unwrap_or_default());
 }
 
+/// How the variant `name`, whose map has `schema`, is written: with what it needs.
+fn in_full(name: &str, schema: &Value, root: &Value) -> String {
+    let inner = schema.get("properties").and_then(|properties| properties.get(name));
+    let inner = inner.map(|inner| resolve(inner, root)).unwrap_or(&Value::Null);
+    let required = inner.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let required: Vec<String> = required.map(|key| format!("{key}: …")).collect();
+    match (inner.get("type").and_then(Value::as_str), required.is_empty()) {
+        (Some("object"), true) => format!("{{ {name}: {{}} }}"),
+        (Some("object"), false) => format!("{{ {name}: {{ {} }} }}", required.join(", ")),
+        _ => format!("{{ {name}: … }}"),
+    }
+}
+
 fn check_choice(node: &Node, choices: &[&str], mistakes: &mut Vec<Mistake>) {
     match &node.content {
         Content::Text(text) | Content::Loose(text) if choices.contains(&text.as_str()) => {}
@@ -154,24 +195,22 @@ fn check_choice(node: &Node, choices: &[&str], mistakes: &mut Vec<Mistake>) {
     }
 }
 
-/// Says what `word` may have meant.
+/// Says what `word`, which is no `what` that is known here, may have meant: a near spelling, or a word of another program.
 pub(super) fn unknown(at: (u64, u64), what: &str, word: &str, choices: &[&str]) -> Mistake {
-    Mistake { at, message: format!("unknown {what} `{word}`"), help: Some(suggest(word, choices)) }
+    let help = match (nearest(word, choices), what) {
+        (Some((0 | 1, _)), _) => None,
+        (_, "key") => foreign::key(word, choices).map(|answer| answer.help),
+        _ => foreign::choice(word, choices),
+    };
+    let help = help.unwrap_or_else(|| suggest(word, choices));
+    Mistake { at, message: format!("unknown {what} `{word}`"), help: Some(help) }
 }
 
-/// What is longer was not meant as a word.
-const LONGEST_WORD: usize = 64;
-
-/// A near spelling, or all choices.
-pub(super) fn suggest(word: &str, choices: &[&str]) -> String {
-    // The distance takes as many steps as both have letters, multiplied.
-    let short = word.len() <= LONGEST_WORD;
-    let near = choices.iter().filter(|_| short);
-    let near = near.map(|choice| (strsim::damerau_levenshtein(word, choice), choice)).min();
-    match near {
-        Some((distance, choice)) if distance <= 2.max(word.len() / 4) => format!("did you mean `{choice}`?"),
-        _ => format!("one of {}", choices.join(", ")),
-    }
+/// The one of `choices` that the unknown key `word` was meant as.
+fn meant<'a>(word: &str, choices: &[&'a str]) -> Option<&'a str> {
+    let foreign = || foreign::key(word, choices).and_then(|answer| answer.key);
+    let foreign = foreign().and_then(|key| choices.iter().find(|choice| **choice == key).copied());
+    foreign.or_else(|| nearest(word, choices).map(|(_, choice)| choice))
 }
 
 /// Gives a scalar that came from a variable the type that is wanted here.
@@ -216,7 +255,7 @@ fn describe(kind: &str) -> &str {
 
 fn found(node: &Node) -> String {
     match &node.content {
-        Content::Null => "nothing".into(),
+        Content::Null | Content::Unresolved => "nothing".into(),
         Content::Bool(value) => format!("`{value}`"),
         Content::Number(value) => format!("`{value}`"),
         Content::Text(text) | Content::Loose(text) => format!("text `{text}`"),

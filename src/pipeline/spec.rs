@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::schema::{self, Mistake};
 use super::sweep::Sweep;
-use super::tree::{Allowance, Content, Node, expand, lookup};
+use super::tree::{Allowance, Content, Node, Vars, expand, lookup};
 use crate::error::{Error, Problem, Result};
 use crate::io::Storage;
 use crate::model::{DeviceSpec, Precision};
@@ -99,7 +99,7 @@ impl Spec {
     pub fn parse(text: &str, name: &str, vars: &[(String, String)]) -> Result<Self> {
         let fail = |mistakes: Vec<Mistake>| Error::Pipeline(mistakes.iter().map(|m| render(name, m)).collect());
         let mut tree = Node::parse(text).map_err(|message| Error::Pipeline(vec![format!("{name}: {message}")]))?;
-        let mut mistakes = Vec::new();
+        let mut mistakes = repeated(&mut tree);
         let allowance = Allowance::default();
         let vars = variables(&tree, vars, &allowance, &mut mistakes);
         let mut unknown = Vec::new();
@@ -107,6 +107,7 @@ impl Spec {
         mistakes.extend(unknown.into_iter().map(|(at, message)| Mistake { at, message, help: None }));
         let root = schema::of::<File>();
         schema::check(&mut tree, &root, &root, &mut mistakes);
+        mistakes.extend(unknown_device(&tree));
         if !mistakes.is_empty() {
             mistakes.sort_by_key(|mistake| mistake.at);
             return Err(fail(mistakes));
@@ -151,6 +152,25 @@ impl Spec {
     }
 }
 
+/// Keys of `tree` that stand twice in one map. Those that stand first remain.
+pub(super) fn repeated(tree: &mut Node) -> Vec<Mistake> {
+    let mistake = |(key, at, (line, _)): (String, (u64, u64), (u64, u64))| {
+        let message = format!("the key `{key}` stands twice in one map, first in line {line}");
+        Mistake { at, message, help: Some("keep one of the two".into()) }
+    };
+    tree.take_repeated().into_iter().map(mistake).collect()
+}
+
+/// A device that no build has.
+fn unknown_device(tree: &Node) -> Option<Mistake> {
+    let device = tree.get("device")?;
+    let text = device.scalar()?;
+    let message = text.parse::<DeviceSpec>().err()?;
+    let is_gpu = ["cuda", "gpu", "nvidia", "auto"].iter().any(|word| text.to_lowercase().contains(word));
+    let help = is_gpu.then(|| "an NVIDIA GPU is `libtorch:cuda:0`, in a build with `--features tch`".to_owned());
+    Some(Mistake { at: device.at, message, help })
+}
+
 /// `mistake` as a line, in the file `name`.
 pub(super) fn render(name: &str, mistake: &Mistake) -> String {
     let (line, column) = mistake.at;
@@ -159,13 +179,8 @@ pub(super) fn render(name: &str, mistake: &Mistake) -> String {
 }
 
 /// The values of all variables; defaults may use variables that stand before them.
-fn variables(
-    tree: &Node,
-    given: &[(String, String)],
-    allowance: &Allowance,
-    mistakes: &mut Vec<Mistake>,
-) -> BTreeMap<String, String> {
-    let mut vars: BTreeMap<String, String> = BTreeMap::new();
+fn variables(tree: &Node, given: &[(String, String)], allowance: &Allowance, mistakes: &mut Vec<Mistake>) -> Vars {
+    let mut vars = Vars::new();
     let Some(Content::Map(entries)) = tree.get("vars").map(|vars| &vars.content) else {
         if let Some((name, _)) = given.first() {
             let message = format!("--var {name}: the file has no variables");
@@ -177,14 +192,17 @@ fn variables(
         let value = match given.iter().rev().find(|(name, _)| *name == entry.key) {
             Some((_, value)) => Ok(value.clone()),
             None => {
-                let scalar = entry.value.scalar().ok_or_else(|| format!("variable `{}` is not a scalar", entry.key));
-                scalar.and_then(|value| expand(&value, &|name| allowance.take(lookup(&vars, name)?)))
+                let message = || format!("variable `{}` is not a scalar", entry.key).into();
+                entry
+                    .value
+                    .scalar()
+                    .ok_or_else(message)
+                    .and_then(|value| expand(&value, &|name| allowance.take(lookup(&vars, name)?)))
             }
         };
-        match value {
-            Ok(value) => drop(vars.insert(entry.key.clone(), value)),
-            Err(message) => mistakes.push(Mistake { at: entry.at, message, help: None }),
-        }
+        let message = value.as_ref().err().and_then(|why| why.0.clone());
+        mistakes.extend(message.map(|message| Mistake { at: entry.at, message, help: None }));
+        vars.insert(entry.key.clone(), value.ok());
     }
     let names: Vec<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
     for (name, _) in given.iter().filter(|(name, _)| !names.contains(&name.as_str())) {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::schema;
-use super::spec::render;
+use super::spec::{render, repeated};
 use super::tree::Node;
 use crate::error::{Error, Result};
 
@@ -32,7 +32,7 @@ impl Suite {
         let Some(mut tree) = Node::parse(text).ok().filter(|tree| tree.get("pipelines").is_some()) else {
             return Ok(None);
         };
-        let (root, mut mistakes) = (schema::of::<Self>(), Vec::new());
+        let (root, mut mistakes) = (schema::of::<Self>(), repeated(&mut tree));
         schema::check(&mut tree, &root, &root, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(Error::Pipeline(mistakes.iter().map(|mistake| render(name, mistake)).collect()));

@@ -7,11 +7,15 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::Spanned;
+use serde_saphyr::options::DuplicateKeyPolicy;
+
+/// Line and column in a file, both from 1.
+pub(super) type Position = (u64, u64);
 
 /// A node: line and column, both from 1, and content.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
-    pub(super) at: (u64, u64),
+    pub(super) at: Position,
     pub(super) content: Content,
 }
 
@@ -24,6 +28,8 @@ pub(super) enum Content {
     Text(String),
     /// A scalar that came out of a variable: its type is whatever the schema wants.
     Loose(String),
+    /// A variable without a value, which was reported.
+    Unresolved,
     List(Vec<Node>),
     Map(Vec<Entry>),
 }
@@ -32,14 +38,16 @@ pub(super) enum Content {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
-    pub(super) at: (u64, u64),
+    pub(super) at: Position,
     pub(super) value: Node,
 }
 
 impl Node {
     /// Parses YAML; the error is rendered, with position and the lines around it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        serde_saphyr::from_str::<Self>(text).map_err(|error| error.render())
+        // All keys that stand twice are found by `take_repeated`, not the first one alone.
+        let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough };
+        serde_saphyr::from_str_with_options::<Self>(text, options).map_err(|error| error.render())
     }
 
     /// The value under `key`.
@@ -50,23 +58,52 @@ impl Node {
         }
     }
 
-    /// The position of the deepest node on `path` that is there; of its key, where the node is a value.
-    pub(super) fn locate(&self, path: &[String]) -> (u64, u64) {
+    /// The position of the deepest node on `path` that is there; of its key, where the node is a value. An item of a list
+    /// goes by its place, from 0.
+    pub(super) fn locate(&self, path: &[String]) -> Position {
         let mut at = self.at;
         let mut node = self;
         for part in path {
-            let Content::Map(entries) = &node.content else { break };
-            let Some(entry) = entries.iter().find(|entry| entry.key == *part) else { break };
-            at = entry.at;
-            node = &entry.value;
+            match &node.content {
+                Content::Map(entries) => {
+                    let Some(entry) = entries.iter().find(|entry| entry.key == *part) else { break };
+                    (at, node) = (entry.at, &entry.value);
+                }
+                Content::List(items) => {
+                    let Some(item) = part.parse().ok().and_then(|index: usize| items.get(index)) else { break };
+                    (at, node) = (item.at, item);
+                }
+                _ => break,
+            }
         }
         at
+    }
+
+    /// Takes out every entry of a map whose key the map had before. Each is a key, its position, and that of the first one.
+    pub(super) fn take_repeated(&mut self) -> Vec<(String, Position, Position)> {
+        let mut found = Vec::new();
+        match &mut self.content {
+            Content::List(items) => items.iter_mut().for_each(|item| found.extend(item.take_repeated())),
+            Content::Map(entries) => {
+                let mut first: BTreeMap<String, Position> = BTreeMap::new();
+                entries.retain(|Entry { key, at, .. }| match first.get(key) {
+                    Some(first) => {
+                        found.push((key.clone(), *at, *first));
+                        false
+                    }
+                    None => first.insert(key.clone(), *at).is_none(),
+                });
+                entries.iter_mut().for_each(|entry| found.extend(entry.value.take_repeated()));
+            }
+            _ => {}
+        }
+        found
     }
 
     /// As JSON.
     pub(super) fn to_json(&self) -> Value {
         match &self.content {
-            Content::Null => Value::Null,
+            Content::Null | Content::Unresolved => Value::Null,
             Content::Bool(value) => Value::Bool(*value),
             Content::Number(value) => Value::Number(value.clone()),
             Content::Text(text) | Content::Loose(text) => Value::String(text.clone()),
@@ -85,15 +122,15 @@ impl Node {
             Content::Bool(value) => Some(value.to_string()),
             Content::Number(value) => Some(value.to_string()),
             Content::Text(text) | Content::Loose(text) => Some(text.clone()),
-            Content::List(_) | Content::Map(_) => None,
+            Content::Unresolved | Content::List(_) | Content::Map(_) => None,
         }
     }
 
     /// Replaces `${…}` in every string by what `lookup` says; collects what it does not know, with positions.
     pub(super) fn substitute(
         &mut self,
-        lookup: &dyn Fn(&str) -> Result<String, String>,
-        problems: &mut Vec<((u64, u64), String)>,
+        lookup: &dyn Fn(&str) -> Result<String, Unresolved>,
+        problems: &mut Vec<(Position, String)>,
     ) {
         match &mut self.content {
             Content::List(items) => items.iter_mut().for_each(|item| item.substitute(lookup, problems)),
@@ -105,15 +142,28 @@ impl Node {
                     let whole = text.starts_with("${") && text.find('}') == Some(text.len() - 1);
                     self.content = if whole { Content::Loose(expanded) } else { Content::Text(expanded) };
                 }
-                Err(message) => problems.push((self.at, message)),
+                Err(why) => {
+                    problems.extend(why.0.map(|message| (self.at, message)));
+                    self.content = Content::Unresolved;
+                }
             },
             _ => {}
         }
     }
 }
 
+/// Why a variable has no value; nothing where that was reported before.
+#[derive(Debug, PartialEq)]
+pub(super) struct Unresolved(pub(super) Option<String>);
+
+impl From<String> for Unresolved {
+    fn from(message: String) -> Self {
+        Self(Some(message))
+    }
+}
+
 /// `text` with every `${name}` replaced.
-pub(super) fn expand(text: &str, lookup: &dyn Fn(&str) -> Result<String, String>) -> Result<String, String> {
+pub(super) fn expand(text: &str, lookup: &dyn Fn(&str) -> Result<String, Unresolved>) -> Result<String, Unresolved> {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(at) = rest.find("${") {
         let end = rest[at..].find('}').ok_or_else(|| format!("`${{` without `}}` in `{text}`"))?;
@@ -139,21 +189,25 @@ impl Default for Allowance {
 
 impl Allowance {
     /// `text`, if it still fits.
-    pub(super) fn take(&self, text: String) -> Result<String, String> {
+    pub(super) fn take(&self, text: String) -> Result<String, Unresolved> {
         let left = self.0.get().checked_sub(text.len());
         self.0.set(left.ok_or_else(|| format!("variables stand for more than {EXPANDED} bytes of text"))?);
         Ok(text)
     }
 }
 
+/// Variables by name; those without a value were reported.
+pub(super) type Vars = BTreeMap<String, Option<String>>;
+
 /// What `${name}` means: a variable, or an environment variable after `env:`.
-pub(super) fn lookup(vars: &BTreeMap<String, String>, name: &str) -> Result<String, String> {
-    match name.strip_prefix("env:") {
-        Some(env) => std::env::var(env).map_err(|_| format!("environment variable `{env}` is not set")),
-        None => vars.get(name).cloned().ok_or_else(|| {
+pub(super) fn lookup(vars: &Vars, name: &str) -> Result<String, Unresolved> {
+    match (name.strip_prefix("env:"), vars.get(name)) {
+        (Some(env), _) => Ok(std::env::var(env).map_err(|_| format!("environment variable `{env}` is not set"))?),
+        (None, Some(value)) => value.clone().ok_or(Unresolved(None)),
+        (None, None) => {
             let names = vars.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            format!("no variable `{name}`; there are {names}")
-        }),
+            Err(format!("no variable `{name}`; there are {names}").into())
+        }
     }
 }
 
@@ -224,18 +278,28 @@ mod tests {
         let node = Node::parse("a: 1\nb:\n  c: [x, true]\n  d: ~\n").unwrap();
         assert_eq!(node.locate(&["b".into(), "c".into()]), (3, 3));
         assert_eq!(node.locate(&["b".into(), "missing".into()]), (2, 1));
+        assert_eq!(node.locate(&["b".into(), "c".into(), "1".into()]), (3, 10));
         assert_eq!(node.to_json(), serde_json::json!({"a": 1, "b": {"c": ["x", true], "d": null}}));
-        assert!(Node::parse("a: 1\na: 2\n").unwrap_err().contains("duplicate"));
+    }
+
+    #[test]
+    fn keys_that_stand_twice_are_taken_out() {
+        let mut node = Node::parse("a: 1\nb: { c: 1, c: 2 }\na: 3\nd: [{ e: 1, e: 2 }]\n").unwrap();
+        let found = node.take_repeated();
+        let expected = [("a", (3, 1), (1, 1)), ("c", (2, 12), (2, 6)), ("e", (4, 13), (4, 7))];
+        assert_eq!(found, expected.map(|(key, at, first)| (key.to_owned(), at, first)));
+        assert_eq!(node.to_json(), serde_json::json!({"a": 1, "b": {"c": 1}, "d": [{"e": 1}]}));
     }
 
     #[test]
     fn variables_are_substituted() {
-        let mut node = Node::parse("a: ${n}\nb: x/${n}/${m}\nc: ${nothing}\n").unwrap();
-        let vars = BTreeMap::from([("n".to_owned(), "3".to_owned()), ("m".to_owned(), "y".to_owned())]);
+        let mut node = Node::parse("a: ${n}\nb: x/${n}/${m}\nc: ${nothing}\nd: ${broken}\n").unwrap();
+        let var = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+        let vars = BTreeMap::from([var("n", "3"), var("m", "y"), ("broken".to_owned(), None)]);
         let mut problems = Vec::new();
         node.substitute(&|name| lookup(&vars, name), &mut problems);
         assert_eq!(node.get("a").unwrap().content, Content::Loose("3".into()));
         assert_eq!(node.get("b").unwrap().content, Content::Text("x/3/y".into()));
-        assert_eq!(problems, [((3, 4), "no variable `nothing`; there are m, n".to_owned())]);
+        assert_eq!(problems, [((3, 4), "no variable `nothing`; there are broken, m, n".to_owned())]);
     }
 }

@@ -1,14 +1,16 @@
 //! `audit` — how good a token reward is where the answers are known: how well it ranks planted tokens over the rest
 //! (AUROC), how many of them the key masks catch, and how much of the reward lies in how few tokens.
 
+use std::collections::BTreeSet;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Metrics;
 use super::tokenize::span_mask;
+use super::{Compared, Metrics};
 use crate::columns::Side;
 use crate::columns::lists::{floats, masks};
 use crate::error::{Problem, Result};
@@ -32,6 +34,14 @@ impl Audit {
         let missing = names.filter(|name| input.field_with_name(name).is_err());
         missing.map(|name| Problem::at("input", format!("no column `{name}`"))).collect()
     }
+}
+
+/// What the table compares.
+pub(super) fn compared() -> Compared {
+    let table = Seen::default().metrics();
+    let numbers = table.values().filter_map(Value::as_object).flat_map(|numbers| numbers.keys().cloned());
+    let numbers: BTreeSet<String> = numbers.collect();
+    Compared { labels: table.keys().cloned().collect(), numbers: numbers.into_iter().collect() }
 }
 
 /// Values of one kind of reward: (value, planted), high where the token should be a key token.

@@ -6,12 +6,15 @@ pub mod pairs;
 mod quickstart;
 mod win_rate;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::datatypes::{DataType, Schema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::answers::Told;
+use self::pairs::Sums;
+use super::Compared;
 use super::score::{default_batch_tokens, needs_ids, no_batch_tokens};
 use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
 use crate::error::Problem;
@@ -99,6 +102,20 @@ impl Evaluate {
             Some(Judge::Quickstart) if !is(PROMPT, messages_type()) => Some("prompts as text, which the judge reads"),
             _ => None,
         }
+    }
+
+    /// What the table compares.
+    pub fn compared(&self) -> Compared {
+        let labels: BTreeSet<&String> = self.models.keys().chain(self.answers.keys()).collect();
+        let mut numbers = BTreeSet::new();
+        if self.input.is_some() && !self.models.is_empty() {
+            numbers.extend(Sums::default().metrics().keys().cloned());
+        }
+        if !self.answers.is_empty() {
+            numbers.extend(Told::before(self).metrics().keys().cloned());
+            numbers.extend(self.against.iter().map(|_| "win_rate".to_owned()));
+        }
+        Compared { labels: labels.into_iter().cloned().collect(), numbers: numbers.into_iter().collect() }
     }
 
     /// The models that it needs: (field, name).

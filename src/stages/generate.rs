@@ -12,9 +12,9 @@ use arrow::datatypes::{DataType, Field, Fields, Int32Type, Schema, SchemaRef};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::tokenize::TemplateChoice;
+use super::tokenize::{TemplateChoice, contexts};
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{from_rows, ids};
 use crate::columns::provenance::Provenance;
@@ -25,7 +25,6 @@ use crate::columns::{
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
 use crate::model::{DeviceSpec, Generator, ModelSource, Precision};
-use crate::text::chat_template::Context;
 use crate::text::{Template, Tokenizer};
 
 /// Answers from a model.
@@ -67,9 +66,13 @@ pub struct Generate {
     /// The model whose tokenizer to use, or a folder with tokenizer.json; by default the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
-    /// The chat template for rows without `prompt_ids`: the tokenizer's own, or none (contents joined as they are).
+    /// The chat template for rows without `prompt_ids`: `auto` (the tokenizer's own), `none` (contents joined as they are), the
+    /// name of one of the tokenizer's templates, or a file.
     #[serde(default)]
     pub template: TemplateChoice,
+    /// Variables of the chat template, such as `enable_thinking: false`. A row's own, in the column `chat_template_kwargs`, win.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub template_args: Map<String, Value>,
 }
 
 fn default_top_p() -> f64 {
@@ -158,8 +161,8 @@ impl Generate {
         positions: Option<usize>,
     ) -> Result<Box<dyn Transform>> {
         let mut stops = Stops { ids: self.end_ids(source, tokenizer.as_ref())?, ..Stops::default() };
-        let (mut template, mut front, mut made_with) = (None, Vec::new(), [None, None]);
-        if let Some(mut tokenizer) = tokenizer {
+        let (mut template, mut made_with) = (None, [None, None]);
+        if let Some(tokenizer) = tokenizer {
             let special = tokenizer.special_ids();
             for stop in &self.stop {
                 match tokenizer.id(stop).filter(|id| special.contains(id)) {
@@ -167,13 +170,7 @@ impl Generate {
                     None => stops.texts.push(stop.clone()),
                 }
             }
-            let renders = match self.template {
-                TemplateChoice::Auto => tokenizer.take_template().map(|template| Template::Chat(Box::new(template))),
-                TemplateChoice::None => {
-                    [front, _] = tokenizer.ends()?;
-                    Ok(Template::Plain { end: None })
-                }
-            };
+            let renders = self.template.open(&tokenizer, None);
             made_with = [Some(tokenizer.digest()?), renders.as_ref().ok().map(Template::digest)];
             template = Some(renders);
             stops.tokenizer = Some(tokenizer);
@@ -189,7 +186,7 @@ impl Generate {
         let generator = Generator::load(source, device, self.precision.unwrap_or_default(), settings)?;
         let digest = source.digest()?;
         let (stage, seen) = (self.clone(), Seen::default());
-        Ok(Box::new(Work { stage, generator, template, front, made_with, digest, positions, seen }))
+        Ok(Box::new(Work { stage, generator, template, made_with, digest, positions, seen }))
     }
 
     /// The tokens that end an answer: those of the stage, or else of the model's configuration and of its tokenizer.
@@ -229,8 +226,6 @@ struct Work {
     generator: Generator,
     /// Why there is none is told where one is needed. None without a tokenizer.
     template: Option<Result<Template>>,
-    /// What the tokenizer puts in front of a text without a template.
-    front: Vec<i32>,
     /// Digests of tokenizer and template.
     made_with: [Option<String>; 2],
     digest: String,
@@ -315,9 +310,10 @@ impl Work {
             Some(Err(error)) => return Err(Error::stage("generate", error)),
             None => return Err(missing()),
         };
-        let rendered = messages(batch, PROMPT)?.into_par_iter().map(|turns| {
-            match template.render_prompt(&turns, &Context::default()) {
-                Ok(text) => Ok(([&self.front[..], &tokenizer.encode(&text)?].concat(), None)),
+        let contexts = contexts(batch, &self.stage.template_args)?;
+        let rendered = messages(batch, PROMPT)?.into_par_iter().zip(&contexts).map(|(turns, context)| {
+            match template.render_prompt(&turns, context) {
+                Ok(text) => Ok(([template.ends()[0], &tokenizer.encode(&text)?].concat(), None)),
                 Err(Error::Data { .. }) => Ok((Vec::new(), Some("refused by the chat template"))),
                 Err(error) => Err(error),
             }

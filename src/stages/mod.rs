@@ -104,6 +104,24 @@ impl Stage {
         }
     }
 
+    /// The template that makes texts of its conversations.
+    pub fn template(&self) -> Option<&tokenize::TemplateChoice> {
+        match self {
+            Self::Tokenize(stage) => Some(&stage.template),
+            Self::Generate(stage) => Some(&stage.template),
+            _ => None,
+        }
+    }
+
+    /// What its table compares; nothing for a stage that has none.
+    pub fn compared(&self) -> Option<Compared> {
+        match self {
+            Self::Evaluate(stage) => Some(stage.compared()),
+            Self::Audit(_) => Some(audit::compared()),
+            _ => None,
+        }
+    }
+
     /// What the stage reports, given the sums over all its units; an error ends the run.
     pub fn conclude(&self, sums: Metrics) -> Result<Conclusion> {
         match self {
@@ -136,6 +154,15 @@ fn would_be_replaced(field: &str, name: &str, found: &DataType, expected: &str) 
     let message = format!("column `{name}` is {found}; this stage would put {expected} in its place");
     let help = format!("give it another name in the `read` stage: `rename: {{ {name}: source_{name} }}`");
     Problem::at(field, message).help(help)
+}
+
+/// The table of a stage that compares several things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// The things, by the names that the table gives them.
+    pub labels: Vec<String>,
+    /// The numbers that it has of them.
+    pub numbers: Vec<String>,
 }
 
 /// Numbers that a stage reports.

@@ -4,6 +4,7 @@
 mod boundary;
 mod contrast;
 mod joint;
+mod template;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::{Metrics, Outcome, Transform};
 use crate::columns::lists::{from_masks, from_rows};
@@ -30,6 +32,8 @@ pub use contrast::Contrast;
 use contrast::reworded;
 pub use joint::BoundaryRule;
 use joint::{Encoded, Joiner, Joint};
+pub use template::TemplateChoice;
+pub(super) use template::contexts;
 
 /// Tokenizes conversations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,15 +43,19 @@ pub struct Tokenize {
     pub input: String,
     /// The model whose tokenizer to use, or a folder with tokenizer.json.
     pub tokenizer: String,
-    /// The chat template: the tokenizer's own, or none (texts joined as they are, for base models).
+    /// The chat template: `auto` (the tokenizer's own), `none` (texts joined as they are, for base models), the name of one of
+    /// the tokenizer's templates, or a file.
     #[serde(default)]
     pub template: TemplateChoice,
+    /// Variables of the chat template, such as `enable_thinking: false`. A row's own, in the column `chat_template_kwargs`, win.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub template_args: Map<String, Value>,
     /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside. By default 2048, or
     /// as many as the positions of a model that reads the rows and has fewer; models have at least the number given here.
     #[serde(default = "default_max_length")]
     pub max_length: usize,
-    /// Whose a token is that lies across the end of the prompt; as a map also shares of rows above which the stage fails, by
-    /// what is wrong where prompts and answers meet.
+    /// The rule for tokens that span the end of the prompt and the beginning of an answer; as a map, also shares of rows above
+    /// which the stage fails, by fault.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boundary: Option<BoundarySetting>,
     /// Write the prompts in two more wordings as well, `better_prompt_ids` and `worse_prompt_ids`, which `score` with
@@ -58,17 +66,6 @@ pub struct Tokenize {
     /// (list<struct<start, end>> in characters of the answer).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spans: Vec<String>,
-}
-
-/// Where the chat template comes from.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TemplateChoice {
-    /// The tokenizer folder's.
-    #[default]
-    Auto,
-    /// None: contents one after the other, and the end-of-text token after every answer.
-    None,
 }
 
 fn default_max_length() -> usize {
@@ -133,19 +130,14 @@ impl Tokenize {
     }
 
     /// Makes the transform.
-    pub fn open(&self, mut tokenizer: Tokenizer) -> Result<Box<dyn Transform>> {
+    pub fn open(&self, tokenizer: Tokenizer) -> Result<Box<dyn Transform>> {
         let digest = tokenizer.digest()?;
-        let template = match self.template {
-            TemplateChoice::Auto => Template::Chat(Box::new(tokenizer.take_template()?)),
-            TemplateChoice::None => Template::Plain { end: tokenizer.eos_token().map(str::to_owned) },
-        };
-        let ends = match self.template {
-            TemplateChoice::Auto => Default::default(),
-            TemplateChoice::None => tokenizer.ends()?,
-        };
+        if let Some(note) = tokenizer.note() {
+            tracing::warn!("{note}");
+        }
+        let template = self.template.open(&tokenizer, tokenizer.eos_token())?;
         let (rule, boundaries) = (self.boundary().rule, Boundaries::new(&tokenizer));
-        let work =
-            Work { stage: self.clone(), tokenizer, template, digest, ends, rule, boundaries, seen: Seen::default() };
+        let work = Work { stage: self.clone(), tokenizer, template, digest, rule, boundaries, seen: Seen::default() };
         Ok(Box::new(work))
     }
 }
@@ -158,8 +150,6 @@ struct Work {
     tokenizer: Tokenizer,
     template: Template,
     digest: String,
-    /// What stands in front of and behind every text.
-    ends: [Vec<i32>; 2],
     rule: BoundaryRule,
     boundaries: Boundaries,
     /// Since it was last asked.
@@ -185,9 +175,10 @@ impl Transform for Work {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let [prompts, chosen, rejected] = [PROMPT, Side::Chosen.name(), Side::Rejected.name()];
         let talk = [messages(&batch, prompts)?, messages(&batch, chosen)?, messages(&batch, rejected)?];
-        let context = Context::default();
+        let contexts = contexts(&batch, &self.stage.template_args)?;
         let rows = (0..batch.num_rows()).into_par_iter();
-        let rows = rows.map(|row| self.row(talk.each_ref().map(|column| &column[row][..]), &context, &batch, row));
+        let rows =
+            rows.map(|row| self.row(talk.each_ref().map(|column| &column[row][..]), &contexts[row], &batch, row));
         let rows: Vec<Row> = rows.collect::<Result<_>>()?;
         for (at, row) in rows.iter().enumerate() {
             let id = || row_id(&batch.slice(at, 1)).unwrap_or_default();
@@ -267,7 +258,7 @@ impl Work {
             Ok(rendered) => rendered,
             Err(reason) => return Ok(aside(reason)),
         };
-        let joiner = Joiner { tokenizer: &self.tokenizer, ends: &self.ends };
+        let joiner = Joiner { tokenizer: &self.tokenizer, ends: self.template.ends() };
         let has_turns = rendered.answers.iter().any(|answer| answer.own.is_some());
         let joint = joiner.join(&rendered, has_turns || !self.stage.spans.is_empty())?;
         if joint.alone.is_empty() {

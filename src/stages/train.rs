@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Schema};
 
 use super::score::{default_batch_tokens, needs_ids, needs_rewards};
 use crate::columns::{Side, list_type};
-use crate::error::Problem;
+use crate::error::{Problem, suggest};
 use crate::io::Claim;
 use crate::model::{Lora, Memory};
 use crate::objective::{Objective, Tokens};
@@ -209,15 +209,35 @@ impl Train {
             problems.push(problem.help("leave it out, or train with `sepo`"));
         }
         if needs.tokens.contains(&Tokens::Key) {
-            for side in Side::BOTH {
-                let name = side.key_mask(self.mask.as_deref());
-                if input.field_with_name(&name).map_or(true, |f| *f.data_type() != list_type(DataType::Boolean)) {
-                    let problem = Problem::at("input", format!("no column `{name}`"));
-                    problems.push(problem.help("put a `select` stage before it"));
-                }
-            }
+            problems.extend(self.no_mask(input));
         }
         problems
+    }
+
+    /// Masks that the stage names and that `input` does not have.
+    fn no_mask(&self, input: &Schema) -> Option<Problem> {
+        let has = |name: &str| {
+            let field =
+                Side::BOTH.map(|side| input.field_with_name(&side.key_mask((!name.is_empty()).then_some(name))));
+            field.into_iter().all(|field| field.is_ok_and(|field| *field.data_type() == list_type(DataType::Boolean)))
+        };
+        let wanted = self.mask.as_deref().unwrap_or_default();
+        if has(wanted) {
+            return None;
+        }
+        let unnamed = Side::Chosen.key_mask(None);
+        let named = input.fields().iter().filter_map(|field| field.name().strip_prefix(&format!("{unnamed}_")));
+        let masks: Vec<&str> = named.filter(|name| has(name)).collect();
+        Some(match (&self.mask, masks.is_empty(), has("")) {
+            (Some(mask), false, _) => Problem::at("mask", format!("no mask `{mask}`")).help(suggest(mask, &masks)),
+            (Some(mask), true, true) => Problem::at("mask", format!("no mask `{mask}`"))
+                .help("leave it out: the rows have the mask without a name alone"),
+            (None, false, _) => Problem::at("mask", "the rows have no mask without a name").help(suggest("", &masks)),
+            (mask, true, _) => {
+                let column = Side::Chosen.key_mask(mask.as_deref());
+                Problem::at("input", format!("no column `{column}`")).help("put a `select` stage before it")
+            }
+        })
     }
 
     /// The settings of the training loop.

@@ -6,6 +6,7 @@
 
 mod answers;
 mod bounded;
+mod content;
 mod json;
 mod methods;
 mod python;
@@ -16,9 +17,10 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bounded::bounded;
+use content::Takes;
 use json::value;
 use minijinja::value::Value;
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig};
@@ -84,11 +86,20 @@ impl From<Error> for Unrendered {
 #[derive(Debug)]
 pub enum Template {
     /// A chat template.
-    Chat(Box<ChatTemplate>),
+    Chat {
+        /// The template.
+        template: Box<ChatTemplate>,
+        /// The one for conversations with tools, where it is another.
+        with_tools: Option<Box<ChatTemplate>>,
+    },
     /// Contents one after the other, for base models. `end` is appended to every answer.
     Plain {
         /// The end-of-text token, where one is wanted.
         end: Option<String>,
+        /// Token ids in front of every text.
+        front: Vec<i32>,
+        /// Token ids behind every text that does not end with them.
+        behind: Vec<i32>,
     },
 }
 
@@ -101,8 +112,10 @@ impl Template {
         context: &Context,
     ) -> Result<Rendered, Unrendered> {
         match self {
-            Self::Chat(template) => template.render_answers(prompt, answers, context),
-            Self::Plain { end } => {
+            Self::Chat { template, with_tools } => {
+                chosen(template, with_tools.as_deref(), context).render_answers(prompt, answers, context)
+            }
+            Self::Plain { end, .. } => {
                 let end = end.as_deref().unwrap_or_default();
                 let answer = |turns: &&[Message]| Answer { text: plain(turns) + end, own: None };
                 Ok(Rendered { prompt: plain(prompt), answers: answers.iter().map(answer).collect() })
@@ -113,19 +126,40 @@ impl Template {
     /// The text of `prompt` up to where the model answers.
     pub fn render_prompt(&self, prompt: &[Message], context: &Context) -> Result<String> {
         match self {
-            Self::Chat(template) => template.render_prompt(prompt, context),
+            Self::Chat { template, with_tools } => {
+                chosen(template, with_tools.as_deref(), context).render_prompt(prompt, context)
+            }
             Self::Plain { .. } => Ok(plain(prompt)),
+        }
+    }
+
+    /// Token ids in front of every text and behind it.
+    pub fn ends(&self) -> [&[i32]; 2] {
+        match self {
+            Self::Chat { .. } => [&[], &[]],
+            Self::Plain { front, behind, .. } => [front, behind],
         }
     }
 
     /// Digest of everything that decides what text comes out.
     pub fn digest(&self) -> String {
         match self {
-            Self::Chat(template) => template.digest(),
-            Self::Plain { end: None } => "none".to_owned(),
-            Self::Plain { end: Some(end) } => format!("none, then {end}"),
+            Self::Chat { template, with_tools: None } => template.digest(),
+            Self::Chat { template, with_tools: Some(other) } => format!("{}, {}", template.digest(), other.digest()),
+            Self::Plain { end, front, behind } => {
+                let end = end.as_ref().map(|end| format!(", then {end}")).unwrap_or_default();
+                match front.is_empty() && behind.is_empty() {
+                    true => format!("none{end}"),
+                    false => format!("none{end} between {front:?} and {behind:?}"),
+                }
+            }
         }
     }
+}
+
+/// The template for a conversation in `context`.
+fn chosen<'a>(template: &'a ChatTemplate, with_tools: Option<&'a ChatTemplate>, context: &Context) -> &'a ChatTemplate {
+    with_tools.filter(|_| context.tools.is_some()).unwrap_or(template)
 }
 
 /// The words of all messages.
@@ -163,6 +197,8 @@ pub struct ChatTemplate {
     digest: String,
     /// Whether it marks what the assistant writes, by `{% generation %}`.
     marks_answers: bool,
+    /// The contents that it writes; found out when it is first asked.
+    takes: Arc<OnceLock<Takes>>,
 }
 
 /// What one rendering may use: an instruction or 64 bytes of text each cost one. A conversation of a megabyte uses a
@@ -196,7 +232,7 @@ impl ChatTemplate {
         let environment = Arc::new(parsed.map_err(|error| located(&file, &error))?);
         let digest = blake3::hash(source.as_bytes()).to_hex().to_string();
         let marks_answers = source::marks_answers(source);
-        Ok(Self { environment, file, digest, marks_answers })
+        Ok(Self { environment, file, digest, marks_answers, takes: Arc::default() })
     }
 
     /// Digest of the template's text.
@@ -208,7 +244,7 @@ impl ChatTemplate {
     /// behind that turn's words (`continue_final_message`).
     pub fn render_prompt(&self, prompt: &[Message], context: &Context) -> Result<String> {
         let (prompt, context) = (prompt.to_vec(), context.clone());
-        self.bounded(move |template| template.open(&prompt, &context))?
+        self.bounded(move |template| template.open(&template.fitted(&prompt), &context))?
     }
 
     fn bounded<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> T + Send + 'static) -> Result<T> {

@@ -1,4 +1,4 @@
-//! Text to token ids and back: tokenizers and chat templates as `transformers` saves them. No tensor is known here.
+//! Tokenizers and chat templates as `transformers` saves them: text to token ids and back. Tensors are unknown here.
 
 pub mod chat_template;
 pub(crate) mod description;

@@ -1,12 +1,14 @@
 //! A Hugging Face tokenizer folder: `tokenizer.json`, the special tokens that its other files name, and its chat template.
 //!
 //! The ids are those of `AutoTokenizer` in `transformers`. Nothing is added to a text that is not in it, no special token
-//! at either end: the chat template writes them. [`Tokenizer::ends`] are what the tokenizer itself puts around a text that
-//! has no template.
+//! at either end: the chat template writes them. What the tokenizer itself puts around a text is for texts without a
+//! template.
 
+mod class;
 pub mod compare;
 mod growth;
 mod special_tokens;
+mod templates;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -14,11 +16,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::chat_template::ChatTemplate;
+use super::chat_template::{ChatTemplate, Template};
 use super::description;
 use crate::error::{Error, Place, Result, caught};
+use class::Class;
 use growth::{Growth, check_token};
 use special_tokens::{Files, Found};
+use templates::Templates;
+pub use templates::names as template_names;
 
 /// Token ids of a text, each with the characters (Unicode code points, from and to) that it covers.
 pub type IdsWithOffsets = (Vec<i32>, Vec<(usize, usize)>);
@@ -31,7 +36,10 @@ pub struct Tokenizer {
     longest_token: usize,
     folder: PathBuf,
     special_tokens: BTreeMap<String, String>,
-    template: Option<ChatTemplate>,
+    templates: Templates,
+    /// The template named so, parsed.
+    default: Option<ChatTemplate>,
+    note: Option<String>,
 }
 
 impl Tokenizer {
@@ -44,7 +52,8 @@ impl Tokenizer {
     /// until [`Tokenizer::template`] is asked for.
     pub fn load(folder: &Path) -> Result<Self> {
         let file = folder.join("tokenizer.json");
-        let bytes = read(&file)?.ok_or_else(|| Error::model(file.display(), missing(folder)))?;
+        let bytes =
+            read(&file)?.ok_or_else(|| Error::model(file.display(), format!("not found; {}", way_out(folder))))?;
         let broken = |error: &dyn std::fmt::Display| Error::model(file.display(), format!("not a tokenizer: {error}"));
         let growth = Growth::read(&bytes).map_err(|error| broken(&error))?;
         let inner = caught(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|panic| broken(&panic))?;
@@ -58,8 +67,20 @@ impl Tokenizer {
             added: object(&folder.join("added_tokens.json"))?,
             model: object(&folder.join("config.json"))?,
         };
+        let byte_level = bytes.windows(11).any(|window| window == b"\"ByteLevel\"");
+        let class = Class::of(&files, byte_level);
+        let rebuilt =
+            class.map(|class| class.rebuild(&mut inner, &files)).transpose().map_err(|error| broken(&error))?;
+        let note = class.filter(|_| rebuilt == Some(true)).map(|class| {
+            format!(
+                "{}: transformers builds a {class:?} tokenizer otherwise than tokenizer.json says, and so do we; \
+                 `\"tokenizer_class\": \"PreTrainedTokenizerFast\"` in tokenizer_config.json keeps to the file",
+                folder.display()
+            )
+        });
         let known = inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
-        let Found { named, tokens } = files.tokens(&known, |id| inner.id_to_token(id));
+        let Found { named, tokens } =
+            files.tokens(&known, class.map_or(&[], Class::tokens), |id| inner.id_to_token(id));
         inner.add_tokens(tokens).map_err(|error| broken(&error))?;
         inner.set_encode_special_tokens(files.config.get("split_special_tokens") == Some(&Value::Bool(true)));
         let mut longest_token = 0;
@@ -70,8 +91,15 @@ impl Tokenizer {
             }
             longest_token = longest_token.max(token.len());
         }
-        let template = find_template(folder, &files.config, &named)?;
-        Ok(Self { inner, growth, longest_token, folder: folder.to_owned(), special_tokens: named, template })
+        let templates = Templates::find(folder, &files.config)?;
+        let default = templates.parse(templates::DEFAULT, &named)?;
+        let folder = folder.to_owned();
+        Ok(Self { inner, growth, longest_token, folder, special_tokens: named, templates, default, note })
+    }
+
+    /// What a user should know about how it was made.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
 
     /// Token ids of `text`. Special tokens written in the text become their ids; none is added.
@@ -94,7 +122,7 @@ impl Tokenizer {
     }
 
     /// What the tokenizer's post-processor puts in front of a text and behind it.
-    pub fn ends(&self) -> Result<[Vec<i32>; 2]> {
+    fn ends(&self) -> Result<[Vec<i32>; 2]> {
         let encoding = self.call(|inner| inner.encode("a", true))?;
         let added = encoding.get_special_tokens_mask();
         let front = added.iter().take_while(|added| **added == 1).count();
@@ -157,23 +185,33 @@ impl Tokenizer {
         &self.special_tokens
     }
 
-    /// The chat template.
+    /// The chat template: the one named `default`, and where there are tools the one named `tool_use`, if there is one.
     ///
     /// # Errors
     /// When the folder has none, with the ways to give one.
-    pub fn template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| self.no_template())
+    pub fn template(&self) -> Result<Template> {
+        let template = self.default.clone().ok_or_else(|| self.no_template())?;
+        let with_tools = self.templates.parse(templates::TOOL_USE, &self.special_tokens)?.map(Box::new);
+        Ok(Template::Chat { template: Box::new(template), with_tools })
     }
 
-    /// As [`Tokenizer::template`], taken out.
-    pub fn take_template(&mut self) -> Result<ChatTemplate> {
-        let missing = self.no_template();
-        self.template.take().ok_or(missing)
+    /// The chat template called `name`, whatever there are tools or not; none where the folder has no such template.
+    pub fn named_template(&self, name: &str) -> Result<Option<Template>> {
+        let template = self.templates.parse(name, &self.special_tokens)?;
+        Ok(template.map(|template| Template::Chat { template: Box::new(template), with_tools: None }))
     }
 
-    /// Digest of the chat template's text; none without a template.
-    pub fn template_digest(&self) -> Option<String> {
-        self.template.as_ref().map(ChatTemplate::digest)
+    /// The chat template in `file`, with this tokenizer's special tokens; none where there is no such file.
+    pub fn template_in(&self, file: &Path) -> Result<Option<Template>> {
+        let Some(text) = templates::text(file)? else { return Ok(None) };
+        let template = ChatTemplate::parse(&text, file.display(), &self.special_tokens)?;
+        Ok(Some(Template::Chat { template: Box::new(template), with_tools: None }))
+    }
+
+    /// Texts as they are, with what the tokenizer puts around them; `end` behind every answer.
+    pub fn no_chat_template(&self, end: Option<&str>) -> Result<Template> {
+        let [front, behind] = self.ends()?;
+        Ok(Template::Plain { end: end.map(str::to_owned), front, behind })
     }
 
     /// Digest of what decides the ids of a text: model (vocabulary and merges), added tokens, normalizer and
@@ -203,53 +241,29 @@ impl Tokenizer {
     }
 
     fn no_template(&self) -> Error {
+        let names: Vec<&str> = self.templates.names().collect();
+        if !names.is_empty() {
+            let message = format!(
+                "none of the chat templates here is named `default`; `template: NAME` takes one of {}",
+                names.join(", ")
+            );
+            return Error::model(self.folder.display(), message);
+        }
         let help = "put a chat_template.jinja there, name a template file in the tokenize stage (`template: FILE`), \
                     or join the texts as they are (`template: none`, for base models)";
         Error::model(self.folder.display(), format!("no chat template in this folder; {help}"))
     }
 }
 
-/// What to do about a folder without `tokenizer.json`.
-fn missing(folder: &Path) -> String {
+/// What to do about `folder`, which has no `tokenizer.json`.
+pub fn way_out(folder: &Path) -> String {
     let other = ["tokenizer.model", "tekken.json", "tiktoken.model", "vocab.json"];
     let found = other.into_iter().find(|name| folder.join(name).is_file());
-    let found = found.map(|name| format!(", and `{name}` is not read")).unwrap_or_default();
-    format!(
-        "not found{found}; a tokenizer folder needs this file. `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` \
-         of transformers in Python makes it from what is there"
-    )
-}
-
-fn find_template(
-    folder: &Path,
-    config: &Map<String, Value>,
-    special_tokens: &BTreeMap<String, String>,
-) -> Result<Option<ChatTemplate>> {
-    let file = folder.join("chat_template.jinja");
-    if let Some(bytes) = read(&file)? {
-        let source = String::from_utf8(bytes).map_err(|error| Error::model(file.display(), error))?;
-        return ChatTemplate::parse(&source, file.display(), special_tokens).map(Some);
+    let make = "`AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` of transformers in Python makes it";
+    match found {
+        Some(name) => format!("`{name}` is not read itself: {make} from that"),
+        None => format!("a tokenizer folder needs this file; {make}"),
     }
-    let file = folder.join("tokenizer_config.json");
-    let source = match config.get("chat_template") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::String(source)) => source.clone(),
-        Some(Value::Array(named)) => {
-            default_template(named).map_err(|message| Error::model(file.display(), message))?
-        }
-        Some(_) => return Err(Error::model(file.display(), "`chat_template` is neither a text nor a list of texts")),
-    };
-    ChatTemplate::parse(&source, file.display(), special_tokens).map(Some)
-}
-
-/// The template named `default` in a list of `{name, template}`.
-fn default_template(named: &[Value]) -> Result<String, String> {
-    let text = |entry: &Value, key: &str| entry.get(key).and_then(Value::as_str).map(str::to_owned);
-    let found = named.iter().find(|entry| text(entry, "name").as_deref() == Some("default"));
-    found.and_then(|entry| text(entry, "template")).ok_or_else(|| {
-        let names: Vec<String> = named.iter().filter_map(|entry| text(entry, "name")).collect();
-        format!("`chat_template` lists {} and none of them is named `default`", names.join(", "))
-    })
 }
 
 /// The file's JSON object; empty where there is no file.

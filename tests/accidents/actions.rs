@@ -220,8 +220,10 @@ fn damage(world: &mut World, rng: &mut Rng, how: Damage) {
         }
     }
     file.write(bytes.clone()).unwrap();
-    // Where people look, a changed file counts as theirs from now on.
-    if OUTPUTS.iter().chain(&["run/models"]).any(|folder| name.starts_with(&format!("{folder}/"))) {
+    // Where people look, a changed file counts as theirs from now on; but for the record of a folder.
+    if !name.ends_with("/sepo.json")
+        && OUTPUTS.iter().chain(&["run/models"]).any(|folder| name.starts_with(&format!("{folder}/")))
+    {
         world.foreign.insert(name, bytes);
     }
     // Records and logs are refused, not repaired, when they are damaged.

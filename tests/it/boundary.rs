@@ -146,12 +146,12 @@ fn a_token_across_the_end_of_the_prompt_goes_by_the_rule() {
 
     let (tokens, found) = rows_by(", boundary: { rule: set_aside, merged: 0.7 }");
     assert_eq!(found, across(&[last]));
-    assert_eq!(tokens["set_aside"], json!({"a token lies across the end of the prompt": 2}), "{tokens}");
+    assert_eq!(tokens["set_aside"], json!({"a token spans the end of the prompt": 2}), "{tokens}");
     assert_eq!((&tokens["rows_in"], &tokens["rows_out"]), (&3.into(), &1.into()), "{tokens}");
     assert!(tokens["metrics"]["boundary_merged_example"].as_str().unwrap().starts_with("row rows.jsonl:1"), "{tokens}");
     let strict = folder(NO_END, ", template: none, boundary: { rule: set_aside, merged: 0.6 }", &rows);
     let stderr = strict.fails(&["run", "p.yaml"], 1);
-    assert!(stderr.contains("2 of 3 rows (66.67 %) have a token across the end of the prompt"), "{stderr}");
+    assert!(stderr.contains("2 of 3 rows (66.67 %) have a token that spans the end of the prompt"), "{stderr}");
     strict.write("p.yaml", &pipeline(", boundary: set_asid"));
     let stderr = strict.fails(&["check", "p.yaml"], 78);
     assert!(stderr.contains("did you mean `set_aside`?"), "{stderr}");

@@ -179,7 +179,7 @@ fn options_that_are_not_supported_are_named() {
         ("llama-tied", json!({ "rope_parameters": { "partial_rotary_factor": 0.5 } }), "partial_rotary_factor"),
         ("llama-tied", json!({ "quantization_config": { "bits": 4 } }), "quantization_config"),
         ("llama-tied", json!({ "num_key_value_heads": 3 }), "num_key_value_heads 3 does not divide"),
-        ("llama-tied", json!({ "head_dim": 7 }), "7 of 7 dimensions of a head would turn"),
+        ("llama-tied", json!({ "head_dim": 7 }), "7 of 7 dimensions of a head would rotate"),
         ("llama-tied", json!({ "num_attention_heads": 0, "num_key_value_heads": 0 }), "does not divide"),
         ("llama-tied", json!({ "hidden_size": "big" }), "config.json: invalid type"),
         ("mistral-window", json!({ "sliding_window": 0 }), "sliding_window must be above 0"),

@@ -149,7 +149,7 @@ fn answers_are_written_judged_and_compared() {
 
     let table = &stages["report"]["metrics"];
     let (after, before) = (&table["after"], &table["before"]);
-    assert_eq!((&after["answers"], &before["answers"]), (&40.0.into(), &80.0.into()), "{table}");
+    assert_eq!((&after["answers"], &before["answers"]), (&40.into(), &80.into()), "{table}");
     let number = |value: &Value| value.as_f64().unwrap();
     assert!(number(&after["kl"]) > 0.1 && number(&after["accuracy"]) > 0.0, "{after}");
     assert!(before.get("kl").is_none(), "{before}");
@@ -173,7 +173,7 @@ fn answers_are_written_judged_and_compared() {
     assert!(answers.iter().all(|answer| !answer.ends_with("<|end|>")), "{answers:?}");
     assert_eq!(outputs[0]["generator"], "ref");
 
-    let again = json(&folder.succeeds(&["run", &file, "--json"]));
+    let again = crate::harness::report(&folder.succeeds(&["run", &file, "--json"]));
     assert_eq!(again["stages"]["trained"], stages["trained"]);
     let text = std::fs::read_to_string(&file).unwrap();
     let narrow = text.replace("top_p: 0.9", "top_p: 0.9, batch_tokens: 1");
@@ -210,7 +210,7 @@ fn mistakes_about_answers_are_found_before_a_run() {
     fails(
         "trained: { generate: { input: prompts",
         "trained: { generate: { input: prompts, tokenizer: nowhere",
-        "no tokenizer.json in `nowhere`",
+        "`nowhere` is no model under `models:`, and no folder",
     );
     let ids = "workdir: run\nmodels: { base: { path: MODEL } }\nstages:\n  rows: { read: { from: rows.jsonl } }\n  \
                said: { generate: { input: rows, model: base, stop: [x] } }\n";

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, NullArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, ByteView, NullArray, RecordBatch, StringArray, StringViewArray};
+use arrow::buffer::Buffer;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use arrow::ipc::{CompressionType, root_as_footer};
 use sepo::io::{Dataset, Stores};
@@ -154,5 +155,31 @@ fn footers_that_name_batches_twice_are_refused() {
         std::fs::write(&path, &bytes).unwrap();
         let error = folder.fails_within(SPACE, &["inspect", "x.arrow"]);
         assert!(error.contains("x.arrow: its footer lists batches outside of the file, or over each other"), "{error}");
+    }
+}
+
+/// A view takes 16 bytes, and its text is looked at for every view.
+#[test]
+fn views_of_one_long_text_have_a_bound() {
+    const LENGTH: usize = 1 << 20;
+    let views = |count: usize| {
+        let text = Buffer::from(vec![b'x'; LENGTH]);
+        let view = u128::from(ByteView::new(LENGTH as u32, b"xxxx"));
+        let array = StringViewArray::new(vec![view; count].into(), vec![text], None);
+        RecordBatch::try_from_iter([("x", Arc::new(array) as ArrayRef)]).unwrap()
+    };
+    for form in [Form::File, Form::Stream] {
+        for compression in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
+            let folder = Folder::new();
+            let path = folder.path("x.arrow");
+            std::fs::write(&path, written(form, &views(100), compression)).unwrap();
+            assert_eq!(rows(&path).unwrap(), 100);
+            std::fs::write(&path, written(form, &views(1100), compression)).unwrap();
+            let error = rows(&path).unwrap_err().to_string();
+            assert!(
+                error.contains("x.arrow, row group 0: views of texts of 1153433600 bytes; the most is "),
+                "{error}"
+            );
+        }
     }
 }

@@ -50,3 +50,4 @@ mod together;
 mod tokens;
 mod units;
 mod web;
+mod words;

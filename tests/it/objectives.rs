@@ -25,12 +25,9 @@ fn pipeline(folder: &Folder, tokenize: &str, stages: &str) -> String {
 /// Names and descriptions of the objectives, as `sepo schema` prints them.
 fn described(folder: &Folder) -> BTreeMap<String, String> {
     let schema: Value = serde_json::from_str(&folder.succeeds(&["schema"])).unwrap();
-    let variants = schema["$defs"]["Objective"]["oneOf"].as_array().unwrap();
-    let entry = |variant: &Value| {
-        let (name, _) = variant["properties"].as_object().unwrap().iter().next().unwrap();
-        (name.clone(), variant["description"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" "))
-    };
-    variants.iter().map(entry).collect()
+    let variants = schema["$defs"]["Objective"]["properties"].as_object().unwrap();
+    let words = |text: &Value| text.as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    variants.iter().map(|(name, variant)| (name.clone(), words(&variant["description"]))).collect()
 }
 
 #[test]

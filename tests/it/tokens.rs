@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use sepo::text::Tokenizer;
 use serde_json::{Value, json};
 
 use crate::formats::rows_of;
@@ -16,33 +17,45 @@ fn ids(value: &Value) -> Vec<i64> {
     value.as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect()
 }
 
-/// The cases by the folder of their tokenizer.
-fn cases() -> BTreeMap<String, Vec<Value>> {
-    let mut cases = BTreeMap::<String, Vec<Value>>::new();
-    for case in fixture("cases.json").as_array().unwrap() {
-        cases.entry(case["folder"].as_str().unwrap().to_owned()).or_default().push(case.clone());
+/// Tokenizer folders, the rows of each and what becomes of them.
+struct Cases {
+    /// Tokenizer and configuration by name.
+    folders: BTreeMap<String, Value>,
+    /// The cases of every folder, with their rows in the place of their numbers.
+    cases: BTreeMap<String, Vec<Value>>,
+}
+
+impl Cases {
+    /// Those of the folders that `keep` names.
+    fn new(keep: impl Fn(&str) -> bool) -> Self {
+        let mut parts = fixture("cases.json");
+        let mut cases = BTreeMap::<String, Vec<Value>>::new();
+        for mut case in parts["cases"].as_array().unwrap().clone() {
+            case["row"] = parts["rows"][case["row"].as_u64().unwrap() as usize].clone();
+            cases.entry(case["folder"].as_str().unwrap().to_owned()).or_default().push(case);
+        }
+        cases.retain(|name, _| keep(name));
+        Self { folders: serde_json::from_value(parts["folders"].take()).unwrap(), cases }
     }
-    cases
 }
 
 /// Tokenizes every case in one run; the report, and the rows of every folder by their number.
-fn tokenized(
-    folder: &Folder,
-    cases: &BTreeMap<String, Vec<Value>>,
-) -> (Value, BTreeMap<String, BTreeMap<usize, Value>>) {
+fn tokenized(folder: &Folder, cases: &Cases) -> (Value, BTreeMap<String, BTreeMap<usize, Value>>) {
     let tokenizers = fixture("tokenizers.json");
     let mut stages = String::new();
-    for (name, cases) in cases {
+    for (name, rows) in &cases.cases {
+        let Value::Object(tokenizer) = &cases.folders[name] else { panic!("{name}") };
         fs::create_dir(folder.path(name)).unwrap();
-        folder.write(&format!("{name}/tokenizer.json"), &tokenizers[cases[0]["base"].as_str().unwrap()].to_string());
-        folder.write(&format!("{name}/tokenizer_config.json"), &cases[0]["config"].to_string());
+        let base = &tokenizers[tokenizer["base"].as_str().unwrap()];
+        folder.write(&format!("{name}/tokenizer.json"), &base.to_string());
+        folder.write(&format!("{name}/tokenizer_config.json"), &tokenizer["config"].to_string());
         let row = |(at, case): (usize, &Value)| {
             let mut row = case["row"].clone();
             row["row_id"] = json!(at.to_string());
             format!("{row}\n")
         };
-        folder.write(&format!("{name}.jsonl"), &cases.iter().enumerate().map(row).collect::<String>());
-        let template = if cases[0]["config"].get("chat_template").is_none() { ", template: none" } else { "" };
+        folder.write(&format!("{name}.jsonl"), &rows.iter().enumerate().map(row).collect::<String>());
+        let template = if tokenizer["config"].get("chat_template").is_none() { ", template: none" } else { "" };
         stages += &format!(
             "  r-{name}: {{ read: {{ from: {name}.jsonl }} }}\n  \
              t-{name}: {{ tokenize: {{ input: r-{name}, tokenizer: {name}{template} }} }}\n  \
@@ -55,15 +68,15 @@ fn tokenized(
         let rows = rows_of(&folder.path(&format!("out/{name}")));
         rows.into_iter().map(|row| (row["row_id"].as_str().unwrap().parse().unwrap(), row)).collect()
     };
-    (report, cases.keys().map(|name| (name.clone(), rows(name))).collect())
+    (report, cases.cases.keys().map(|name| (name.clone(), rows(name))).collect())
 }
 
 #[test]
 fn ids_are_those_of_transformers() {
-    let (folder, cases) = (Folder::new(), cases());
+    let (folder, cases) = (Folder::new(), Cases::new(|name| !name.starts_with("family-")));
     let (report, rows) = tokenized(&folder, &cases);
     let mut compared = 0;
-    for (name, cases) in &cases {
+    for (name, cases) in &cases.cases {
         let found = &rows[name];
         for (at, case) in cases.iter().enumerate() {
             let (what, prompt) = (format!("{name}, row {at}: {case}"), ids(&case["prompt_ids"]));
@@ -112,9 +125,7 @@ fn ids_are_those_of_transformers() {
 #[test]
 fn masks_and_rewards_are_of_the_assistants_turns() {
     let folder = Folder::new();
-    let mut cases = cases();
-    cases.retain(|name, _| name == "bytes-zephyr");
-    let (_, rows) = tokenized(&folder, &cases);
+    let (_, rows) = tokenized(&folder, &Cases::new(|name| name == "bytes-zephyr"));
     folder.write(
         "q.yaml",
         "workdir: q
@@ -153,4 +164,122 @@ stages:
         }
     }
     assert!(others > 20, "{others}");
+}
+
+/// Tool calls, their results, tools, documents, arguments of the template, what a model thought, and contents in parts.
+#[test]
+fn conversations_with_tools_are_rendered_as_by_transformers() {
+    let (folder, cases) = (Folder::new(), Cases::new(|name| name.starts_with("family-")));
+    let (report, rows) = tokenized(&folder, &cases);
+    let mut compared = 0;
+    for (name, cases) in &cases.cases {
+        let tokenizer = Tokenizer::load(&folder.path(name)).unwrap();
+        for (at, case) in cases.iter().enumerate() {
+            let prompt: Vec<char> = case["prompt_text"].as_str().unwrap().chars().collect();
+            let whole = |side: &str| {
+                let (shared, rest) = (&case[format!("{side}_text")][0], &case[format!("{side}_text")][1]);
+                let shared: String = prompt[..shared.as_u64().unwrap() as usize].iter().collect();
+                shared + rest.as_str().unwrap()
+            };
+            let what = format!("{name}, row {at}: {case}");
+            if whole("chosen") == whole("rejected") {
+                assert!(!rows[name].contains_key(&at), "{what}");
+                continue;
+            }
+            let row = rows[name].get(&at).unwrap_or_else(|| panic!("{what}: set aside\n{report}"));
+            let decode = |ids: &[i64]| tokenizer.decode(&ids.iter().map(|id| *id as i32).collect::<Vec<_>>()).unwrap();
+            let ours = ids(&row["prompt_ids"]);
+            for side in ["chosen", "rejected"] {
+                let answer = ids(&row[format!("{side}_ids")]);
+                assert_eq!(decode(&[&ours[..], &answer].concat()), whole(side), "{what}, {side}");
+                compared += 1;
+            }
+            if case["row"]["chosen"].as_array().unwrap().len() > 1 {
+                let (answer, mask) = (ids(&row["chosen_ids"]), row["chosen_assistant_mask"].as_array().unwrap());
+                let own: Vec<i64> =
+                    answer.iter().zip(mask).filter(|(_, own)| **own == true).map(|(id, _)| *id).collect();
+                let own = decode(&own);
+                assert!(own.contains("Rome") && own.contains("31 degrees.") && !own.contains("hazy"), "{what}: {own}");
+            }
+        }
+    }
+    assert!(compared > 90, "{compared}");
+}
+
+/// What was read once and written is read again with all that its messages had.
+#[test]
+fn what_was_written_is_read_again() {
+    let (folder, cases) = (Folder::new(), Cases::new(|name| name == "family-thinking"));
+    let (_, first) = tokenized(&folder, &cases);
+    folder.write(
+        "q.yaml",
+        "workdir: q
+stages:
+  rows: { read: { from: out/family-thinking, format: pairs } }
+  tokens: { tokenize: { input: rows, tokenizer: family-thinking } }
+  out: { write: { input: tokens, to: again } }
+",
+    );
+    folder.succeeds(&["run", "q.yaml"]);
+    let again = rows_of(&folder.path("again"));
+    assert_eq!(again.len(), first["family-thinking"].len());
+    for (again, first) in again.iter().zip(first["family-thinking"].values()) {
+        for name in ["prompt", "chosen", "rejected", "prompt_ids", "chosen_ids", "rejected_ids"] {
+            assert_eq!(again[name], first[name], "{name}");
+        }
+    }
+}
+
+#[test]
+fn templates_have_arguments_names_and_files() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("tokenizer")).unwrap();
+    folder.write("tokenizer/tokenizer.json", &fixture("tokenizers.json")["bytes"].to_string());
+    let named = json!([
+        {"name": "default", "template": "d{{ mood }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"},
+        {"name": "tool_use", "template": "t{% for m in messages %}{{ m.content }}{% endfor %}"},
+        {"name": "rag", "template": "r{% for m in messages %}{{ m.content }}{% endfor %}"},
+    ]);
+    folder.write("tokenizer/tokenizer_config.json", &json!({"eos_token": "</s>", "chat_template": named}).to_string());
+    folder.write("own.jinja", "o{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}");
+    let row = |extra: Value| {
+        let mut row = json!({"prompt": "q", "chosen": "good", "rejected": "bad"});
+        row.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        format!("{row}\n")
+    };
+    let rows = [json!({}), json!({"tools": "[{\"name\": \"add\"}]"}), json!({"chat_template_kwargs": {"mood": "!"}})];
+    folder.write("rows.jsonl", &rows.map(row).concat());
+    let tokenizer = Tokenizer::load(&folder.path("tokenizer")).unwrap();
+    let pipeline = |options: &str| {
+        let stages = format!(
+            "workdir: run\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n  \
+             tokens: {{ tokenize: {{ input: rows, tokenizer: tokenizer{options} }} }}\n  \
+             out: {{ write: {{ input: tokens, to: out }} }}\n"
+        );
+        folder.write("p.yaml", &stages);
+    };
+    let texts = |options: &str| {
+        pipeline(options);
+        folder.succeeds(&["run", "p.yaml"]);
+        let text = |row: &Value| {
+            let ids = [ids(&row["prompt_ids"]), ids(&row["chosen_ids"])].concat();
+            tokenizer.decode(&ids.iter().map(|id| *id as i32).collect::<Vec<_>>()).unwrap()
+        };
+        rows_of(&folder.path("out")).iter().map(text).collect::<Vec<_>>()
+    };
+    assert_eq!(texts(""), ["dq</s>good</s>", "tqgood", "d!q</s>good</s>"]);
+    assert_eq!(texts(", template_args: { mood: '?' }"), ["d?q</s>good</s>", "tqgood", "d!q</s>good</s>"]);
+    assert_eq!(texts(", template: rag"), ["rqgood"; 3]);
+    assert_eq!(texts(", template: own.jinja"), ["oq</s>good</s>"; 3]);
+    // Another text of the file is another template.
+    folder.write("own.jinja", "p{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}");
+    assert_eq!(texts(", template: own.jinja"), ["pq</s>good</s>"; 3]);
+    pipeline(", template: owm.jinja");
+    let stderr = folder.fails(&["check", "p.yaml"], 78);
+    assert!(stderr.contains("`owm.jinja` is no file, and no chat template in `tokenizer`"), "{stderr}");
+    assert!(stderr.contains("help: one of default, rag, tool_use, a file, or `none`"), "{stderr}");
+    pipeline("");
+    folder.write("rows.jsonl", &row(json!({"tools": 3})));
+    let stderr = folder.fails(&["run", "p.yaml"], 1);
+    assert!(stderr.contains("`tools`: row 0 of the batch holds no list of objects"), "{stderr}");
 }

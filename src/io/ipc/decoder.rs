@@ -3,14 +3,15 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::Buffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::ipc::reader::{read_dictionary, read_record_batch};
 use arrow::ipc::{MessageHeader, root_as_message};
 
-use super::claims;
+use super::{claims, views};
 use crate::error::{Error, Place, Result};
 use crate::io::store::Blob;
 
@@ -56,16 +57,31 @@ impl Decoder {
         match header.header_type() {
             MessageHeader::RecordBatch => {
                 let batch = header.header_as_record_batch().ok_or_else(|| wrong(&"a batch without a header"))?;
+                views::check(schema.fields(), batch, version, &body).map_err(|error| wrong(&error))?;
                 let read = read_record_batch(&body, batch, schema, &self.dictionaries, None, &version);
                 read.map(Some).map_err(|error| wrong(&error))
             }
             MessageHeader::DictionaryBatch => {
                 let batch = header.header_as_dictionary_batch();
                 let batch = batch.ok_or_else(|| wrong(&"a dictionary without a header"))?;
+                if let Some(values) = batch.data() {
+                    let fields = values_of(&schema, batch.id());
+                    views::check(&fields, values, version, &body).map_err(|error| wrong(&error))?;
+                }
                 let read = read_dictionary(&body, batch, &schema, &mut self.dictionaries, &version);
                 read.map(|()| None).map_err(|error| wrong(&error))
             }
             _ => Ok(None),
         }
+    }
+}
+
+/// What the dictionary `id` of `schema` holds, as a column.
+fn values_of(schema: &Schema, id: i64) -> Vec<FieldRef> {
+    #[allow(deprecated, reason = "the ids of dictionaries have no other way out of a schema")]
+    let field = schema.fields_with_dict_id(id).into_iter().next();
+    match field.map(Field::data_type) {
+        Some(DataType::Dictionary(_, values)) => vec![Arc::new(Field::new("values", DataType::clone(values), true))],
+        _ => Vec::new(),
     }
 }

@@ -18,12 +18,14 @@ impl Matrix {
     ///
     /// # Safety
     /// The element lies in the matrix.
+    #[inline]
     pub(in crate::kernels) unsafe fn from(self, row: usize, column: usize) -> Self {
         // SAFETY: the caller's contract.
         Self { data: unsafe { self.data.add(row * self.row_stride + column * self.col_stride) }, ..self }
     }
 
     /// Its transpose.
+    #[inline]
     pub(in crate::kernels) fn transposed(self) -> Self {
         Self { row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }

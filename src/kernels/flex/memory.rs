@@ -52,6 +52,7 @@ impl Shared {
     ///
     /// # Safety
     /// As for [`pointer::add`]: the element is inside the same allocation.
+    #[inline]
     pub(in crate::kernels) unsafe fn at(self, offset: usize) -> *mut f32 {
         // SAFETY: the caller's contract.
         unsafe { self.0.add(offset) }

@@ -43,8 +43,8 @@ pub struct Common {
     num_key_value_heads: Option<usize>,
     head_dim: Option<usize>,
     vocab_size: usize,
-    #[serde(default = "default_positions")]
-    max_position_embeddings: usize,
+    /// Positions before `linear` scaling, after `llama3` scaling; each architecture has its own default.
+    pub max_position_embeddings: Option<usize>,
     #[serde(default = "default_eps")]
     rms_norm_eps: f64,
     #[serde(default)]
@@ -54,9 +54,6 @@ pub struct Common {
     rope: RopeConfig,
 }
 
-fn default_positions() -> usize {
-    2048
-}
 fn default_eps() -> f64 {
     1e-6
 }
@@ -74,6 +71,8 @@ pub struct Config {
     pub mlp_bias: bool,
     /// RMS norms of every query and key head.
     pub qk_norm: bool,
+    /// `max_position_embeddings`, or the default of the architecture.
+    pub max_positions: usize,
     /// The sliding window of each layer, in positions including the own one; `None` without a window.
     pub windows: Vec<Option<usize>>,
 }
@@ -87,12 +86,12 @@ impl Common {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
-    fn rope(&self) -> Result<Rope, String> {
+    fn rope(&self, max_positions: usize) -> Result<Rope, String> {
         if self.rope.partial_rotary_factor().is_some_and(|factor| factor != 1.0) {
             return Err("partial_rotary_factor is not supported for this model_type".into());
         }
         let (theta, head_dim) = (self.rope.rope_theta.unwrap_or(10_000.0), self.head_dim());
-        self.rope.rope(theta, head_dim, head_dim, self.max_position_embeddings)
+        self.rope.rope(theta, head_dim, head_dim, max_positions)
     }
 
     /// Checks the options.
@@ -134,6 +133,7 @@ impl Architecture for Config {
             head_dim: common.head_dim(),
             inner: common.intermediate_size,
             feed_forward: FeedForward::Gated,
+            positions: common.rope.longest(self.max_positions),
         }
     }
 
@@ -143,7 +143,7 @@ impl Architecture for Config {
         if self.windows.contains(&Some(0)) {
             return Err(parameters.wrong_config("sliding_window must be above 0"));
         }
-        let rope = common.rope().map_err(|message| parameters.wrong_config(&message))?;
+        let rope = common.rope(self.max_positions).map_err(|message| parameters.wrong_config(&message))?;
         let (vocabulary, width) = (common.vocab_size, common.hidden_size);
         let layers = self.windows.iter().enumerate();
         let model = Model {

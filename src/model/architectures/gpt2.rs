@@ -102,6 +102,7 @@ impl Architecture for Config {
             head_dim: self.n_embd / self.n_head.max(1),
             inner: self.inner(),
             feed_forward: FeedForward::Plain,
+            positions: self.n_positions,
         }
     }
 

@@ -102,6 +102,7 @@ impl Architecture for Config {
             head_dim: self.hidden_size / self.num_attention_heads.max(1),
             inner: self.intermediate_size,
             feed_forward: FeedForward::Plain,
+            positions: self.rope.longest(self.max_position_embeddings),
         }
     }
 

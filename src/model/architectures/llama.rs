@@ -29,6 +29,7 @@ pub fn read(config: &Value) -> Result<decoder::Config, String> {
         output_bias: config.attention_bias,
         mlp_bias: config.mlp_bias,
         qk_norm: false,
+        max_positions: config.common.max_position_embeddings.unwrap_or(2048),
         windows: vec![None; config.common.num_hidden_layers],
         common: config.common,
     })

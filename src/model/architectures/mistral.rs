@@ -32,6 +32,7 @@ pub fn read(config: &Value) -> Result<decoder::Config, String> {
         output_bias: false,
         mlp_bias: false,
         qk_norm: false,
+        max_positions: config.common.max_position_embeddings.unwrap_or(131_072),
         windows: vec![config.sliding_window; config.common.num_hidden_layers],
         common: config.common,
     })

@@ -1,4 +1,4 @@
-//! The supported architectures. Each has a file, with fields named as in the checkpoint, and a row in [`ARCHITECTURES`].
+//! The supported architectures. Each has a file, with fields named as in the checkpoint, and a row in `ARCHITECTURES`.
 
 pub mod decoder;
 pub mod gpt2;
@@ -149,7 +149,8 @@ mod tests {
                 kv_heads: 4,
                 head_dim: 12,
                 inner: 192,
-                feed_forward: FeedForward::Plain
+                feed_forward: FeedForward::Plain,
+                positions: 32,
             }
         );
         let mut llama = json!({
@@ -163,5 +164,39 @@ mod tests {
         assert_eq!(describe(&llama).err().unwrap(), "hidden_size 1073741824 is above 1048576");
         llama["model_type"] = json!("other");
         assert!(describe(&llama).err().unwrap().starts_with("model_type `other` is not supported; supported: llama,"));
+    }
+
+    #[test]
+    fn positions_are_those_that_a_model_was_trained_for() {
+        let positions = |more: Value| {
+            let mut config = json!({
+                "model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+                "num_attention_heads": 1, "max_position_embeddings": 4096,
+            });
+            config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            describe(&config).unwrap().sizes.positions
+        };
+        assert_eq!(positions(json!({})), 4096);
+        assert_eq!(positions(json!({ "model_type": "qwen2", "sliding_window": 512 })), 4096);
+        assert_eq!(positions(json!({ "rope_scaling": null, "rope_parameters": { "rope_theta": 1e4 } })), 4096);
+        // lmsys/vicuna-7b-v1.5-16k.
+        assert_eq!(positions(json!({ "rope_scaling": { "type": "linear", "factor": 4.0 } })), 16_384);
+        let raised = json!({ "max_position_embeddings": 16_384,
+            "rope_parameters": { "rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 4096 } });
+        assert_eq!(positions(raised), 16_384);
+        // meta-llama/Llama-3.2-1B.
+        let llama3 = json!({ "max_position_embeddings": 131_072,
+            "rope_scaling": { "rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192 } });
+        assert_eq!(positions(llama3), 131_072);
+        // The defaults of `transformers`.
+        for (model_type, default) in
+            [("llama", 2048), ("mistral", 131_072), ("qwen2", 32_768), ("qwen3", 32_768), ("gpt_neox", 2048)]
+        {
+            let config = json!({
+                "model_type": model_type, "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+                "num_attention_heads": 1,
+            });
+            assert_eq!(describe(&config).unwrap().sizes.positions, default, "{model_type}");
+        }
     }
 }

@@ -30,6 +30,7 @@ pub fn read(config: &Value) -> Result<decoder::Config, String> {
         output_bias: config.attention_bias,
         mlp_bias: false,
         qk_norm: true,
+        max_positions: config.common.max_position_embeddings.unwrap_or(32_768),
         windows: config.windows.of_layers(config.common.num_hidden_layers)?,
         common: config.common,
     })

@@ -112,6 +112,20 @@ impl ModelSource {
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
     }
 
+    /// Looks whether the files that loading needs are there; no weights are read.
+    ///
+    /// # Errors
+    /// A configuration, weights or an adapter that are missing.
+    pub fn look(&self) -> Result<()> {
+        self.config()?;
+        let weights = self.base_folder()?.map(|folder| tensors::files(&folder)).transpose()?;
+        let adapter = self.adapter_folder().map(adapter::files);
+        for file in weights.into_iter().flatten().chain(adapter.into_iter().flatten()) {
+            std::fs::metadata(&file).map_err(|error| missing(&file, &error))?;
+        }
+        Ok(())
+    }
+
     /// The blake3 digest of configuration and weights: models with equal digests give equal log-probabilities.
     ///
     /// # Errors

@@ -33,6 +33,12 @@ struct Parameters {
     original_max_position_embeddings: Option<f64>,
 }
 
+impl Parameters {
+    fn kind(&self) -> &str {
+        self.rope_type.as_deref().or(self.kind.as_deref()).unwrap_or("default")
+    }
+}
+
 /// The frequencies of all pairs of dimensions, in radians per position; f32, as `transformers` computes them.
 #[derive(Debug, Clone)]
 pub struct Rope {
@@ -50,6 +56,23 @@ impl RopeConfig {
         self.parameters().partial_rotary_factor
     }
 
+    /// The longest sequence that a model with `max_position_embeddings` was trained for. With `linear` scaling that is the length
+    /// before it, as the documentation of `transformers` has it, unless `original_max_position_embeddings` is given; with `llama3`
+    /// it is the length after it.
+    pub fn longest(&self, max_position_embeddings: usize) -> usize {
+        let parameters = self.parameters();
+        if parameters.kind() != "linear" {
+            return max_position_embeddings;
+        }
+        let original = self.original(&parameters).unwrap_or(max_position_embeddings as f64);
+        max_position_embeddings.max((original * parameters.factor.unwrap_or(1.0)) as usize)
+    }
+
+    /// `original_max_position_embeddings`, wherever it is written.
+    fn original(&self, parameters: &Parameters) -> Option<f64> {
+        self.original_max_position_embeddings.or(parameters.original_max_position_embeddings)
+    }
+
     /// The frequencies of heads with `head_dim` dimensions, of which the first `rotary_dim` rotate. Their base is `theta` unless the
     /// parameters give another.
     ///
@@ -64,20 +87,18 @@ impl RopeConfig {
         let parameters = self.parameters();
         let theta = parameters.rope_theta.unwrap_or(theta) as f32;
         let plain = (0..rotary_dim / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / rotary_dim as f32));
-        let kind = parameters.rope_type.as_deref().or(parameters.kind.as_deref()).unwrap_or("default");
-        let frequencies = match kind {
+        let frequencies = match parameters.kind() {
             "default" => plain.collect(),
             "linear" => {
                 let factor = needed(parameters.factor, "factor")? as f32;
                 plain.map(|frequency| frequency / factor).collect()
             }
             "llama3" => {
-                let context = self.original_max_position_embeddings.or(parameters.original_max_position_embeddings);
                 let scaling = Llama3 {
                     factor: needed(parameters.factor, "factor")? as f32,
                     low: needed(parameters.low_freq_factor, "low_freq_factor")? as f32,
                     high: needed(parameters.high_freq_factor, "high_freq_factor")? as f32,
-                    context: context.unwrap_or(positions as f64) as f32,
+                    context: self.original(&parameters).unwrap_or(positions as f64) as f32,
                 };
                 plain.map(|frequency| scaling.apply(frequency)).collect()
             }

@@ -1,4 +1,4 @@
-//! The files of a model folder, written.
+//! Writes the files of a model folder.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
-/// Makes `folder` if it is missing.
+/// Creates `folder` if it does not exist.
 pub(super) fn make(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(|error| unwritable(folder, error))
 }

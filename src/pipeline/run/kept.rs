@@ -62,7 +62,7 @@ pub struct Orphan {
 
 #[derive(Debug)]
 enum What {
-    Folder(Owned, BTreeMap<String, Written>),
+    Folder(Owned, BTreeMap<String, Option<Written>>),
     File(Location),
     /// A folder that a killed process alone has filled.
     Draft(Owned),
@@ -145,12 +145,18 @@ fn workdir(pipelines: &[Planned]) -> Result<Option<Workdir>> {
 pub fn orphans(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Orphan>> {
     let mut orphans = Vec::new();
     let mut live = Vec::new();
+    let Some(workdir) = workdir(pipelines)? else { return Ok(orphans) };
     for kept in kept(pipelines, monitor)? {
-        let parts = if kept.kind == "data" { parts::recorded(kept.folder.folder())? } else { BTreeMap::new() };
+        let is_data = kept.kind == "data";
         if kept.current || kept.shared {
-            live.push((kept.folder.folder().clone(), parts));
+            live.extend(
+                is_data
+                    .then(|| Ok((kept.folder.folder().clone(), workdir.noted(kept.folder.folder())?)))
+                    .transpose()?,
+            );
             continue;
         }
+        let parts = if is_data { workdir.parts(kept.folder.folder())? } else { BTreeMap::new() };
         let path = kept.folder.folder().to_string();
         orphans.push(Orphan {
             path,
@@ -159,10 +165,7 @@ pub fn orphans(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Orpha
             what: What::Folder(kept.folder, parts),
         });
     }
-    let (Some(workdir), Some(first)) = (workdir(pipelines)?, pipelines.iter().find_map(|(_, plans)| plans.first()))
-    else {
-        return Ok(orphans);
-    };
+    let Some(first) = pipelines.iter().find_map(|(_, plans)| plans.first()) else { return Ok(orphans) };
     for session in workdir.sessions()? {
         let mut places = vec![workdir.at.clone()];
         for folder in &session.folders {
@@ -172,7 +175,10 @@ pub fn orphans(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Orpha
         for place in &places {
             for (orphan, changed) in of_session(place, &session.mark, &live)? {
                 is_over &= is_abandoned(changed);
-                unfinished.push(orphan);
+                // A folder of outputs may lie in the workdir.
+                if !unfinished.iter().any(|other: &Orphan| other.path == orphan.path) {
+                    unfinished.push(orphan);
+                }
             }
         }
         if is_over {
@@ -196,7 +202,7 @@ pub fn orphans(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Orpha
 fn of_session(
     place: &Location,
     mark: &str,
-    live: &[(Location, BTreeMap<String, Written>)],
+    live: &[(Location, BTreeSet<String>)],
 ) -> Result<Vec<(Orphan, SystemTime)>> {
     let mut orphans = Vec::new();
     let mut drafts: BTreeMap<String, (u64, SystemTime)> = BTreeMap::new();
@@ -218,7 +224,7 @@ fn of_session(
                 let folder = live
                     .iter()
                     .find(|(folder, _)| file.canonical().below(&folder.canonical()).as_deref() == Some(found.name()));
-                if folder.is_some_and(|(_, parts)| !parts.contains_key(found.name())) {
+                if folder.is_some_and(|(_, parts)| !parts.contains(found.name())) {
                     orphans.push((orphan(file.to_string(), found.bytes, What::File(file)), found.changed));
                 }
             }

@@ -81,15 +81,10 @@ pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) ->
     let workdir = Workdir::open(plan.stores.locate(&plan.workdir)?)?;
     let mut run = Run::prepare(plan, workdir, name, options, monitor)?;
     run.workdir.begin(&run.pipeline, run.folders())?;
-    match run.all(options) {
-        // A store that is away would only be asked in vain again.
-        Err(error) if error.is_retryable() => Err(error),
-        outcome => {
-            let ended = run.workdir.end(session::mark());
-            // The error that ended the run is the one to report.
-            outcome.and(ended).map(|()| run.report)
-        }
-    }
+    run.all(options)?;
+    // A run that failed may have left something unfinished; its session says where.
+    run.workdir.end(session::mark())?;
+    Ok(run.report)
 }
 
 fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
@@ -220,7 +215,10 @@ impl<'a> Run<'a> {
         if let Some(folder) = self.tokenizer(node) {
             let tokenizer = Tokenizer::load(&folder)?;
             hasher.update(tokenizer.digest()?.as_bytes());
-            hasher.update(tokenizer.template_digest().unwrap_or_default().as_bytes());
+            let template = node.stage.template().map(|template| template.open(&tokenizer, tokenizer.eos_token()));
+            // Ids need no template: whoever does says that there is none.
+            let template = template.and_then(Result::ok).map(|template| template.digest());
+            hasher.update(template.unwrap_or_default().as_bytes());
         }
         for (_, name) in node.stage.inputs().into_iter().chain(node.stage.models()) {
             let print = match (prints.get(name), self.plan.source(name)) {
@@ -261,7 +259,7 @@ impl<'a> Run<'a> {
         for kind in ["data", "rejects", "checkpoints"] {
             let folder = self.folder(kind, node);
             if let Some(owned) = Owned::open(folder.clone())?.filter(|owned| owned.owner().workdir == self.workdir.id) {
-                let parts = if kind == "data" { parts::recorded(&folder)? } else { BTreeMap::new() };
+                let parts = if kind == "data" { self.workdir.parts(&folder)? } else { BTreeMap::new() };
                 owned.remove(&parts)?;
             }
         }

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::Run;
 use super::exact::{from_json, to_json};
 use super::record::Record;
+use super::workdir::Workdir;
 use crate::error::{Error, Result};
 use crate::io::{Dataset, Location, Owned, Written, owned, session};
 use crate::pipeline::flow::Flow;
@@ -119,16 +120,33 @@ impl Units {
     }
 }
 
-/// The parts that the notes and the manifest in `folder` name: what may be removed with it.
-pub(super) fn recorded(folder: &Location) -> Result<BTreeMap<String, Written>> {
-    let manifest = Record::at(&folder.join(MANIFEST))?;
-    let mut parts: Vec<Part> = manifest.map(|record| record.parts).unwrap_or_default();
-    for file in folder.list()?.iter().filter(|file| file.name().starts_with("part-") && file.name().ends_with(NOTE)) {
-        let note: Option<Note> = file.read()?.and_then(|bytes| from_json(&bytes));
-        parts.extend(note.map(|note| note.part));
+impl Workdir {
+    /// The parts in `folder` that its notes and its manifest name, with their sizes and digests, and those that a run of this
+    /// workdir left without a note: what may be removed with the folder.
+    pub(super) fn parts(&self, folder: &Location) -> Result<BTreeMap<String, Option<Written>>> {
+        let mut marks: BTreeSet<String> = self.sessions()?.into_iter().map(|session| session.mark).collect();
+        marks.insert(session::mark().to_owned());
+        let manifest = Record::at(&folder.join(MANIFEST))?;
+        let mut parts: Vec<Part> = manifest.map(|record| record.parts).unwrap_or_default();
+        let mut found = BTreeMap::new();
+        for file in folder.list()? {
+            if mark_of(file.name()).is_some_and(|mark| marks.contains(mark)) {
+                found.insert(file.name().to_owned(), None);
+            } else if file.name().starts_with("part-") && file.name().ends_with(NOTE) {
+                let note: Option<Note> = file.read()?.and_then(|bytes| from_json(&bytes));
+                parts.extend(note.map(|note| note.part));
+            }
+        }
+        let parts = parts.into_iter().filter(|part| mark_of(&part.name).is_some());
+        found.extend(parts.map(|part| (part.name, Some(part.file))));
+        Ok(found)
     }
-    let parts = parts.into_iter().filter(|part| mark_of(&part.name).is_some());
-    Ok(parts.map(|part| (part.name, part.file)).collect())
+
+    /// The parts in `folder` that its notes name.
+    pub(super) fn noted(&self, folder: &Location) -> Result<BTreeSet<String>> {
+        let parts = self.parts(folder)?.into_iter();
+        Ok(parts.filter(|(_, written)| written.is_some()).map(|(name, _)| name).collect())
+    }
 }
 
 impl Run<'_> {

@@ -120,8 +120,11 @@ impl Outputs {
         let at = folder.canonical();
         let mut outputs = Self { folder, at, recorded, others: BTreeMap::new() };
         for found in outputs.folder.scan()? {
-            let is_unfinished = session::mark_of(found.name()).is_some();
-            if !is_unfinished && !(found.is_file && outputs.is_own(&found.path, &outputs.recorded)?) {
+            if session::mark_of(found.name()).is_some() {
+                continue;
+            }
+            let is_own = found.is_file && outputs.is_own(&found.path, &outputs.recorded)?;
+            if !is_own {
                 outputs.others.insert(found.path, None);
             }
         }

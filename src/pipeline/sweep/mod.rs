@@ -3,22 +3,31 @@
 //! Variants share one workdir. What is kept there carries its fingerprint in its name, so that a stage that does not
 //! depend on a variable is done once, for all variants.
 
+mod check;
+mod compare;
+mod numbers;
 mod plot;
+mod statistics;
 mod table;
+mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use compare::Compare;
 pub use plot::Plot;
 
+use self::numbers::Measured;
+use super::order::natural;
 use super::plan::warn;
 use super::run::{self, Options};
 use super::{Plan, Report, Spec, places};
 use crate::error::{Error, Problem, Result};
+use crate::io::Location;
 use crate::monitor::Monitor;
 
 /// Most combinations of values, and bytes of all variants' files together: each of them is parsed and kept.
@@ -34,15 +43,21 @@ pub struct Sweep {
     /// The variable, mostly a seed, over whose values tables give the mean and a 95 % interval (Student's t).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repeats: Option<String>,
-    /// A variable, mostly a learning rate, of which every row of a table has the value that did best elsewhere.
+    /// A variable, mostly a learning rate, of which every row of a table has the value that did well elsewhere. Tables show
+    /// all values and mark that one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub choose: Option<Choose>,
+    /// Differences over the repeats, pair by pair, with 95 % intervals (Student's t) and p-values by Holm's correction.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compare: Vec<Compare>,
     /// Plots by name, each a file beside the tables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub plots: BTreeMap<String, Plot>,
 }
 
-/// How a variable's value is chosen.
+/// How a variable's value is chosen: by the one-standard-error rule, the first in the list of `over` whose mean is at most one
+/// standard error of the best mean below it. List the values so that the one to prefer comes first, mostly the lowest learning
+/// rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Choose {
@@ -91,7 +106,7 @@ pub struct Outcomes {
 pub fn variants(text: &str, name: &str, vars: &[(String, String)]) -> Result<Option<Vec<Variant>>> {
     let spec = Spec::parse(text, name, vars)?;
     let Some(sweep) = &spec.file.sweep else { return Ok(None) };
-    let problems = sweep.problems(&spec, text, vars);
+    let problems = [check::problems(sweep, &spec), sweep.too_many(text, vars)].concat();
     if !problems.is_empty() {
         return Err(spec.report(problems));
     }
@@ -118,53 +133,18 @@ fn text_of(value: &Value) -> String {
 }
 
 impl Sweep {
-    fn problems(&self, spec: &Spec, text: &str, vars: &[(String, String)]) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut problem = |path: &[&str], message: String| {
-            let path = ["sweep"].iter().chain(path).map(|part| (*part).to_owned()).collect();
-            problems.push(Problem { path, message, help: None });
-        };
-        for (name, values) in &self.over {
-            if !spec.file.vars.contains_key(name) {
-                problem(
-                    &["over", name],
-                    format!("`{name}` is no variable of the file; give it a default under `vars`"),
-                );
-            }
-            if values.is_empty() || values.iter().any(|value| value.is_array() || value.is_object()) {
-                problem(&["over", name], format!("`{name}` takes a list of numbers or words"));
-            }
-        }
+    /// More combinations than there may be in a file with this `text`, where `vars` are given one value each.
+    fn too_many(&self, text: &str, vars: &[(String, String)]) -> Vec<Problem> {
         let given = |name: &String| vars.iter().any(|(given, _)| given == name);
         let counts = self.over.iter().map(|(name, values)| if given(name) { 1 } else { values.len() });
         let variants = counts.fold(1, usize::saturating_mul);
         let most = VARIANTS.min(BYTES / text.len().max(1));
-        if variants > most {
-            let of = format!("a file of {} bytes", text.len());
-            problem(&["over"], format!("{variants} combinations of values; the most for {of} is {most}"));
+        if variants <= most {
+            return Vec::new();
         }
-        let unknown = |name: &String| !self.over.contains_key(name);
-        if let Some(name) = self.repeats.as_ref().filter(|name| unknown(name)) {
-            problem(&["repeats"], format!("`{name}` is not under `over`"));
-        }
-        if let Some(choose) = &self.choose {
-            if unknown(&choose.variable) || self.repeats.as_ref() == Some(&choose.variable) {
-                let message = format!("`{}` is not under `over`, or is what repeats", choose.variable);
-                problem(&["choose", "variable"], message);
-            }
-            if !spec.file.stages.contains_key(&choose.stage) {
-                problem(&["choose", "stage"], format!("no stage `{}`", choose.stage));
-            }
-        }
-        for (name, plot) in &self.plots {
-            if !spec.file.stages.contains_key(&plot.stage) {
-                problem(&["plots", name, "stage"], format!("no stage `{}`", plot.stage));
-            }
-            if !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-') {
-                problem(&["plots", name], format!("`{name}` names a file: letters, digits, `_` and `-`"));
-            }
-        }
-        problems
+        let of = format!("a file of {} bytes", text.len());
+        let message = format!("{variants} combinations of values; the most for {of} is {most}");
+        vec![Problem::at("over", message).within(&["sweep"])]
     }
 }
 
@@ -205,6 +185,62 @@ pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Mo
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     let sweep = variants[0].spec.file.sweep.as_ref().expect("variants come from a sweep");
     let mut folder = run::tables(first, name, &stem)?;
-    let (text, tables) = table::write(sweep, &outcomes, &mut folder)?;
-    Ok(Outcomes { variants: outcomes, tables, text })
+    let measured = numbers::of(&outcomes);
+    let numbers = numbers::write(sweep, &measured, &folder.expect(numbers::FILE)?)?;
+    let (text, tables) = tabulate(sweep, measured, &mut |name| folder.expect(name))?;
+    Ok(Outcomes { variants: outcomes, tables: [vec![numbers], tables].concat(), text })
+}
+
+/// Makes the tables and plots of the pipeline `spec` again, from the numbers that a run left in `folder`. Returns the tables
+/// for people.
+///
+/// # Errors
+/// A pipeline without a sweep; no `numbers.parquet`, or that of another sweep; a plot of numbers that are not there; without
+/// `overwrite`, a file that is there already.
+pub fn again(spec: &Spec, folder: &Location, overwrite: bool) -> Result<String> {
+    let Some(sweep) = &spec.file.sweep else {
+        return Err(Error::stage("tables", format!("{} has no sweep", spec.name())));
+    };
+    let problems = check::problems(sweep, spec);
+    if !problems.is_empty() {
+        return Err(spec.report(problems));
+    }
+    let mut place = |name: &str| {
+        let file = folder.join(name);
+        if file.exists()? && !overwrite {
+            return Err(Error::stage("tables", format!("{file} is there already; --overwrite replaces it")));
+        }
+        Ok(file)
+    };
+    tabulate(sweep, numbers::read(sweep, folder)?, &mut place).map(|(text, _)| text)
+}
+
+/// Writes tables and plots into files that `place` gives by their names; returns the tables' text, and the paths of all files.
+fn tabulate(
+    sweep: &Sweep,
+    mut measured: Vec<Measured>,
+    place: &mut dyn FnMut(&str) -> Result<Location>,
+) -> Result<(String, Vec<String>)> {
+    measured.extend(numbers::costs(&measured));
+    let stages: BTreeSet<&str> = measured.iter().filter(|m| !m.label.is_empty()).map(|m| m.stage.as_str()).collect();
+    let mut stages: Vec<&str> = stages.into_iter().collect();
+    stages.sort_by(|a, b| natural(a, b));
+    let section = |stage: &&str| {
+        let compared = sweep.compare.iter().filter(|compare| compare.stage == *stage);
+        let compared: String = compared.map(|compare| compare.text(sweep, &measured)).collect();
+        table::table(sweep, &measured, stage) + &compared
+    };
+    let text = stages.iter().map(section).collect::<Vec<_>>().join("\n");
+    let file = place("tables.md")?;
+    file.write(text.clone())?;
+    let mut files = vec![file.to_string()];
+    for (name, plot) in &sweep.plots {
+        let lines = table::lines(sweep, &measured, &plot.stage);
+        let drawn = plot.svg(&lines);
+        let svg = drawn.map_err(|message| Error::stage("sweep", format!("plot `{name}`: {message}")))?;
+        let file = place(&format!("{name}.svg"))?;
+        file.write(svg)?;
+        files.push(file.to_string());
+    }
+    Ok((text, files))
 }

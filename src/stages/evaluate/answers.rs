@@ -8,6 +8,7 @@ use serde_json::json;
 
 pub use super::judge::Bench;
 use super::win_rate::Scores;
+use super::{Evaluate, Judge};
 use crate::columns::lists::ids;
 use crate::columns::{PROMPT_IDS, row_ids};
 use crate::error::Result;
@@ -34,6 +35,18 @@ pub struct Told {
 }
 
 impl Told {
+    /// The sums of one name of `evaluate` before the first answer, with everything that will be counted.
+    pub(super) fn before(evaluate: &Evaluate) -> Self {
+        let measures_divergence =
+            evaluate.start.is_some() && evaluate.answers.keys().any(|name| evaluate.models.contains_key(name));
+        Self {
+            divergence: measures_divergence.then_some((0.0, 0.0)),
+            score: evaluate.judge.is_some().then_some(0.0),
+            verdicts: (evaluate.judge == Some(Judge::Quickstart)).then_some([0.0; 4]),
+            ..Self::default()
+        }
+    }
+
     /// Adds the rows of `batch`, which `judge` looks at; `models` are the answers' own model and its start.
     pub fn add(&mut self, batch: &RecordBatch, judge: Option<&Bench>, models: Option<[&Scorer; 2]>) -> Result<()> {
         let (mut rows, mut texts, mut tokens) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,5 +1,5 @@
-//! Where prompts and answers meet: whose a token is that lies across, and what is wrong there, counted with an example of
-//! each and a limit on how many rows may have it.
+//! Faults at the boundary of prompt and answer: each is counted, with an example, and may have a limit on the share of
+//! rows that have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,15 +36,15 @@ impl BoundarySetting {
     }
 }
 
-/// Whose a token is that lies across the end of the prompt; and shares of rows, 0 to 1, above which the stage fails. What
-/// has no share is only counted.
+/// The rule for tokens that span the end of the prompt, and shares of rows, 0 to 1, above which the stage fails. A fault
+/// without a share is only counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Boundary {
-    /// Whose a token is that lies across the end of the prompt.
+    /// What becomes of a token that spans the end of the prompt.
     #[serde(default)]
     pub rule: BoundaryRule,
-    /// Rows with a token across the end of the prompt.
+    /// Rows with a token that spans the end of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merged: Option<f64>,
     /// Rows with an answer that no special token ends: the model is not taught to stop.
@@ -90,7 +90,7 @@ impl Fault {
         match self {
             Self::Merged => (
                 "merged",
-                "have a token across the end of the prompt",
+                "have a token that spans the end of the prompt",
                 "end prompts with a special token of the template",
             ),
             Self::MissingEos => (
@@ -169,7 +169,7 @@ impl Boundaries {
         Self { bos: id("bos_token"), eos: id("eos_token"), special: tokenizer.special_ids() }
     }
 
-    /// The token across the end of the prompt with answer `side`, if there is one.
+    /// An example of the token that spans the end of the prompt and the beginning of answer `side`, if there is one.
     pub(super) fn merged(tokenizer: &Tokenizer, side: Side, joint: &Joint) -> Option<String> {
         let (alone, whole) = (&joint.alone, &joint.whole[side as usize].ids);
         let same = alone.iter().zip(whole).take_while(|(a, b)| a == b).count();

@@ -1,9 +1,9 @@
-//! The ids of a prompt and of its answers, as one text each: what a model reads is one text, so the ids are those of the
-//! whole, cut where the prompt's ids end.
+//! The ids of a prompt with each of its answers. A model reads prompt and answer as one text, so the whole text is
+//! tokenized and its ids are cut where the ids of the prompt alone end.
 //!
-//! With some tokenizers and texts a token lies across the place where the answer begins, and the prompt's own ids are not
-//! the beginning of the whole's. A rule says whose it is. Both answers are compared behind one prompt, so all of its tokens
-//! must be those of both texts.
+//! A tokenizer may merge characters across that point, so that the ids of the prompt alone are not a prefix of the whole.
+//! [`BoundaryRule`] then decides where to cut. Both answers share one prompt, so the ids in front of the cut are the same in
+//! both texts.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,16 +11,16 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::text::{Rendered, Tokenizer};
 
-/// Whose a token is that lies across the end of the prompt.
+/// What becomes of a token that spans the end of the prompt and the beginning of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BoundaryRule {
-    /// The answer's: the prompt is what its own tokens and those of both texts have in common.
+    /// It belongs to the answer: the prompt keeps the prefix that its own ids and those of both texts have in common.
     #[default]
     MergeToAnswer,
-    /// The prompt's, if the tokens are the same in both texts; other rows are set aside.
+    /// It belongs to the prompt, if both texts have the same ids there; else the row is set aside.
     MergeToPrompt,
-    /// Nobody's: the row is set aside.
+    /// The row is set aside.
     SetAside,
 }
 
@@ -47,12 +47,12 @@ pub(super) struct Joint {
 pub(super) struct Joiner<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     /// What stands in front of and behind every text.
-    pub(super) ends: &'a [Vec<i32>; 2],
+    pub(super) ends: [&'a [i32]; 2],
 }
 
 impl Joiner<'_> {
-    /// The ids of `rendered`, which has two answers; `with_offsets` asks for the characters of their tokens, which there are
-    /// always where the prompt's own ids do not begin the whole's.
+    /// The ids of `rendered`, which has two answers. `with_offsets` asks for the characters that each token covers; they are
+    /// always there when the ids of the prompt alone are not a prefix of the whole.
     pub(super) fn join(&self, rendered: &Rendered, with_offsets: bool) -> Result<Joint> {
         let alone = self.alone(&rendered.prompt)?;
         let prompt_chars = rendered.prompt.chars().count();
@@ -70,7 +70,7 @@ impl Joiner<'_> {
 
     /// The ids of a prompt alone.
     pub(super) fn alone(&self, prompt: &str) -> Result<Vec<i32>> {
-        Ok([&self.ends[0][..], &self.tokenizer.encode(prompt)?].concat())
+        Ok([self.ends[0], &self.tokenizer.encode(prompt)?].concat())
     }
 
     fn whole(&self, text: &str, with_offsets: bool) -> Result<Encoded> {
@@ -79,13 +79,13 @@ impl Joiner<'_> {
             true => self.tokenizer.encode_with_offsets(text)?,
             false => (self.tokenizer.encode(text)?, Vec::new()),
         };
-        let behind = if ids.ends_with(behind) { &[] } else { &behind[..] };
+        let behind = if ids.ends_with(behind) { &[] } else { behind };
         if with_offsets {
             let end = text.chars().count();
             offsets.splice(..0, front.iter().map(|_| (0, 0)));
             offsets.extend(behind.iter().map(|_| (end.saturating_sub(1), end)));
         }
-        Ok(Encoded { ids: [&front[..], &ids, behind].concat(), offsets })
+        Ok(Encoded { ids: [front, &ids, behind].concat(), offsets })
     }
 }
 
@@ -102,7 +102,7 @@ impl Joint {
         }
         let [chosen, rejected] = &self.whole;
         match rule {
-            BoundaryRule::SetAside => Err("a token lies across the end of the prompt"),
+            BoundaryRule::SetAside => Err("a token spans the end of the prompt"),
             BoundaryRule::MergeToAnswer => {
                 let cut = common(&self.alone, &chosen.ids).min(common(&self.alone, &rejected.ids));
                 if cut == 0 { Err("no token of the prompt alone") } else { Ok(cut) }

@@ -1,10 +1,9 @@
-//! A conversation's text, cut into the prompt and its answers, as TRL does it: the prompt ends where the texts with the
-//! answers leave it.
+//! Cuts the text of a conversation into the prompt and its answers.
 //!
-//! Some templates open the model's turn with more than they write once the answer is there (a `<think>`, say). The prompt
-//! is then what all texts have in common, and the rest belongs to the answers; but no further than to where an answer's
-//! own words begin, lest two answers with the same first letter lose it to the prompt, and no less than all words of the
-//! prompt.
+//! The prompt is the text that opens the model's turn. Some templates open the turn with more than they write once the
+//! answer is there (`<think>`, say). The prompt is then the common prefix of all texts, as in TRL, with two limits: it ends
+//! before the answer's own words (two answers may begin with the same letters), and it holds all words of the prompt's
+//! messages, else the conversation is refused.
 
 use super::turns::put_mark;
 use super::{Answer, ChatTemplate, Context, Ending, Message, Rendered, Unrendered, common_prefix};
@@ -24,7 +23,10 @@ impl ChatTemplate {
     ) -> Result<Rendered, Unrendered> {
         let (prompt, context) = (prompt.to_vec(), context.clone());
         let answers: Vec<Vec<Message>> = answers.iter().map(|turns| turns.to_vec()).collect();
-        self.bounded(move |template| template.texts(&prompt, &answers, &context))?
+        self.bounded(move |template| {
+            let answers: Vec<_> = answers.iter().map(|answer| template.fitted(answer)).collect();
+            template.texts(&template.fitted(&prompt), &answers, &context)
+        })?
     }
 
     fn texts(&self, prompt: &[Message], answers: &[Vec<Message>], context: &Context) -> Result<Rendered, Unrendered> {

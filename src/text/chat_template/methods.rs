@@ -1,5 +1,5 @@
-//! The methods of Python's `str`, `dict` and `list` that templates call. Those that change a value in place do not
-//! exist, as in the sandbox of `transformers`.
+//! The methods of Python's `str`, `dict` and `list` for templates. As in the sandbox of `transformers`, there are none that modify a
+//! value in place.
 
 use std::fmt::{self, Write as _};
 
@@ -7,16 +7,16 @@ use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-/// Bytes that one unit of fuel pays for, as in the engine.
+/// Bytes per unit of fuel, as in the engine.
 const BYTES_PER_FUEL: usize = 64;
 
-/// The widest field that `format` makes of nothing.
+/// The bytes charged for a field of `format` without a long argument.
 const WIDEST: usize = 64;
 
-/// Most characters that `strip` looks for: each of the text's is compared with all of them.
+/// The largest argument of `strip`: every character of the text is compared with each of its characters.
 const STRIPPED: usize = 256;
 
-/// Calls `value.method(args)`. What it reads is paid for here, as the engine does for filters.
+/// Calls `value.method(args)`. Fuel for the value is consumed here, as the engine does for filters.
 pub(super) fn call(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let result = match (value.kind(), value.as_str()) {
         (_, Some(text)) => {
@@ -147,7 +147,7 @@ fn text_method(state: &State, text: &str, method: &str, args: &[Value]) -> Resul
             Value::from(format!("{sign}{}{digits}", "0".repeat(missing)))
         }
         "format" => {
-            // Neither widths nor arguments are paid for elsewhere.
+            // No fuel is consumed elsewhere for widths and arguments.
             let huge = text.split(|c: char| !c.is_ascii_digit()).any(|number| number.len() > 4);
             if huge {
                 return Err(invalid("format: a width above 9999"));
@@ -170,12 +170,12 @@ fn absent() -> Error {
     invalid("substring not found")
 }
 
-/// Pays for `bytes` before they are made or read.
+/// Consumes the fuel for `bytes`, before they are written or read.
 pub(super) fn charge(state: &State, bytes: usize) -> Result<(), Error> {
     state.consume_fuel((bytes / BYTES_PER_FUEL) as u64)
 }
 
-/// `str(value)`, paid for while it is written.
+/// `str(value)`, which consumes fuel as it is written.
 pub(super) fn shown(state: &State, value: &Value) -> Result<String, Error> {
     struct Paid<'a, 'env> {
         state: &'a State<'a, 'env>,
@@ -194,7 +194,10 @@ pub(super) fn shown(state: &State, value: &Value) -> Result<String, Error> {
     Ok(paid.text)
 }
 
-/// The characters to strip, if they are not too many.
+/// The characters to strip.
+///
+/// # Errors
+/// More than [`STRIPPED`] bytes.
 pub(super) fn few(chars: Option<&str>) -> Result<Option<&str>, Error> {
     match chars {
         Some(chars) if chars.len() > STRIPPED => Err(invalid(format!("strip: more than {STRIPPED} characters"))),
@@ -202,18 +205,18 @@ pub(super) fn few(chars: Option<&str>) -> Result<Option<&str>, Error> {
     }
 }
 
-/// The result of a method that takes no argument.
+/// The result of a method without arguments.
 fn nothing<T: Into<Value>>(args: &[Value], make: impl FnOnce() -> T) -> Result<Value, Error> {
     let () = from_args(args)?;
     Ok(make().into())
 }
 
-/// White space as `str.isspace` sees it: that of Unicode, and four control characters.
+/// White space by `str.isspace`: that of Unicode, and four control characters.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\x1c'..='\x1f')
 }
 
-/// `str.strip` on the sides asked for; without `chars`, white space.
+/// `str.strip` at the start, the end or both; white space if `chars` is `None`.
 pub(super) fn strip<'a>(text: &'a str, chars: Option<&str>, start: bool, end: bool) -> &'a str {
     let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.contains(c));
     let text = if start { text.trim_start_matches(goes) } else { text };
@@ -238,7 +241,7 @@ fn capitalize(text: &str) -> String {
     first.into_iter().flatten().collect::<String>() + &chars.as_str().to_lowercase()
 }
 
-/// Every letter behind one that has no case is upper case, so that `it's` becomes `It'S`.
+/// A letter after a character without case becomes upper case, so `it's` becomes `It'S`.
 fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut inside = false;
@@ -258,7 +261,7 @@ fn swap_case(text: &str) -> String {
     text.chars().map(swap).collect()
 }
 
-/// Characters `start .. end` as a Python slice counts them, and how many lie before; none where `start` lies behind
+/// The characters `start .. end`, counted as in a Python slice, and the number of characters before them; `None` if `start` is after
 /// the end.
 fn window(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &str)> {
     let count = text.chars().count();
@@ -288,7 +291,7 @@ fn starts(state: &State, text: &str, args: &[Value], is: impl Fn(&str, &str) -> 
     Ok(Value::from(any))
 }
 
-/// Where the needle lies, in characters from the start of `text`.
+/// The position of the needle, in characters from the start of `text`.
 fn search(text: &str, args: &[Value], find: impl Fn(&str, &str) -> Option<usize>) -> Result<Option<usize>, Error> {
     let (needle, start, end): (&str, Option<i64>, Option<i64>) = from_args(args)?;
     let found = window(text, start, end).and_then(|(before, part)| {
@@ -332,7 +335,7 @@ fn pad(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Value,
     let left = match method {
         "ljust" => 0,
         "rjust" => missing,
-        // Python puts the odd one on the left where the width is odd.
+        // In Python the odd padding character is on the left if the width is odd.
         _ => missing / 2 + (missing & width & 1),
     };
     Ok(Value::from(format!("{}{text}{}", fill.repeat(left), fill.repeat(missing - left))))
@@ -342,12 +345,12 @@ fn triple(before: &str, separator: &str, after: &str) -> Value {
     Value::from(Tuple::from([before, separator, after].map(Value::from)))
 }
 
-/// Every text costs one unit of fuel.
+/// A list of texts, each of which costs a unit of fuel.
 fn list<'a>(state: &State, texts: impl Iterator<Item = &'a str>) -> Result<Vec<Value>, Error> {
     texts.map(|text| state.consume_fuel(1).map(|()| Value::from(text))).collect()
 }
 
-/// `split` and, from the right, `rsplit`: separator or white space, and at most so many cuts.
+/// `split`, or `rsplit` from the right: by a separator or by white space, with a limited number of cuts.
 fn split(state: &State, text: &str, args: &[Value], right: bool) -> Result<Value, Error> {
     let (separator, cuts, options): (Option<&str>, Option<i64>, Kwargs) = from_args(args)?;
     let named: Option<String> = options.get("sep")?;
@@ -381,7 +384,7 @@ fn words(text: &str, cuts: usize) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The last word first.
+/// The words from last to first.
 fn words_from_the_right(text: &str, cuts: usize) -> impl Iterator<Item = &str> {
     let mut rest = strip(text, None, false, true);
     let mut left = cuts;
@@ -394,7 +397,7 @@ fn words_from_the_right(text: &str, cuts: usize) -> impl Iterator<Item = &str> {
     })
 }
 
-/// `str.splitlines`, which knows more ends of lines than `\n`.
+/// `str.splitlines`, with all its line ends.
 fn lines(text: &str, keep: bool) -> impl Iterator<Item = &str> {
     let ends =
         |c: char| matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}');

@@ -1,5 +1,5 @@
-//! What templates take from Python and jinja2: how values print, filters and tests where the engine's differ, the
-//! clock, and errors on purpose.
+//! What templates expect of Python and jinja2: how values print, filters and tests that differ from the engine's, the clock, and
+//! `raise_exception`.
 
 use std::fmt::Write as _;
 
@@ -11,10 +11,10 @@ use minijinja::{Environment, Error, ErrorKind, Output, State};
 use super::json::{number, tojson};
 use super::methods;
 
-/// Makes `environment` behave as the one that `transformers` renders in.
+/// Makes `environment` behave like that of `transformers`.
 ///
-/// The clock is read once, here, so that every row of a run sees the same date, in local time;
-/// `SOURCE_DATE_EPOCH` (seconds since 1970, then in UTC) fixes it across runs.
+/// The clock is read once, here, so that all rows of a run have the same date, in local time. `SOURCE_DATE_EPOCH` (seconds since 1970,
+/// in UTC) sets it.
 pub(super) fn install(environment: &mut Environment<'static>) {
     let now = now();
     environment.set_formatter(print);
@@ -35,7 +35,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.add_function("strftime_now", move |format: &str| strftime(now, format));
 }
 
-/// Marks what a template itself objects to.
+/// Marks errors that the template raises itself.
 #[derive(Debug, thiserror::Error)]
 #[error("raised by the template")]
 pub(super) struct Raised;
@@ -53,7 +53,7 @@ pub(super) fn strftime(at: DateTime<FixedOffset>, format: &str) -> Result<String
         return Err(wrong());
     }
     let mut text = String::new();
-    // Some formats are for parsing only.
+    // Some formats can be parsed but not written.
     write!(text, "{}", at.format_with_items(items.iter())).map_err(|_| wrong())?;
     Ok(text)
 }
@@ -88,7 +88,7 @@ fn default(value: &Value, other: Option<Value>, boolean: Option<bool>, options: 
     Ok(if value.is_undefined() || (boolean && !value.is_true()) { other } else { value.clone() })
 }
 
-/// The engine's filter takes its options by name only.
+/// As the engine's filter, with options also by position.
 fn dictsort(
     value: &Value,
     case_sensitive: Option<bool>,
@@ -109,7 +109,7 @@ fn dictsort(
     minijinja::filters::dictsort(value, Kwargs::from_iter(named))
 }
 
-/// What is no number becomes 0, not an error.
+/// A value that is not a number becomes 0, not an error.
 fn int(
     state: &State,
     value: &Value,
@@ -126,7 +126,7 @@ fn float(state: &State, value: &Value, default: Option<Value>, options: Kwargs) 
     minijinja::filters::float(state, value, Some(default), options)
 }
 
-/// A sequence for jinja2 is whatever has a length and items: texts and mappings too.
+/// In jinja2 everything with a length and items is a sequence, also strings and mappings.
 fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map | ValueKind::Undefined)
 }

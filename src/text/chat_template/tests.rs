@@ -241,6 +241,13 @@ fn only_the_assistants_turns_of_an_answer_are_its_own() {
     // What is left out of earlier turns, and what is written in front of the last one, is found where it is.
     let thinks = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content | trim }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
     assert_eq!(own_words(thinks, &turns).unwrap(), ["é1<end>", "<think></think>2<end>"]);
+    // A turn without words of its own is known by its end.
+    let calls = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}{% if m.tool_calls %}<call/>{% endif %}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+    let mut call = say("assistant", "");
+    call.remove("content");
+    call.insert("tool_calls".into(), vec![1].into());
+    let answer = [call, say("tool", "4"), say("assistant", "Four.")];
+    assert_eq!(own_words(calls, &answer).unwrap(), ["<call/><end>", "<think></think>Four.<end>"]);
     // Two turns of the assistant, with nobody's words between them.
     assert_eq!(own_words(chat, &[say("assistant", "1"), say("assistant", "2")]).unwrap(), ["1<end>\n", "2<end>\n"]);
     let shouts = "{% for m in messages %}{{ m.content | upper | replace('1', '') }}{% if m.content | length > 3 %}!{% endif %}{% endfor %}";
@@ -273,10 +280,49 @@ fn dates_come_from_a_clock_that_stands_still() {
 
 #[test]
 fn plain_text_is_joined_and_ended() {
-    let plain = Template::Plain { end: Some("</s>".into()) };
+    let plain = Template::Plain { end: Some("</s>".into()), front: Vec::new(), behind: Vec::new() };
     let (prompt, answers) = ([say("user", "1, 2,")], [" 3", " 5"].map(|words| [say("assistant", words)]));
     let rendered = plain.render(&prompt, &answers.each_ref().map(|turns| &turns[..]), &Context::default()).unwrap();
     let answers = [" 3</s>", " 5</s>"].map(|text| Answer { text: text.into(), own: None });
     assert_eq!(rendered, Rendered { prompt: "1, 2,".into(), answers: answers.to_vec() });
-    assert_ne!(plain.digest(), Template::Plain { end: None }.digest());
+    assert_eq!(plain.digest(), "none, then </s>");
+    let begun = Template::Plain { end: None, front: vec![1], behind: Vec::new() };
+    assert_eq!((begun.ends(), begun.digest()), ([&[1][..], &[]], "none between [1] and []".to_owned()));
+}
+
+#[test]
+fn text_and_parts_are_the_same_content() {
+    let part = |text: &str| serde_json::json!({"type": "text", "text": text});
+    let mut parts = say("user", "");
+    parts.insert("content".into(), vec![part("Two, "), part("three?")].into());
+    let text = say("user", "Two, three?");
+    let only_text = "{% for m in messages %}<{{ m['role'] + '>' + m['content'] }}{% endfor %}";
+    let prints = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}";
+    let only_parts = "{% for m in messages %}<{{ m['role'] }}>{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}";
+    let either = "{% for m in messages %}<{{ m['role'] }}>{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endif %}{% endfor %}";
+    for source in [only_text, prints, only_parts, either] {
+        for message in [&parts, &text] {
+            assert_eq!(opened(source, std::slice::from_ref(message)).unwrap(), "<user>Two, three?", "{source}");
+        }
+    }
+    // What a template does beyond that is its own.
+    let counts = "{% for m in messages %}{{ m['content'] | length }}{% endfor %}";
+    assert_eq!(opened(counts, &[parts]).unwrap(), "2");
+}
+
+#[test]
+fn what_a_message_has_beside_its_content_reaches_the_template() {
+    let message = |json: Json| json.as_object().unwrap().clone();
+    let messages = [
+        message(
+            serde_json::json!({"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "add", "arguments": {"b": 1, "a": 2.0}}}]}),
+        ),
+        message(serde_json::json!({"role": "assistant", "content": "x", "reasoning": "so"})),
+    ];
+    let source = "{% for m in messages %}{{ m.content is defined }} {{ m.tool_calls | tojson if m.tool_calls else '' }} {{ m.reasoning_content }} {{ m.thinking }};{% endfor %}{{ tools | tojson }}{{ documents | tojson }}{{ enable_thinking }}{{ bos_token }}";
+    let arguments = message(serde_json::json!({"enable_thinking": false, "bos_token": "<b>"}));
+    let context = Context { tools: Some(serde_json::json!([{"name": "add"}])), documents: None, arguments };
+    let text = template(source).render(&messages, &context, Ending::Turn).unwrap();
+    let calls = "[{\"function\": {\"name\": \"add\", \"arguments\": {\"b\": 1, \"a\": 2.0}}}]";
+    assert_eq!(text, format!("False {calls}  ;True  so so;[{{\"name\": \"add\"}}]nullFalse<b>"));
 }

@@ -63,8 +63,12 @@ fn render_folder(folder: &Path) -> Vec<(Case, Result<Rendered>)> {
         templates.insert(
             name.clone(),
             if own.is_dir() {
-                let mut tokenizer = Tokenizer::load(&own).unwrap();
-                (tokenizer.take_template(), Some(tokenizer))
+                let tokenizer = Tokenizer::load(&own).unwrap();
+                let template = match tokenizer.template() {
+                    Ok(Template::Chat { template, .. }) => Ok(*template),
+                    other => Err(Error::model(name, format!("{other:?}"))),
+                };
+                (template, Some(tokenizer))
             } else {
                 let source = fs::read_to_string(own.with_added_extension("jinja")).unwrap();
                 (ChatTemplate::parse(&source, name, special_tokens), None)

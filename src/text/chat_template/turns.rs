@@ -1,9 +1,9 @@
-//! Which characters of an answer of several turns the assistant writes: those that the template marks by
-//! `{% generation %}`, or else those of the assistant's turns, each from behind what opens it to its end.
+//! Which characters of an answer of several turns are the assistant's: those that the template marks by
+//! `{% generation %}`, or else those of its turns, from the end of a turn's header to the end of the turn.
 //!
-//! A turn has no end of its own in a template's text, and templates write a turn otherwise once another follows (they
-//! leave out what a model thought, say). So the words of every turn end in a mark, which says where they are in any text,
-//! and what follows a mark is compared with the text of the conversation that ends there.
+//! A template does not say where a turn ends, and it may write a turn differently once another follows (without the
+//! model's thoughts, say). So a mark is put behind the words of every turn, which locates them in any rendering; and what
+//! follows a mark is compared with the rendering of a conversation that stops there.
 
 use std::ops::Range;
 
@@ -76,24 +76,8 @@ impl ChatTemplate {
         }
         let mut ranges = Vec::new();
         for at in (from..turns.len()).filter(|at| role(&turns[*at]) == "assistant") {
-            let start = match at == from {
-                true => cut,
-                false => {
-                    let closed = look.at(at, Ending::Turn)?;
-                    whole
-                        .reach(&closed)
-                        .filter(|reached| reached.left.trim().is_empty())
-                        .ok_or(Unrendered::TurnsNotFound)?;
-                    let mut opened = look.at(at, Ending::GenerationPrompt)?;
-                    let heading = self.heading(&turns[..at], &opened.text, context)?;
-                    opened.text.truncate(heading);
-                    whole.reach(&opened).ok_or(Unrendered::TurnsNotFound)?.end
-                }
-            };
-            let end = match at + 1 == turns.len() {
-                true => text.len(),
-                false => whole.reach(&look.at(at + 1, Ending::Turn)?).ok_or(Unrendered::TurnsNotFound)?.end,
-            };
+            let start = if at == from { cut } else { look.start(at, &whole, &turns[..at])? };
+            let end = if at + 1 == turns.len() { text.len() } else { look.end(at, &whole, start)? };
             ranges.push(start..end.max(start));
         }
         Ok(ranges)
@@ -135,14 +119,44 @@ struct Reached<'a> {
 }
 
 impl Look<'_> {
+    /// Renders the first `turns` turns.
     fn at(&self, turns: usize, ending: Ending) -> Result<Marked, Unrendered> {
         let text = self.template.render(&self.marked[..turns], self.context, ending)?;
         let marks = text.match_indices(self.mark).enumerate();
         let marks: Vec<usize> = marks.map(|(before, (at, _))| at - before * self.mark.len()).collect();
-        match marks.len() == self.has_mark[..turns].iter().filter(|has| **has).count() {
+        match marks.len() == self.marks_before(turns) {
             true => Ok(Marked { text: text.replace(self.mark, ""), marks }),
             false => Err(Unrendered::TurnsNotFound),
         }
+    }
+
+    fn marks_before(&self, turns: usize) -> usize {
+        self.has_mark[..turns].iter().filter(|has| **has).count()
+    }
+
+    /// Where turn `at` begins behind its header in `whole`; `before` are the turns before it, without marks.
+    fn start(&self, at: usize, whole: &Marked, before: &[Message]) -> Result<usize, Unrendered> {
+        let closed = self.at(at, Ending::Turn)?;
+        let ends = whole.reach(&closed).is_some_and(|reached| reached.left.trim().is_empty());
+        let mut opened = self.at(at, Ending::GenerationPrompt)?;
+        let heading = self.template.heading(before, &opened.text, self.context)?;
+        opened.text.truncate(heading);
+        let start = whole.reach(&opened).filter(|_| ends).map(|reached| reached.end);
+        start.ok_or(Unrendered::TurnsNotFound)
+    }
+
+    /// Where turn `at`, which begins at `start`, ends in `whole`: where it ends in a conversation that stops there. The
+    /// last turn of a conversation may begin with more (what the model thought), so the ends are compared.
+    fn end(&self, at: usize, whole: &Marked, start: usize) -> Result<usize, Unrendered> {
+        let closed = self.at(at + 1, Ending::Turn)?;
+        let words = if self.has_mark[at] { whole.marks.get(self.marks_before(at)).copied() } else { None };
+        let before = self.marks_before(at).checked_sub(1).and_then(|last| closed.marks.get(last).copied());
+        let tails = closed.text.char_indices().skip_while(|(tail, _)| *tail < before.unwrap_or(0));
+        let tails = tails.map(|(tail, _)| &closed.text[tail..]);
+        let tail = tails.into_iter().find(|tail| whole.text[start..].starts_with(tail));
+        let end = tail.map(|tail| start + tail.len()).filter(|end| words.is_none_or(|words| *end >= words));
+        let or_common = || words.and_then(|_| whole.reach(&closed)).map(|reached| reached.end);
+        end.or_else(or_common).ok_or(Unrendered::TurnsNotFound)
     }
 }
 

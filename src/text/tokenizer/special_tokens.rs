@@ -36,11 +36,20 @@ pub(super) struct Found {
 }
 
 impl Files {
-    /// The tokens that are named; `known` are those that `tokenizer.json` adds to its vocabulary, and `text` gives the
-    /// token of an id.
-    pub(super) fn tokens(&self, known: &BTreeSet<String>, text: impl Fn(u32) -> Option<String>) -> Found {
+    /// The tokens that are named; `known` are those that `tokenizer.json` adds to its vocabulary, `usual` those of the
+    /// tokenizer's class, and `text` gives the token of an id.
+    pub(super) fn tokens(
+        &self,
+        known: &BTreeSet<String>,
+        usual: &[(&str, &str)],
+        text: impl Fn(u32) -> Option<String>,
+    ) -> Found {
         let listed = self.config.get("added_tokens_decoder").and_then(Value::as_object);
-        let config = self.merged(listed.is_some());
+        let mut config = self.merged(listed.is_some());
+        for (name, token) in usual {
+            // A null says that there is none.
+            config.entry(*name).or_insert_with(|| (*token).into());
+        }
         let mut named = named(&config);
         let further = further(&config);
         let mut tokens = match listed {
@@ -59,7 +68,6 @@ impl Files {
             })),
         };
         for name in &STANDARD[..2] {
-            // A null says that there is none; GPT-2's folders do not say anything.
             if !config.contains_key(*name) {
                 let id = self.model.get(&format!("{name}_id")).and_then(first_id);
                 named.extend(id.and_then(&text).map(|text| ((*name).to_owned(), AddedToken::from(text, true))));

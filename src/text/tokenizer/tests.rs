@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::text::chat_template::Context;
-use crate::text::{ChatTemplate, Message};
+use crate::text::{Message, Template};
 
 /// Byte-level BPE over a few merges. `added` names the added tokens, ids behind the vocabulary.
 fn tokenizer_json(added: &[&str]) -> Value {
@@ -41,7 +41,7 @@ fn user(content: &str) -> [Message; 1] {
     [json!({"role": "user", "content": content}).as_object().unwrap().clone()]
 }
 
-fn rendered(template: &ChatTemplate, content: &str) -> String {
+fn rendered(template: &Template, content: &str) -> String {
     template.render_prompt(&user(content), &Context::default()).unwrap()
 }
 
@@ -100,13 +100,13 @@ fn templates_are_found_where_they_are_written() {
     let one = folder(&files);
     let tokenizer = Tokenizer::load(one.path()).unwrap();
     assert_eq!(tokenizer.eos_token(), Some("<e>"));
-    assert_eq!(rendered(tokenizer.template().unwrap(), "a"), "<e><p>");
+    assert_eq!(rendered(&tokenizer.template().unwrap(), "a"), "<e><p>");
 
     files.push(("chat_template.jinja", "own".into()));
     let two = folder(&files);
     let other = Tokenizer::load(two.path()).unwrap();
-    assert_eq!(rendered(other.template().unwrap(), "a"), "own");
-    assert_ne!(tokenizer.template_digest(), other.template_digest());
+    assert_eq!(rendered(&other.template().unwrap(), "a"), "own");
+    assert_ne!(tokenizer.template().unwrap().digest(), other.template().unwrap().digest());
 }
 
 /// As `AutoTokenizer.from_pretrained(…).special_tokens_map`.
@@ -150,7 +150,7 @@ fn the_beginning_of_text_is_the_template_s_alone() {
         let config = json!({"bos_token": "<b>", "add_bos_token": true, "chat_template": template});
         let folder = folder(&[("tokenizer.json", json.to_string()), ("tokenizer_config.json", config.to_string())]);
         let tokenizer = Tokenizer::load(folder.path()).unwrap();
-        tokenizer.encode(&rendered(tokenizer.template().unwrap(), "abc")).unwrap()
+        tokenizer.encode(&rendered(&tokenizer.template().unwrap(), "abc")).unwrap()
     };
     assert_eq!(ids("{{ bos_token }}{{ messages[0].content }}"), [9, 7]);
     assert_eq!(ids("{{ messages[0].content }}"), [7]);
@@ -220,8 +220,15 @@ fn what_cannot_be_used_is_named() {
     let message = error(&[("tokenizer.json", json.clone()), ("tokenizer_config.json", "[]".into())]);
     assert!(message.contains("tokenizer_config.json: not a JSON object: "), "{message}");
     let named = json!({"chat_template": [{"name": "rag", "template": "x"}]}).to_string();
-    let message = error(&[("tokenizer.json", json.clone()), ("tokenizer_config.json", named)]);
-    assert!(message.contains("lists rag and none of them is named `default`"), "{message}");
+    let one = folder(&[("tokenizer.json", json.clone()), ("tokenizer_config.json", named)]);
+    let tokenizer = Tokenizer::load(one.path()).unwrap();
+    let message = tokenizer.template().unwrap_err().to_string();
+    assert!(
+        message.contains("none of the chat templates here is named `default`; `template: NAME` takes one of rag"),
+        "{message}"
+    );
+    assert_eq!(rendered(&tokenizer.named_template("rag").unwrap().unwrap(), "a"), "x");
+    assert!(tokenizer.named_template("tool_use").unwrap().is_none());
     let message = error(&[("tokenizer.json", json.clone()), ("chat_template.jinja", "{% if %}".into())]);
     assert!(message.contains("chat_template.jinja: chat template, line 1: "), "{message}");
 
@@ -307,6 +314,79 @@ fn the_post_processor_says_what_stands_around_a_text() {
 #[test]
 fn a_folder_of_another_kind_is_told_how_to_convert() {
     let message = error(&[("tokenizer.model", "x".into())]);
-    assert!(message.contains("not found, and `tokenizer.model` is not read; "), "{message}");
+    assert!(message.contains("not found; `tokenizer.model` is not read itself: "), "{message}");
     assert!(message.contains("AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"), "{message}");
+}
+
+/// As `get_chat_template` of transformers: files win over the configuration, and tools take `tool_use`.
+#[test]
+fn templates_have_names() {
+    let named = json!({"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]});
+    let mut files =
+        vec![("tokenizer.json", tokenizer_json(&[]).to_string()), ("tokenizer_config.json", named.to_string())];
+    let tools = Context { tools: Some(json!([])), ..Context::default() };
+    let both = |folder: &TempDir| {
+        let template = Tokenizer::load(folder.path()).unwrap().template().unwrap();
+        [Context::default(), tools.clone()].map(|context| template.render_prompt(&user("a"), &context).unwrap())
+    };
+    assert_eq!(both(&folder(&files)), ["d", "t"]);
+    files.push(("chat_template.jinja", "file".into()));
+    assert_eq!(both(&folder(&files)), ["file", "file"]);
+    let with_more = folder(&files);
+    let more = with_more.path().join("additional_chat_templates");
+    fs::create_dir(&more).unwrap();
+    fs::write(more.join("tool_use.jinja"), "more").unwrap();
+    fs::write(more.join("notes.txt"), "x").unwrap();
+    assert_eq!(both(&with_more), ["file", "more"]);
+    assert_eq!(template_names(with_more.path()).unwrap(), ["default", "tool_use"]);
+}
+
+/// `AutoTokenizer.from_pretrained(…)` of transformers 5.24.0 on the same folders: ids of `ab<e>a b`, class by class. The
+/// vocabulary has no digits and no letters beyond c, so that classes differ by spaces alone.
+#[test]
+fn classes_that_build_their_own_are_those_of_transformers() {
+    let tokens = ["<unk>", "<e>", "▁", "a", "b", "Ġ", "ab", "▁a", "Ġa"];
+    let vocabulary: Map<String, Value> =
+        tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
+    let merges = json!([["a", "b"], ["▁", "a"], ["Ġ", "a"]]);
+    let added = json!({"id": 1, "content": "<e>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let prepend = json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, replace]});
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [added], "normalizer": prepend,
+        "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges, "unk_token": "<unk>"}
+    });
+    let load = |config: Value, model: Value| {
+        let files = [
+            ("tokenizer.json", json.to_string()),
+            ("tokenizer_config.json", config.to_string()),
+            ("config.json", model.to_string()),
+        ];
+        Tokenizer::load(folder(&files).path()).unwrap()
+    };
+    let ids = |config: Value, model: Value| load(config, model).encode("ab<e>a b").unwrap();
+    let class = |name: &str| json!({"tokenizer_class": name, "eos_token": "<e>"});
+    let with = |name: &str, key: &str, value: Value| {
+        let mut config = class(name);
+        config[key] = value;
+        config
+    };
+    let none = || json!({});
+    assert_eq!(ids(class("PreTrainedTokenizerFast"), none()), [2, 6, 1, 7, 2, 4]);
+    assert_eq!(ids(class("LlamaTokenizerFast"), none()), [2, 6, 1, 3, 2, 4]);
+    assert_eq!(ids(with("LlamaTokenizer", "legacy", json!(true)), none()), [2, 6, 1, 7, 2, 4]);
+    assert_eq!(ids(with("LlamaTokenizer", "legacy", json!(null)), none()), [2, 6, 1, 3, 2, 4]);
+    assert_eq!(ids(with("LlamaTokenizer", "add_prefix_space", json!(false)), none()), [6, 1, 3, 2, 4]);
+    assert_eq!(ids(class("GPT2Tokenizer"), none()), [6, 1, 3, 5, 4]);
+    assert_eq!(ids(with("GPT2Tokenizer", "add_prefix_space", json!(true)), none()), [5, 6, 1, 8, 5, 4]);
+    assert_eq!(ids(class("GemmaTokenizer"), none()), [6, 1, 3, 2, 4]);
+    // The model's type, where the class is missing or known to be wrong, or where the file counts.
+    assert_eq!(ids(json!({"eos_token": "<e>"}), json!({"model_type": "gpt2"})), [6, 1, 3, 5, 4]);
+    assert_eq!(ids(class("LlamaTokenizer"), json!({"model_type": "qwen2"})), [6, 1, 3, 5, 4]);
+    assert_eq!(ids(class("LlamaTokenizer"), json!({"model_type": "mistral"})), [2, 6, 1, 7, 2, 4]);
+    assert_eq!(ids(class("PreTrainedTokenizerFast"), json!({"model_type": "gpt2"})), [2, 6, 1, 7, 2, 4]);
+    let note = load(class("LlamaTokenizer"), none()).note().unwrap().to_owned();
+    assert!(note.contains("transformers builds a Llama tokenizer otherwise than tokenizer.json says"), "{note}");
+    assert_eq!(load(class("PreTrainedTokenizerFast"), none()).note(), None);
 }
