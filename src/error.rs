@@ -111,7 +111,7 @@ pub enum Error {
     #[error("{}", .0.join("\n\n"))]
     Pipeline(Vec<String>),
     /// Data that cannot be read or used.
-    #[error("{place}: {message}")]
+    #[error("{place}{}{message}", if *place == Place::default() { "" } else { ": " })]
     Data {
         /// Where.
         place: Place,

@@ -27,8 +27,7 @@ use crate::io::Location;
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
 use crate::pipeline::plan::warn;
-use crate::pipeline::run::Planned;
-use crate::pipeline::{Options, Plan, Share, Spec, Suite, Work, run, schema, sweep};
+use crate::pipeline::{Options, Planned, Share, Sources, Spec, Suite, Work, run, schema, sweep};
 
 /// Selective preference optimization as a dataflow pipeline over columnar data.
 #[derive(Debug, Parser)]
@@ -129,20 +128,17 @@ impl Pipeline {
         suite.pipelines.iter().map(source).collect()
     }
 
-    /// The plans of all files and of their sweeps.
-    fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Planned>> {
-        self.sources()?.iter().map(|source| Ok((source.name.clone(), source.plans(monitor)?))).collect()
+    /// All files, planned: mistakes in the last one come to light before the first one has run for hours.
+    fn planned(&self, monitor: &dyn Monitor) -> Result<Vec<Planned>> {
+        let mut opened = Sources::default();
+        self.sources()?.iter().map(|source| source.planned(&mut opened, monitor)).collect()
     }
 
     fn run(&self, options: &Options, json: bool) -> Result<()> {
         // A stop may be asked for while stores are asked for their files.
         let monitor = Progress::stoppable();
-        let sources = self.sources()?;
-        // Mistakes in the last file come to light before the first one has run for hours.
-        if sources.len() > 1 {
-            sources.iter().try_for_each(|source| source.plans(&monitor).map(drop))?;
-        }
-        sources.iter().try_for_each(|source| print(&source.run(options, json, &monitor)?))
+        let planned = self.planned(&monitor)?;
+        planned.iter().try_for_each(|planned| print(&text_of_run(planned, options, json, &monitor)?))
     }
 }
 
@@ -157,24 +153,24 @@ fn read(file: &Path) -> Result<(String, String)> {
 }
 
 impl Source {
-    /// The plan of the file, or the plans of its sweep.
-    fn plans(&self, monitor: &dyn Monitor) -> Result<Vec<Plan>> {
-        match sweep::variants(&self.text, &self.name, &self.vars)? {
-            Some(variants) => sweep::plans(&variants, monitor),
-            None => Ok(vec![Plan::watched(&Spec::parse(&self.text, &self.name, &self.vars)?, monitor)?]),
-        }
+    fn planned(&self, opened: &mut Sources, monitor: &dyn Monitor) -> Result<Planned> {
+        Planned::new(&self.text, &self.name, &self.vars, opened, monitor)
     }
+}
 
-    fn run(&self, options: &Options, json: bool, monitor: &dyn Monitor) -> Result<String> {
-        let line = |value: serde_json::Result<String>| plain_json(&(value.expect("a report is plain data") + "\n"));
-        if let Some(variants) = sweep::variants(&self.text, &self.name, &self.vars)? {
-            let outcomes = sweep::run(&variants, &self.name, options, monitor)?;
-            return Ok(if json { line(serde_json::to_string(&outcomes)) } else { plain(&outcomes.text) });
+/// Runs a pipeline; returns what is to be said of it.
+fn text_of_run(planned: &Planned, options: &Options, json: bool, monitor: &dyn Monitor) -> Result<String> {
+    let line = |value: serde_json::Result<String>| plain_json(&(value.expect("a report is plain data") + "\n"));
+    match &planned.plans[..] {
+        [plan] if planned.variants.is_empty() => {
+            warn(&planned.plans);
+            let report = run(plan, &planned.name, options, monitor)?;
+            Ok(if json { line(serde_json::to_string(&report)) } else { plain(&summary::summary(plan, &report)) })
         }
-        let plan = Plan::watched(&Spec::parse(&self.text, &self.name, &self.vars)?, monitor)?;
-        warn(std::slice::from_ref(&plan));
-        let report = run(&plan, &self.name, options, monitor)?;
-        Ok(if json { line(serde_json::to_string(&report)) } else { plain(&summary::summary(&plan, &report)) })
+        _ => {
+            let outcomes = sweep::run(planned, options, monitor)?;
+            Ok(if json { line(serde_json::to_string(&outcomes)) } else { plain(&outcomes.text) })
+        }
     }
 }
 
@@ -197,16 +193,17 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<()> {
+    let mut opened = Sources::default();
     match command {
         Command::Check(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
-            let plans = source.plans(&Progress::new())?;
+            let Planned { plans, .. } = source.planned(&mut opened, &Progress::new())?;
             warn(&plans);
             let variants = if plans.len() > 1 { format!(", {} variants", plans.len()) } else { String::new() };
             let stages = plans.first().map_or(0, |plan| plan.nodes.len());
             print(&format!("{}: {stages} stages{variants}, no problems\n", source.name))
         }),
         Command::Plan(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
-            let plans = source.plans(&Progress::new())?;
+            let Planned { plans, .. } = source.planned(&mut opened, &Progress::new())?;
             warn(&plans);
             let Some(plan) = plans.first() else { return Ok(()) };
             let variants = match plans.len() {

@@ -9,15 +9,14 @@ use indicatif::{HumanBytes, HumanDuration};
 use crate::io::store::shown;
 use crate::pipeline::Plan;
 use crate::pipeline::estimate::{Computing, Estimate, Rows, Training};
-use crate::stages::Stage;
 
 /// The stages in the order in which they run.
 pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
     let mut out = format!("workdir {}, device {}, seed {}\n", shown(&plan.workdir), plan.device, plan.seed);
     for node in &plan.nodes {
-        let uses = node.stage.inputs().into_iter().chain(node.stage.models());
-        let uses: Vec<String> = uses.map(|(field, name)| format!("{field} {name}")).collect();
-        let _ = writeln!(out, "{:<20} {:<9} {}", node.id, node.stage.name(), uses.join(", "));
+        let operation = node.operation();
+        let uses: Vec<String> = operation.uses().iter().map(|(field, name)| format!("{field} {name}")).collect();
+        let _ = writeln!(out, "{:<20} {:<9} {}", node.id, operation.name(), uses.join(", "));
         let mut more = |text: String| {
             let _ = writeln!(out, "{:<20} {text}", "");
         };
@@ -25,15 +24,15 @@ pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> Strin
             let (files, units) = (dataset.files().count(), dataset.units().len());
             more(format!("{} rows in {}, {}", dataset.rows(), count(files, "file"), count(units, "unit")));
         }
-        let input = node.stage.inputs().first().and_then(|(_, input)| plan.node(input));
+        let input = operation.inputs().first().and_then(|(_, input)| plan.node(input));
         let known = |name: &str| input.is_some_and(|input| input.columns.field_with_name(name).is_ok());
         let added = node.columns.fields().iter().map(|field| field.name().as_str()).filter(|name| !known(name));
         let added: Vec<&str> = added.collect();
         if !added.is_empty() {
             more(format!("columns {}", added.join(", ")));
         }
-        if let Stage::Tokenize(tokenize) = &node.stage {
-            more(format!("prompt and answer of {} tokens or fewer", tokenize.max_length));
+        if let Some((_, tokens)) = operation.longest_row() {
+            more(format!("prompt and answer of {tokens} tokens or fewer"));
         }
         let Some(estimate) = estimates.get(&node.id) else { continue };
         if let Some(rows) = &estimate.rows {

@@ -43,11 +43,11 @@ impl Runs {
         let progress = Progress::new();
         match &self.command {
             Command::List { pipeline, json } => {
-                let kept = kept(&pipeline.plans(&progress)?, &progress)?;
+                let kept = kept(&pipeline.planned(&progress)?, &progress)?;
                 Ok(if *json { format!("{}\n", json!({ "kept": kept })) } else { list(&kept) })
             }
             Command::Gc { pipeline, yes } => {
-                let orphans = orphans(&pipeline.plans(&progress)?, &progress)?;
+                let orphans = orphans(&pipeline.planned(&progress)?, &progress)?;
                 let (mut out, mut bytes, count) = (String::new(), 0, orphans.len());
                 for orphan in orphans {
                     bytes += orphan.bytes;

@@ -40,6 +40,9 @@ pub struct Provenance {
     /// Numbers of the weights behind the log-probabilities: `f32`, `bf16x2`, `bf16`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Value>,
+    /// Kind of the device that computed the log-probabilities: `cpu`, `libtorch`, `libtorch:cuda`, `cuda`, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// The model behind `answer`, and how it answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers: Option<Value>,

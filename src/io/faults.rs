@@ -1,4 +1,4 @@
-//! Failures on demand. Every change that this program makes to a file passes through [`pass`], so that a test can let one
+//! Failures on demand. Every change that this program makes to a file passes through `pass`, so that a test can let one
 //! change fail as a full disk would, or let the process seem to be killed just before it.
 
 use std::fmt::Display;

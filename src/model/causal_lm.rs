@@ -50,6 +50,18 @@ impl CausalLm {
         Ok((model, opened, format.precision()))
     }
 
+    /// The precision that [`Self::open`] uses on `device` where `precision` is requested.
+    ///
+    /// # Errors
+    /// A device that cannot be opened.
+    pub fn arithmetic(device: DeviceSpec, precision: Precision) -> Result<Precision> {
+        match precision {
+            // Every device has products in f32.
+            Precision::F32 => Ok(Precision::F32),
+            requested => Ok(WeightFormat::frozen(device, &device.open()?, requested).precision()),
+        }
+    }
+
     /// Loads the frozen model with adapters to train: those of the source, or new ones initialised from `seed`.
     ///
     /// # Errors

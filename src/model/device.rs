@@ -90,6 +90,18 @@ impl DeviceSpec {
         (!built).then_some(feature)
     }
 
+    /// The kind of device: its name without a number.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::LibTorch => "libtorch",
+            Self::LibTorchCuda(_) => "libtorch:cuda",
+            Self::Cuda(_) => "cuda",
+            Self::Vulkan => "vulkan",
+            Self::VulkanCpu => "vulkan:cpu",
+        }
+    }
+
     /// Opens the device, without autodiff.
     ///
     /// # Errors

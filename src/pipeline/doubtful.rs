@@ -8,32 +8,20 @@ use super::plan::{Node, Plan};
 use crate::error::Problem;
 use crate::io::Dataset;
 use crate::model::{ModelSource, Weights};
-use crate::stages::Stage;
-use crate::stages::evaluate::{Judge, Reward};
 use crate::stages::read::Read;
-use crate::stages::train::Train;
+use crate::stages::{HeldOut, Shape};
 
 /// What cannot be meant: an oracle that is its reference, data without rows.
 pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
     let mut problems = Vec::new();
     for node in &plan.nodes {
-        let found = match &node.stage {
-            Stage::Score(score) => {
-                let twin = score.oracle.as_ref().filter(|oracle| same_model(plan, oracle, &score.reference));
-                twin.map(|oracle| one_model("oracle", oracle, &score.reference))
-            }
-            Stage::Evaluate(evaluate) => match &evaluate.judge {
-                Some(Judge::Reward(Reward { oracle, reference })) if same_model(plan, oracle, reference) => {
-                    Some(one_model("judge", oracle, reference))
-                }
-                _ => None,
-            },
-            Stage::Read(read) if !plan.allow_empty => {
-                node.dataset.as_ref().and_then(|dataset| without_rows(read, dataset))
-            }
-            _ => None,
-        };
-        problems.extend(found.map(|problem| problem.within(&["stages", &node.id, node.stage.name()])));
+        let operation = node.operation();
+        let twins = operation.reward().filter(|(_, [oracle, reference])| same_model(plan, oracle, reference));
+        let mut found = twins.map(|(field, [oracle, reference])| one_model(field, oracle, reference));
+        if let (Shape::Source(read), Some(dataset), false) = (operation.shape(), &node.dataset, plan.allow_empty) {
+            found = found.or_else(|| without_rows(read, dataset));
+        }
+        problems.extend(found.map(|problem| problem.within(&["stages", &node.id, node.operation().name()])));
     }
     problems
 }
@@ -79,50 +67,39 @@ fn same_model(plan: &Plan, one: &str, other: &str) -> bool {
 pub(super) fn warnings(plan: &Plan) -> Vec<Problem> {
     let mut warnings = Vec::new();
     for node in &plan.nodes {
-        let found = match &node.stage {
-            Stage::Train(train) => {
-                [unused_reference(train), train.eval.as_ref().and_then(|eval| seen(plan, train, "eval", &eval.input))]
-            }
-            Stage::Evaluate(evaluate) => {
-                let trained = evaluate.models.values().filter_map(|name| match &plan.node(name)?.stage {
-                    Stage::Train(train) => Some(train),
-                    _ => None,
-                });
-                let seen = |input: &String| trained.into_iter().find_map(|train| seen(plan, train, "input", input));
-                [evaluate.input.as_ref().and_then(seen), None]
-            }
-            Stage::Read(_) => {
-                let empty = node.dataset.as_ref().map(empty_files).unwrap_or_default();
-                let message = |file| format!("{} of the files hold no rows, {file} is the first", empty.len());
-                [empty.first().map(|file| Problem::at("from", message(file))), None]
-            }
-            _ => [None, None],
-        };
-        let found = found.into_iter().flatten();
-        warnings.extend(found.map(|problem| problem.within(&["stages", &node.id, node.stage.name()])));
+        let operation = node.operation();
+        let mut found = operation.doubts();
+        found.extend(operation.held_out().and_then(|held_out| seen(plan, node, &held_out)));
+        found.extend(node.dataset.as_ref().and_then(some_without_rows));
+        let place = ["stages", &node.id, operation.name()];
+        warnings.extend(found.into_iter().map(|problem| problem.within(&place)));
     }
     warnings
 }
 
-fn unused_reference(train: &Train) -> Option<Problem> {
-    let needs = train.objective.formula().needs();
-    let unused = train.reference.is_some() && !needs.reference && !needs.live_reference();
-    let message = || format!("`{}` reads no reference: this one changes nothing", train.objective.name());
-    unused.then(|| Problem::at("reference", message()).help("leave it out"))
+/// Files without rows beside others.
+fn some_without_rows(dataset: &Dataset) -> Option<Problem> {
+    let empty = empty_files(dataset);
+    let first = empty.first()?;
+    Some(Problem::at("from", format!("{} of the files hold no rows, {first} is the first", empty.len())))
 }
 
-/// Rows of stage `input`, which `field` names as held out, that `train` learns from.
-fn seen(plan: &Plan, train: &Train, field: &str, input: &str) -> Option<Problem> {
-    let (one, other) = (source(plan, &train.input)?, source(plan, input)?);
-    let file = common_rows(one, other)?;
-    let message = format!("rows of `{input}` are also those of `{}`, which are trained on: {file}", train.input);
-    Some(Problem::at(field, message).help("read other files, or hold rows out with `split` in both `read` stages"))
+/// Rows that `node` holds out, and that it or one of its models was trained on.
+fn seen(plan: &Plan, node: &Node, held_out: &HeldOut) -> Option<Problem> {
+    let HeldOut { field, input, models } = held_out;
+    let models = models.iter().filter_map(|name| plan.node(name)?.training());
+    node.training().into_iter().chain(models).find_map(|train| {
+        let file = common_rows(source(plan, &train.input)?, source(plan, input)?)?;
+        let message = format!("rows of `{input}` are also those of `{}`, which are trained on: {file}", train.input);
+        let help = "read other files, or hold rows out with `split` in both `read` stages";
+        Some(Problem::at(field, message).help(help))
+    })
 }
 
 /// The `read` stage that the rows of stage `id` come from.
 fn source<'a>(plan: &'a Plan, id: &'a str) -> Option<&'a Node> {
     let node = plan.node(id)?;
-    match node.stage.inputs().first() {
+    match node.operation().inputs().first() {
         Some((_, input)) => source(plan, input),
         None => Some(node),
     }
@@ -130,7 +107,7 @@ fn source<'a>(plan: &'a Plan, id: &'a str) -> Option<&'a Node> {
 
 /// A file of which two `read` stages take the same rows, as far as that can be told.
 fn common_rows(one: &Node, other: &Node) -> Option<String> {
-    let (Stage::Read(own), Stage::Read(others)) = (&one.stage, &other.stage) else { return None };
+    let (Shape::Source(own), Shape::Source(others)) = (one.shape(), other.shape()) else { return None };
     let apart = match (own.split, others.split) {
         (Some(own), Some(others)) => own.held_out == others.held_out && own.keep != others.keep,
         _ => false,

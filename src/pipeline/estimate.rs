@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use super::flow::{Flow, Station};
 use super::plan::{Node, Plan};
 use super::report::{Reports, add};
+use super::supplies::Supplies;
 use crate::columns::PROMPT_IDS;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::cost::Workload;
-use crate::model::{Memory, PairIds, Precision};
-use crate::stages::{Stage, score::pairs};
-use crate::text::Tokenizer;
+use crate::model::{PairIds, Precision};
+use crate::stages::score::pairs;
+use crate::stages::{ModelCost, Role, Shape, StageCost, Volume};
 use computing::Clock;
 pub use computing::Computing;
 pub use training::Training;
@@ -61,31 +62,42 @@ pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
     let mut estimates = BTreeMap::new();
     let mut clock = Clock::new(plan);
     for node in &plan.nodes {
-        let rows = match &node.stage {
-            Stage::Read(_) | Stage::Tokenize(_) => sample(plan, node).map_err(|error| error.in_stage(&node.id))?,
-            // What comes after keeps its rows but for the rarest.
-            _ => None,
-        };
-        let computing = clock.computing(node, &estimates)?;
+        let rows = sample(plan, node).map_err(|error| error.in_stage(&node.id))?;
+        let cost = node.operation().cost(&volume(plan, node, &estimates));
+        let memory = cost.as_ref().map(|cost| memory(plan, cost)).transpose()?.flatten();
+        let computing = cost.as_ref().map(|cost| clock.computing(cost)).transpose()?.flatten();
         let training = training(plan, node, &estimates);
-        let estimate = Estimate { rows, memory: memory(plan, node)?, computing, training };
-        estimates.insert(node.id.clone(), estimate);
+        estimates.insert(node.id.clone(), Estimate { rows, memory, computing, training });
     }
     Ok(estimates)
 }
 
-/// The source of `node`'s rows and the stations up to and including it.
+/// How much comes to `node`: what left the nearest stage above whose tokens are known.
+fn volume(plan: &Plan, node: &Node, estimates: &BTreeMap<String, Estimate>) -> Volume {
+    let inputs = node.operation().inputs();
+    let Some(input) = inputs.first().and_then(|(_, input)| plan.node(input)) else { return Volume::default() };
+    let known = estimates.get(&input.id).and_then(|estimate| {
+        let rows = estimate.rows.as_ref()?;
+        Some(Volume { rows: rows.rows_out, prompt_tokens: rows.tokens?[0], work: rows.work? })
+    });
+    known.unwrap_or_else(|| volume(plan, input, estimates))
+}
+
+/// The source of `node`'s rows and the stations up to and including it. What comes after the first stage with models or with
+/// derived columns keeps its rows but for the rarest.
 fn path(plan: &Plan, node: &Node) -> Result<Option<(Flow, Vec<Station>)>> {
-    let station = match &node.stage {
-        Stage::Read(_) => return Ok(Some((Flow::source(node)?, Vec::new()))),
-        Stage::Tokenize(tokenize) => tokenize.open(Tokenizer::load(&plan.tokenizer(&tokenize.tokenizer))?)?,
+    let operation = node.operation();
+    let rows = match operation.shape() {
+        Shape::Source(_) => return Ok(Some((Flow::source(node)?, Vec::new()))),
+        Shape::Materialised(rows) if operation.models().is_empty() => rows,
         _ => return Ok(None),
     };
-    let input = node.stage.inputs().first().and_then(|(_, input)| plan.node(input));
+    let input = operation.inputs().first().and_then(|(_, input)| plan.node(input));
     let Some((flow, mut stations)) = input.map(|input| path(plan, input)).transpose()?.flatten() else {
         return Ok(None);
     };
-    stations.push(Station::new(&node.id, station));
+    let untrained = |name: &str| Err(Error::stage(name, "is not trained yet"));
+    stations.push(Station::new(&node.id, rows.open(&Supplies::new(plan, node, &untrained))?));
     Ok(Some((flow, stations)))
 }
 
@@ -130,41 +142,26 @@ fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
     }))
 }
 
-/// Weights, and what a pass keeps of a batch. What trains has a gradient and both moments of AdamW beside it; the rest of a
-/// model below adapters has not.
-fn memory(plan: &Plan, node: &Node) -> Result<Option<u64>> {
-    let (bytes_a_weight, share_kept, batch_tokens) = match &node.stage {
-        Stage::Score(score) => match score.precision {
-            Some(Precision::Bf16 | Precision::Bf16x2) => (2, 8, score.batch_tokens),
-            Some(Precision::F32) | None => (4, 8, score.batch_tokens),
-        },
-        Stage::Evaluate(evaluate) => (4, 8, evaluate.batch_tokens),
-        Stage::Generate(generate) => match generate.precision {
-            Some(Precision::Bf16 | Precision::Bf16x2) => (2, 4, generate.batch_tokens),
-            Some(Precision::F32) | None => (4, 4, generate.batch_tokens),
-        },
-        Stage::Train(train) => {
-            let share_kept = if train.memory == Memory::Low { 8 } else { 1 };
-            (if train.lora.is_some() { 4 } else { 16 }, share_kept, train.batch_tokens)
-        }
-        _ => return Ok(None),
-    };
+/// Weights, and what a pass keeps of a batch; not known where weights are not here yet.
+fn memory(plan: &Plan, cost: &StageCost) -> Result<Option<u64>> {
     let mut bytes = 0;
-    for (field, name) in node.stage.models() {
-        let (mut bytes_a_weight, mut share_kept) = (bytes_a_weight, share_kept);
-        if let (Stage::Train(train), "reference") = (&node.stage, field) {
-            if !train.objective.formula().needs().live_reference() {
-                // It was turned into columns by a stage of its own.
-                continue;
-            }
-            (bytes_a_weight, share_kept) = (4, 8);
-        }
+    for ModelCost { name, role, kept, .. } in &cost.models {
         let Some(source) = plan.start_of(name) else { continue };
         if plan.awaits_weights(&source)? {
             return Ok(None);
         }
-        bytes += source.parameters()? * bytes_a_weight;
-        bytes += source.activations()? / share_kept * size_of::<f32>() as u64 * batch_tokens as u64;
+        bytes += source.parameters()? * bytes_a_weight(*role);
+        bytes += source.activations()? / kept * size_of::<f32>() as u64 * cost.batch_tokens as u64;
     }
     Ok(Some(bytes))
+}
+
+/// What trains has a gradient and both moments of AdamW beside it; the rest of a model below adapters has not.
+fn bytes_a_weight(role: Role) -> u64 {
+    match role {
+        Role::Frozen(Precision::Bf16 | Precision::Bf16x2) => 2,
+        Role::Frozen(Precision::F32) | Role::Adapted => 4,
+        Role::Trained => 16,
+        Role::Stored => 0,
+    }
 }

@@ -12,8 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::{Dataset, Unit, ahead};
 use crate::stages::positions::Fitting;
 use crate::stages::read::Reader;
-use crate::stages::select::Select;
-use crate::stages::{Stage, Transform};
+use crate::stages::{Derived, Shape, Transform};
 
 /// Rows of a batch: what a forward pass sorts by length, what is decoded at a time.
 const BATCH_ROWS: usize = 256;
@@ -29,8 +28,8 @@ pub(super) struct Flow {
     pub(super) units: Vec<(Unit, u64)>,
     /// Rows that come out, as far as is known before they are read.
     pub(super) rows: u64,
-    /// Masks that are derived on the way.
-    pub(super) selects: Vec<(String, Select)>,
+    /// Stages that derive columns on the way.
+    pub(super) derived: Vec<(String, Arc<dyn Derived>)>,
     /// The stage whose models take the rows that fit them, where rows are read again and again.
     pub(super) end: Option<(String, Fitting)>,
     /// The share of a stage's rows from which on a unit is given up.
@@ -93,8 +92,8 @@ impl Passed {
 impl Flow {
     /// The rows of a `read` stage.
     pub(super) fn source(node: &Node) -> Result<Self> {
-        let (Stage::Read(read), Some(dataset)) = (&node.stage, &node.dataset) else {
-            return Err(Error::stage(&node.id, format!("`{}` has no files", node.stage.name())));
+        let (Shape::Source(read), Some(dataset)) = (node.shape(), &node.dataset) else {
+            return Err(Error::stage(&node.id, format!("`{}` has no files", node.operation().name())));
         };
         let reader = read.open(dataset.schema())?;
         let mut dataset = dataset.clone();
@@ -122,8 +121,8 @@ impl Flow {
     /// Rows that are taken as they are.
     pub(super) fn whole(dataset: Dataset) -> Self {
         let units = dataset.units().into_iter().map(|unit| (unit, u64::MAX)).collect();
-        let (rows, selects) = (dataset.rows(), Vec::new());
-        Self { rows, dataset, reader: None, units, selects, end: None, max_reject_share: 1.0 }
+        let (rows, derived) = (dataset.rows(), Vec::new());
+        Self { rows, dataset, reader: None, units, derived, end: None, max_reject_share: 1.0 }
     }
 
     /// Rows of `unit` that the reader's filters leave.
@@ -138,8 +137,8 @@ impl Flow {
 
     /// The transforms that every pass over this flow begins with.
     pub(super) fn stations(&self) -> Vec<Station> {
-        let selects = self.selects.iter().map(|(id, select)| Station::new(id, select.open()));
-        selects.chain(self.end.iter().map(|(id, fitting)| Station::new(id, Box::new(fitting.clone())))).collect()
+        let derived = self.derived.iter().map(|(id, stage)| Station::new(id, stage.open()));
+        derived.chain(self.end.iter().map(|(id, fitting)| Station::new(id, Box::new(fitting.clone())))).collect()
     }
 
     /// The stages that count the rows of a pass through `stations`, in order.

@@ -83,7 +83,7 @@ const KEYS: &[(&[&str], Ours)] = &[
         Way("leave it out: the model of the last step is kept"),
     ),
     (&["disable_shuffling", "shuffle"], Way("`shuffle_window: 0` in a `train` stage takes the rows in order")),
-    (&["loss_type", "pref_loss", "stage", "loss"], Key("objective", TRAIN)),
+    (&["loss_type", "pref_loss"], Key("objective", TRAIN)),
     (
         &[
             "beta",

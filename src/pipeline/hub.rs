@@ -9,7 +9,7 @@ use super::spec::File;
 use crate::error::{Error, Problem, Result};
 use crate::io::hub::{Address, Hub, SCHEME, Snapshot};
 use crate::monitor::Monitor;
-use crate::stages::Stage;
+use crate::stages::TokenizerOf;
 
 /// The pipeline's models on the hub, by address.
 #[derive(Debug, Clone, Default)]
@@ -75,12 +75,13 @@ fn addresses(file: &File) -> impl Iterator<Item = (&str, Vec<String>)> {
         fields.into_iter().filter_map(move |(field, value)| Some((value.as_deref()?, place(field))))
     });
     let tokenizers = file.stages.iter().filter_map(|(id, stage)| {
-        let tokenizer = match stage {
-            Stage::Tokenize(tokenize) => tokenize.tokenizer.as_str(),
-            Stage::Generate(generate) => generate.tokenizer.as_deref()?,
-            _ => return None,
-        };
-        Some((tokenizer, ["stages", id, stage.name(), "tokenizer"].map(str::to_owned).to_vec()))
+        let operation = stage.operation();
+        match operation.tokenizer()?.of {
+            TokenizerOf::Named(name) => {
+                Some((name, ["stages", id, operation.name(), "tokenizer"].map(str::to_owned).to_vec()))
+            }
+            TokenizerOf::Model(_) => None,
+        }
     });
     models.chain(tokenizers).filter(|(text, _)| text.starts_with(SCHEME))
 }

@@ -3,7 +3,7 @@
 use super::plan::{Node, Plan};
 use super::spec::Spec;
 use crate::error::{Problem, Result};
-use crate::stages::Stage;
+use crate::stages::{ModelUse, Role};
 
 /// A model that reads a stage's rows, and its positions.
 struct Limit {
@@ -22,13 +22,7 @@ impl Plan {
 
     fn limit(&self, node: &Node) -> Result<Option<Limit>> {
         let mut least: Option<Limit> = None;
-        for (field, name) in node.stage.models() {
-            if let (Stage::Train(train), "reference") = (&node.stage, field)
-                && !train.objective.formula().needs().live_reference()
-            {
-                // A stage of its own turned it into columns.
-                continue;
-            }
+        for ModelUse { name, .. } in node.operation().models().into_iter().filter(|model| model.role != Role::Stored) {
             let Some(source) = self.start_of(name) else { continue };
             let positions = source.describe()?.sizes.positions;
             if least.as_ref().is_none_or(|least| positions < least.positions) {
@@ -38,16 +32,15 @@ impl Plan {
         Ok(least)
     }
 
-    /// The `tokenize` stages that made the ids of `node`'s rows.
+    /// The stages that made the ids of `node`'s rows.
     fn tokenized(&self, node: &Node) -> Vec<String> {
-        match &node.stage {
-            Stage::Tokenize(_) => vec![node.id.clone()],
-            stage => stage
-                .inputs()
-                .iter()
-                .filter_map(|(_, id)| self.node(id))
-                .flat_map(|node| self.tokenized(node))
-                .collect(),
+        let operation = node.operation();
+        match operation.longest_row() {
+            Some(_) => vec![node.id.clone()],
+            None => {
+                let inputs = operation.inputs().into_iter().filter_map(|(_, id)| self.node(id));
+                inputs.flat_map(|node| self.tokenized(node)).collect()
+            }
         }
     }
 }
@@ -60,30 +53,20 @@ pub(super) fn problems(plan: &mut Plan, spec: &Spec) -> Vec<Problem> {
         // A config.json that cannot be read is an error where the model is loaded.
         let Ok(Some(limit)) = plan.limit(node) else { continue };
         let (id, Limit { model, positions }) = (node.id.clone(), limit);
-        if let Stage::Generate(generate) = &node.stage
-            && generate.max_tokens >= positions
-        {
-            let message = format!(
-                "max_tokens is {}: `{model}` has {positions} positions, for the prompt and the answer",
-                generate.max_tokens
-            );
-            let help = "set it so that prompts have room: a prompt that has none is set aside";
-            problems.push(Problem::at("max_tokens", message).help(help).within(&["stages", &id, "generate"]));
-        }
-        for tokenize_id in plan.tokenized(node) {
-            let path = ["stages", &tokenize_id, "tokenize", "max_length"];
-            let Some(node) = plan.nodes.iter_mut().find(|node| node.id == tokenize_id) else { continue };
-            let Stage::Tokenize(tokenize) = &mut node.stage else { continue };
-            if tokenize.max_length <= positions {
+        let lacking = node.operation().lacks_positions(&model, positions);
+        problems.extend(lacking.map(|problem| problem.within(&["stages", &id, node.operation().name()])));
+        for made_by in plan.tokenized(node) {
+            let Some(node) = plan.nodes.iter_mut().find(|node| node.id == made_by) else { continue };
+            let operation = node.stage.operation_mut();
+            let Some((field, length)) = operation.longest_row().filter(|(_, length)| *length > positions) else {
                 continue;
-            }
+            };
+            let path = ["stages", &made_by, operation.name(), field];
             if !spec.says(&path) {
-                tokenize.max_length = positions;
+                operation.shorten_rows(positions);
                 continue;
             }
-            let length = tokenize.max_length;
-            let message =
-                format!("max_length is {length}: `{model}`, which stage `{id}` uses, has {positions} positions");
+            let message = format!("{field} is {length}: `{model}`, which stage `{id}` uses, has {positions} positions");
             let help = format!("set it to {positions} or less; longer answers are cut there");
             problems.push(Problem::at("", message).help(help).within(&path));
         }

@@ -78,7 +78,7 @@ impl Models {
     /// Folders of models that are not there, or do not hold what the stages of `spec` need.
     fn incomplete(&self, spec: &Spec) -> Vec<Problem> {
         let used: BTreeSet<&str> =
-            spec.file.stages.values().flat_map(|stage| stage.models()).map(|(_, name)| name).collect();
+            spec.file.stages.values().flat_map(|stage| stage.operation().models()).map(|model| model.name).collect();
         let mut problems = Vec::new();
         for (name, model) in spec.file.models.iter().filter(|(name, _)| !self.is_broken(name)) {
             let folders = [("path", &model.path), ("adapter", &model.adapter), ("tokenizer", &model.tokenizer)];

@@ -9,8 +9,7 @@ use super::spec::Spec;
 use crate::error::{Problem, Result};
 use crate::io::hub::SCHEME;
 use crate::io::{Canonical, dataset};
-use crate::stages::Stage;
-use crate::stages::write::Write;
+use crate::stages::{Destination, Shape};
 
 /// A place with what it is, for messages.
 struct Place {
@@ -25,9 +24,9 @@ struct Place {
 pub(super) fn problems(spec: &Spec, plan: &Plan) -> Result<Vec<Problem>> {
     let workdir = plan.stores.locate(&plan.workdir)?.canonical();
     let models = models(spec, plan)?;
-    let writes = writes(plan)?;
+    let outputs = outputs(plan)?;
     let mut problems = Vec::new();
-    for node in plan.nodes.iter().filter(|node| matches!(node.stage, Stage::Train(_))) {
+    for node in plan.nodes.iter().filter(|node| node.training().is_some()) {
         let at = plan.stores.locate(&plan.workdir)?.join(&format!("models/{}", node.id)).canonical();
         if let Some(model) = models.iter().find(|model| model.at.is_within(&at) && !plan.shared) {
             let message = format!("the stage would put its model in place of {}", model.what);
@@ -35,10 +34,11 @@ pub(super) fn problems(spec: &Spec, plan: &Plan) -> Result<Vec<Problem>> {
             problems.push(Problem { path: vec!["stages".into(), node.id.clone()], message, help: Some(help) });
         }
     }
-    for (index, (node, write, at)) in writes.iter().enumerate() {
+    for (index, (node, output, at)) in outputs.iter().enumerate() {
         let mut problem = |message: String| {
             let help = "name a folder of its own, for example one below the workdir";
-            problems.push(Problem::at("to", message).help(help).within(&["stages", &node.id, "write"]));
+            let place = ["stages", &node.id, node.operation().name()];
+            problems.push(Problem::at("to", message).help(help).within(&place));
         };
         if let Some(what) = in_workdir(at, &workdir) {
             problem(what);
@@ -46,10 +46,10 @@ pub(super) fn problems(spec: &Spec, plan: &Plan) -> Result<Vec<Problem>> {
         if let Some(model) = models.iter().find(|model| at.is_within(&model.at) || model.at.is_within(at)) {
             problem(format!("the folder is, holds or lies in {}", model.what));
         }
-        if let Some(message) = beside_inputs(plan, write, at)? {
+        if let Some(message) = beside_inputs(plan, *output, at)? {
             problem(message);
         }
-        let clash = writes[..index].iter().find(|(_, other, place)| place == at && write.may_make(&other.name(0, 1)));
+        let clash = outputs[..index].iter().find(|(_, other, place)| place == at && output.may_make(&other.name(0, 1)));
         if let Some((other, ..)) = clash {
             problem(format!("stage `{}` writes files of the same names into this folder", other.id));
         }
@@ -72,14 +72,10 @@ fn models(spec: &Spec, plan: &Plan) -> Result<Vec<Place>> {
     Ok(places)
 }
 
-fn writes(plan: &Plan) -> Result<Vec<(&Node, &Write, Canonical)>> {
-    let mut writes = Vec::new();
-    for node in &plan.nodes {
-        if let Stage::Write(write) = &node.stage {
-            writes.push((node, write, plan.stores.locate(&write.to)?.canonical()));
-        }
-    }
-    Ok(writes)
+/// The folders that stages write files into.
+fn outputs(plan: &Plan) -> Result<Vec<(&Node, &dyn Destination, Canonical)>> {
+    let outputs = plan.nodes.iter().filter_map(|node| Some((node, node.destination()?)));
+    outputs.map(|(node, output)| Ok((node, output, plan.stores.locate(output.folder())?.canonical()))).collect()
 }
 
 /// An output may lie in the workdir, beside the folders that a run keeps there.
@@ -92,10 +88,10 @@ fn in_workdir(at: &Canonical, workdir: &Canonical) -> Option<String> {
     FOLDERS.contains(&first).then(|| format!("sepo keeps what is its own in `{first}` of the workdir"))
 }
 
-fn beside_inputs(plan: &Plan, write: &Write, at: &Canonical) -> Result<Option<String>> {
-    let written = at.join(&write.name(0, 1));
+fn beside_inputs(plan: &Plan, output: &dyn Destination, at: &Canonical) -> Result<Option<String>> {
+    let written = at.join(&output.name(0, 1));
     for node in &plan.nodes {
-        let (Stage::Read(read), Some(dataset)) = (&node.stage, &node.dataset) else { continue };
+        let (Shape::Source(read), Some(dataset)) = (node.shape(), &node.dataset) else { continue };
         if let Some(file) = dataset.files().find(|file| file.canonical().is_within(at)) {
             return Ok(Some(format!("the folder holds {file}, which stage `{}` reads", node.id)));
         }
@@ -112,7 +108,7 @@ fn beside_inputs(plan: &Plan, write: &Write, at: &Canonical) -> Result<Option<St
 fn workdir_in_input(plan: &Plan, workdir: &Canonical) -> Result<Vec<Problem>> {
     let kept = workdir.join("data/stage-0/part-00000.parquet");
     for node in &plan.nodes {
-        let Stage::Read(read) = &node.stage else { continue };
+        let Shape::Source(read) = node.shape() else { continue };
         for pattern in read.from.list() {
             if dataset::takes(&pattern, &plan.stores, &kept)? {
                 let message = format!(
@@ -134,29 +130,28 @@ pub(super) fn clashes(plans: &[Plan]) -> Result<Vec<Problem>> {
     let mut problems = BTreeSet::new();
     let mut seen: Vec<(Canonical, String, &Plan)> = Vec::new();
     for plan in plans {
-        for (node, write, at) in writes(plan)? {
-            let name = write.name(0, 1);
+        for (node, output, at) in outputs(plan)? {
+            let name = output.name(0, 1);
             match seen.iter().find(|(place, other, _)| *place == at && *other == name) {
                 Some((_, _, other)) if history(plan, &node.id) != history(other, &node.id) => {
-                    problems.insert(node.id.clone());
+                    problems.insert((node.id.clone(), node.operation().name()));
                 }
                 Some(_) => {}
                 None => seen.push((at, name, plan)),
             }
         }
     }
-    let problem = |id: String| {
+    let problem = |(id, stage): (String, &str)| {
         let message = "variants of the sweep that differ in these rows write them into one folder";
-        Problem::at("to", message).help("put the sweep's variables into the path").within(&["stages", &id, "write"])
+        Problem::at("to", message).help("put the sweep's variables into the path").within(&["stages", &id, stage])
     };
     Ok(problems.into_iter().map(problem).collect())
 }
 
-/// The settings of stage `id` and of everything that it uses, as text.
+/// The settings that matter of stage `id` and of everything that it uses, as text.
 fn history(plan: &Plan, id: &str) -> String {
     let Some(node) = plan.node(id) else { return String::new() };
-    let uses = node.stage.inputs().into_iter().chain(node.stage.models());
-    let above: Vec<String> = uses.map(|(_, name)| history(plan, name)).collect();
-    let settings = serde_json::to_string(&node.stage).expect("settings are plain data");
-    format!("{settings} {} {}", plan.seed, above.join(" "))
+    let operation = node.operation();
+    let above: Vec<String> = operation.uses().into_iter().map(|(_, name)| history(plan, name)).collect();
+    format!("{} {} {} {}", operation.name(), operation.fingerprint(), plan.seed, above.join(" "))
 }

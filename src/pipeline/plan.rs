@@ -3,23 +3,24 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use tracing::warn;
 
 use super::models::{Models, on_the_hub};
 use super::places;
 use super::run::preflight;
+use super::sources::Sources;
 use super::spec::Spec;
 use super::{doubtful, limits, vocabulary};
-use crate::columns::Side;
 use crate::error::{Error, Problem, Result, suggest};
 use crate::io::{Dataset, Stores};
-use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
+use crate::model::{DeviceSpec, ModelSource, Weights};
 use crate::monitor::{Monitor, Silent};
-use crate::stages::generate::Generate;
-use crate::stages::score::Score;
 use crate::stages::train::Train;
-use crate::stages::{Stage, replaced};
+use crate::stages::{
+    Defaults, Destination, Inputs, ModelUse, Operation, Shape, Stage, TokenizerFound, TokenizerOf, TokenizerUse,
+    replaced,
+};
 use crate::text::tokenizer::way_out;
 
 /// What will run.
@@ -82,8 +83,10 @@ impl Obstacle {
 /// One stage.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Its id in the file; stages that the planner added have a dot in theirs.
+    /// Its id. No id in a pipeline file has a dot, so that no stage is named as one that the planner adds.
     pub id: String,
+    /// Who wants it.
+    pub origin: Origin,
     /// What it does.
     pub stage: Stage,
     /// The columns of its rows; for stages without rows, those of its input.
@@ -92,17 +95,57 @@ pub struct Node {
     pub dataset: Option<Dataset>,
 }
 
+/// Who wants a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The pipeline file.
+    File,
+    /// The planner, for a stage of the file: its id is that stage's, a dot, and what it is for.
+    Planner,
+}
+
+impl Node {
+    /// What the stage does.
+    pub fn operation(&self) -> &dyn Operation {
+        self.stage.operation()
+    }
+
+    /// How a run treats it.
+    pub fn shape(&self) -> Shape<'_> {
+        self.operation().shape()
+    }
+
+    /// Where it writes files, if it does.
+    pub fn destination(&self) -> Option<&dyn Destination> {
+        match self.shape() {
+            Shape::Sink(ending) => ending.destination(),
+            _ => None,
+        }
+    }
+
+    /// The training that it is, if it is one.
+    pub fn training(&self) -> Option<&Train> {
+        match self.shape() {
+            Shape::Training(train) => Some(train),
+            _ => None,
+        }
+    }
+}
+
 impl Plan {
     /// Resolves and checks `spec`.
     ///
     /// # Errors
     /// Every problem that can be found without reading rows, each with its position.
     pub fn new(spec: &Spec) -> Result<Self> {
-        Self::watched(spec, &Silent)
+        Self::watched(spec, &mut Sources::default(), &Silent)
     }
 
-    /// As [`Self::new`]; `monitor` watches what is fetched from the hub.
-    pub fn watched(spec: &Spec, monitor: &dyn Monitor) -> Result<Self> {
+    /// As [`Self::new`], with the datasets of `sources`; `monitor` watches what is fetched from the hub.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn watched(spec: &Spec, sources: &mut Sources, monitor: &dyn Monitor) -> Result<Self> {
         let mut problems = Vec::new();
         let order = sort(spec, &mut problems);
         let stores = Stores::new(spec.file.storage.clone());
@@ -127,25 +170,19 @@ impl Plan {
         };
         for id in order {
             let mut stage = spec.file.stages[&id].clone();
-            let inputs: Vec<String> = stage.inputs().iter().map(|(_, input)| (*input).to_owned()).collect();
-            if inputs.iter().any(|input| plan.node(input).is_none()) {
+            if stage.operation().inputs().iter().any(|(_, input)| plan.node(input).is_none()) {
                 // What is wrong with the input is reported there.
                 continue;
             }
-            match &mut stage {
-                Stage::Train(train) => plan.add_reference_passes(&id, train),
-                Stage::Score(score) => score.precision = score.precision.or(Some(spec.file.precision)),
-                Stage::Generate(generate) => {
-                    generate.precision = generate.precision.or(Some(spec.file.precision));
-                    generate.seed = generate.seed.or(Some(spec.file.seed));
-                }
-                _ => {}
-            }
-            match plan.columns(&stage, monitor) {
+            stage.operation_mut().default_to(&Defaults { precision: spec.file.precision, seed: spec.file.seed });
+            plan.add_passes(&id, &mut stage);
+            let mut open = |from: &[String]| sources.open(from, (&spec.file.storage, &plan.stores), monitor);
+            match plan.columns(&stage, &mut open) {
                 Err(Obstacle::Failed(error)) => return Err(error.in_stage(&id)),
-                Ok((columns, dataset)) => plan.nodes.push(Node { id, stage, columns, dataset }),
+                Ok((columns, dataset)) => plan.nodes.push(Node { id, origin: Origin::File, stage, columns, dataset }),
                 Err(Obstacle::Problems(found)) => {
-                    problems.extend(found.into_iter().map(|problem| problem.within(&["stages", &id, stage.name()])));
+                    let place = ["stages", &id, stage.operation().name()];
+                    problems.extend(found.into_iter().map(|problem| problem.within(&place)));
                 }
             }
         }
@@ -170,7 +207,7 @@ impl Plan {
 
     /// The stages that take the rows of `id`.
     pub fn consumers<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Node> {
-        self.nodes.iter().filter(move |node| node.stage.inputs().iter().any(|(_, input)| *input == id))
+        self.nodes.iter().filter(move |node| node.operation().inputs().iter().any(|(_, input)| *input == id))
     }
 
     /// The model `name` before any training: none for the id of a `train` stage.
@@ -198,7 +235,7 @@ impl Plan {
 
     /// The name of that model.
     fn first<'a>(&'a self, mut name: &'a str) -> &'a str {
-        while let Some(Node { stage: Stage::Train(train), .. }) = self.node(name) {
+        while let Some(train) = self.node(name).and_then(Node::training) {
             name = &train.model;
         }
         name
@@ -234,95 +271,70 @@ impl Plan {
         }
     }
 
-    /// The folder of the tokenizer that a `generate` stage reads and writes with.
-    pub fn tokenizer_of(&self, generate: &Generate) -> Option<PathBuf> {
-        match &generate.tokenizer {
-            Some(name) => Some(self.tokenizer(name)),
-            None => self.start_of(&generate.model)?.tokenizer,
+    /// The folder of the tokenizer that `operation` uses.
+    pub fn tokenizer_of(&self, operation: &dyn Operation) -> Option<PathBuf> {
+        match operation.tokenizer()?.of {
+            TokenizerOf::Named(name) => Some(self.tokenizer(name)),
+            TokenizerOf::Model(name) => self.start_of(name)?.tokenizer,
         }
     }
 
-    /// DPO reads the reference's log-probabilities from columns; where they are missing, a scoring pass comes first.
-    fn add_reference_passes(&mut self, id: &str, train: &mut Train) {
-        if !train.objective.formula().needs().stored_reference() {
-            return;
-        }
-        let reference = train.reference.clone().unwrap_or_else(|| train.model.clone());
-        let mut pass = |input: &mut String, name: String| {
-            let Some(node) = self.node(input) else { return };
-            if node.columns.field_with_name(&Side::Chosen.ref_logps()).is_ok() {
-                return;
+    /// Plans the passes that stage `id` needs over its rows before it takes them.
+    fn add_passes(&mut self, id: &str, stage: &mut Stage) {
+        for pass in stage.operation().passes_before(&self.inputs(stage.operation())) {
+            // A pass that its rows do not permit is not made: what they lack is reported for the stage itself.
+            if let Ok(columns) = pass.stage.operation().columns(&self.inputs(pass.stage.operation())) {
+                let id = format!("{id}.{}", pass.name);
+                stage.operation_mut().take_from(pass.field, id.clone());
+                self.nodes.push(Node { id, origin: Origin::Planner, stage: pass.stage, columns, dataset: None });
             }
-            let score = Score {
-                input: input.clone(),
-                oracle: None,
-                contrast: false,
-                reference: reference.clone(),
-                batch_tokens: train.batch_tokens,
-                // The policy trains in f32; its reference must not differ from it by rounding.
-                precision: Some(Precision::F32),
-            };
-            // Missing id columns are reported for the train stage itself.
-            if let Ok(columns) = score.columns(&node.columns) {
-                self.nodes.push(Node { id: name.clone(), stage: Stage::Score(score), columns, dataset: None });
-                *input = name;
-            }
-        };
-        pass(&mut train.input, format!("{id}.reference"));
-        if let Some(eval) = &mut train.eval {
-            pass(&mut eval.input, format!("{id}.eval_reference"));
         }
     }
 
-    fn columns(&self, stage: &Stage, monitor: &dyn Monitor) -> Result<(SchemaRef, Option<Dataset>), Obstacle> {
-        let input = |id: &str| self.node(id).map_or_else(|| Schema::empty().into(), |node| node.columns.clone());
-        let checked = |input: SchemaRef, problems: Vec<Problem>| match problems.is_empty() {
-            true => Ok(input),
-            false => Err(problems),
+    /// What is known of the inputs of `operation`, whose files are not opened yet.
+    fn inputs(&self, operation: &dyn Operation) -> Inputs {
+        let rows =
+            operation.inputs().into_iter().filter_map(|(_, id)| Some((id.to_owned(), self.node(id)?.columns.clone())));
+        let model = operation.tokenizer().map(|tokenizer| match tokenizer.of {
+            TokenizerOf::Named(name) => name,
+            TokenizerOf::Model(name) => self.first(name),
+        });
+        let tokenizer = match self.tokenizer_of(operation) {
+            _ if model.is_some_and(|model| self.models.is_broken(model)) => TokenizerFound::Unknown,
+            Some(folder) => TokenizerFound::In(folder),
+            None => TokenizerFound::Nowhere,
         };
-        let columns = match stage {
-            Stage::Read(read) => {
-                let dataset = Dataset::open_watched(&read.from.list(), &self.stores, monitor);
-                let dataset = dataset.map_err(|error| {
-                    let hub = read.from.list().iter().find_map(|from| on_the_hub(from, "datasets/"));
-                    Obstacle::at("from", error).help(hub)
-                })?;
-                return Ok((read.columns(dataset.schema())?, Some(dataset)));
+        Inputs { rows: rows.collect(), files: None, tokenizer }
+    }
+
+    /// The columns of `stage`, and the files that it reads, which `open` opens.
+    fn columns(
+        &self,
+        stage: &Stage,
+        open: &mut dyn FnMut(&[String]) -> Result<Dataset>,
+    ) -> Result<(SchemaRef, Option<Dataset>), Obstacle> {
+        let operation = stage.operation();
+        let mut inputs = self.inputs(operation);
+        let dataset = match operation.shape() {
+            Shape::Source(read) => {
+                let from = read.from.list();
+                let on_the_hub = || from.iter().find_map(|from| on_the_hub(from, "datasets/"));
+                Some(open(&from).map_err(|error| Obstacle::at("from", error).help(on_the_hub()))?)
             }
-            Stage::Tokenize(tokenize) => {
-                self.has_tokenizer(&tokenize.tokenizer)?;
-                if !self.models.is_broken(&tokenize.tokenizer) {
-                    let problem = tokenize.template.problem(&self.tokenizer(&tokenize.tokenizer));
-                    problem.map_or(Ok(()), |problem| Err(vec![problem]))?;
-                }
-                tokenize.columns(&input(&tokenize.input))?
-            }
-            Stage::Score(score) => score.columns(&input(&score.input))?,
-            Stage::Select(select) => select.columns(&input(&select.input))?,
-            Stage::Generate(generate) => {
-                generate.tokenizer.as_deref().map(|name| self.has_tokenizer(name)).transpose()?;
-                let has_tokenizer =
-                    self.tokenizer_of(generate).is_some() || self.models.is_broken(self.first(&generate.model));
-                generate.columns(&input(&generate.input), has_tokenizer)?
-            }
-            Stage::Write(write) => checked(input(&write.input), write.problems(&input(&write.input)))?,
-            Stage::Train(train) => {
-                let held_out = train.eval.as_ref().map(|eval| input(&eval.input));
-                checked(input(&train.input), train.problems(&input(&train.input), held_out.as_deref()))?
-            }
-            Stage::Evaluate(evaluate) => {
-                let problems = evaluate.problems(|id| self.node(id).map(|node| node.columns.clone()));
-                checked(evaluate.input.as_ref().map_or_else(|| Schema::empty().into(), |id| input(id)), problems)?
-            }
-            Stage::Audit(audit) => checked(input(&audit.input), audit.problems(&input(&audit.input)))?,
+            _ => None,
         };
-        if let [(_, id)] = stage.inputs()[..] {
-            let problems = replaced(&input(id), &columns);
+        inputs.files = dataset.as_ref().map(|dataset| dataset.schema().clone());
+        if let Some(TokenizerUse { of: TokenizerOf::Named(name), .. }) = operation.tokenizer() {
+            self.has_tokenizer(name)?;
+        }
+        let columns = operation.columns(&inputs)?;
+        if let [(_, id)] = operation.inputs()[..] {
+            let problems = replaced(&inputs.of(id), &columns);
             if !problems.is_empty() {
                 return Err(problems.into());
             }
         }
-        Ok((columns, None))
+        Ok((columns, dataset))
     }
 }
 
@@ -335,7 +347,7 @@ pub fn warn(plans: &[Plan]) {
 /// Whether `id` can be part of a file's name, wherever that file is.
 fn is_id(id: &str) -> bool {
     let first = |c: char| c.is_alphanumeric() || c == '_';
-    id.starts_with(first) && id.chars().all(|c| first(c) || c == '-' || c == '.')
+    id.starts_with(first) && id.chars().all(|c| first(c) || c == '-')
 }
 
 /// A device that this build cannot open.
@@ -357,41 +369,32 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
     let stages = &spec.file.stages;
     let mut sorted: Vec<String> = Vec::new();
     let problem = |id: &str, field: &str, message: String, help: Option<String>| {
-        let path = ["stages", id, stages[id].name(), field].map(str::to_owned).to_vec();
+        let path = ["stages", id, stages[id].operation().name(), field].map(str::to_owned).to_vec();
         Problem { path, message, help }
     };
     let uses = |id: &str| -> Vec<String> {
-        let stage = &stages[id];
-        let names = stage.inputs().into_iter().chain(stage.models()).map(|(_, name)| name.to_owned());
+        let names = stages[id].operation().uses().into_iter().map(|(_, name)| name.to_owned());
         names.filter(|name| stages.contains_key(name)).collect()
     };
     for id in &spec.order {
-        let stage = &stages[id];
+        let operation = stages[id].operation();
         let ids: Vec<&str> = stages.keys().map(String::as_str).collect();
-        let trains = |name: &str| matches!(stages.get(name), Some(Stage::Train(_)));
-        let has_rows = |name: &str| {
-            let rows = |s: &Stage| {
-                matches!(
-                    s,
-                    Stage::Read(_) | Stage::Tokenize(_) | Stage::Score(_) | Stage::Select(_) | Stage::Generate(_)
-                )
-            };
-            stages.get(name).is_some_and(rows)
-        };
+        let shape = |name: &str| stages.get(name).map(|stage| stage.operation().shape());
+        let trains = |name: &str| matches!(shape(name), Some(Shape::Training(_)));
+        let has_rows = |name: &str| !matches!(shape(name), Some(Shape::Training(_) | Shape::Sink(_)));
         if !is_id(id) {
             let path = vec!["stages".to_owned(), id.clone()];
-            let message =
-                format!("`{id}` is no stage id: it names files, so it has only letters, digits, `_`, `-` and `.`");
+            let message = format!("`{id}` is no stage id: it names files, so it has only letters, digits, `_` and `-`");
             problems.push(Problem { path, message, help: None });
         }
-        for (field, name) in stage.inputs() {
+        for (field, name) in operation.inputs() {
             if !stages.contains_key(name) {
                 problems.push(problem(id, field, format!("no stage `{name}`"), Some(suggest(name, &ids))));
             } else if !has_rows(name) {
                 problems.push(problem(id, field, format!("stage `{name}` has no rows to give"), None));
             }
         }
-        for (field, name) in stage.models() {
+        for ModelUse { field, name, .. } in operation.models() {
             let known = spec.file.models.contains_key(name);
             if known && stages.contains_key(name) {
                 problems.push(problem(id, field, format!("`{name}` is a model and a stage"), None));

@@ -195,11 +195,10 @@ fn check_choice(node: &Node, choices: &[&str], mistakes: &mut Vec<Mistake>) {
     }
 }
 
-/// Says what `word`, which is no `what` that is known here, may have meant: a near spelling, or a word of another program.
+/// Says what `word`, which is no `what` that is known here, may have meant: a word of another program, or a near spelling.
 pub(super) fn unknown(at: (u64, u64), what: &str, word: &str, choices: &[&str]) -> Mistake {
-    let help = match (nearest(word, choices), what) {
-        (Some((0 | 1, _)), _) => None,
-        (_, "key") => foreign::key(word, choices).map(|answer| answer.help),
+    let help = match what {
+        "key" => foreign::key(word, choices).map(|answer| answer.help),
         _ => foreign::choice(word, choices),
     };
     let help = help.unwrap_or_else(|| suggest(word, choices));

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::plan::{Node, Plan};
+use super::plan::{Node, Origin, Plan};
 use crate::columns::provenance::Provenance;
 use crate::error::{Problem, Result};
-use crate::stages::Stage;
+use crate::stages::ModelUse;
 use crate::text::Tokenizer;
 use crate::text::tokenizer::compare::difference;
 
@@ -31,18 +31,19 @@ pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
     let mut problems = Vec::new();
     for node in &plan.nodes {
         // Passes that the planner added have the models of the stage that they serve.
-        for (field, name) in node.stage.models().into_iter().filter(|_| !node.id.contains('.')) {
+        let models = node.operation().models().into_iter().filter(|_| node.origin == Origin::File);
+        for ModelUse { field, name, .. } in models {
             let message = match mismatch(plan, node, name, &mut tokenizers) {
                 Ok(None) => continue,
                 Ok(Some(message)) => message,
                 Err(error) => error.to_string(),
             };
-            let path = ["stages", &node.id, node.stage.name(), field].map(str::to_owned).to_vec();
+            let path = ["stages", &node.id, node.operation().name(), field].map(str::to_owned).to_vec();
             let help = "tokenize the rows with the models' own tokenizer, and use models that share it";
             problems.push(Problem { path, ..Problem::at("", message).help(help) });
         }
         if let Some(message) = other_size(plan, node) {
-            let path = ["stages", &node.id, node.stage.name(), "reference"].map(str::to_owned).to_vec();
+            let path = ["stages", &node.id, node.operation().name(), "reference"].map(str::to_owned).to_vec();
             let help = "name a reference with the policy's vocabulary";
             problems.push(Problem { path, ..Problem::at("", message).help(help) });
         }
@@ -52,7 +53,7 @@ pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
 
 /// What keeps a live reference's distributions from being compared with those of the model that trains.
 fn other_size(plan: &Plan, node: &Node) -> Option<String> {
-    let Stage::Train(train) = &node.stage else { return None };
+    let train = node.training()?;
     let reference = train.reference.as_ref().filter(|_| train.objective.formula().needs().live_reference())?;
     let size = |name: &str| plan.start_of(name)?.config().ok()?.get("vocab_size")?.as_u64();
     let (own, other) = (size(&train.model)?, size(reference)?);
@@ -95,10 +96,13 @@ enum Ids<'a> {
 fn ids_of<'a>(plan: &'a Plan, node: &'a Node) -> Ids<'a> {
     let mut at = node;
     loop {
-        if let Stage::Tokenize(tokenize) = &at.stage {
-            return Ids::Tokenized { stage: &at.id, folder: plan.tokenizer(&tokenize.tokenizer) };
+        let operation = at.operation();
+        if operation.longest_row().is_some()
+            && let Some(folder) = plan.tokenizer_of(operation)
+        {
+            return Ids::Tokenized { stage: &at.id, folder };
         }
-        let inputs = at.stage.inputs();
+        let inputs = operation.inputs();
         match inputs.first().and_then(|(_, input)| plan.node(input)) {
             Some(input) => at = input,
             None => return Provenance::of(&at.columns).tokenizer.map_or(Ids::Unknown, Ids::Stamped),

@@ -4,13 +4,16 @@
 use std::collections::BTreeSet;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::tokenize::span_mask;
-use super::{Compared, Metrics};
+use super::{
+    Compared, Ending, Finished, Inputs, Metrics, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerUse,
+    Volume,
+};
 use crate::columns::Side;
 use crate::columns::lists::{floats, masks};
 use crate::error::{Problem, Result};
@@ -34,14 +37,6 @@ impl Audit {
         let missing = names.filter(|name| input.field_with_name(name).is_err());
         missing.map(|name| Problem::at("input", format!("no column `{name}`"))).collect()
     }
-}
-
-/// What the table compares.
-pub(super) fn compared() -> Compared {
-    let table = Seen::default().metrics();
-    let numbers = table.values().filter_map(Value::as_object).flat_map(|numbers| numbers.keys().cloned());
-    let numbers: BTreeSet<String> = numbers.collect();
-    Compared { labels: table.keys().cloned().collect(), numbers: numbers.into_iter().collect() }
 }
 
 /// Values of one kind of reward: (value, planted), high where the token should be a key token.
@@ -177,6 +172,70 @@ fn auroc(ranked: &mut Ranked) -> Value {
         below += rest;
     }
     json!(wins / (planted * others))
+}
+
+impl Operation for Audit {
+    fn name(&self) -> &'static str {
+        "audit"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        vec![("input", &self.input)]
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        Vec::new()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        None
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Sink(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        let input = inputs.of(&self.input);
+        let problems = self.problems(&input);
+        if problems.is_empty() { Ok(input) } else { Err(problems) }
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
+        None
+    }
+
+    fn compared(&self) -> Option<Compared> {
+        let table = Seen::default().metrics();
+        let numbers = table.values().filter_map(Value::as_object).flat_map(|numbers| numbers.keys().cloned());
+        let numbers: BTreeSet<String> = numbers.collect();
+        Some(Compared { labels: table.keys().cloned().collect(), numbers: numbers.into_iter().collect() })
+    }
+}
+
+impl Ending for Audit {
+    fn open(&self, _resources: &dyn Resources) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(Auditing { spans: self.spans.clone(), seen: Seen::default() }))
+    }
+}
+
+struct Auditing {
+    spans: String,
+    seen: Seen,
+}
+
+impl Sink for Auditing {
+    fn take(&mut self, _input: usize, batch: &RecordBatch) -> Result<()> {
+        self.seen.add(batch, &self.spans)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Finished> {
+        Ok(Finished { metrics: self.seen.metrics(), ..Finished::default() })
+    }
 }
 
 #[cfg(test)]

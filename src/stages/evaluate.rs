@@ -1,25 +1,32 @@
 //! `evaluate` — models compared: on held-out pairs by likelihood, and by what they answer, with a judge and win rates.
 
-pub mod answers;
+mod answers;
+mod comparison;
 mod judge;
-pub mod pairs;
+mod pairs;
 mod quickstart;
 mod win_rate;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use self::answers::Told;
 use self::pairs::Sums;
-use super::Compared;
-use super::score::{default_batch_tokens, needs_ids, no_batch_tokens};
+use super::positions::Reads;
+use super::score::{KEPT_FORWARD, default_batch_tokens, needs_ids, no_batch_tokens};
+use super::{
+    Compared, Ending, HeldOut, Inputs, ModelCost, ModelUse, Operation, Resources, Role, Shape, Sink, StageCost,
+    TokenizerUse, Volume,
+};
 use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
-use crate::error::Problem;
+use crate::error::{Problem, Result};
+use crate::model::Precision;
+use comparison::Comparison;
 pub use judge::{Judge, Reward};
-pub use win_rate::{Scores, win_rates};
 
 /// Compares models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -51,7 +58,7 @@ pub struct Evaluate {
 
 impl Evaluate {
     /// What is wrong with the settings, and what columns are missing; `columns` gives those of a stage.
-    pub fn problems(&self, columns: impl Fn(&str) -> Option<arrow::datatypes::SchemaRef>) -> Vec<Problem> {
+    pub fn problems(&self, columns: impl Fn(&str) -> Option<SchemaRef>) -> Vec<Problem> {
         let mut problems = Vec::from_iter(no_batch_tokens(self.batch_tokens));
         if self.models.is_empty() && self.answers.is_empty() {
             let help = "`models: { name: model }` with `input` and `start`, or `answers: { name: stage }`";
@@ -104,20 +111,6 @@ impl Evaluate {
         }
     }
 
-    /// What the table compares.
-    pub fn compared(&self) -> Compared {
-        let labels: BTreeSet<&String> = self.models.keys().chain(self.answers.keys()).collect();
-        let mut numbers = BTreeSet::new();
-        if self.input.is_some() && !self.models.is_empty() {
-            numbers.extend(Sums::default().metrics().keys().cloned());
-        }
-        if !self.answers.is_empty() {
-            numbers.extend(Told::before(self).metrics().keys().cloned());
-            numbers.extend(self.against.iter().map(|_| "win_rate".to_owned()));
-        }
-        Compared { labels: labels.into_iter().cloned().collect(), numbers: numbers.into_iter().collect() }
-    }
-
     /// The models that it needs: (field, name).
     pub fn models_used(&self) -> Vec<(&'static str, &str)> {
         let models = self.models.values().map(|model| ("models", model.as_str()));
@@ -129,5 +122,79 @@ impl Evaluate {
             Some(Judge::Quickstart) | None => Vec::new(),
         };
         models.chain(start).chain(judges).collect()
+    }
+}
+
+impl Operation for Evaluate {
+    fn name(&self) -> &'static str {
+        "evaluate"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        let answers = self.answers.values().map(|answers| ("answers", answers.as_str()));
+        self.input.iter().map(|input| ("input", input.as_str())).chain(answers).collect()
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        let role = Role::Frozen(Precision::F32);
+        self.models_used().into_iter().map(|(field, name)| ModelUse { field, name, role }).collect()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        None
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Sink(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        let problems = self.problems(|id| inputs.rows.get(id).cloned());
+        let input = self.input.as_ref().map_or_else(|| Schema::empty().into(), |input| inputs.of(input));
+        if problems.is_empty() { Ok(input) } else { Err(problems) }
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
+        let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_FORWARD, work: volume.work };
+        Some(StageCost { batch_tokens: self.batch_tokens, models: self.models().into_iter().map(model).collect() })
+    }
+
+    fn compared(&self) -> Option<Compared> {
+        let labels: BTreeSet<&String> = self.models.keys().chain(self.answers.keys()).collect();
+        let mut numbers = BTreeSet::new();
+        if self.input.is_some() && !self.models.is_empty() {
+            numbers.extend(Sums::default().metrics().keys().cloned());
+        }
+        if !self.answers.is_empty() {
+            numbers.extend(Told::before(self).metrics().keys().cloned());
+            numbers.extend(self.against.iter().map(|_| "win_rate".to_owned()));
+        }
+        Some(Compared { labels: labels.into_iter().cloned().collect(), numbers: numbers.into_iter().collect() })
+    }
+
+    fn reward(&self) -> Option<(&'static str, [&str; 2])> {
+        match &self.judge {
+            Some(Judge::Reward(Reward { oracle, reference })) => Some(("judge", [oracle, reference])),
+            Some(Judge::Quickstart) | None => None,
+        }
+    }
+
+    fn held_out(&self) -> Option<HeldOut<'_>> {
+        let input = self.input.as_deref()?;
+        Some(HeldOut { field: "input", input, models: self.models.values().map(String::as_str).collect() })
+    }
+}
+
+impl Ending for Evaluate {
+    fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Sink>> {
+        Ok(Box::new(Comparison::open(self, resources)?))
+    }
+
+    fn reads(&self, field: &str) -> Option<Reads> {
+        Some(if field == "answers" { Reads::Answers } else { Reads::Pairs })
     }
 }

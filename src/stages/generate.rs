@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::tokenize::{TemplateChoice, contexts};
-use super::{Metrics, Outcome, Transform};
+use super::{
+    Defaults, Inputs, Metrics, ModelCost, ModelUse, Operation, Outcome, Resources, Role, Rows, Shape, StageCost,
+    TokenizerFound, TokenizerOf, TokenizerUse, Transform, Volume,
+};
 use crate::columns::lists::{from_rows, ids};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
@@ -23,8 +26,9 @@ use crate::columns::{
     row_ids, with_column,
 };
 use crate::error::{Error, Place, Problem, Result};
+use crate::model::cost::Workload;
 use crate::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
-use crate::model::{DeviceSpec, Generator, ModelSource, Precision};
+use crate::model::{CausalLm, DeviceSpec, Generator, ModelSource, Precision};
 use crate::text::{Template, Tokenizer};
 
 /// Answers from a model.
@@ -183,10 +187,12 @@ impl Generate {
             batch_tokens: self.batch_tokens,
             stops,
         };
-        let generator = Generator::load(source, device, self.precision.unwrap_or_default(), settings)?;
+        let wanted = self.precision.unwrap_or_default();
+        let generator = Generator::load(source, device, wanted, settings)?;
+        let computed = (CausalLm::arithmetic(device, wanted)?, device.kind());
         let digest = source.digest()?;
         let (stage, seen) = (self.clone(), Seen::default());
-        Ok(Box::new(Work { stage, generator, template, made_with, digest, positions, seen }))
+        Ok(Box::new(Work { stage, generator, template, made_with, digest, computed, positions, seen }))
     }
 
     /// The tokens that end an answer: those of the stage, or else of the model's configuration and of its tokenizer.
@@ -229,6 +235,8 @@ struct Work {
     /// Digests of tokenizer and template.
     made_with: [Option<String>; 2],
     digest: String,
+    /// The numbers that the model computes in, and the kind of the device.
+    computed: (Precision, &'static str),
     positions: Option<usize>,
     seen: Seen,
 }
@@ -280,8 +288,10 @@ impl Transform for Work {
         provenance.tokenizer = provenance.tokenizer.or(tokenizer);
         provenance.template = provenance.template.or(template);
         let Generate { temperature, top_p, max_tokens, seed, .. } = &self.stage;
+        let (precision, device) = self.computed;
         provenance.answers = Some(json!({
             "model": self.digest, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed,
+            "precision": precision, "device": device,
         }));
         Outcome::sort_out(&provenance.stamp_rows(&out), &reasons)
     }
@@ -376,3 +386,76 @@ pub(super) fn answers_of(batch: &RecordBatch, row: usize) -> Result<Vec<(String,
     };
     Ok((0..rows.len()).map(answer).collect())
 }
+
+impl Operation for Generate {
+    fn name(&self) -> &'static str {
+        "generate"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        vec![("input", &self.input)]
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        let role = Role::Frozen(self.precision.unwrap_or_default());
+        vec![ModelUse { field: "model", name: &self.model, role }]
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        let of = match &self.tokenizer {
+            Some(name) => TokenizerOf::Named(name),
+            None => TokenizerOf::Model(&self.model),
+        };
+        Some(TokenizerUse { of, template: Some(&self.template) })
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Materialised(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        self.columns(&inputs.of(&self.input), inputs.tokenizer != TokenizerFound::Nowhere)
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    /// As if every answer had `max_tokens` tokens.
+    fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
+        let (prompt, length) = (volume.prompt_tokens / volume.rows.max(1.0), self.max_tokens as f64);
+        let (answers, own) = (volume.rows * self.samples as f64, |tokens: f64| tokens * (tokens + 1.0) / 2.0);
+        let work = Workload {
+            tokens: volume.prompt_tokens + answers * length,
+            needed: answers * length,
+            attended: volume.rows * own(prompt) + answers * (length * prompt + own(length)),
+        };
+        let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_ANSWERING, work };
+        Some(StageCost { batch_tokens: self.batch_tokens, models: self.models().into_iter().map(model).collect() })
+    }
+
+    fn default_to(&mut self, file: &Defaults) {
+        self.precision.get_or_insert(file.precision);
+        self.seed.get_or_insert(file.seed);
+    }
+
+    fn lacks_positions(&self, model: &str, positions: usize) -> Option<Problem> {
+        let message = || {
+            format!(
+                "max_tokens is {}: `{model}` has {positions} positions, for the prompt and the answer",
+                self.max_tokens
+            )
+        };
+        let help = "set it so that prompts have room: a prompt that has none is set aside";
+        (self.max_tokens >= positions).then(|| Problem::at("max_tokens", message()).help(help))
+    }
+}
+
+impl Rows for Generate {
+    fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Transform>> {
+        self.open(&resources.model(&self.model)?, resources.tokenizer()?, resources.device(), resources.positions()?)
+    }
+}
+
+/// What answering keeps of the numbers that training keeps for every token: one part of so many.
+const KEPT_ANSWERING: u64 = 4;

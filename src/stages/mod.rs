@@ -1,15 +1,19 @@
 //! What a pipeline can do, one file a stage, named by the word that the user types.
 //!
-//! A columnar stage is a [`Transform`]: rows in, rows out, and the rows that it could not use, with reasons. A chain of
-//! transforms runs as one pass over a unit of work.
+//! A stage is a struct of settings that implements [`Operation`], in a file of its own, and a variant of [`Stage`]. Its
+//! [`Shape`] says how a run treats it. A columnar stage opens a [`Transform`]: rows in, rows out, and the rows that it could
+//! not use, with reasons. A chain of transforms runs as one pass over a unit of work. A stage that rows end in opens a
+//! [`Sink`].
 
 pub mod audit;
 pub mod evaluate;
 pub mod generate;
+mod operation;
 pub mod positions;
 pub mod read;
 pub mod score;
 pub mod select;
+mod shape;
 pub mod tokenize;
 pub mod train;
 pub mod write;
@@ -25,8 +29,14 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::list_element;
+pub use operation::{
+    Defaults, HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Role, StageCost, TokenizerFound, TokenizerOf,
+    TokenizerUse, Volume,
+};
+pub use shape::{Derived, Destination, Ending, Finished, Resources, Rows, Shape, Sink};
 
 /// A stage of the pipeline file: a map with one key, which names the operation.
+#[allow(clippy::large_enum_variant, reason = "a pipeline has a dozen of them")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
@@ -41,95 +51,41 @@ pub enum Stage {
     /// Files that any engine reads.
     Write(write::Write),
     /// A model trained on the rows.
-    Train(Box<train::Train>),
+    Train(train::Train),
     /// What a model answers.
-    Generate(Box<generate::Generate>),
+    Generate(generate::Generate),
     /// Models compared on held-out pairs, and by their answers.
-    Evaluate(Box<evaluate::Evaluate>),
+    Evaluate(evaluate::Evaluate),
     /// Rewards and masks compared with known answers.
     Audit(audit::Audit),
 }
 
+/// The operation of a stage: the one list of what the variants are.
+macro_rules! operation {
+    ($stage:expr) => {
+        match $stage {
+            Stage::Read(operation) => operation,
+            Stage::Tokenize(operation) => operation,
+            Stage::Score(operation) => operation,
+            Stage::Select(operation) => operation,
+            Stage::Write(operation) => operation,
+            Stage::Train(operation) => operation,
+            Stage::Generate(operation) => operation,
+            Stage::Evaluate(operation) => operation,
+            Stage::Audit(operation) => operation,
+        }
+    };
+}
+
 impl Stage {
-    /// The word that names it in YAML.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Read(_) => "read",
-            Self::Tokenize(_) => "tokenize",
-            Self::Score(_) => "score",
-            Self::Select(_) => "select",
-            Self::Write(_) => "write",
-            Self::Train(_) => "train",
-            Self::Generate(_) => "generate",
-            Self::Evaluate(_) => "evaluate",
-            Self::Audit(_) => "audit",
-        }
+    /// What it does.
+    pub fn operation(&self) -> &dyn Operation {
+        operation!(self)
     }
 
-    /// The stages whose rows it takes: (field, id).
-    pub fn inputs(&self) -> Vec<(&'static str, &str)> {
-        match self {
-            Self::Read(_) => Vec::new(),
-            Self::Tokenize(stage) => vec![("input", &stage.input)],
-            Self::Score(stage) => vec![("input", &stage.input)],
-            Self::Select(stage) => vec![("input", &stage.input)],
-            Self::Write(stage) => vec![("input", &stage.input)],
-            Self::Generate(stage) => vec![("input", &stage.input)],
-            Self::Evaluate(stage) => {
-                let answers = stage.answers.values().map(|answers| ("answers", answers.as_str()));
-                stage.input.iter().map(|input| ("input", input.as_str())).chain(answers).collect()
-            }
-            Self::Audit(stage) => vec![("input", &stage.input)],
-            Self::Train(stage) => {
-                let eval = stage.eval.iter().map(|eval| ("eval", eval.input.as_str()));
-                std::iter::once(("input", stage.input.as_str())).chain(eval).collect()
-            }
-        }
-    }
-
-    /// The models that it uses: (field, name under `models:` or id of a `train` stage).
-    pub fn models(&self) -> Vec<(&'static str, &str)> {
-        match self {
-            Self::Read(_) | Self::Tokenize(_) | Self::Select(_) | Self::Write(_) | Self::Audit(_) => Vec::new(),
-            Self::Score(stage) => {
-                let oracle = stage.oracle.iter().map(|oracle| ("oracle", oracle.as_str()));
-                oracle.chain([("reference", stage.reference.as_str())]).collect()
-            }
-            Self::Train(stage) => {
-                let reference = stage.reference.iter().map(|reference| ("reference", reference.as_str()));
-                reference.chain([("model", stage.model.as_str())]).collect()
-            }
-            Self::Generate(stage) => vec![("model", &stage.model)],
-            Self::Evaluate(stage) => stage.models_used(),
-        }
-    }
-
-    /// The template that makes texts of its conversations.
-    pub fn template(&self) -> Option<&tokenize::TemplateChoice> {
-        match self {
-            Self::Tokenize(stage) => Some(&stage.template),
-            Self::Generate(stage) => Some(&stage.template),
-            _ => None,
-        }
-    }
-
-    /// What its table compares; nothing for a stage that has none.
-    pub fn compared(&self) -> Option<Compared> {
-        match self {
-            Self::Evaluate(stage) => Some(stage.compared()),
-            Self::Audit(_) => Some(audit::compared()),
-            _ => None,
-        }
-    }
-
-    /// What the stage reports, given the sums over all its units; an error ends the run.
-    pub fn conclude(&self, sums: Metrics) -> Result<Conclusion> {
-        match self {
-            Self::Tokenize(stage) => stage.conclude(sums).map(Conclusion::from),
-            Self::Score(stage) => stage.conclude(sums),
-            Self::Select(stage) => Ok(stage.conclude(sums)),
-            _ => Ok(sums.into()),
-        }
+    /// As [`Self::operation`], to change its settings.
+    pub fn operation_mut(&mut self) -> &mut dyn Operation {
+        operation!(self)
     }
 }
 
@@ -230,6 +186,7 @@ impl Outcome {
 mod tests {
     use super::*;
     use arrow::array::{ArrayRef, Int32Array};
+    use serde_json::json;
     use std::sync::Arc;
 
     #[test]
@@ -241,5 +198,86 @@ mod tests {
         let both = first.then(second);
         assert_eq!(both.set_aside, [(1, "a"), (4, "a"), (2, "b")]);
         assert_eq!(both.kept.column(0).as_ref(), &Int32Array::from(vec![0, 3]));
+    }
+
+    /// Every stage with no more settings than it takes, by its name.
+    fn stages() -> Value {
+        json!({
+            "read": { "from": "rows.parquet" },
+            "tokenize": { "input": "rows", "tokenizer": "base" },
+            "score": { "input": "rows", "oracle": "better", "reference": "base" },
+            "select": { "input": "rows" },
+            "write": { "input": "rows", "to": "out" },
+            "train": { "input": "rows", "model": "base", "reference": "other", "objective": { "dpo": {} },
+                "eval": { "input": "more", "every": 5 } },
+            "generate": { "input": "rows", "model": "base", "tokenizer": "folder" },
+            "evaluate": { "input": "rows", "start": "base", "models": { "one": "better" }, "answers": { "one": "more" },
+                "judge": { "reward": { "oracle": "better", "reference": "base" } } },
+            "audit": { "input": "rows", "spans": "planted" },
+        })
+    }
+
+    fn stage(name: &str, settings: &Value) -> Stage {
+        serde_json::from_value(json!({ name: settings })).unwrap()
+    }
+
+    #[test]
+    fn stages_say_what_the_file_says() {
+        let schema = schemars::schema_for!(Stage).to_value();
+        let variants = schema["oneOf"].as_array().unwrap();
+        let names: Vec<&str> = variants.iter().map(|variant| variant["required"][0].as_str().unwrap()).collect();
+        let stages = stages();
+        assert_eq!(names, stages.as_object().unwrap().keys().collect::<Vec<_>>(), "one example for each stage");
+        for name in names {
+            let stage = stage(name, &stages[name]);
+            assert_eq!(stage.operation().name(), name);
+            let written = serde_json::to_value(&stage).unwrap();
+            assert_eq!(serde_json::from_value::<Stage>(written).unwrap(), stage, "{name} does not round-trip");
+            for (field, used) in stage.operation().uses() {
+                assert!(stages[name][field].to_string().contains(used), "{name}: {field} does not name {used}");
+            }
+            let tokenizer = stages[name].get("tokenizer").and_then(Value::as_str).map(TokenizerOf::Named);
+            assert_eq!(stage.operation().tokenizer().map(|used| used.of), tokenizer, "{name}");
+            assert_eq!(
+                stage.operation().cost(&Volume::default()).is_some(),
+                !stage.operation().models().is_empty(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_setting_that_matters_is_part_of_the_fingerprint() {
+        let stages = stages();
+        let without = [
+            ("train", "memory"),
+            ("train", "checkpoint"),
+            ("train", "log_every"),
+            ("train", "overwrite"),
+            ("write", "overwrite"),
+        ];
+        for (name, settings) in stages.as_object().unwrap() {
+            let own = stage(name, settings);
+            let written = serde_json::to_value(&own).unwrap();
+            for (key, value) in written[name].as_object().unwrap() {
+                // A value of the same kind, where one is easily made.
+                let other = match value {
+                    Value::Bool(value) => json!(!value),
+                    Value::Number(_) => json!(7),
+                    Value::String(_) if key == "memory" => json!("low"),
+                    Value::String(_)
+                        if ["input", "to", "model", "reference", "tokenizer", "spans"].contains(&key.as_str()) =>
+                    {
+                        json!("x")
+                    }
+                    Value::Object(_) if key == "checkpoint" => json!({ "every": 7 }),
+                    _ => continue,
+                };
+                let mut changed = written[name].clone();
+                changed[key] = other;
+                let differs = stage(name, &changed).operation().fingerprint() != own.operation().fingerprint();
+                assert_eq!(differs, !without.contains(&(name, key)), "{name}: {key}");
+            }
+        }
     }
 }

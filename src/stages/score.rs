@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::positions::Reads;
-use super::{Conclusion, Metrics, Outcome, Transform};
+use super::{
+    Conclusion, Defaults, Inputs, Metrics, ModelCost, ModelUse, Operation, Outcome, Resources, Role, Rows, Shape,
+    StageCost, TokenizerUse, Transform, Volume,
+};
 use crate::columns::lists::{Lists, assistant_masks, from_rows, ids};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
@@ -57,6 +60,9 @@ type ColumnName = fn(Side) -> String;
 pub(super) fn default_batch_tokens() -> usize {
     4096
 }
+
+/// What a pass without gradients keeps of the numbers that training keeps for every token: one part of so many.
+pub(super) const KEPT_FORWARD: u64 = 8;
 
 /// A pass takes at least one token.
 pub(super) fn no_batch_tokens(batch_tokens: usize) -> Option<Problem> {
@@ -160,7 +166,7 @@ impl Score {
     ///
     /// # Errors
     /// An oracle that says of every token what the reference says.
-    pub(super) fn conclude(&self, mut sums: Metrics) -> Result<Conclusion> {
+    fn report(&self, mut sums: Metrics) -> Result<Conclusion> {
         let sum = |name: &str| sums.get(name).and_then(Value::as_f64).unwrap_or_default();
         let [right, pairs, zeros, tokens] = ["pairs_ranked_right", "pairs", "zero_rewards", "response_tokens"].map(sum);
         if !self.makes_rewards() || pairs == 0.0 {
@@ -211,7 +217,7 @@ impl Score {
             None => Judge::Nobody,
         };
         let (reference, digest) = load(reference)?;
-        Ok(Box::new(Scoring { judge, reference, digest, positions, seen: Seen::default() }))
+        Ok(Box::new(Scoring { judge, reference, digest, device: device.kind(), positions, seen: Seen::default() }))
     }
 }
 
@@ -220,6 +226,7 @@ struct Scoring {
     reference: Scorer,
     /// Of the reference.
     digest: String,
+    device: &'static str,
     positions: Option<usize>,
     seen: Seen,
 }
@@ -367,6 +374,7 @@ impl Scoring {
     fn provenance(&self, mut provenance: Provenance) -> Provenance {
         provenance.reference = Some(self.digest.clone());
         provenance.precision = serde_json::to_value(self.reference.precision()).ok();
+        provenance.device = Some(self.device.to_owned());
         match &self.judge {
             Judge::Nobody => {}
             Judge::Oracle { digest, .. } => {
@@ -413,4 +421,63 @@ fn contrast_reward(better: f32, worse: f32) -> f32 {
 
 fn floats(values: impl Iterator<Item = f64>) -> ArrayRef {
     Arc::new(Float32Array::from_iter_values(values.map(|value| value as f32)))
+}
+
+impl Operation for Score {
+    fn name(&self) -> &'static str {
+        "score"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        vec![("input", &self.input)]
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        let role = Role::Frozen(self.precision.unwrap_or_default());
+        let oracle = self.oracle.iter().map(|name| ModelUse { field: "oracle", name, role });
+        oracle.chain([ModelUse { field: "reference", name: &self.reference, role }]).collect()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        None
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Materialised(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        self.columns(&inputs.of(&self.input))
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
+        // The contrast asks the reference twice more.
+        let work = volume.work.times(if self.contrast { 3.0 } else { 1.0 });
+        let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_FORWARD, work };
+        Some(StageCost { batch_tokens: self.batch_tokens, models: self.models().into_iter().map(model).collect() })
+    }
+
+    fn default_to(&mut self, file: &Defaults) {
+        self.precision.get_or_insert(file.precision);
+    }
+
+    fn conclude(&self, sums: Metrics) -> Result<Conclusion> {
+        self.report(sums)
+    }
+
+    fn reward(&self) -> Option<(&'static str, [&str; 2])> {
+        self.oracle.as_ref().map(|oracle| ("oracle", [oracle.as_str(), &self.reference]))
+    }
+}
+
+impl Rows for Score {
+    fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Transform>> {
+        let oracle = self.oracle.as_deref().map(|oracle| resources.model(oracle)).transpose()?;
+        let reference = resources.model(&self.reference)?;
+        self.open(oracle.as_ref(), &reference, resources.device(), resources.positions()?)
+    }
 }

@@ -15,7 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::score::{needs_floats, needs_rewards};
-use super::{Conclusion, Metrics, Outcome, Transform};
+use super::{
+    Conclusion, Derived, Inputs, Metrics, ModelUse, Operation, Outcome, Shape, StageCost, TokenizerUse, Transform,
+    Volume,
+};
 use crate::columns::lists::{assistant_masks, floats, from_masks, from_rows, marked, of};
 use crate::columns::provenance::Provenance;
 use crate::columns::{ROW_ID, Side, list_type, put, with_column};
@@ -105,13 +108,8 @@ impl Select {
         if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
     }
 
-    /// Makes the transform.
-    pub fn open(&self) -> Box<dyn Transform> {
-        Box::new(Work { stage: self.clone(), seen: BTreeMap::new() })
-    }
-
     /// What the stage reports, given the sums over all its units.
-    pub(super) fn conclude(&self, mut sums: Metrics) -> Conclusion {
+    fn report(&self, mut sums: Metrics) -> Conclusion {
         let sum = |name: &str| sums.get(name).and_then(Value::as_f64).unwrap_or_default();
         let mut warnings = Vec::new();
         for (name, picks, rule) in self.rules() {
@@ -217,5 +215,49 @@ impl Transform for Work {
             metrics.extend(counted.map(|(_, (what, count))| (metric(what, name.as_deref()), json!(count))));
         }
         metrics
+    }
+}
+
+impl Operation for Select {
+    fn name(&self) -> &'static str {
+        "select"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        vec![("input", &self.input)]
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        Vec::new()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        None
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Inline(Arc::new(self.clone()))
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        self.columns(&inputs.of(&self.input))
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
+        None
+    }
+
+    fn conclude(&self, sums: Metrics) -> Result<Conclusion> {
+        Ok(self.report(sums))
+    }
+}
+
+impl Derived for Select {
+    fn open(&self) -> Box<dyn Transform> {
+        Box::new(Work { stage: self.clone(), seen: BTreeMap::new() })
     }
 }

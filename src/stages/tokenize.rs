@@ -14,9 +14,12 @@ use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{Metrics, Outcome, Transform};
+use super::{
+    Conclusion, Inputs, Metrics, ModelUse, Operation, Outcome, Resources, Rows, Shape, StageCost, TokenizerFound,
+    TokenizerOf, TokenizerUse, Transform, Volume,
+};
 use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
@@ -120,7 +123,7 @@ impl Tokenize {
     }
 
     /// What it reports, given the sums over all units; more faults at boundaries than are permitted are an error.
-    pub(super) fn conclude(&self, sums: Metrics) -> Result<Metrics> {
+    fn report(&self, sums: Metrics) -> Result<Metrics> {
         self.boundary().check(&sums)?;
         Ok(sums)
     }
@@ -169,6 +172,8 @@ struct Row {
     masks: Vec<[Vec<bool>; 2]>,
     faults: Faults,
     reason: Option<&'static str>,
+    /// What the template says against it.
+    refusal: Option<String>,
 }
 
 impl Transform for Work {
@@ -189,6 +194,9 @@ impl Transform for Work {
                 }
                 Some(_) if self.rule == BoundaryRule::SetAside => self.seen.add_faults(&row.faults, &id),
                 Some(_) => {}
+            }
+            if let Some(refusal) = &row.refusal {
+                self.seen.add_refusal(refusal, &id);
             }
         }
         let mut columns: Vec<(String, ArrayRef)> =
@@ -227,22 +235,19 @@ impl Transform for Work {
 }
 
 impl Work {
-    /// The texts of a conversation, or why it has none.
-    fn render(
-        &self,
-        prompt: &[Turn],
-        answers: [&[Turn]; 2],
-        context: &Context,
-    ) -> Result<Result<Rendered, &'static str>> {
-        match self.template.render(prompt, &answers, context) {
-            Ok(rendered) => Ok(Ok(rendered)),
-            Err(Unrendered::Refused(_)) => Ok(Err("refused by the chat template")),
-            Err(Unrendered::PromptRewritten) => Ok(Err("the chat template rewrites the prompt when an answer follows")),
-            Err(Unrendered::TurnsNotFound) => {
-                Ok(Err("the turns of an answer cannot be told apart in the template's text"))
-            }
-            Err(Unrendered::Broken(error)) => Err(error),
-        }
+    /// The texts of a conversation, or the row that is set aside because it has none.
+    fn render(&self, prompt: &[Turn], answers: [&[Turn]; 2], context: &Context) -> Result<Result<Rendered, Row>> {
+        let unrendered = match self.template.render(prompt, &answers, context) {
+            Ok(rendered) => return Ok(Ok(rendered)),
+            Err(unrendered) => unrendered,
+        };
+        let (reason, refusal) = match unrendered {
+            Unrendered::Broken(error) => return Err(error),
+            Unrendered::Refused(error) => ("refused by the chat template", Some(error.to_string())),
+            Unrendered::PromptRewritten => ("the chat template rewrites the prompt when an answer follows", None),
+            Unrendered::TurnsNotFound => ("the turns of an answer cannot be told apart in the template's text", None),
+        };
+        Ok(Err(Row { reason: Some(reason), refusal, ..Row::default() }))
     }
 
     fn row(
@@ -256,7 +261,7 @@ impl Work {
         let answers = [chosen, rejected];
         let rendered = match self.render(prompt, answers, context)? {
             Ok(rendered) => rendered,
-            Err(reason) => return Ok(aside(reason)),
+            Err(row) => return Ok(row),
         };
         let joiner = Joiner { tokenizer: &self.tokenizer, ends: self.template.ends() };
         let has_turns = rendered.answers.iter().any(|answer| answer.own.is_some());
@@ -281,7 +286,7 @@ impl Work {
         for (wording, ids) in wordings.zip(&mut out.contrast) {
             let alone = match self.render(&reworded(prompt, wording), answers, context)? {
                 Ok(rendered) => joiner.alone(&rendered.prompt)?,
-                Err(reason) => return Ok(aside(reason)),
+                Err(row) => return Ok(row),
             };
             match joint.cut_alike(alone, cut).filter(|ids| !ids.is_empty()) {
                 Some(reworded) => *ids = reworded,
@@ -363,4 +368,62 @@ fn spans(batch: &RecordBatch, name: &str, row: usize) -> Result<Vec<Range<usize>
     let numbers = |field: &str| values.column_by_name(field)?.as_primitive_opt::<Int32Type>().cloned();
     let (starts, ends) = (numbers("start").ok_or_else(wrong)?, numbers("end").ok_or_else(wrong)?);
     Ok((0..values.len()).map(|i| starts.value(i).max(0) as usize..ends.value(i).max(0) as usize).collect())
+}
+
+impl Operation for Tokenize {
+    fn name(&self) -> &'static str {
+        "tokenize"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        vec![("input", &self.input)]
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        Vec::new()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        Some(TokenizerUse { of: TokenizerOf::Named(&self.tokenizer), template: Some(&self.template) })
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Materialised(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        if let TokenizerFound::In(folder) = &inputs.tokenizer
+            && let Some(problem) = self.template.problem(folder)
+        {
+            return Err(vec![problem]);
+        }
+        self.columns(&inputs.of(&self.input))
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
+        None
+    }
+
+    fn conclude(&self, sums: Metrics) -> Result<Conclusion> {
+        self.report(sums).map(Conclusion::from)
+    }
+
+    fn longest_row(&self) -> Option<(&'static str, usize)> {
+        Some(("max_length", self.max_length))
+    }
+
+    fn shorten_rows(&mut self, tokens: usize) {
+        self.max_length = self.max_length.min(tokens);
+    }
+}
+
+impl Rows for Tokenize {
+    fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Transform>> {
+        let missing = || Error::stage("tokenize", format!("`{}` has no tokenizer", self.tokenizer));
+        self.open(resources.tokenizer()?.ok_or_else(missing)?)
+    }
 }

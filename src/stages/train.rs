@@ -1,15 +1,18 @@
 //! `train` — a model, an objective, and the rows to train on; what comes out is a model that other stages can name.
 
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use arrow::datatypes::{DataType, Schema};
-
-use super::score::{default_batch_tokens, needs_ids, needs_rewards};
+use super::score::{KEPT_FORWARD, Score, default_batch_tokens, needs_ids, needs_rewards};
+use super::{
+    HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Role, Shape, Stage, StageCost, TokenizerUse, Volume,
+};
 use crate::columns::{Side, list_type};
-use crate::error::{Problem, suggest};
+use crate::error::{Problem, Result, suggest};
 use crate::io::Claim;
-use crate::model::{Lora, Memory};
+use crate::model::{Lora, Memory, Precision};
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
 use crate::train::optimizer::AdamW;
@@ -52,9 +55,7 @@ pub struct Train {
     pub batch_tokens: usize,
     /// What a pass keeps for its way back: `low` takes a third more time and much less memory. The gradients are the same, so
     /// it can change in the middle of a training.
-    // Not serialised, as `checkpoint` and `log_every`: fingerprints are of serialised settings, and none of these changes what
-    // comes out.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub memory: Memory,
     /// The highest learning rate, above 0 and at most 1.
     #[serde(default = "default_learning_rate")]
@@ -86,14 +87,14 @@ pub struct Train {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<Eval>,
     /// When to save what an interrupted training needs to go on.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub checkpoint: Checkpoint,
     /// Steps between two lines of metrics.
-    #[serde(default = "default_log_every", skip_serializing)]
+    #[serde(default = "default_log_every")]
     pub log_every: u64,
     /// Put the model into a folder of the workdir that holds other files, too, and replace those of the same names. Without
     /// it such a folder is refused; a model that the stage itself trained earlier it always replaces.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub overwrite: bool,
 }
 
@@ -270,5 +271,107 @@ impl Train {
     /// The order of the rows.
     pub fn shuffle(&self, seed: u64) -> Option<Shuffle> {
         (self.shuffle_window > 0).then_some(Shuffle { seed, window: self.shuffle_window })
+    }
+}
+
+impl Operation for Train {
+    fn name(&self) -> &'static str {
+        "train"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        let eval = self.eval.iter().map(|eval| ("eval", eval.input.as_str()));
+        std::iter::once(("input", self.input.as_str())).chain(eval).collect()
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        let live = self.objective.formula().needs().live_reference();
+        let role = if live { Role::Frozen(Precision::F32) } else { Role::Stored };
+        let reference = self.reference.iter().map(|name| ModelUse { field: "reference", name, role });
+        let role = if self.lora.is_some() { Role::Adapted } else { Role::Trained };
+        reference.chain([ModelUse { field: "model", name: &self.model, role }]).collect()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        None
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Training(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        let (input, held_out) = (inputs.of(&self.input), self.eval.as_ref().map(|eval| inputs.of(&eval.input)));
+        let problems = self.problems(&input, held_out.as_deref());
+        if problems.is_empty() { Ok(input) } else { Err(problems) }
+    }
+
+    fn fingerprint(&self) -> Value {
+        // None of these changes what comes out.
+        let (memory, checkpoint) = (Memory::default(), Checkpoint::default());
+        json!(Self { memory, checkpoint, log_every: default_log_every(), overwrite: false, ..self.clone() })
+    }
+
+    fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
+        let most = self.max_steps.map_or(f64::INFINITY, |steps| (steps * self.batch_size as u64) as f64);
+        let epochs = f64::from(self.epochs).min(most / volume.rows.max(1.0));
+        let there_and_back = self.settings(0).passes();
+        let model = |ModelUse { name, role, .. }| match role {
+            Role::Trained | Role::Adapted => {
+                let kept = if self.memory == Memory::Low { KEPT_FORWARD } else { 1 };
+                Some(ModelCost { name, role, kept, work: volume.work.times(epochs * there_and_back) })
+            }
+            Role::Frozen(_) => Some(ModelCost { name, role, kept: KEPT_FORWARD, work: volume.work.times(epochs) }),
+            Role::Stored => None,
+        };
+        let models = self.models().into_iter().filter_map(model).collect();
+        Some(StageCost { batch_tokens: self.batch_tokens, models })
+    }
+
+    /// Objectives that read the reference's log-probabilities from columns need a scoring pass where these are missing.
+    fn passes_before(&self, inputs: &Inputs) -> Vec<Pass> {
+        if !self.objective.formula().needs().stored_reference() {
+            return Vec::new();
+        }
+        let pass = |field, input: &str, name| Pass {
+            field,
+            name,
+            stage: Stage::Score(Score {
+                input: input.to_owned(),
+                oracle: None,
+                contrast: false,
+                reference: self.reference.as_ref().unwrap_or(&self.model).clone(),
+                batch_tokens: self.batch_tokens,
+                // The policy trains in f32; its reference must not differ from it by rounding.
+                precision: Some(Precision::F32),
+            }),
+        };
+        let own = std::iter::once(pass("input", &self.input, "reference"));
+        let held_out = self.eval.iter().map(|eval| pass("eval", &eval.input, "eval_reference"));
+        let is_scored = |id: &str| inputs.of(id).field_with_name(&Side::Chosen.ref_logps()).is_ok();
+        own.chain(held_out)
+            .filter(|pass| !pass.stage.operation().inputs().iter().any(|(_, id)| is_scored(id)))
+            .collect()
+    }
+
+    fn take_from(&mut self, field: &'static str, id: String) {
+        match &mut self.eval {
+            Some(eval) if field == "eval" => eval.input = id,
+            _ => self.input = id,
+        }
+    }
+
+    fn held_out(&self) -> Option<HeldOut<'_>> {
+        let eval = self.eval.as_ref()?;
+        Some(HeldOut { field: "eval", input: &eval.input, models: Vec::new() })
+    }
+
+    fn doubts(&self) -> Vec<Problem> {
+        let needs = self.objective.formula().needs();
+        if self.reference.is_none() || needs.reference || needs.live_reference() {
+            return Vec::new();
+        }
+        let message = format!("`{}` reads no reference: this one changes nothing", self.objective.name());
+        vec![Problem::at("reference", message).help("leave it out")]
     }
 }

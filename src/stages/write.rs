@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
+use super::{
+    Destination, Ending, Finished, Inputs, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerUse, Volume,
+};
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::{FileFormat, Location, TableWriter, Written};
 
@@ -32,7 +35,7 @@ pub struct Write {
     pub shard_mib: u64,
     /// Write into a folder that holds other files, too, and replace those of the same names. Without it such a folder is
     /// refused; what the stage itself wrote earlier it always replaces.
-    #[serde(default, skip_serializing)]
+    #[serde(default)]
     pub overwrite: bool,
 }
 
@@ -250,6 +253,86 @@ fn unit_name(unit: TimeUnit) -> &'static str {
         TimeUnit::Millisecond => "ms",
         TimeUnit::Microsecond => "us",
         TimeUnit::Nanosecond => "ns",
+    }
+}
+
+impl Operation for Write {
+    fn name(&self) -> &'static str {
+        "write"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        vec![("input", &self.input)]
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        Vec::new()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        None
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Sink(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        let input = inputs.of(&self.input);
+        let problems = self.problems(&input);
+        if problems.is_empty() { Ok(input) } else { Err(problems) }
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(Self { overwrite: false, ..self.clone() })
+    }
+
+    fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
+        None
+    }
+}
+
+impl Ending for Write {
+    fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Sink>> {
+        let shards = Shards::create(self, resources.locate(&self.to)?);
+        Ok(Box::new(Writing { shards, columns: resources.columns() }))
+    }
+
+    fn destination(&self) -> Option<&dyn Destination> {
+        Some(self)
+    }
+}
+
+impl Destination for Write {
+    fn folder(&self) -> &str {
+        &self.to
+    }
+
+    fn overwrites(&self) -> bool {
+        self.overwrite
+    }
+
+    fn name(&self, index: usize, count: usize) -> String {
+        self.name(index, count)
+    }
+
+    fn may_make(&self, name: &str) -> bool {
+        self.may_make(name)
+    }
+}
+
+struct Writing {
+    shards: Shards,
+    columns: SchemaRef,
+}
+
+impl Sink for Writing {
+    fn take(&mut self, _input: usize, batch: &RecordBatch) -> Result<()> {
+        self.shards.write(batch)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Finished> {
+        Ok(Finished { files: self.shards.finish(&self.columns)?, ..Finished::default() })
     }
 }
 

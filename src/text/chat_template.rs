@@ -63,7 +63,7 @@ pub struct Answer {
 /// Why a conversation has no text, or none that can be cut into prompt and answers.
 #[derive(Debug)]
 pub enum Unrendered {
-    /// The template objects to the conversation (`raise_exception`).
+    /// The template objects to the conversation (`raise_exception`), or cannot be rendered with its values.
     Refused(Error),
     /// The template writes the prompt's words otherwise, or elsewhere, once an answer follows.
     PromptRewritten,
@@ -359,7 +359,13 @@ fn located(file: &str, error: &minijinja::Error) -> Error {
         message += &format!(": {inner}");
         source = inner.source();
     }
-    Error::model(file, message)
+    // What is an exception of a conversation's values in Python: a text and a list do not add up.
+    match error.kind() {
+        ErrorKind::InvalidOperation | ErrorKind::UndefinedError | ErrorKind::CannotUnpack => {
+            Error::data(Place::file(file), message)
+        }
+        _ => Error::model(file, message),
+    }
 }
 
 #[cfg(test)]

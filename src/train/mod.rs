@@ -114,30 +114,24 @@ pub struct Job<'a> {
     pub monitor: &'a dyn Monitor,
 }
 
+/// What a training made.
+pub struct Trained {
+    /// The model, without autodiff.
+    pub model: CausalLm,
+    /// What the last steps said, and what all of them computed.
+    pub metrics: Map<String, Value>,
+    /// Seconds of all steps, those of the runs before this one included.
+    pub seconds: f64,
+}
+
 impl Job<'_> {
-    /// Trains `model`, which was loaded on the job's device, from the newest checkpoint on where there is one. Returns the
-    /// trained model, without autodiff, and what the last steps said.
-    pub fn run(&self, model: CausalLm) -> Result<(CausalLm, Map<String, Value>)> {
+    /// Trains `model`, which was loaded on the job's device, from the newest checkpoint on where there is one.
+    pub fn run(&self, model: CausalLm) -> Result<Trained> {
         let Self { name, device, settings, reference, feed, checkpoints, monitor, .. } = *self;
-        let needs = settings.objective.formula().needs();
-        match reference.map(CausalLm::vocab_size) {
-            None if needs.live_reference() => return Err(Error::stage(name, "the objective needs a live reference")),
-            Some(entries) if entries != model.vocab_size() => {
-                let own = model.vocab_size();
-                let message = format!("the reference has {entries} entries in its vocabulary, the policy {own}");
-                return Err(Error::stage(name, format!("{message}; name another reference")));
-            }
-            _ => {}
-        }
-        let steps = settings.steps(feed.examples());
-        if steps == 0 || settings.schedule.rates(steps)[1] as f32 == 0.0 {
-            let (rows, rate) = (feed.examples(), settings.schedule.peak);
-            let message = format!("nothing to train: {steps} steps over {rows} rows, with a learning rate of {rate:e}");
-            return Err(Error::stage(name, message));
-        }
+        let steps = self.steps(&model)?;
         let mut optimizer = optimizer::State::default();
         let inner = device.clone().without_autodiff();
-        let policy = Policy::new(model, needs.states, settings.seed, device);
+        let policy = Policy::new(model, settings.objective.formula().needs().states, settings.seed, device);
         let (policy, mut at) = checkpoints.restore(policy, &mut optimizer, &inner)?;
         let mut log = Log::open(self.log, at.step)?;
         let mut trainer = Trainer { policy, reference, name, device, settings, optimizer };
@@ -170,8 +164,9 @@ impl Job<'_> {
                 if at.step % settings.log_every == 0 || at.step == steps {
                     last = taken.metrics(&settings.objective);
                     last.insert("learning_rate".into(), json!(rate));
-                    last.insert("seconds".into(), json!(since.elapsed().as_secs_f64()));
-                    log.write(at.step, "train", &last)?;
+                    let mut line = last.clone();
+                    line.insert("seconds".into(), json!(since.elapsed().as_secs_f64()));
+                    log.write(at.step, "train", &line)?;
                     since = Instant::now();
                 }
                 let looks = settings.eval_every.is_some_and(|every| at.step % every == 0) || at.step == steps;
@@ -208,8 +203,33 @@ impl Job<'_> {
         last.insert("steps".into(), json!(at.step));
         last.insert("tokens".into(), json!(at.tokens));
         last.insert("gflop".into(), json!(at.gflop));
-        last.insert("seconds".into(), json!(at.seconds));
-        Ok((trainer.policy.model().valid(), last))
+        Ok(Trained { model: trainer.policy.model().valid(), metrics: last, seconds: at.seconds })
+    }
+
+    /// The steps of the training.
+    ///
+    /// # Errors
+    /// Nothing to do, or a reference that does not fit `model`.
+    fn steps(&self, model: &CausalLm) -> Result<u64> {
+        let Self { name, settings, reference, feed, .. } = *self;
+        match reference.map(CausalLm::vocab_size) {
+            None if settings.objective.formula().needs().live_reference() => {
+                return Err(Error::stage(name, "the objective needs a live reference"));
+            }
+            Some(entries) if entries != model.vocab_size() => {
+                let own = model.vocab_size();
+                let message = format!("the reference has {entries} entries in its vocabulary, the policy {own}");
+                return Err(Error::stage(name, format!("{message}; name another reference")));
+            }
+            _ => {}
+        }
+        let steps = settings.steps(feed.examples());
+        if steps == 0 || settings.schedule.rates(steps)[1] as f32 == 0.0 {
+            let (rows, rate) = (feed.examples(), settings.schedule.peak);
+            let message = format!("nothing to train: {steps} steps over {rows} rows, with a learning rate of {rate:e}");
+            return Err(Error::stage(name, message));
+        }
+        Ok(steps)
     }
 
     /// Floating-point operations of a step over `work`, there and back.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use sepo::io::faults::{self, Fault};
 use sepo::monitor::Silent;
 use sepo::pipeline::run::orphans;
-use sepo::pipeline::{Options, run};
+use sepo::pipeline::{Options, Planned, run};
 
 use crate::world::{OUTPUTS, RUN, Rng, Settings, World};
 
@@ -183,7 +183,8 @@ fn race(world: &mut World, values: [usize; 2], tally: &mut Tally) -> Result<(), 
 
 fn collect(world: &mut World, tally: &mut Tally) -> Result<(), String> {
     let Ok(plan) = world.plan(world.settings(0)) else { return Ok(()) };
-    let found = orphans(&[(world.name(), vec![plan])], &Silent);
+    let planned = Planned { name: world.name(), variants: Vec::new(), plans: vec![plan] };
+    let found = orphans(&[planned], &Silent);
     for orphan in found.map_err(|error| error.to_string())? {
         orphan.remove().map_err(|error| error.to_string())?;
         tally.collected += 1;

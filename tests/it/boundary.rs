@@ -109,6 +109,21 @@ fn rows_that_the_template_refuses_are_set_aside() {
     let tokens = &report["stages"]["tokens"];
     assert_eq!((&tokens["rows_in"], &tokens["rows_out"]), (&2.into(), &1.into()), "{report}");
     assert_eq!(tokens["set_aside"]["refused by the chat template"], 1, "{report}");
+    let example = tokens["metrics"]["template_refused_example"].as_str().unwrap();
+    assert!(
+        example.starts_with("row rows.jsonl:2: ") && example.ends_with("chat template, line 1: no fives"),
+        "{example}"
+    );
+}
+
+/// A template that takes no row at all is at fault itself.
+#[test]
+fn a_template_that_refuses_every_row_is_an_error() {
+    let adds = "{% for m in messages %}{{ m.content + m }}{% endfor %}";
+    let folder = folder(adds, "", &[["What is two plus two?", "Four.", "Six."]]);
+    let stderr = folder.fails(&["run", "p.yaml"], 1);
+    let expected = "stage `tokens`: all 1 rows that came in were set aside (1 refused by the chat template)";
+    assert!(stderr.contains(expected), "{stderr}");
 }
 
 /// One token, ` two`, lies across the end of the first prompt with its chosen answer, and none with the other.

@@ -3,7 +3,7 @@
 use arrow::array::AsArray;
 use sepo::io::{Chunk, Dataset, Stores};
 use sepo::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
-use sepo::model::{DeviceSpec, Generator, ModelSource, PairIds, Precision, Scorer};
+use sepo::model::{CausalLm, DeviceSpec, Generator, ModelSource, PairIds, Precision, Scorer};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -26,6 +26,15 @@ fn rows(case: &str) -> Vec<Row> {
 fn settings(sampling: Sampling) -> Settings {
     let stops = Stops { ids: [2].into(), ..Stops::default() };
     Settings { sampling, max_tokens: 40, samples: 1, seed: 3, batch_tokens: 4096, stops }
+}
+
+#[test]
+fn the_numbers_that_a_model_computes_in_are_known_before_it_is_loaded() {
+    let source = ModelSource::folder("qwen2-bf16", fixture("qwen2-bf16"));
+    for wanted in [Precision::F32, Precision::Bf16x2, Precision::Bf16] {
+        let scorer = Scorer::load(&source, DeviceSpec::Cpu, wanted, 64).unwrap();
+        assert_eq!(CausalLm::arithmetic(DeviceSpec::Cpu, wanted).unwrap(), scorer.precision(), "{wanted:?}");
+    }
 }
 
 const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0 };

@@ -319,3 +319,36 @@ fn shipped_pipelines_have_no_problems_and_schema_is_json() {
     let schema: Value = serde_json::from_str(&folder.succeeds(&["schema"])).unwrap();
     assert!(schema["$defs"]["File"]["properties"]["stages"].is_object());
 }
+
+#[test]
+fn an_id_with_a_dot_is_refused_where_it_stands() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(small(&folder)).unwrap();
+    // The planner's scoring pass for the oracle has this name.
+    let dotted =
+        text.replace("  policy: {", "  oracle.reference: {").replace("policy: policy", "policy: oracle.reference");
+    let line = dotted.lines().position(|line| line.starts_with("  oracle.reference")).unwrap() + 1;
+    let stderr = folder.fails(&["check", folder.write("dotted.yaml", &dotted).to_str().unwrap()], 78);
+    let expected = format!(
+        "dotted.yaml:{line}:3: `oracle.reference` is no stage id: it names files, so it has only letters, digits, `_` and `-`"
+    );
+    assert!(stderr.contains(&expected), "{expected}\n---\n{stderr}");
+}
+
+#[test]
+fn how_a_training_goes_changes_nothing_that_was_done() {
+    let folder = Folder::new();
+    let file = small(&folder);
+    folder.succeeds(&["run", file.to_str().unwrap(), "--only", "policy"]);
+    let text = std::fs::read_to_string(&file).unwrap();
+    let also = "gamma: 2.0 } }, memory: low, checkpoint: { every: 3 }, log_every: 1, overwrite: true,";
+    let changed = text.replace("gamma: 2.0 } },", also);
+    assert_ne!(text, changed);
+    folder.write("small.yaml", &changed);
+    let list = folder.succeeds(&["runs", "list", file.to_str().unwrap()]);
+    assert!(list.contains("current") && !list.contains("stale"), "{list}");
+    let model = || std::fs::metadata(folder.path("run/models/policy/model.safetensors")).unwrap().modified().unwrap();
+    let before = model();
+    folder.succeeds(&["run", file.to_str().unwrap(), "--only", "policy"]);
+    assert_eq!(model(), before);
+}

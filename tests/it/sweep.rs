@@ -34,6 +34,7 @@ sweep:
   over: { seed: [1, 2], lr: [0.01, 0.001], beta: [0.1, 0.5] }
   repeats: seed
   choose: { variable: lr, stage: validation, metric: mean_logp_margin }
+  compare: [{ stage: report, against: start, metrics: [mean_logp_margin] }]
   plots: { drift: { stage: report, x: chosen_drift, y: accuracy } }";
     let file = folder.write("sweep.yaml", &pipeline(sweep));
     let file = file.to_str().unwrap();
@@ -48,11 +49,26 @@ sweep:
     assert_eq!((count("ref"), count("policy")), (2, 8), "{models:?}");
     let tables = std::fs::read_to_string(folder.path("run/tables/sweep/tables.md")).unwrap();
     let lines: Vec<&str> = tables.lines().filter(|line| line.starts_with("| dpo")).collect();
-    // Two stages, two values of beta; the learning rate is chosen, the seeds repeat.
-    assert_eq!(lines.len(), 4, "{tables}");
-    assert!(lines.iter().all(|line| line.contains("| 2 |") && line.contains('±')), "{tables}");
+    let (compared, measured): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.matches('±').count() == 1);
+    // Two stages, two values of beta, two learning rates of which one is chosen; the seeds repeat.
+    assert_eq!(measured.len(), 8, "{tables}");
+    assert_eq!(measured.iter().filter(|line| line.contains("(chosen)")).count(), 4, "{tables}");
+    assert!(measured.iter().all(|line| line.contains("| 2 |") && line.contains('±')), "{tables}");
+    // With the chosen rates, and with each for all: two values of beta.
+    assert_eq!(compared.len(), 6, "{tables}");
     let plot = std::fs::read_to_string(folder.path("run/tables/sweep/drift.svg")).unwrap();
-    assert!(plot.contains(">dpo</text>") && plot.ends_with("</svg>\n"), "{plot}");
+    assert!(
+        plot.contains(">dpo 0.1</text>") && plot.contains(">drift of chosen tokens (nats a token)</text>"),
+        "{plot}"
+    );
+    // The tables are made of the numbers alone.
+    for file in ["tables.md", "drift.svg"] {
+        std::fs::remove_file(folder.path(&format!("run/tables/sweep/{file}"))).unwrap();
+    }
+    let text = folder.succeeds(&["tables", file, "run/tables/sweep"]);
+    assert_eq!(text, tables);
+    assert_eq!(std::fs::read_to_string(folder.path("run/tables/sweep/tables.md")).unwrap(), tables);
+    assert_eq!(std::fs::read_to_string(folder.path("run/tables/sweep/drift.svg")).unwrap(), plot);
     let shown: Value =
         serde_json::from_str(&folder.succeeds(&["inspect", "run/tables/sweep/numbers.parquet", "--json"])).unwrap();
     assert!(shown["rows"].as_u64() > Some(100), "{shown}");
@@ -75,6 +91,31 @@ sweep:
         ["sweep.yaml:5:11: `sed` is no variable", "`lr` takes a list", "`k` is not under `over`", "no stage `nowhere`"]
     {
         assert!(said.contains(part), "{said}");
+    }
+    let sweep = "\
+sweep:
+  over: { seed: [1, 2], lr: [0.01] }
+  repeats: seed
+  choose: { variable: lr, stage: ref, metric: accuracy }
+  compare: [{ stage: report, against: stat, metrics: [accuracy, los] }]
+  plots:
+    a: { stage: report, x: drift, y: accurcy }
+    b: { stage: report, x: label, y: accuracy }
+    c: { stage: report, x: metric, y: reward_in_best }
+    d: { stage: reprot, x: kl, y: accuracy }";
+    folder.write("sweep.yaml", &pipeline(sweep));
+    let said = folder.fails(&["check", "sweep.yaml"], 78);
+    for part in [
+        "stage `ref` has no table: `train` compares nothing",
+        "stage `report` compares no `stat`\n  help: did you mean `start`?",
+        "the stage has no number `los`\n  help: one of accuracy, chosen_drift",
+        "the stage has no number `drift`",
+        "the stage has no number `accurcy`\n  help: did you mean `accuracy`?",
+        "`label` is the number that a name ends with, as in `share_10`; none of the stage's names ends so",
+        "no numbers of the stage are called `reward_in_best` and a number",
+        "no stage `reprot`\n  help: did you mean `report`?",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
     }
     let apart = "sweep: { over: { seed: [1, 2] } }";
     folder.write("apart.yaml", &pipeline(apart).replace("workdir: run", "workdir: run${seed}"));

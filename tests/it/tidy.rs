@@ -298,3 +298,39 @@ fn nothing_is_removed_but_in_few_places() {
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
+
+/// What a stage is, its own file says: the planner and the run ask its [`Operation`](sepo::stages::Operation).
+#[test]
+fn the_pipeline_names_no_stage() {
+    let root = repository().join("src");
+    let (mut files, mut broken) = (Vec::new(), Vec::new());
+    sources(&root.join("pipeline"), &mut files);
+    sources(&root.join("cli"), &mut files);
+    assert!(files.len() > 30, "{}", files.len());
+    for file in files {
+        let name = file.strip_prefix(&root).unwrap().display().to_string();
+        let text = fs::read_to_string(&file).unwrap();
+        let named = code(&text).into_iter().filter(|(_, line)| names_a_variant(line));
+        broken.extend(named.map(|(number, line)| format!("src/{name}:{number}: {}", line.trim())));
+    }
+    assert!(broken.is_empty(), "a method of `Operation` belongs here:\n{}", broken.join("\n"));
+}
+
+/// Whether `line` names a variant of `Stage`, or gives `Stage` another name under which the next line could.
+fn names_a_variant(line: &str) -> bool {
+    let of_word = |c: char| c.is_alphanumeric() || c == '_';
+    let is_whole = |(at, _): &(usize, &str)| !line[..*at].ends_with(of_word);
+    ["Stage::", "Stage as "].iter().flat_map(|word| line.match_indices(word)).any(|found| is_whole(&found))
+}
+
+#[test]
+fn variants_of_stages_are_found_wherever_they_stand() {
+    for line in
+        ["match x { Stage::Read(_) => 1,", "use crate::stages::Stage::{Read, Score};", "use stages::Stage as S;"]
+    {
+        assert!(names_a_variant(line), "{line}");
+    }
+    for line in ["use crate::stages::{Shape, Stage};", "Error::stage(id, what)", "MyStage::Read", "stage: Stage,"] {
+        assert!(!names_a_variant(line), "{line}");
+    }
+}

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::Estimate;
 use crate::pipeline::plan::{Node, Plan};
-use crate::stages::Stage;
 
 /// Steps of a training and their learning rates.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,7 +20,7 @@ pub struct Training {
 
 /// The training of `node` on rows like those of `estimates`; none for other stages, and for rows of which nothing is known.
 pub(super) fn training(plan: &Plan, node: &Node, estimates: &BTreeMap<String, Estimate>) -> Option<Training> {
-    let Stage::Train(train) = &node.stage else { return None };
+    let train = node.training()?;
     let settings = train.settings(plan.seed);
     let steps = settings.steps(rows(plan, &train.input, estimates)?.round() as u64);
     let schedule = settings.schedule;
@@ -33,6 +32,6 @@ pub(super) fn training(plan: &Plan, node: &Node, estimates: &BTreeMap<String, Es
 fn rows(plan: &Plan, id: &str, estimates: &BTreeMap<String, Estimate>) -> Option<f64> {
     match estimates.get(id).and_then(|estimate| estimate.rows.as_ref()) {
         Some(rows) => Some(rows.rows_out),
-        None => rows(plan, plan.node(id)?.stage.inputs().first()?.1, estimates),
+        None => rows(plan, plan.node(id)?.operation().inputs().first()?.1, estimates),
     }
 }

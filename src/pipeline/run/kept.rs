@@ -13,7 +13,7 @@ use super::{Options, Run};
 use crate::error::Result;
 use crate::io::{Location, Owned, Owner, Written, session};
 use crate::monitor::Monitor;
-use crate::pipeline::Plan;
+use crate::pipeline::Planned;
 
 /// The folders of a workdir whose entries carry a fingerprint.
 const KINDS: [&str; 3] = ["data", "rejects", "checkpoints"];
@@ -85,9 +85,6 @@ impl Orphan {
     }
 }
 
-/// A pipeline file by its name, with the plans of its variants.
-pub type Planned = (String, Vec<Plan>);
-
 /// What the first workdir of `pipelines` keeps by its records, whichever pipeline made it.
 ///
 /// # Errors
@@ -95,7 +92,7 @@ pub type Planned = (String, Vec<Plan>);
 pub fn kept(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Kept>> {
     let Some(workdir) = workdir(pipelines)? else { return Ok(Vec::new()) };
     let (mut prints, mut users) = (BTreeSet::new(), BTreeSet::new());
-    for (name, plans) in pipelines {
+    for Planned { name, plans, .. } in pipelines {
         for plan in plans {
             let run = Run::prepare(plan, workdir.clone(), name, &Options::default(), monitor)?;
             prints.extend(run.prints.keys().map(|id| run.printed(id)));
@@ -133,7 +130,7 @@ pub fn kept(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Kept>> {
 }
 
 fn workdir(pipelines: &[Planned]) -> Result<Option<Workdir>> {
-    let first = pipelines.iter().find_map(|(_, plans)| plans.first());
+    let first = pipelines.iter().find_map(|planned| planned.plans.first());
     let at = first.map(|plan| plan.stores.locate(&plan.workdir)).transpose()?;
     Ok(at.map(Workdir::existing).transpose()?.flatten())
 }
@@ -165,7 +162,8 @@ pub fn orphans(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Orpha
             what: What::Folder(kept.folder, parts),
         });
     }
-    let Some(first) = pipelines.iter().find_map(|(_, plans)| plans.first()) else { return Ok(orphans) };
+    let first = pipelines.iter().find_map(|planned| planned.plans.first());
+    let Some(first) = first else { return Ok(orphans) };
     for session in workdir.sessions()? {
         let mut places = vec![workdir.at.clone()];
         for folder in &session.folders {

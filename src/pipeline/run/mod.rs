@@ -22,7 +22,7 @@ pub mod preflight;
 mod record;
 mod rows;
 mod share;
-mod terminal;
+mod sink;
 mod train;
 mod trained;
 mod uses;
@@ -31,9 +31,9 @@ mod written;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Instant;
 
+use serde_json::json;
 use tracing::warn;
 
 use super::plan::{Node, Plan};
@@ -42,12 +42,12 @@ use crate::error::{Error, Result};
 use crate::io::lease::{Lease, Wait};
 use crate::io::owned::Depth;
 use crate::io::{Claim, Location, Owned, Owner, Stamps, session};
-use crate::model::ModelSource;
+use crate::model::{CausalLm, ModelSource, Precision};
 use crate::monitor::Monitor;
-use crate::stages::Stage;
+use crate::stages::{Role, Shape};
 use crate::text::Tokenizer;
 
-pub use kept::{Kept, Orphan, Planned, kept, orphans};
+pub use kept::{Kept, Orphan, kept, orphans};
 pub use share::{Share, Work};
 pub use workdir::FOLDERS;
 use workdir::Workdir;
@@ -87,6 +87,10 @@ pub fn run(plan: &Plan, name: &str, options: &Options, monitor: &dyn Monitor) ->
     Ok(run.report)
 }
 
+fn has_models(node: &Node) -> bool {
+    !node.operation().models().is_empty()
+}
+
 fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
     let Some(only) = &options.only else { return Ok(plan.nodes.iter().map(|node| node.id.clone()).collect()) };
     if plan.node(only).is_none() {
@@ -96,7 +100,7 @@ fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
     let mut needed = vec![only.clone()];
     let mut at = 0;
     while let Some(node) = needed.get(at).and_then(|id| plan.node(id)) {
-        let uses = node.stage.inputs().into_iter().chain(node.stage.models()).map(|(_, name)| name.to_owned());
+        let uses = node.operation().uses().into_iter().map(|(_, name)| name.to_owned());
         let more: Vec<String> = uses.filter(|name| plan.node(name).is_some() && !needed.contains(name)).collect();
         needed.extend(more);
         at += 1;
@@ -106,9 +110,9 @@ fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
 
 /// What a fingerprint is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Of {
-    Everything,
-    /// Not the content of input files.
+enum Of<'a> {
+    /// Settings, the content of input files, and the numbers that the stage's frozen models compute in.
+    Everything(&'a [Precision]),
     Settings,
 }
 
@@ -141,8 +145,8 @@ impl<'a> Run<'a> {
     ) -> Result<Self> {
         let needed = needed(plan, options)?;
         let nodes = || plan.nodes.iter().filter(|node| needed.contains(&node.id));
-        let models = nodes().flat_map(|node| node.stage.models());
-        plan.fetch_weights(models.map(|(_, name)| name), monitor)?;
+        let models = nodes().flat_map(|node| node.operation().models());
+        plan.fetch_weights(models.map(|model| model.name), monitor)?;
         let mut run = Self {
             plan,
             workdir,
@@ -158,7 +162,7 @@ impl<'a> Run<'a> {
         };
         for node in nodes() {
             run.stamp(node);
-            let print = run.fingerprint(node, Of::Everything)?;
+            let print = run.fingerprint(node, Of::Everything(&run.arithmetic(node)?))?;
             run.prints.insert(node.id.clone(), print);
             let recipe = run.fingerprint(node, Of::Settings)?;
             run.recipes.insert(node.id.clone(), recipe);
@@ -190,37 +194,38 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// The folders of its `write` stages.
+    /// The folders that its stages write files into.
     fn folders(&self) -> Vec<String> {
-        let writes = self.plan.nodes.iter().filter_map(|node| match &node.stage {
-            Stage::Write(write) => Some(write.to.clone()),
-            _ => None,
-        });
-        writes.collect()
+        self.plan.nodes.iter().filter_map(|node| Some(node.destination()?.folder().to_owned())).collect()
     }
 
     /// Digest of the stage's settings and of everything that it uses.
     fn fingerprint(&self, node: &Node, of: Of) -> Result<String> {
-        let mut hasher = blake3::Hasher::new();
-        let settings = serde_json::to_string(&node.stage).expect("settings are plain data");
-        hasher.update(env!("CARGO_PKG_VERSION").as_bytes()).update(settings.as_bytes());
+        let (operation, mut hasher) = (node.operation(), blake3::Hasher::new());
+        let mut settings = operation.fingerprint();
+        // A struct's fields may change places.
+        settings.sort_all_objects();
+        hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
+        hasher.update(operation.name().as_bytes()).update(settings.to_string().as_bytes());
         hasher.update(&self.plan.seed.to_le_bytes());
         let prints = match of {
-            Of::Everything => &self.prints,
+            Of::Everything(_) => &self.prints,
             Of::Settings => &self.recipes,
         };
-        if let Some(dataset) = node.dataset.as_ref().filter(|_| of == Of::Everything) {
-            hasher.update(dataset.fingerprint(self.monitor)?.as_bytes());
+        if let Of::Everything(arithmetic) = of {
+            hasher.update(json!(arithmetic).to_string().as_bytes());
+            if let Some(dataset) = &node.dataset {
+                hasher.update(dataset.fingerprint(self.monitor)?.as_bytes());
+            }
         }
-        if let Some(folder) = self.tokenizer(node) {
+        if let Some((used, folder)) = operation.tokenizer().zip(self.plan.tokenizer_of(operation)) {
             let tokenizer = Tokenizer::load(&folder)?;
             hasher.update(tokenizer.digest()?.as_bytes());
-            let template = node.stage.template().map(|template| template.open(&tokenizer, tokenizer.eos_token()));
             // Ids need no template: whoever does says that there is none.
-            let template = template.and_then(Result::ok).map(|template| template.digest());
-            hasher.update(template.unwrap_or_default().as_bytes());
+            let template = used.template.and_then(|choice| choice.open(&tokenizer, tokenizer.eos_token()).ok());
+            hasher.update(template.map(|template| template.digest()).unwrap_or_default().as_bytes());
         }
-        for (_, name) in node.stage.inputs().into_iter().chain(node.stage.models()) {
+        for (_, name) in operation.uses() {
             let print = match (prints.get(name), self.plan.source(name)) {
                 (Some(print), _) => print.clone(),
                 (None, Some(source)) => source.digest()?,
@@ -231,13 +236,14 @@ impl<'a> Run<'a> {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    /// The folder of the tokenizer that `node` uses.
-    fn tokenizer(&self, node: &Node) -> Option<PathBuf> {
-        match &node.stage {
-            Stage::Tokenize(tokenize) => Some(self.plan.tokenizer(&tokenize.tokenizer)),
-            Stage::Generate(generate) => self.plan.tokenizer_of(generate),
-            _ => None,
-        }
+    /// The numbers that the frozen models of `node` compute in on this machine.
+    fn arithmetic(&self, node: &Node) -> Result<Vec<Precision>> {
+        let roles = node.operation().models().into_iter().map(|model| model.role);
+        let wanted = roles.filter_map(|role| match role {
+            Role::Frozen(precision) => Some(precision),
+            Role::Trained | Role::Adapted | Role::Stored => None,
+        });
+        wanted.map(|precision| CausalLm::arithmetic(self.plan.device, precision)).collect()
     }
 
     /// The lease of what stage `id` makes under a name that all runs share, for one of them at a time.
@@ -254,7 +260,7 @@ impl<'a> Run<'a> {
 
     /// Lets `node` be done again: what earlier runs made of it under its present settings goes.
     fn forget(&self, node: &Node) -> Result<()> {
-        let is_shared = matches!(node.stage, Stage::Train(_) | Stage::Write(_));
+        let is_shared = node.training().is_some() || node.destination().is_some();
         let _lease = is_shared.then(|| self.lease(&node.id)).transpose()?;
         for kind in ["data", "rejects", "checkpoints"] {
             let folder = self.folder(kind, node);
@@ -263,36 +269,35 @@ impl<'a> Run<'a> {
                 owned.remove(&parts)?;
             }
         }
-        match &node.stage {
-            Stage::Train(_) => self.forget_trained(node),
-            Stage::Write(_) | Stage::Evaluate(_) | Stage::Audit(_) => self.forget_written(node),
-            Stage::Read(_) | Stage::Tokenize(_) | Stage::Score(_) | Stage::Select(_) | Stage::Generate(_) => Ok(()),
+        match node.shape() {
+            Shape::Training(_) => self.forget_trained(node),
+            Shape::Sink(_) => self.forget_written(node),
+            Shape::Source(_) | Shape::Inline(_) | Shape::Materialised(_) => Ok(()),
         }
     }
 
     fn stage(&mut self, node: &'a Node) -> Result<Progress> {
-        match &node.stage {
-            Stage::Read(_) | Stage::Select(_) => return Ok(Progress::Done),
-            Stage::Tokenize(_) if self.joins_its_consumer(&node.id) => return Ok(Progress::Done),
-            Stage::Tokenize(_) | Stage::Score(_) | Stage::Generate(_) => return self.materialise(node),
-            Stage::Train(_) | Stage::Evaluate(_) if self.work == Work::Merge => {
+        match node.shape() {
+            Shape::Source(_) | Shape::Inline(_) => return Ok(Progress::Done),
+            Shape::Materialised(_) if self.joins_its_consumer(node) => return Ok(Progress::Done),
+            Shape::Materialised(_) => return self.materialise(node),
+            // No model computes in a merge.
+            Shape::Training(_) | Shape::Sink(_) if self.work == Work::Merge && has_models(node) => {
                 if !self.recall(&node.id)? {
                     return Ok(Progress::Waiting(format!("stage `{}` is left to `sepo run`", node.id)));
                 }
             }
-            Stage::Train(train) => self.train(node, train)?,
-            Stage::Write(write) => self.write(node, write)?,
-            Stage::Evaluate(evaluate) => self.evaluate(node, evaluate)?,
-            Stage::Audit(audit) => self.audit(node, audit)?,
+            Shape::Training(train) => self.train(node, train)?,
+            Shape::Sink(ending) => self.end(node, ending)?,
         }
         Ok(Progress::Done)
     }
 
-    /// A `tokenize` stage whose rows go into one `score` or `generate` stage and nowhere else runs in the same pass.
-    fn joins_its_consumer(&self, id: &str) -> bool {
-        let mut consumers = self.plan.consumers(id);
-        let joins = consumers.next().is_some_and(|node| matches!(node.stage, Stage::Score(_) | Stage::Generate(_)));
-        joins && consumers.next().is_none()
+    /// A stage without models whose rows go into one stage with models and nowhere else runs in the same pass.
+    fn joins_its_consumer(&self, node: &Node) -> bool {
+        let mut consumers = self.plan.consumers(&node.id);
+        let joins = |consumer: &Node| matches!(consumer.shape(), Shape::Materialised(_)) && has_models(consumer);
+        !has_models(node) && consumers.next().is_some_and(joins) && consumers.next().is_none()
     }
 
     /// Where the parts of `node` are, or its rejects or checkpoints.
@@ -320,7 +325,7 @@ impl<'a> Run<'a> {
         let Some(node) = self.plan.node(id) else { return BTreeMap::new() };
         // The fingerprint was taken before, so that they are known.
         let own = node.dataset.iter().flat_map(|dataset| dataset.identities(self.monitor).unwrap_or_default());
-        let uses = node.stage.inputs().into_iter().chain(node.stage.models());
+        let uses = node.operation().uses().into_iter();
         own.chain(uses.flat_map(|(_, name)| self.inputs(name))).collect()
     }
 
@@ -359,4 +364,35 @@ fn identity(name: &str) -> String {
     let absolute = Location::parse(name).map_or_else(|_| name.to_owned(), |at| at.canonical().to_string());
     let file = path.file_name().unwrap_or_default().to_string_lossy();
     format!("{file}#{}", &blake3::hash(absolute.as_bytes()).to_hex()[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::DeviceSpec;
+    use crate::monitor::Silent;
+    use crate::pipeline::Spec;
+
+    #[test]
+    fn other_numbers_are_another_result_of_the_same_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().display();
+        let row = "{\"prompt_ids\": [1], \"chosen_ids\": [2], \"rejected_ids\": [3]}\n";
+        std::fs::write(folder.path().join("rows.jsonl"), row).unwrap();
+        let text = format!(
+            "workdir: {at}/run\nprecision: bf16\nmodels:\n  base:\n    init:\n      {{ model_type: llama, vocab_size: 8, \
+             hidden_size: 8, intermediate_size: 8, num_hidden_layers: 1, num_attention_heads: 2, rms_norm_eps: 1.0e-5 }}\n\
+             stages:\n  rows: {{ read: {{ from: {at}/rows.jsonl }} }}\n  scored: {{ score: {{ input: rows, reference: base }} }}\n"
+        );
+        let plan = Plan::new(&Spec::parse(&text, "p.yaml", &[]).unwrap()).unwrap();
+        let workdir = Workdir::open(plan.stores.locate(&plan.workdir).unwrap()).unwrap();
+        let run = Run::prepare(&plan, workdir, "p.yaml", &Options::default(), &Silent).unwrap();
+        let scored = plan.node("scored").unwrap();
+        let [in_force] = run.arithmetic(scored).unwrap()[..] else { panic!("one model") };
+        assert_eq!(in_force, CausalLm::arithmetic(DeviceSpec::Cpu, Precision::Bf16).unwrap());
+        let print = |precision| run.fingerprint(scored, Of::Everything(&[precision])).unwrap();
+        assert_eq!(print(in_force), run.prints["scored"]);
+        assert_ne!(print(Precision::F32), print(Precision::Bf16));
+        assert_ne!(print(Precision::Bf16x2), print(Precision::Bf16));
+    }
 }

@@ -150,7 +150,8 @@ impl Workdir {
 }
 
 impl Run<'_> {
-    /// Shares of `node` whose input files have another content work in another folder and would never meet.
+    /// Shares of `node` whose input files have another content, or whose machines compute in other numbers, work in another folder
+    /// and would never meet.
     ///
     /// # Errors
     /// Such a folder that is not finished.
@@ -163,13 +164,18 @@ impl Run<'_> {
             if !is_sibling || other.fingerprint == own.fingerprint || folder.folder().join(MANIFEST).is_file()? {
                 continue;
             }
-            let differs = |file: &&String| own.inputs.get(*file) != other.inputs.get(*file);
-            let file = own.inputs.keys().chain(other.inputs.keys()).find(differs);
+            let has_changed = |file: &&String| own.inputs.get(*file) != other.inputs.get(*file);
+            let file = own.inputs.keys().chain(other.inputs.keys()).find(has_changed);
+            let (differs, rule) = match file {
+                Some(file) => (format!("on other content of {file}"), "shares must read the same files"),
+                None => {
+                    ("in another arithmetic".to_owned(), "shares must run where `precision` means the same numbers")
+                }
+            };
             let message = format!(
-                "{} is unfinished work of the same settings on other content of {}: shares must read the same files; if that \
-                 was an earlier attempt, remove it with `sepo runs gc --yes`",
+                "{} is unfinished work of the same settings {differs}: {rule}; if that was an earlier attempt, remove it with \
+                 `sepo runs gc --yes`",
                 folder.folder(),
-                file.map_or("the inputs", String::as_str)
             );
             return Err(Error::stage(&node.id, message));
         }

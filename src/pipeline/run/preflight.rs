@@ -8,7 +8,6 @@ use crate::error::{Problem, Result};
 use crate::io::owned::{Depth, RECORD, holds, refuse_link, some_of};
 use crate::io::{Location, Owned, Written, session};
 use crate::pipeline::plan::{Node, Plan};
-use crate::stages::Stage;
 
 /// What keeps a run of `plan` from making its files.
 ///
@@ -24,18 +23,22 @@ pub fn problems(plan: &Plan) -> Result<Vec<Problem>> {
     let workdir = Workdir::existing(at.clone())?;
     let recorded = workdir.as_ref().map(recorded).transpose()?.unwrap_or_default();
     for node in &plan.nodes {
-        let (foreign, field) = match &node.stage {
-            Stage::Write(write) if !write.overwrite => (foreign(&plan.stores.locate(&write.to)?, &recorded)?, "to"),
-            Stage::Train(train) if !train.overwrite && !plan.shared => {
-                (foreign_model(&at, workdir.as_ref(), node)?, "")
+        let (foreign, field) = match (node.destination(), node.training()) {
+            (Some(output), _) if !output.overwrites() => {
+                (foreign(&plan.stores.locate(output.folder())?, &recorded)?, "to")
             }
+            (_, Some(train)) if !train.overwrite && !plan.shared => (foreign_model(&at, workdir.as_ref(), node)?, ""),
             _ => continue,
         };
         if !foreign.is_empty() {
             let message =
                 format!("the folder holds {}, which sepo did not make or which changed since", some_of(&foreign));
             let help = "name another folder, or set `overwrite: true` to replace files of the same names";
-            problems.push(Problem::at(field, message).help(help).within(&["stages", &node.id, node.stage.name()]));
+            problems.push(Problem::at(field, message).help(help).within(&[
+                "stages",
+                &node.id,
+                node.operation().name(),
+            ]));
         }
     }
     Ok(problems)

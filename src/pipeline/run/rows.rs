@@ -15,30 +15,38 @@ use crate::pipeline::flow::{Flow, Station};
 use crate::pipeline::plan::{Node, Plan};
 use crate::pipeline::rejects::{Folder, NoRows};
 use crate::pipeline::report::{Reports, add};
+use crate::pipeline::supplies::Supplies;
 use crate::stages::positions::{Fitting, Reads};
-use crate::stages::{Conclusion, Stage};
-use crate::text::Tokenizer;
+use crate::stages::{Conclusion, Shape};
 
 /// Units that a message names.
 const NAMED: usize = 5;
+
+/// What was found and done of the units of a stage.
+struct Walked {
+    /// The notes of those that are there.
+    notes: Vec<Option<Note>>,
+    /// Seconds that models took to load; none where no unit was left to do.
+    load_seconds: Option<f64>,
+}
 
 impl<'a> Run<'a> {
     /// The rows of stage `id`, and the stages that they still have to pass, in order.
     pub(super) fn flow(&self, id: &str) -> Result<(Flow, Vec<&'a Node>)> {
         let node = self.plan.node(id).expect("the plan resolved the name");
-        let (mut flow, nodes) = match &node.stage {
-            Stage::Read(_) => (Flow::source(node)?, Vec::new()),
-            Stage::Select(select) => {
-                let (mut flow, nodes) = self.flow(&select.input)?;
-                flow.selects.push((id.to_owned(), select.clone()));
+        let (mut flow, nodes) = match node.shape() {
+            Shape::Source(_) => (Flow::source(node)?, Vec::new()),
+            Shape::Inline(stage) => {
+                let (mut flow, nodes) = self.flow(node.operation().inputs()[0].1)?;
+                flow.derived.push((id.to_owned(), stage));
                 (flow, nodes)
             }
-            Stage::Tokenize(tokenize) if self.joins_its_consumer(id) => {
-                let (flow, mut nodes) = self.flow(&tokenize.input)?;
+            Shape::Materialised(_) if self.joins_its_consumer(node) => {
+                let (flow, mut nodes) = self.flow(node.operation().inputs()[0].1)?;
                 nodes.push(node);
                 (flow, nodes)
             }
-            _ => (self.parts(node)?, Vec::new()),
+            Shape::Materialised(_) | Shape::Training(_) | Shape::Sink(_) => (self.parts(node)?, Vec::new()),
         };
         flow.max_reject_share = self.plan.max_reject_share;
         Ok((flow, nodes))
@@ -54,21 +62,13 @@ impl<'a> Run<'a> {
     }
 
     fn station(&self, node: &Node) -> Result<Station> {
-        let work = match &node.stage {
-            Stage::Tokenize(tokenize) => tokenize.open(Tokenizer::load(&self.plan.tokenizer(&tokenize.tokenizer))?)?,
-            Stage::Score(score) => {
-                let oracle = score.oracle.as_deref().map(|oracle| self.model(oracle)).transpose()?;
-                let positions = self.plan.positions(node)?;
-                score.open(oracle.as_ref(), &self.model(&score.reference)?, self.plan.device, positions)?
+        match node.shape() {
+            Shape::Materialised(rows) => {
+                let trained = |name: &str| self.trained(name);
+                Ok(Station::new(&node.id, rows.open(&Supplies::new(self.plan, node, &trained))?))
             }
-            Stage::Generate(generate) => {
-                let tokenizer = self.plan.tokenizer_of(generate).map(|folder| Tokenizer::load(&folder)).transpose()?;
-                let positions = self.plan.positions(node)?;
-                generate.open(&self.model(&generate.model)?, tokenizer, self.plan.device, positions)?
-            }
-            other => return Err(Error::stage(&node.id, format!("`{}` makes no rows", other.name()))),
-        };
-        Ok(Station::new(&node.id, work))
+            _ => Err(Error::stage(&node.id, format!("`{}` makes no rows", node.operation().name()))),
+        }
     }
 
     /// The last station of rows that models of `node` read.
@@ -84,14 +84,64 @@ impl<'a> Run<'a> {
             self.remember(record, Done::Earlier);
             return Ok(Progress::Done);
         }
-        let (flow, mut nodes) = self.flow(node.stage.inputs()[0].1)?;
+        let (flow, mut nodes) = self.flow(node.operation().inputs()[0].1)?;
         nodes.push(node);
         let mut data = self.claim("data", node).open()?;
         data.expect(MANIFEST)?;
         let units = Units::of(data, flow.units.len())?;
+        let Walked { notes, load_seconds } = self.walk(&flow, &nodes, &units)?;
+        let missing: Vec<usize> = (0..notes.len()).filter(|unit| notes[*unit].is_none()).collect();
+        if self.work == Work::Merge && !missing.is_empty() {
+            self.refuse_disagreement(node)?;
+            return Err(self.unfinished(node, &flow, &missing));
+        }
+        // In their order, whatever way was taken: sums of floating-point numbers depend on it.
+        let mut reports = Reports::new();
+        notes.iter().flatten().for_each(|note| add(&mut reports, &note.reports));
+        let parts: Vec<Part> = notes.into_iter().flatten().map(|note| note.part).collect();
+        let way = flow.way(flow.derived.iter().map(|(id, _)| id).chain(nodes.iter().map(|node| &node.id)).cloned());
+        met(&mut reports, &way);
+        if missing.is_empty() {
+            let came = flow.reader.is_none().then_some(flow.rows);
+            balanced(&reports, &way, came, Some(parts.iter().map(|part| part.rows).sum()))?;
+        }
+        if !missing.is_empty() {
+            self.refuse_disagreement(node)?;
+        }
+        if missing.is_empty() {
+            self.some_rows(&reports, &self.folder("rejects", node))?;
+        }
+        conclude(&mut reports, self.plan)?;
+        let mut report = reports.remove(&node.id).unwrap_or_default();
+        report.load_seconds = load_seconds.unwrap_or_default();
+        let record = Record { parts, ..self.conclude(&node.id, report, reports) };
+        self.unchanged(&flow, nodes.iter().copied())?;
+        // Whoever was faster wrote the same, unless it was damaged since.
+        if missing.is_empty() && !manifest.create(record.to_json())? && self.finished(&manifest, &node.id)?.is_none() {
+            manifest.write(record.to_json())?;
+        }
+        if missing.is_empty() && !matches!(self.work, Work::Share(_)) {
+            self.sound.borrow_mut().insert(node.id.clone());
+        }
+        let done = if load_seconds.is_none() && !flow.units.is_empty() { Done::Earlier } else { Done::Now };
+        self.remember(record, done);
+        Ok(match missing.len() {
+            0 => Progress::Done,
+            waiting => Progress::Waiting(format!(
+                "stage `{}`: {waiting} of {} units belong to other shares and are not there yet; the share that ends \
+                 last goes on, or run again without --units",
+                node.id,
+                flow.units.len()
+            )),
+        })
+    }
+
+    /// Goes through the units of `flow` and does its own of those that are not there, in a pass through `nodes`.
+    fn walk(&self, flow: &Flow, nodes: &[&Node], units: &Units) -> Result<Walked> {
+        let node = nodes.last().expect("a pass ends in a stage");
         // Where everything is there, no model is needed.
         let mut stations: Option<Vec<Station>> = None;
-        let (mut load_seconds, mut seen) = (0.0, Reports::new());
+        let (mut load_seconds, mut seen) = (None, Reports::new());
         let mut notes: Vec<Option<Note>> = vec![None; flow.units.len()];
         let mut walk = Walk::new(notes.len());
         self.monitor.begin(&node.id, Some(flow.rows), "rows");
@@ -106,12 +156,12 @@ impl<'a> Run<'a> {
                     Some(stations) => stations,
                     none => {
                         let start = Instant::now();
-                        let stations = none.insert(self.open(&flow, &nodes)?);
-                        load_seconds = start.elapsed().as_secs_f64();
+                        let stations = none.insert(self.open(flow, nodes)?);
+                        load_seconds = Some(start.elapsed().as_secs_f64());
                         stations
                     }
                 };
-                let (done, first) = self.unit(&flow, unit, node, (&seen, stations), &units)?;
+                let (done, first) = self.unit(flow, unit, node, (&seen, stations), units)?;
                 if !first {
                     walk.jump();
                 }
@@ -123,49 +173,7 @@ impl<'a> Run<'a> {
             notes[unit] = note;
         }
         self.monitor.end();
-        let missing: Vec<usize> = (0..notes.len()).filter(|unit| notes[*unit].is_none()).collect();
-        if self.work == Work::Merge && !missing.is_empty() {
-            return Err(self.unfinished(node, &flow, &missing));
-        }
-        // In their order, whatever way was taken: sums of floating-point numbers depend on it.
-        let mut reports = Reports::new();
-        notes.iter().flatten().for_each(|note| add(&mut reports, &note.reports));
-        let parts: Vec<Part> = notes.into_iter().flatten().map(|note| note.part).collect();
-        let way = flow.way(flow.selects.iter().map(|(id, _)| id).chain(nodes.iter().map(|node| &node.id)).cloned());
-        met(&mut reports, &way);
-        if missing.is_empty() {
-            let came = flow.reader.is_none().then_some(flow.rows);
-            balanced(&reports, &way, came, Some(parts.iter().map(|part| part.rows).sum()))?;
-        }
-        if !missing.is_empty() {
-            self.refuse_disagreement(node)?;
-        }
-        if missing.is_empty() {
-            self.some_rows(&reports, &self.folder("rejects", node))?;
-        }
-        conclude(&mut reports, self.plan)?;
-        let mut report = reports.remove(&node.id).unwrap_or_default();
-        report.load_seconds = load_seconds;
-        let record = Record { parts, ..self.conclude(&node.id, report, reports) };
-        self.unchanged(&flow, nodes.iter().copied())?;
-        // Whoever was faster wrote the same, unless it was damaged since.
-        if missing.is_empty() && !manifest.create(record.to_json())? && self.finished(&manifest, &node.id)?.is_none() {
-            manifest.write(record.to_json())?;
-        }
-        if missing.is_empty() && !matches!(self.work, Work::Share(_)) {
-            self.sound.borrow_mut().insert(node.id.clone());
-        }
-        let done = if stations.is_none() && !flow.units.is_empty() { Done::Earlier } else { Done::Now };
-        self.remember(record, done);
-        Ok(match missing.len() {
-            0 => Progress::Done,
-            waiting => Progress::Waiting(format!(
-                "stage `{}`: {waiting} of {} units belong to other shares and are not there yet; the share that ends \
-                 last goes on, or run again without --units",
-                node.id,
-                flow.units.len()
-            )),
-        })
+        Ok(Walked { notes, load_seconds })
     }
 
     fn unfinished(&self, node: &Node, flow: &Flow, missing: &[usize]) -> Error {
@@ -296,9 +304,9 @@ pub(super) fn conclude(reports: &mut Reports, plan: &Plan) -> Result<()> {
     for (id, report) in reports {
         if let Some(node) = plan.node(id) {
             let sums = std::mem::take(&mut report.metrics);
-            let concluded = match (&node.stage, &node.dataset) {
-                (Stage::Read(read), Some(dataset)) => read.repeated_ids(dataset),
-                (stage, _) => stage.conclude(sums),
+            let concluded = match (node.operation().shape(), &node.dataset) {
+                (Shape::Source(read), Some(dataset)) => read.repeated_ids(dataset),
+                _ => node.operation().conclude(sums),
             };
             let Conclusion { metrics, warnings } = concluded.map_err(|error| error.in_stage(id))?;
             (report.metrics, report.warnings) = (metrics, warnings);

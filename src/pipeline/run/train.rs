@@ -25,7 +25,7 @@ use crate::stages::positions::{Fitting, Reads};
 use crate::stages::train::Train;
 use crate::train::example::Wanted;
 use crate::train::stream::Source;
-use crate::train::{Example, Feed, Job, stream};
+use crate::train::{Example, Feed, Job, Trained, stream};
 
 impl Run<'_> {
     pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
@@ -71,8 +71,7 @@ impl Run<'_> {
             log: &log,
             monitor: self.monitor,
         };
-        let (model, mut metrics) = job.run(model)?;
-        let seconds = metrics.remove("seconds").and_then(|seconds| seconds.as_f64()).unwrap_or_default();
+        let Trained { model, metrics, seconds } = job.run(model)?;
         let card = Card {
             objective: json!(train.objective),
             data: format!("{} rows of `{}` in {}", feed.examples, train.input, self.report.pipeline),

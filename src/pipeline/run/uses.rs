@@ -29,12 +29,12 @@ impl Run<'_> {
     /// Notes how the models and the tokenizer of `node` are now, before their digests are taken.
     pub(super) fn stamp(&self, node: &Node) {
         let mut used = self.used.borrow_mut();
-        for (_, name) in node.stage.models() {
-            if let Some(source) = self.plan.source(name) {
-                used.entry(name.to_owned()).or_insert_with(|| stamps(&source));
+        for model in node.operation().models() {
+            if let Some(source) = self.plan.source(model.name) {
+                used.entry(model.name.to_owned()).or_insert_with(|| stamps(&source));
             }
         }
-        if let Some(folder) = self.tokenizer(node) {
+        if let Some(folder) = self.plan.tokenizer_of(node.operation()) {
             used.entry(folder.display().to_string()).or_insert_with(|| Stamps::of([folder], &ENDINGS));
         }
     }
@@ -47,8 +47,9 @@ impl Run<'_> {
         let way_out = "nothing was committed; run the same command again";
         let used = self.used.borrow();
         for node in nodes {
-            let models = node.stage.models().into_iter().map(|(_, name)| name.to_owned());
-            let names = models.chain(self.tokenizer(node).map(|folder| folder.display().to_string()));
+            let models = node.operation().models().into_iter().map(|model| model.name.to_owned());
+            let tokenizer = self.plan.tokenizer_of(node.operation());
+            let names = models.chain(tokenizer.map(|folder| folder.display().to_string()));
             let changed = names.filter_map(|name| used.get(&name)?.changed().map(Path::to_owned)).next();
             if let Some(file) = changed {
                 let message = format!("the file changed while stage `{}` used it; {way_out}", node.id);

@@ -4,16 +4,16 @@
 //! does not name, or that changed since, is the user's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use super::Run;
 use super::record::{Done, Output, Record};
+use super::sink::Drained;
 use crate::error::{Error, Result};
 use crate::io::owned::{Depth, holds, some_of};
 use crate::io::{Canonical, Location, session};
 use crate::pipeline::plan::Node;
-use crate::pipeline::report::StageReport;
-use crate::stages::write::{Shard, Shards, Write};
+use crate::stages::write::Shard;
+use crate::stages::{Destination, Ending};
 
 /// The folder of a `write` stage and what is known of the files in it.
 struct Outputs {
@@ -26,8 +26,9 @@ struct Outputs {
 }
 
 impl Run<'_> {
-    pub(super) fn write(&mut self, node: &Node, write: &Write) -> Result<()> {
-        let folder = self.plan.stores.locate(&write.to)?;
+    /// Runs stage `node`, which writes files `to` a folder, unless an earlier run did.
+    pub(super) fn write(&mut self, node: &Node, ending: &dyn Ending, to: &dyn Destination) -> Result<()> {
+        let folder = self.plan.stores.locate(to.folder())?;
         if self.is_written(node, &folder)? {
             return Ok(());
         }
@@ -38,16 +39,10 @@ impl Run<'_> {
         }
         let record = self.recorded(&node.id)?;
         let outputs = Outputs::of(self, record, folder.clone())?;
-        outputs.refuse_others(node, write)?;
-        let start = Instant::now();
-        let mut shards = Shards::create(write, folder.clone());
-        let (rows, passed) = self.each(&write.input, node, None, &mut |batch| shards.write(batch))?;
-        let shards = shards.finish(&node.columns)?;
+        outputs.refuse_others(node, to)?;
+        let Drained { report, passed, files } = self.drain(node, ending)?;
         lease.held()?;
-        let bytes = shards.iter().map(|shard| shard.written.bytes).sum();
-        let seconds = start.elapsed().as_secs_f64();
-        let report = StageReport { rows_in: rows, rows_out: rows, seconds, bytes, ..StageReport::default() };
-        let record = outputs.publish(self, node, write, shards, self.conclude(&node.id, report, passed))?;
+        let record = outputs.publish(self, node, to, files, self.conclude(&node.id, report, passed))?;
         self.report.outputs.extend(shown(&folder, &record));
         self.finish(&node.id, record)
     }
@@ -149,11 +144,11 @@ impl Outputs {
     }
 
     /// Files of other stages may lie beside the stage's own; anything else needs `overwrite`.
-    fn refuse_others(&self, node: &Node, write: &Write) -> Result<()> {
-        let own = |name: &String, by: &Option<String>| by.is_none() || write.may_make(name);
+    fn refuse_others(&self, node: &Node, to: &dyn Destination) -> Result<()> {
+        let own = |name: &String, by: &Option<String>| by.is_none() || to.may_make(name);
         let refused: Vec<String> =
             self.others.iter().filter(|(name, by)| own(name, by)).map(|(name, _)| name.clone()).collect();
-        if refused.is_empty() || write.overwrite {
+        if refused.is_empty() || to.overwrites() {
             return Ok(());
         }
         let message = format!(
@@ -167,7 +162,14 @@ impl Outputs {
 
     /// Gives `shards` their names in place of what the stage wrote before. Returns the stage's record, which is `record`
     /// with all files.
-    fn publish(&self, run: &Run, node: &Node, write: &Write, mut shards: Vec<Shard>, record: Record) -> Result<Record> {
+    fn publish(
+        &self,
+        run: &Run,
+        node: &Node,
+        to: &dyn Destination,
+        mut shards: Vec<Shard>,
+        record: Record,
+    ) -> Result<Record> {
         let output = |shard: &Shard| Output {
             at: format!("{}/{}", self.at, shard.name),
             written: shard.written.clone(),
@@ -183,12 +185,12 @@ impl Outputs {
         };
         run.record(&node.id, &unfinished)?;
         for shard in &mut shards {
-            let to = self.folder.join(&shard.name);
-            if to.exists()? && !write.overwrite && !self.is_own(&shard.name, &earlier)? {
-                let message = format!("{to} appeared or changed while the stage ran; move it away and run again");
+            let place = self.folder.join(&shard.name);
+            if place.exists()? && !to.overwrites() && !self.is_own(&shard.name, &earlier)? {
+                let message = format!("{place} appeared or changed while the stage ran; move it away and run again");
                 return Err(Error::stage(&node.id, message));
             }
-            shard.publish(&to)?;
+            shard.publish(&place)?;
         }
         let names: BTreeSet<&str> = shards.iter().map(|shard| shard.name.as_str()).collect();
         let old: BTreeSet<String> = earlier.iter().filter_map(|output| below(&self.at, output)).collect();

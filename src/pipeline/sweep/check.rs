@@ -77,13 +77,16 @@ fn variables(sweep: &Sweep, spec: &Spec) -> Vec<Problem> {
 /// What the stage `id`, which the sweep names at `path`, compares; a stage that compares nothing is a problem.
 fn stage(spec: &Spec, id: &str, path: &[&str], problems: &mut Vec<Problem>) -> Option<Compared> {
     let stages = &spec.file.stages;
-    let compared = stages.get(id).and_then(crate::stages::Stage::compared);
+    let compared = stages.get(id).and_then(|stage| stage.operation().compared());
     if compared.is_none() {
-        let compare: Vec<&str> =
-            stages.iter().filter(|(_, stage)| stage.compared().is_some()).map(|(id, _)| id.as_str()).collect();
+        let compare: Vec<&str> = stages
+            .iter()
+            .filter(|(_, stage)| stage.operation().compared().is_some())
+            .map(|(id, _)| id.as_str())
+            .collect();
         let problem = match stages.get(id) {
             Some(stage) => {
-                let message = format!("stage `{id}` has no table: `{}` compares nothing", stage.name());
+                let message = format!("stage `{id}` has no table: `{}` compares nothing", stage.operation().name());
                 Problem::at("stage", message).help("name an `evaluate` or `audit` stage")
             }
             None => Problem::at("stage", format!("no stage `{id}`")).help(suggest(id, &compare)),

@@ -25,7 +25,8 @@ use self::numbers::Measured;
 use super::order::natural;
 use super::plan::warn;
 use super::run::{self, Options};
-use super::{Plan, Report, Spec, places};
+use super::sources::Sources;
+use super::{Plan, Planned, Report, Spec, places};
 use crate::error::{Error, Problem, Result};
 use crate::io::Location;
 use crate::monitor::Monitor;
@@ -99,14 +100,13 @@ pub struct Outcomes {
     pub text: String,
 }
 
-/// The variants of the pipeline `text`, whose file is `name`; none if it has no sweep.
+/// The variants of the pipeline `spec`, which was parsed from `text` with `vars`; none if it has no sweep.
 ///
 /// # Errors
 /// Every mistake in the file.
-pub fn variants(text: &str, name: &str, vars: &[(String, String)]) -> Result<Option<Vec<Variant>>> {
-    let spec = Spec::parse(text, name, vars)?;
-    let Some(sweep) = &spec.file.sweep else { return Ok(None) };
-    let problems = [check::problems(sweep, &spec), sweep.too_many(text, vars)].concat();
+pub fn variants(spec: &Spec, text: &str, vars: &[(String, String)]) -> Result<Vec<Variant>> {
+    let Some(sweep) = &spec.file.sweep else { return Ok(Vec::new()) };
+    let problems = [check::problems(sweep, spec), sweep.too_many(text, vars)].concat();
     if !problems.is_empty() {
         return Err(spec.report(problems));
     }
@@ -122,10 +122,10 @@ pub fn variants(text: &str, name: &str, vars: &[(String, String)]) -> Result<Opt
             .collect();
     }
     let variant = |values: Vec<(String, String)>| {
-        let spec = Spec::parse(text, name, &[vars, &values].concat())?;
+        let spec = Spec::parse(text, spec.name(), &[vars, &values].concat())?;
         Ok(Variant { values: values.into_iter().collect(), spec })
     };
-    combinations.into_iter().map(variant).collect::<Result<_>>().map(Some)
+    combinations.into_iter().map(variant).collect()
 }
 
 fn text_of(value: &Value) -> String {
@@ -152,9 +152,9 @@ impl Sweep {
 ///
 /// # Errors
 /// As [`Plan::watched`]; and variants that do not share a workdir.
-pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
+pub fn plans(variants: &[Variant], sources: &mut Sources, monitor: &dyn Monitor) -> Result<Vec<Plan>> {
     let plan = |variant: &Variant| {
-        let mut plan = Plan::watched(&variant.spec, monitor)?;
+        let mut plan = Plan::watched(&variant.spec, sources, monitor)?;
         plan.shared = true;
         Ok(plan)
     };
@@ -170,13 +170,13 @@ pub fn plans(variants: &[Variant], monitor: &dyn Monitor) -> Result<Vec<Plan>> {
     Ok(plans)
 }
 
-/// Runs `variants`, one after the other, and tabulates what they measured in `tables/NAME` of the workdir, where NAME is that
+/// Runs the variants of `planned`, one after the other, and tabulates what they measured in `tables/NAME` of the workdir, where NAME is that
 /// of the pipeline's file.
-pub fn run(variants: &[Variant], name: &str, options: &Options, monitor: &dyn Monitor) -> Result<Outcomes> {
-    let plans = plans(variants, monitor)?;
-    warn(&plans);
+pub fn run(planned: &Planned, options: &Options, monitor: &dyn Monitor) -> Result<Outcomes> {
+    let Planned { name, variants, plans } = planned;
+    warn(plans);
     let mut outcomes = Vec::new();
-    for (index, (variant, plan)) in variants.iter().zip(&plans).enumerate() {
+    for (index, (variant, plan)) in variants.iter().zip(plans).enumerate() {
         let options = Options { fresh: options.fresh && index == 0, ..options.clone() };
         let report = run::run(plan, name, &options, monitor)?;
         outcomes.push(Outcome { values: variant.values.clone(), report });

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use arrow::array::RecordBatch;
 use serde_json::json;
 
-pub use super::judge::Bench;
+use super::judge::Bench;
 use super::win_rate::Scores;
 use super::{Evaluate, Judge};
 use crate::columns::lists::ids;
@@ -18,7 +18,7 @@ use crate::stages::generate::answers_of;
 
 /// Sums over the answers of one name.
 #[derive(Debug, Default)]
-pub struct Told {
+pub(super) struct Told {
     answers: f64,
     tokens: f64,
     characters: f64,
@@ -48,7 +48,12 @@ impl Told {
     }
 
     /// Adds the rows of `batch`, which `judge` looks at; `models` are the answers' own model and its start.
-    pub fn add(&mut self, batch: &RecordBatch, judge: Option<&Bench>, models: Option<[&Scorer; 2]>) -> Result<()> {
+    pub(super) fn add(
+        &mut self,
+        batch: &RecordBatch,
+        judge: Option<&Bench>,
+        models: Option<[&Scorer; 2]>,
+    ) -> Result<()> {
         let (mut rows, mut texts, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
         for row in 0..batch.num_rows() {
             for (text, ids) in answers_of(batch, row)? {
@@ -89,7 +94,7 @@ impl Told {
     }
 
     /// The mean score of every row's answers.
-    pub fn scores(&self) -> &Scores {
+    pub(super) fn scores(&self) -> &Scores {
         &self.scores
     }
 
@@ -105,7 +110,7 @@ impl Told {
 
     /// Means over the answers. `distinct_n`: different n-grams of tokens by all n-grams (arXiv 1510.03055); `kl`: nats a token,
     /// exact over the vocabulary.
-    pub fn metrics(&self) -> Metrics {
+    pub(super) fn metrics(&self) -> Metrics {
         let answers = self.answers.max(1.0);
         let mut metrics = Metrics::new();
         metrics.insert("answers".into(), json!(self.answers as u64));

@@ -30,7 +30,7 @@ pub struct Reward {
 }
 
 /// A judge at work.
-pub enum Bench {
+pub(super) enum Bench {
     /// [`Judge::Quickstart`].
     Quickstart,
     /// [`Judge::Reward`]: oracle and reference.

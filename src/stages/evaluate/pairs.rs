@@ -13,7 +13,7 @@ use crate::stages::score::pairs;
 
 /// Sums over pairs for one model.
 #[derive(Debug, Default)]
-pub struct Sums {
+pub(super) struct Sums {
     pairs: f64,
     likelier: f64,
     likelier_by_mean: f64,
@@ -27,7 +27,7 @@ pub struct Sums {
 
 impl Sums {
     /// Adds the rows of `batch` under `model`, against `start`.
-    pub fn add(&mut self, model: &Scorer, start: &Scorer, batch: &RecordBatch) -> Result<()> {
+    pub(super) fn add(&mut self, model: &Scorer, start: &Scorer, batch: &RecordBatch) -> Result<()> {
         let (prompts, sides) = pairs(batch)?;
         let pairs: Vec<PairIds> = (0..batch.num_rows())
             .map(|row| PairIds { prompt: prompts.row(row), responses: sides.map(|side| side.row(row)) })
@@ -64,7 +64,7 @@ impl Sums {
 
     /// Means over the pairs. `accuracy`: the chosen answer is likelier per token; `sum_accuracy`: as a whole;
     /// `reward_accuracy`: it gained more against the start model. Drift is in nats a token.
-    pub fn metrics(&self) -> Metrics {
+    pub(super) fn metrics(&self) -> Metrics {
         let pairs = self.pairs.max(1.0);
         let numbers = json!({
             "pairs": self.pairs as u64,

@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 const RESAMPLES: usize = 2000;
 
 /// The score of every row, by `row_id`.
-pub type Scores = BTreeMap<String, f64>;
+pub(super) type Scores = BTreeMap<String, f64>;
 
 /// Win rates of all names against `against`, by name.
 ///
 /// # Errors
 /// Answers that have no row in common.
-pub fn win_rates(scores: &BTreeMap<&str, &Scores>, against: &str) -> Result<BTreeMap<String, Value>> {
+pub(super) fn win_rates(scores: &BTreeMap<&str, &Scores>, against: &str) -> Result<BTreeMap<String, Value>> {
     let Some(theirs) = scores.get(against) else { return Ok(BTreeMap::new()) };
     let rate = |(name, own): (&&str, &&Scores)| {
         let common = own.iter().filter_map(|(row, score)| Some((*score, *theirs.get(row)?)));

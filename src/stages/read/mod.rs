@@ -24,15 +24,16 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::{Conclusion, would_be_replaced};
+use super::{Conclusion, Inputs, ModelUse, Operation, Shape, StageCost, TokenizerUse, Volume, would_be_replaced};
 use crate::columns::{PROMPT_IDS, ROW_ID, messages_type, put};
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::Dataset;
 use form::{Form, Rows};
 pub use reader::Reader;
 pub use rename::Rename;
-use sql::{Filter, Wrong};
+use sql::Filter;
 
 /// Reads a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -244,8 +245,8 @@ impl Read {
         if self.limit == Some(0) {
             problems.push(Problem::at("limit", "limit is 0, which takes no row; it must be above 0"));
         }
-        if let Some(Err(problem)) = self.filter(schema) {
-            problems.push(problem);
+        if let Some(Err(error)) = self.filter.as_deref().map(Filter::parse) {
+            problems.push(Problem::at("where", error));
         }
         if self.names_parts() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
             let message = format!("format `{}` has column names of its own", self.format.name());
@@ -323,15 +324,6 @@ impl Read {
         ids::repeated(dataset, &name)
     }
 
-    /// The condition on rows of a source with `schema`, and with the ids that they get.
-    fn filter(&self, schema: &Schema) -> Option<Result<Filter, Problem>> {
-        let text = self.filter.as_deref()?;
-        let mut fields: Vec<Field> = schema.fields().iter().map(|field| Field::clone(field)).collect();
-        let kind = ids::kind(schema, self.id_column()).unwrap_or(DataType::Utf8);
-        put(&mut fields, Field::new(ROW_ID, kind, false));
-        Some(Filter::new(text, &Schema::new(fields)).map_err(Wrong::problem))
-    }
-
     /// Whether column `name` of the source goes on.
     fn keeps(&self, name: &str) -> bool {
         name == ROW_ID || self.select.as_ref().is_none_or(|select| select.iter().any(|selected| selected == name))
@@ -367,8 +359,42 @@ impl Read {
         let wrong = |problem: &Problem| Error::data(Place::default(), &problem.message);
         let out = self.columns(schema).map_err(|problems| wrong(&problems[0]))?;
         let form = self.form(&rename::renamed(&self.rename, schema)).map_err(|problem| wrong(&problem))?;
-        let filter =
-            self.filter(&rename::renamed(&self.rename, schema)).transpose().map_err(|problem| wrong(&problem))?;
+        let filter = self.filter.as_deref().map(Filter::parse).transpose();
+        let filter = filter.map_err(|message| Error::data(Place::default(), message))?;
         Ok(Reader { read: self.clone(), filter, form, schema: out })
+    }
+}
+
+impl Operation for Read {
+    fn name(&self) -> &'static str {
+        "read"
+    }
+
+    fn inputs(&self) -> Vec<(&'static str, &str)> {
+        Vec::new()
+    }
+
+    fn models(&self) -> Vec<ModelUse<'_>> {
+        Vec::new()
+    }
+
+    fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
+        None
+    }
+
+    fn shape(&self) -> Shape<'_> {
+        Shape::Source(self)
+    }
+
+    fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
+        inputs.files.as_ref().map_or_else(|| Ok(Schema::empty().into()), |files| self.columns(files))
+    }
+
+    fn fingerprint(&self) -> Value {
+        json!(self)
+    }
+
+    fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
+        None
     }
 }

@@ -49,7 +49,7 @@ impl Reader {
         let mut wanted: BTreeSet<String> =
             self.read.select.as_ref().map(|_| select.chain([self.read.id_column().to_owned()]))?.collect();
         if let Some(filter) = &self.filter {
-            wanted.extend(filter.columns().iter().cloned());
+            wanted.extend(filter.columns()?);
         }
         match self.form {
             Some(form) => wanted.extend(form.reads(&self.read.columns.clone().unwrap_or_default())),
@@ -75,10 +75,7 @@ impl Reader {
             batch = with_column(&batch, ROW_ID, ids).map_err(wrong)?;
         }
         if let Some(filter) = &self.filter {
-            let keep = filter
-                .keep(&batch)
-                .map_err(|(row, message)| Error::data(Place::file(file).row(chunk.first_row + row as u64), message))?;
-            batch = filter_record_batch(&batch, &keep).map_err(wrong)?;
+            batch = filter_record_batch(&batch, &filter.keep(&batch)?).map_err(wrong)?;
         }
         if let Some(share) = self.read.sample {
             let keep = (0..batch.num_rows()).map(|row| Some(uniform("sample", &content(&batch, row)) < share));

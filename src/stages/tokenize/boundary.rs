@@ -13,6 +13,10 @@ use crate::error::{Error, Place, Problem, Result};
 use crate::stages::Metrics;
 use crate::text::Tokenizer;
 
+/// Rows that the template refuses, and what it says of the first of them.
+const REFUSED: &str = "template_refused";
+const REFUSED_EXAMPLE: &str = "template_refused_example";
+
 /// Tokens that an example shows on each side of the boundary.
 const SHOWN: usize = 3;
 
@@ -130,6 +134,13 @@ impl Boundary {
     /// Objects where more rows have a fault than may have it.
     pub(super) fn check(&self, metrics: &Metrics) -> Result<()> {
         let count = |name: &str| metrics.get(name).and_then(Value::as_u64).unwrap_or(0);
+        if count("rows") == 0 && count(REFUSED) > 0 {
+            let example = metrics.get(REFUSED_EXAMPLE).and_then(Value::as_str).unwrap_or_default();
+            return Err(Error::data(
+                Place::default(),
+                format!("the chat template refuses every row; for example {example}"),
+            ));
+        }
         let aside = if self.rule == BoundaryRule::SetAside { count(Fault::Merged.metric()) } else { 0 };
         let all = count("rows") + aside;
         let complaint = |fault: Fault| {
@@ -228,6 +239,8 @@ pub(super) struct Seen {
     /// Answers that are cut, by side.
     cut: [u64; 2],
     faults: BTreeMap<Fault, Found>,
+    /// Rows that the template refuses.
+    refused: Option<Found>,
 }
 
 /// Rows with a fault, and the first of them.
@@ -257,6 +270,12 @@ impl Seen {
         }
     }
 
+    /// Counts a row that the template refuses, and what it says.
+    pub(super) fn add_refusal(&mut self, message: &str, id: &dyn Fn() -> String) {
+        let first = || Found { rows: 0, example: format!("row {}: {message}", id()) };
+        self.refused.get_or_insert_with(first).rows += 1;
+    }
+
     /// Numbers that add up over units, and the first row with each fault.
     pub(super) fn metrics(&self) -> Metrics {
         let mut metrics = Metrics::new();
@@ -273,6 +292,10 @@ impl Seen {
             if let Some(found) = found {
                 put(&fault.example(), json!(found.example));
             }
+        }
+        if let Some(refused) = &self.refused {
+            put(REFUSED, json!(refused.rows));
+            put(REFUSED_EXAMPLE, json!(refused.example));
         }
         metrics
     }

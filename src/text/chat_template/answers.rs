@@ -54,10 +54,9 @@ impl ChatTemplate {
 
     /// How much of `opened`, the text of `before` with the model's turn opened, the template also writes in front of the
     /// words of whatever answer follows: all of it where that cannot be told.
-    pub(super) fn heading(&self, before: &[Message], opened: &str, context: &Context) -> Result<usize> {
+    fn heading(&self, before: &[Message], opened: &str, context: &Context) -> Result<usize> {
         let word = unused([opened]);
-        let probe = Message::from_iter([("role", "assistant"), ("content", &word)].map(|(k, v)| (k.into(), v.into())));
-        let text = self.render(&[before, &[probe]].concat(), context, Ending::Turn)?;
+        let text = self.render(&[before, &[probe(&word)]].concat(), context, Ending::Turn)?;
         Ok(text.find(&word).map_or(opened.len(), |at| common_prefix(opened, &text[..at])))
     }
 
@@ -69,6 +68,11 @@ impl ChatTemplate {
         let text = self.render(&marked, context, Ending::GenerationPrompt)?;
         Ok(text.rfind(&mark).filter(|_| has_mark).unwrap_or(0))
     }
+}
+
+/// An answer of one word.
+pub(super) fn probe(word: &str) -> Message {
+    [("role", "assistant"), ("content", word)].map(|(key, value)| (key.to_owned(), value.into())).into_iter().collect()
 }
 
 /// A character of the private use planes that none of the texts has.

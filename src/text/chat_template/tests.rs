@@ -241,6 +241,10 @@ fn only_the_assistants_turns_of_an_answer_are_its_own() {
     // What is left out of earlier turns, and what is written in front of the last one, is found where it is.
     let thinks = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content | trim }}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
     assert_eq!(own_words(thinks, &turns).unwrap(), ["é1<end>", "<think></think>2<end>"]);
+    assert_eq!(
+        own_words(thinks, &[say("assistant", "1"), say("assistant", "2")]).unwrap(),
+        ["1<end>", "<think></think>2<end>"]
+    );
     // A turn without words of its own is known by its end.
     let calls = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}{% if m.tool_calls %}<call/>{% endif %}<end>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
     let mut call = say("assistant", "");

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use minijinja::value::Value;
 
-use super::answers::unused;
+use super::answers::{probe, unused};
 use super::{ChatTemplate, Context, Ending, Message, Unrendered, common_prefix, last_text, role, source};
 use crate::error::Result;
 
@@ -76,7 +76,7 @@ impl ChatTemplate {
         }
         let mut ranges = Vec::new();
         for at in (from..turns.len()).filter(|at| role(&turns[*at]) == "assistant") {
-            let start = if at == from { cut } else { look.start(at, &whole, &turns[..at])? };
+            let start = if at == from { cut } else { look.start(at, &whole)? };
             let end = if at + 1 == turns.len() { text.len() } else { look.end(at, &whole, start)? };
             ranges.push(start..end.max(start));
         }
@@ -122,6 +122,19 @@ impl Look<'_> {
     /// Renders the first `turns` turns.
     fn at(&self, turns: usize, ending: Ending) -> Result<Marked, Unrendered> {
         let text = self.template.render(&self.marked[..turns], self.context, ending)?;
+        self.without_marks(&text, turns)
+    }
+
+    /// Renders the first `turns` turns and what stands in front of the assistant's words behind them, whatever they are.
+    fn heading(&self, turns: usize) -> Result<Option<Marked>, Unrendered> {
+        let word = unused([self.mark]);
+        let text =
+            self.template.render(&[&self.marked[..turns], &[probe(&word)]].concat(), self.context, Ending::Turn)?;
+        text.find(&word).map(|at| self.without_marks(&text[..at], turns)).transpose()
+    }
+
+    /// `text`, which has the marks of the first `turns` turns.
+    fn without_marks(&self, text: &str, turns: usize) -> Result<Marked, Unrendered> {
         let marks = text.match_indices(self.mark).enumerate();
         let marks: Vec<usize> = marks.map(|(before, (at, _))| at - before * self.mark.len()).collect();
         match marks.len() == self.marks_before(turns) {
@@ -134,13 +147,15 @@ impl Look<'_> {
         self.has_mark[..turns].iter().filter(|has| **has).count()
     }
 
-    /// Where turn `at` begins behind its header in `whole`; `before` are the turns before it, without marks.
-    fn start(&self, at: usize, whole: &Marked, before: &[Message]) -> Result<usize, Unrendered> {
+    /// Where turn `at` begins behind its header in `whole`.
+    fn start(&self, at: usize, whole: &Marked) -> Result<usize, Unrendered> {
         let closed = self.at(at, Ending::Turn)?;
         let ends = whole.reach(&closed).is_some_and(|reached| reached.left.trim().is_empty());
         let mut opened = self.at(at, Ending::GenerationPrompt)?;
-        let heading = self.template.heading(before, &opened.text, self.context)?;
-        opened.text.truncate(heading);
+        if let Some(heading) = self.heading(at)? {
+            let limit = opened.reach(&heading).map_or(opened.text.len(), |reached| reached.end);
+            opened.text.truncate(limit);
+        }
         let start = whole.reach(&opened).filter(|_| ends).map(|reached| reached.end);
         start.ok_or(Unrendered::TurnsNotFound)
     }

@@ -143,40 +143,40 @@ fn shipped_pipelines_name_the_schema_that_is_shipped() {
 }
 
 const FILE: &str = "\
-vars: { n: 3, share: 0.5, device: cpu }
+vars: { count: 3, share: 0.5, device: cpu }
 workdir: ${out}
 device: ${device}
 precision: ${precision}
-seed: ${n}
+seed: ${count}
 allow_empty: ${empty}
-sweep: { over: { n: [1, 2] }, repeats: n }
+sweep: { over: { count: [1, 2] }, repeats: count }
 stages:
-  pairs: { read: { from: 2024, limit: '${n}', sample: '${share}' } }
-  tokens: { tokenize: { input: pairs, tokenizer: base, max_length: '${n}' } }
+  pairs: { read: { from: 2024, limit: '${count}', sample: '${share}' } }
+  tokens: { tokenize: { input: pairs, tokenizer: base, max_length: '${count}' } }
   keyed: { select: { input: tokens, chosen: { top: '${share}' }, rule: '${rule}' } }
-  policy: { train: { input: keyed, model: base, objective: { sepo: { gamma: '${n}' } }, betas: [0.9, '${n}'], decay: '${decay}' } }
+  policy: { train: { input: keyed, model: base, objective: { sepo: { gamma: '${count}' } }, betas: [0.9, '${count}'], decay: '${decay}' } }
   report: { evaluate: { judge: quickstart, answers: { a: b } } }
 ";
 
 #[test]
 fn variables_stand_for_every_scalar() {
     assert_eq!(mistakes(FILE), [""; 0]);
-    assert_eq!(mistakes("pipelines: [a.yaml]\nvars: { n: 1 }\n"), [""; 0]);
+    assert_eq!(mistakes("pipelines: [a.yaml]\nvars: { count: 1 }\n"), [""; 0]);
 }
 
 #[test]
 fn a_mistake_is_named_by_its_field() {
     for (right, wrong, expected) in [
-        ("max_length: '${n}'", "max_lenght: 3", "/stages/tokens/tokenize/max_lenght: nothing may stand here"),
-        ("max_length: '${n}'", "max_length: many", "/stages/tokens/tokenize/max_length: pattern"),
-        ("max_length: '${n}'", "max_length: 3.5", "/stages/tokens/tokenize/max_length: type"),
+        ("max_length: '${count}'", "max_lenght: 3", "/stages/tokens/tokenize/max_lenght: nothing may stand here"),
+        ("max_length: '${count}'", "max_length: many", "/stages/tokens/tokenize/max_length: pattern"),
+        ("max_length: '${count}'", "max_length: 3.5", "/stages/tokens/tokenize/max_length: type"),
         ("tokens: { tokenize:", "tokens: { tokenise:", "/stages/tokens/tokenise: nothing may stand here"),
         (
-            "{ sepo: { gamma: '${n}' } }",
+            "{ sepo: { gamma: '${count}' } }",
             "{ sepo: { gama: 2 } }",
             "/stages/policy/train/objective/sepo/gama: nothing may stand here",
         ),
-        ("{ sepo: { gamma: '${n}' } }", "sepo", "/stages/policy/train/objective: type"),
+        ("{ sepo: { gamma: '${count}' } }", "sepo", "/stages/policy/train/objective: type"),
         ("{ top: '${share}' }", "{ top: 0.1, bottom: 0.2 }", "/stages/keyed/select/chosen: maxProperties"),
         ("rule: '${rule}'", "rule: offical", "/stages/keyed/select/rule: anyOf"),
         ("judge: quickstart", "judge: quikstart", "/stages/report/evaluate/judge: anyOf"),

@@ -1,0 +1,58 @@
+//! Stages that rows end in.
+
+use std::time::Instant;
+
+use super::Run;
+use crate::error::Result;
+use crate::pipeline::plan::Node;
+use crate::pipeline::report::{Reports, StageReport, add};
+use crate::pipeline::supplies::Supplies;
+use crate::stages::Ending;
+use crate::stages::write::Shard;
+
+/// What a sink made of all rows, and what the stages on their way did.
+pub(super) struct Drained {
+    pub(super) report: StageReport,
+    pub(super) passed: Reports,
+    pub(super) files: Vec<Shard>,
+}
+
+impl Run<'_> {
+    /// Runs stage `node`, unless an earlier run did.
+    pub(super) fn end(&mut self, node: &Node, ending: &dyn Ending) -> Result<()> {
+        if let Some(to) = ending.destination() {
+            return self.write(node, ending, to);
+        }
+        if self.recall(&node.id)? {
+            return Ok(());
+        }
+        let Drained { report, passed, .. } = self.drain(node, ending)?;
+        let record = self.conclude(&node.id, report, passed);
+        self.finish(&node.id, record)
+    }
+
+    /// All rows of all inputs of `node`, one input after the other, into its sink.
+    pub(super) fn drain(&self, node: &Node, ending: &dyn Ending) -> Result<Drained> {
+        let start = Instant::now();
+        let trained = |name: &str| self.trained(name);
+        let mut sink = ending.open(&Supplies::new(self.plan, node, &trained))?;
+        let load_seconds = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        let (mut report, mut passed) = (StageReport { load_seconds, ..StageReport::default() }, Reports::new());
+        for (index, (field, input)) in node.operation().inputs().into_iter().enumerate() {
+            let reads = ending.reads(field);
+            let (rows, reports) = self.each(input, node, reads, &mut |batch| sink.take(index, batch))?;
+            // Where models read the rows, those that fit them are counted on the way.
+            if reads.is_none() {
+                report.rows_in += rows;
+                report.rows_out += rows;
+            }
+            add(&mut passed, &reports);
+        }
+        let finished = sink.finish()?;
+        report.seconds = start.elapsed().as_secs_f64();
+        report.metrics = finished.metrics;
+        report.bytes = finished.files.iter().map(|file| file.written.bytes).sum();
+        Ok(Drained { report, passed, files: finished.files })
+    }
+}

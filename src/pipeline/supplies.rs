@@ -1,0 +1,54 @@
+//! What a stage is opened with: models, tokenizer, device, places.
+
+use arrow::datatypes::SchemaRef;
+
+use super::plan::{Node, Plan};
+use crate::error::{Error, Result};
+use crate::io::Location;
+use crate::model::{DeviceSpec, ModelSource};
+use crate::stages::Resources;
+use crate::text::Tokenizer;
+
+/// The resources of one stage of a plan.
+pub(super) struct Supplies<'a> {
+    plan: &'a Plan,
+    node: &'a Node,
+    /// Finds the models that `train` stages made.
+    trained: &'a dyn Fn(&str) -> Result<ModelSource>,
+}
+
+impl<'a> Supplies<'a> {
+    pub(super) fn new(plan: &'a Plan, node: &'a Node, trained: &'a dyn Fn(&str) -> Result<ModelSource>) -> Self {
+        Self { plan, node, trained }
+    }
+}
+
+impl Resources for Supplies<'_> {
+    fn model(&self, name: &str) -> Result<ModelSource> {
+        // Fingerprints cover the models that a stage names, and no others.
+        if !self.node.operation().models().iter().any(|model| model.name == name) {
+            return Err(Error::stage(&self.node.id, format!("the stage does not name the model `{name}`")));
+        }
+        self.plan.source(name).map_or_else(|| (self.trained)(name), Ok)
+    }
+
+    fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        self.plan.tokenizer_of(self.node.operation()).map(|folder| Tokenizer::load(&folder)).transpose()
+    }
+
+    fn device(&self) -> DeviceSpec {
+        self.plan.device
+    }
+
+    fn positions(&self) -> Result<Option<usize>> {
+        self.plan.positions(self.node)
+    }
+
+    fn columns(&self) -> SchemaRef {
+        self.node.columns.clone()
+    }
+
+    fn locate(&self, path: &str) -> Result<Location> {
+        self.plan.stores.locate(path)
+    }
+}
