@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bounds::Bound;
 use super::conform::{Lost, conform};
+use super::extension::told;
 pub use super::find::takes;
 use super::find::{WILD, find};
 use super::store::{Location, Stores, shown};
@@ -183,8 +184,8 @@ impl Dataset {
             File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows).map_err(cause)?),
         };
         let place = Place::file(&location);
-        let own: HashMap<&str, &FieldRef> =
-            self.files[unit.file].1.schema().fields().iter().map(|field| (field.name().as_str(), field)).collect();
+        let told = told(self.files[unit.file].1.schema());
+        let own: HashMap<&str, &FieldRef> = told.fields().iter().map(|field| (field.name().as_str(), field)).collect();
         let from: Vec<Option<FieldRef>> = schema
             .fields()
             .iter()

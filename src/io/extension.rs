@@ -68,12 +68,17 @@ fn children(kind: &DataType) -> Fields {
     }
 }
 
-/// `schema` as its columns are to be read: the extension types that `datasets` names in its metadata are those of the fields,
-/// and every field that is decoded has the type of its meaning.
+/// `schema` as its columns are to be read: every field has the type of its meaning.
 pub(super) fn meant(schema: &Schema) -> Schema {
+    let told = told(schema);
+    Schema::new_with_metadata(told.fields().iter().map(|field| plain(field)).collect::<Vec<_>>(), told.metadata)
+}
+
+/// `schema` with the extension types that `datasets` names in its metadata as those of the fields.
+pub(super) fn told(schema: &Schema) -> Schema {
     let told = schema.metadata().get(DATASETS).and_then(|text| serde_json::from_str::<Value>(text).ok());
     let features = told.as_ref().map_or(&Value::Null, |told| &told["info"]["features"]);
-    let field = |field: &Arc<Field>| plain(&told_json(field, &features[field.name().as_str()]));
+    let field = |field: &Arc<Field>| told_json(field, &features[field.name().as_str()]);
     Schema::new_with_metadata(schema.fields().iter().map(field).collect::<Vec<_>>(), schema.metadata().clone())
 }
 
