@@ -8,6 +8,7 @@ mod boundary;
 mod checkpoints;
 mod close;
 mod columns;
+mod disagreements;
 mod engines;
 mod files;
 mod formats;
