@@ -55,7 +55,7 @@ pub use owned::{Claim, Owned, Owner};
 pub use stamps::Stamps;
 pub use storage::Storage;
 pub use store::{Canonical, Found, Listed, Location, Stores};
-pub use unify::list_element;
+pub use unify::{list_element, list_field};
 
 /// The file format of an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -118,7 +118,8 @@ pub fn list_element(list: &DataType) -> Option<&DataType> {
     list_field(list).map(|field| field.data_type())
 }
 
-pub(super) fn list_field(list: &DataType) -> Option<&Field> {
+/// The field of the elements of a list of any kind; none of other types.
+pub fn list_field(list: &DataType) -> Option<&Field> {
     match list {
         DataType::List(element)
         | DataType::LargeList(element)

@@ -1,4 +1,4 @@
-//! What the columns of a source mean: ids, numbers, texts and JSON of every writer; several files as one dataset.
+//! What the columns of a source mean: ids, numbers, texts and JSON of every writer; several files as one dataset; conditions.
 
 use serde_json::{Value, json};
 
@@ -164,6 +164,7 @@ fn what_is_no_number_is_read_by_its_column() {
     let scores = column(&read_lines(&rows, ""), "score");
     assert_eq!(scores, [Value::Null, json!(1.5), Value::Null], "JSON has no NaN and no infinity");
     assert_eq!(column(&read_lines(&rows, ", where: 'score < 0'"), "row_id"), [json!("x.jsonl:3")]);
+    assert_eq!(column(&read_lines(&rows, ", where: 'isnan(score)'"), "row_id"), [json!("x.jsonl:1")]);
     // NaN is the largest number.
     let above = column(&read_lines(&rows, ", where: 'score > 1'"), "row_id");
     assert_eq!(above, [json!("x.jsonl:1"), json!("x.jsonl:2")]);
@@ -201,6 +202,12 @@ fn extension_types_are_read_by_their_meaning() {
         error.contains("column `prompt` is of the extension type example.sealed, whose meaning is not known"),
         "{error}"
     );
+    let error = refused(&folder, &format!("{}, where: \"inner.seal = 'a'\"", fixtures(&["extensions"])));
+    assert!(error.contains("TEXT and example.sealed have no type in common"), "{error}");
+    let error = refused(&folder, &format!("{}, where: \"len(prompt[1].content) > 1\"", fixtures(&["extensions"])));
+    assert!(error.contains("`len` does not take (arrow.json)"), "{error}");
+    let key = &format!(", where: \"inner.key = '00000000-0000-0000-0000-000000000001' AND prompt[-1].role = 'user'\"");
+    assert_eq!(column(&read(&["extensions"], key), "row_id"), keys[1..]);
 }
 
 #[test]
@@ -215,4 +222,35 @@ fn files_that_contradict_each_other_are_refused() {
     assert!(error.contains("made_c.parquet: its footer says that `reference` is \"r2\", and that of "), "{error}");
     // One says more than the other, and another version wrote it.
     assert_eq!(read(&["made_a", "made_b"], "").rows.len(), 4);
+}
+
+#[test]
+fn conditions_have_signs_and_three_values() {
+    let rows = "{\"prompt\": \"a\", \"chosen\": \"long long long answer\", \"rejected\": \"short\", \"flag\": true}\n\
+                {\"prompt\": \"b\", \"chosen\": \"short\", \"rejected\": \"long long long answer\", \"flag\": null}\n";
+    let kept = |filter: &str| read_lines(rows, &format!(", where: \"{filter}\"")).rows.len();
+    assert_eq!(kept("length(chosen) - length(rejected) > 5"), 1);
+    assert_eq!(kept("abs(length(chosen) - length(rejected)) < 100"), 2);
+    assert_eq!(kept("length(rejected) - length(chosen) < 5"), 1);
+    assert_eq!(kept("-length(chosen) < 0"), 2);
+    assert_eq!(kept("flag IS NOT FALSE"), 2);
+    assert_eq!(kept("flag IS NOT TRUE"), 1);
+    assert_eq!(column(&read(&["ids_u64"], ", where: 'row_id - 8 < 0'"), "row_id"), [json!(7)]);
+}
+
+#[test]
+fn a_condition_on_what_is_not_there_is_found_by_check() {
+    let folder = Folder::new();
+    let rows = "{\"prompt\": \"a\", \"chosen\": \"x\", \"rejected\": \"y\", \"score\": 1}\n";
+    folder.write("x.jsonl", rows);
+    for (filter, expected) in [
+        ("prompt <> '' AND scroe > 2", "no column `scroe`, at character 18 of the expression"),
+        ("length(promt) > 2", "did you mean `prompt`?"),
+        ("score > '2'", "TEXT and INTEGER have no type in common, at character 9 of the expression"),
+        ("score >", "expected an expression, and the expression ends"),
+        ("median(score) > 2", "no function `median`, at character 1 of the expression"),
+    ] {
+        let error = refused(&folder, &format!("from: x.jsonl, where: \"{filter}\""));
+        assert!(error.contains(expected) && error.contains("p.yaml:3"), "{filter}: {error}");
+    }
 }

@@ -59,7 +59,7 @@ pub struct Read {
     /// The pairs that a row of ranked answers makes (`nectar`, `nemo_rl`); `best_worst` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair_rule: Option<PairRule>,
-    /// A SQL expression over the source's columns; rows where it is not true are left out.
+    /// A SQL expression over the source's columns, with the meaning that DuckDB gives it; rows where it is not true are left out.
     #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
     /// Share of the rows to take, in (0, 1], chosen by a stable hash of the row.
@@ -245,9 +245,7 @@ impl Read {
         if self.limit == Some(0) {
             problems.push(Problem::at("limit", "limit is 0, which takes no row; it must be above 0"));
         }
-        if let Some(Err(error)) = self.filter.as_deref().map(Filter::parse) {
-            problems.push(Problem::at("where", error));
-        }
+        problems.extend(self.filter(schema).and_then(Result::err));
         if self.names_parts() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
             let message = format!("format `{}` has column names of its own", self.format.name());
             problems.push(
@@ -324,6 +322,14 @@ impl Read {
         ids::repeated(dataset, &name)
     }
 
+    /// The condition on rows of a source with `schema`, and with the ids that they get.
+    fn filter(&self, schema: &Schema) -> Option<Result<Filter, Problem>> {
+        let text = self.filter.as_deref()?;
+        let mut fields: Vec<Field> = schema.fields().iter().map(|field| Field::clone(field)).collect();
+        put(&mut fields, Field::new(ROW_ID, ids::kind(schema, self.id_column()).unwrap_or(DataType::Utf8), false));
+        Some(Filter::new(text, &Schema::new(fields)))
+    }
+
     /// Whether column `name` of the source goes on.
     fn keeps(&self, name: &str) -> bool {
         name == ROW_ID || self.select.as_ref().is_none_or(|select| select.iter().any(|selected| selected == name))
@@ -359,8 +365,8 @@ impl Read {
         let wrong = |problem: &Problem| Error::data(Place::default(), &problem.message);
         let out = self.columns(schema).map_err(|problems| wrong(&problems[0]))?;
         let form = self.form(&rename::renamed(&self.rename, schema)).map_err(|problem| wrong(&problem))?;
-        let filter = self.filter.as_deref().map(Filter::parse).transpose();
-        let filter = filter.map_err(|message| Error::data(Place::default(), message))?;
+        let filter = self.filter(&rename::renamed(&self.rename, schema)).transpose();
+        let filter = filter.map_err(|problem| wrong(&problem))?;
         Ok(Reader { read: self.clone(), filter, form, schema: out })
     }
 }

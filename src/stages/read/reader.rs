@@ -49,7 +49,7 @@ impl Reader {
         let mut wanted: BTreeSet<String> =
             self.read.select.as_ref().map(|_| select.chain([self.read.id_column().to_owned()]))?.collect();
         if let Some(filter) = &self.filter {
-            wanted.extend(filter.columns()?);
+            wanted.extend(filter.columns());
         }
         match self.form {
             Some(form) => wanted.extend(form.reads(&self.read.columns.clone().unwrap_or_default())),
