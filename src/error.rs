@@ -1,7 +1,7 @@
 //! What can go wrong, said so that somebody at 2 a.m. can act on it: what, where, and the way out.
 //!
 //! [`Error`] is the only error type that leaves the crate. Everything that names a position in data carries a
-//! [`Place`]; everything that names a position in a pipeline file is a [`Problem`].
+//! [`Place`]; everything that names a position in a pipeline file is a [`Problem`], and a [`Mistake`] once the file is known.
 
 mod caught;
 mod suggest;
@@ -103,13 +103,38 @@ impl Problem {
     }
 }
 
+/// A mistake in a pipeline file and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Line and column, from 1.
+    pub at: (u64, u64),
+    /// What is wrong.
+    pub message: String,
+    /// The way out.
+    pub help: Option<String>,
+}
+
+impl Mistake {
+    /// The mistake as text, in the file `file`: `file:line:column: message`, and the way out in a line of its own.
+    pub fn within(&self, file: &str) -> String {
+        let (line, column) = self.at;
+        let help = self.help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
+        format!("{file}:{line}:{column}: {}{help}", self.message)
+    }
+}
+
 /// Everything that ends a command.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The pipeline file is wrong; each entry is one rendered problem with its position.
-    #[error("{}", .0.join("\n\n"))]
-    Pipeline(Vec<String>),
+    /// The pipeline file is wrong.
+    #[error("{}", mistakes.iter().map(|mistake| mistake.within(file)).collect::<Vec<_>>().join("\n\n"))]
+    Pipeline {
+        /// The path of the file.
+        file: String,
+        /// At least one, in the order of the file.
+        mistakes: Vec<Mistake>,
+    },
     /// Data that cannot be read or used.
     #[error("{place}{}{message}", if *place == Place::default() { "" } else { ": " })]
     Data {
@@ -158,6 +183,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// A pipeline file with `mistakes`.
+    pub fn pipeline(file: impl Into<String>, mistakes: Vec<Mistake>) -> Self {
+        Self::Pipeline { file: file.into(), mistakes }
+    }
+
     /// Data that cannot be read or used.
     pub fn data(place: Place, message: impl fmt::Display) -> Self {
         Self::Data { place, message: message.to_string() }
@@ -176,7 +206,7 @@ impl Error {
     /// Names the stage in which the error happened.
     pub fn in_stage(self, stage: &str) -> Self {
         match self {
-            Self::Pipeline(_) | Self::Stage { .. } | Self::InStage { .. } | Self::Interrupted => self,
+            Self::Pipeline { .. } | Self::Stage { .. } | Self::InStage { .. } | Self::Interrupted => self,
             source => Self::InStage { stage: stage.to_owned(), source: Box::new(source) },
         }
     }
@@ -184,7 +214,7 @@ impl Error {
     /// The process exit code: 1 failed, 75 try again, 78 bad pipeline file, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Pipeline(_) => 78,
+            Self::Pipeline { .. } => 78,
             Self::Store { retryable: true, .. } => 75,
             Self::InStage { source, .. } => source.exit_code(),
             Self::Interrupted => 130,

@@ -27,7 +27,7 @@ use crate::io::Location;
 use crate::monitor::Monitor;
 use crate::pipeline::estimate::estimate;
 use crate::pipeline::plan::warn;
-use crate::pipeline::{Options, Planned, Share, Sources, Spec, Suite, Work, run, schema, sweep};
+use crate::pipeline::{Assignment, Options, Planned, Share, Sources, Spec, Suite, run, schema, sweep};
 
 /// Selective preference optimization as a dataflow pipeline over columnar data.
 #[derive(Debug, Parser)]
@@ -213,11 +213,11 @@ fn dispatch(command: Command) -> Result<()> {
             print(&plain(&format!("{variants}{}", plan::text(plan, &estimate(plan)?))))
         }),
         Command::Run { pipeline, fresh, verify, only, share, json } => {
-            let work = share.map_or(Work::All, Work::Share);
-            pipeline.run(&Options { fresh, verify, only, work }, json)
+            let assignment = share.map_or(Assignment::All, Assignment::Share);
+            pipeline.run(&Options { fresh, verify, only, assignment }, json)
         }
         Command::Merge { pipeline, only, json } => {
-            pipeline.run(&Options { only, work: Work::Merge, ..Options::default() }, json)
+            pipeline.run(&Options { only, assignment: Assignment::Merge, ..Options::default() }, json)
         }
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Pipeline;
 use super::progress::Progress;
 use crate::error::Result;
-use crate::pipeline::run::{Kept, kept, orphans};
+use crate::pipeline::run::{KeptFolder, kept, orphans};
 
 #[derive(Debug, Args)]
 pub(super) struct Runs {
@@ -67,7 +67,7 @@ impl Runs {
     }
 }
 
-fn list(kept: &[Kept]) -> String {
+fn list(kept: &[KeptFolder]) -> String {
     let head = ["stage", "fingerprint", "", "", "files", "size", "idle"];
     let mut out = String::new();
     let mut line = |cells: [&str; 7]| {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::csv::ReaderBuilder;
 use arrow::csv::reader::{Decoder, Format};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -75,9 +76,12 @@ impl File {
         let file = self.clone();
         let batch_rows = batch_rows.min((VALUES as usize / self.schema.fields().len().max(1)).max(1));
         let mut rows = rows(&self.location)?;
-        // The header.
-        rows.next().transpose()?;
-        let mut decoder = ReaderBuilder::new(self.schema.clone()).with_batch_size(batch_rows).build_decoder();
+        let builder = ReaderBuilder::new(self.schema.clone()).with_header(true).with_batch_size(batch_rows);
+        let mut decoder = builder.build_decoder();
+        if let Some(header) = rows.next().transpose()? {
+            let decoded = decoder.decode(header.text.as_bytes());
+            decoded.map_err(|error| Error::data(Place::file(&self.location), error))?;
+        }
         Ok(std::iter::from_fn(move || file.batch(&mut rows, &mut decoder, batch_rows).transpose()))
     }
 
@@ -100,7 +104,12 @@ impl File {
             taken += 1;
             bytes += row.text.len();
         }
-        let batch = decoder.flush().map_err(|error| Error::data(Place::file(&self.location).row(first_row), error))?;
+        let wrong = |error: &dyn Display| Error::data(Place::file(&self.location).row(first_row), error);
+        let batch = decoder.flush().map_err(|error| wrong(&error))?;
+        let found = batch.as_ref().map_or(0, RecordBatch::num_rows);
+        if found != taken {
+            return Err(wrong(&format!("{taken} rows that read as {found}")));
+        }
         Ok(batch.map(|batch| Chunk { batch, first_row }))
     }
 }
@@ -127,6 +136,14 @@ mod tests {
         assert_eq!(chunks.iter().map(|chunk| chunk.first_row).collect::<Vec<_>>(), [1, 3]);
         let [a, b] = ["a", "b"].map(|name| chunks[0].batch.column_by_name(name).unwrap().as_string::<i32>().clone());
         assert_eq!((a.value(0), b.value(0), a.is_null(1), b.value(1)), ("x,\n\"y\"", "007", true, "1.0"));
+    }
+
+    /// Only the first bytes of a file are a mark.
+    #[test]
+    fn a_byte_order_mark_in_a_field_stays() {
+        let (_folder, file) = file("a\n\u{feff}x\n");
+        let chunks: Vec<Chunk> = file.unwrap().read(2).unwrap().collect::<Result<_>>().unwrap();
+        assert_eq!(chunks[0].batch.column(0).as_string::<i32>().value(0), "\u{feff}x");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! RecordBatch --> TableWriter --finish--> a file that appears whole
 //! ```
 
-pub mod ahead;
 pub mod bounds;
 mod conform;
 pub mod csv;
@@ -30,6 +29,7 @@ pub mod mirror;
 mod nonce;
 pub mod owned;
 pub mod parquet;
+pub mod prefetch;
 pub mod session;
 mod stamps;
 pub mod storage;
@@ -45,13 +45,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-pub use ahead::ahead;
 pub use bounds::Bound;
 pub use dataset::{Chunk, Dataset, Unit};
 pub use lease::Lease;
 pub use mirror::Mirror;
 pub use nonce::nonce;
 pub use owned::{Claim, Owned, Owner};
+pub use prefetch::prefetch;
 pub use stamps::Stamps;
 pub use storage::Storage;
 pub use store::{Canonical, Found, Listed, Location, Stores};

@@ -215,19 +215,23 @@ impl Owned {
         self.save()
     }
 
-    /// Records the file `path` before it is made. It may replace a file of that name that is recorded, and no other.
+    /// Records the file `path`, without size and digest, before it is made. It may replace a file of that name that is
+    /// recorded, and no other. A run that is killed between the replacement and [`Self::made`] leaves no digest of the
+    /// file that was there before.
     ///
     /// # Errors
     /// A file of that name that this program did not make; a store that fails.
     pub fn expect(&mut self, path: &str) -> Result<Location> {
         let file = self.folder.join(path);
-        if !self.record.files.contains_key(path) {
-            if file.exists()? {
+        match self.record.files.get(path) {
+            Some(None) => return Ok(file),
+            None if file.exists()? => {
                 return Err(refused(&file, &"sepo did not make this file and does not replace it; move it away"));
             }
-            self.record.files.insert(path.to_owned(), None);
-            self.save()?;
+            Some(Some(_)) | None => {}
         }
+        self.record.files.insert(path.to_owned(), None);
+        self.save()?;
         Ok(file)
     }
 
@@ -434,6 +438,18 @@ mod tests {
         let stayed = owned.remove(&BTreeMap::new()).unwrap();
         assert_eq!(stayed, ["a.bin", "deep/notes.txt", "part-0.json", "part-00002.json"]);
         assert_eq!(names(&at), stayed);
+    }
+
+    #[test]
+    fn a_file_that_is_made_again_has_no_digest_until_it_is_finished() {
+        let (_temporary, at) = folder();
+        let mut owned = claim(&at, &owner("s")).unwrap();
+        owned.expect("a.bin").unwrap().write("first").unwrap();
+        owned.made("a.bin", at.join("a.bin").digest().unwrap().unwrap()).unwrap();
+        owned.expect("a.bin").unwrap().write("again").unwrap();
+        let killed = Owned::open(at).unwrap().unwrap();
+        assert_eq!(killed.files().collect::<Vec<_>>(), [("a.bin", None)]);
+        assert_eq!(killed.difference(Depth::Digest).unwrap(), Difference::default());
     }
 
     #[test]

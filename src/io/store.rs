@@ -36,7 +36,7 @@ use local::Draft;
 pub use scan::Found;
 pub use stamp::{Answer, Inode, Stamp, Unchanged};
 pub use upload::Upload;
-use wrong::Hope;
+use wrong::Retryability;
 
 /// Sequential reads fetch this much at a time, uploads send it.
 const BLOCK: usize = 8 << 20;
@@ -94,7 +94,7 @@ impl Location {
     /// The same file or folder; a request that fails is not tried again later than `limit` after it began.
     pub(crate) fn within(&self, limit: Duration) -> Self {
         let mut client = self.client.clone();
-        client.patience.retry.timeout = client.patience.retry.timeout.min(limit.as_secs());
+        client.retry_policy.retry.timeout = client.retry_policy.retry.timeout.min(limit.as_secs());
         Self { client, ..self.clone() }
     }
 
@@ -134,7 +134,7 @@ impl Location {
     /// The file's content, and none where there is no such file.
     pub fn read(&self) -> Result<Option<Bytes>> {
         let read = |_| async { self.client.objects.get(&self.path).await?.bytes().await };
-        self.if_present(persist(&self.client.patience, read))
+        self.if_present(persist(&self.client.retry_policy, read))
     }
 
     /// The file's size and digest, and none where there is no such file. Reads all of it.
@@ -173,7 +173,7 @@ impl Location {
         self.pass()?;
         let payload = PutPayload::from_bytes(bytes);
         let put = |_| self.client.objects.put(&self.path, payload.clone());
-        persist(&self.client.patience, put).map(drop).map_err(|error| self.error(&error))
+        persist(&self.client.retry_policy, put).map(drop).map_err(|error| self.error(&error))
     }
 
     /// Writes a whole file unless there is one; false where there was.
@@ -195,7 +195,7 @@ impl Location {
             tries = before;
             self.client.objects.put_opts(&self.path, payload.clone(), PutMode::Create.into())
         };
-        match persist(&self.client.patience, put) {
+        match persist(&self.client.retry_policy, put) {
             Ok(_) => Ok(true),
             // A try whose answer was lost may have made it.
             Err(StoreError::AlreadyExists { .. }) => Ok(tries > 0 && self.read()? == Some(bytes)),
@@ -214,7 +214,7 @@ impl Location {
             return Ok(Vec::new());
         }
         let list = |_| self.client.objects.list(Some(&self.path)).try_collect::<Vec<ObjectMeta>>();
-        let mut listed = persist(&self.client.patience, list).map_err(|error| self.error(&error))?;
+        let mut listed = persist(&self.client.retry_policy, list).map_err(|error| self.error(&error))?;
         listed.sort_by(|a, b| a.location.cmp(&b.location));
         let below = |meta: ObjectMeta| {
             let parts: Vec<_> = meta.location.prefix_match(&self.path)?.collect();
@@ -236,7 +236,7 @@ impl Location {
             return scan::entries(local).map_err(|error| failed(&self.shown, &error));
         }
         let list = |_| self.client.objects.list_with_delimiter(Some(&self.path));
-        let listed = persist(&self.client.patience, list).map_err(|error| self.error(&error))?;
+        let listed = persist(&self.client.retry_policy, list).map_err(|error| self.error(&error))?;
         let files = listed.objects.into_iter().map(|meta| meta.location);
         let paths = files.chain(listed.common_prefixes).filter(|path| *path != self.path);
         let mut names: Vec<String> = paths.filter_map(|path| path.filename().map(str::to_owned)).collect();
@@ -253,7 +253,7 @@ impl Location {
             return scan::below(local).map_err(|error| failed(&self.shown, &error));
         }
         let list = |_| self.client.objects.list(Some(&self.path)).try_collect::<Vec<ObjectMeta>>();
-        let listed = persist(&self.client.patience, list).map_err(|error| self.error(&error))?;
+        let listed = persist(&self.client.retry_policy, list).map_err(|error| self.error(&error))?;
         let found = |meta: ObjectMeta| {
             let parts: Vec<_> = meta.location.prefix_match(&self.path)?.collect();
             let names: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
@@ -271,7 +271,7 @@ impl Location {
             return local::remove(local).map_err(|error| failed(&self.shown, &error));
         }
         self.pass()?;
-        match persist(&self.client.patience, |_| self.client.objects.delete(&self.path)) {
+        match persist(&self.client.retry_policy, |_| self.client.objects.delete(&self.path)) {
             // An earlier try, or somebody else, was faster.
             Err(StoreError::NotFound { .. }) => Ok(()),
             deleted => deleted.map_err(|error| self.error(&error)),
@@ -285,7 +285,7 @@ impl Location {
         }
         to.pass()?;
         let copy = |_| self.client.objects.copy(&self.path, &to.path);
-        persist(&self.client.patience, copy).map_err(|error| self.error(&error))?;
+        persist(&self.client.retry_policy, copy).map_err(|error| self.error(&error))?;
         self.delete()
     }
 
@@ -332,13 +332,13 @@ impl Location {
     }
 
     fn meta(&self) -> Result<Option<ObjectMeta>> {
-        let head = persist(&self.client.patience, |_| self.client.objects.head(&self.path));
+        let head = persist(&self.client.retry_policy, |_| self.client.objects.head(&self.path));
         match head {
             // A signed URL holds for GET alone.
             Err(error) if self.client.kind == Kind::Web && !matches!(error, StoreError::NotFound { .. }) => {
                 let first = || GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
                 let get = |_| self.client.objects.get_opts(&self.path, first());
-                self.if_present(persist(&self.client.patience, get).map(|found| found.meta))
+                self.if_present(persist(&self.client.retry_policy, get).map(|found| found.meta))
             }
             head => self.if_present(head),
         }
@@ -359,7 +359,7 @@ impl Location {
     }
 
     fn error(&self, error: &StoreError) -> Error {
-        let retryable = self.local.is_none() && wrong::hope(error) == Hope::Later;
+        let retryable = self.local.is_none() && wrong::retryability(error) == Retryability::Later;
         let help = if retryable { "; the store kept failing, run the same command again later" } else { "" };
         Error::Store { path: self.shown.clone(), message: format!("{}{help}", wrong::message(error)), retryable }
     }

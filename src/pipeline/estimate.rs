@@ -6,10 +6,10 @@ mod training;
 
 use std::collections::BTreeMap;
 
-use super::flow::{Flow, Station};
+use super::flow::{Flow, Step};
 use super::plan::{Node, Plan};
 use super::report::{Reports, add};
-use super::supplies::Supplies;
+use super::supplies::NodeResources;
 use crate::columns::PROMPT_IDS;
 use crate::error::{Error, Result};
 use crate::model::cost::Workload;
@@ -83,9 +83,9 @@ fn volume(plan: &Plan, node: &Node, estimates: &BTreeMap<String, Estimate>) -> V
     known.unwrap_or_else(|| volume(plan, input, estimates))
 }
 
-/// The source of `node`'s rows and the stations up to and including it. What comes after the first stage with models or with
+/// The source of `node`'s rows and the steps up to and including it. What comes after the first stage with models or with
 /// derived columns keeps its rows but for the rarest.
-fn path(plan: &Plan, node: &Node) -> Result<Option<(Flow, Vec<Station>)>> {
+fn path(plan: &Plan, node: &Node) -> Result<Option<(Flow, Vec<Step>)>> {
     let operation = node.operation();
     let rows = match operation.shape() {
         Shape::Source(_) => return Ok(Some((Flow::source(node)?, Vec::new()))),
@@ -93,21 +93,21 @@ fn path(plan: &Plan, node: &Node) -> Result<Option<(Flow, Vec<Station>)>> {
         _ => return Ok(None),
     };
     let input = operation.inputs().first().and_then(|(_, input)| plan.node(input));
-    let Some((flow, mut stations)) = input.map(|input| path(plan, input)).transpose()?.flatten() else {
+    let Some((flow, mut steps)) = input.map(|input| path(plan, input)).transpose()?.flatten() else {
         return Ok(None);
     };
     let untrained = |name: &str| Err(Error::stage(name, "is not trained yet"));
-    stations.push(Station::new(&node.id, rows.open(&Supplies::new(plan, node, &untrained))?));
-    Ok(Some((flow, stations)))
+    steps.push(Step::new(&node.id, rows.open(&NodeResources::new(plan, node, &untrained))?));
+    Ok(Some((flow, steps)))
 }
 
 fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
-    let Some((flow, mut stations)) = path(plan, node)? else { return Ok(None) };
+    let Some((flow, mut steps)) = path(plan, node)? else { return Ok(None) };
     let (mut reports, mut sampled, mut sums) = (Reports::new(), 0, None);
     let units = flow.units.len();
     let probes = PROBES.min(units);
     for probe in 0..probes {
-        let passed = flow.run(probe * units / probes, &Reports::new(), &mut stations, &mut |batch| {
+        let passed = flow.run(probe * units / probes, &Reports::new(), &mut steps, &mut |batch| {
             sampled += batch.num_rows() as u64;
             if batch.column_by_name(PROMPT_IDS).is_some() {
                 let (tokens, work) = sums.get_or_insert(([0.0; 3], Workload::default()));

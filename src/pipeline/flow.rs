@@ -9,7 +9,7 @@ use super::plan::Node;
 use super::rejects::{Folder, Rejects, TooMany};
 use super::report::Reports;
 use crate::error::{Error, Result};
-use crate::io::{Dataset, Unit, ahead};
+use crate::io::{Dataset, Unit, prefetch};
 use crate::stages::positions::Fitting;
 use crate::stages::read::Reader;
 use crate::stages::{Derived, Shape, Transform};
@@ -37,12 +37,12 @@ pub(super) struct Flow {
 }
 
 /// A transform at work, with the id of its stage.
-pub(super) struct Station {
+pub(super) struct Step {
     pub(super) id: String,
     pub(super) work: Box<dyn Transform>,
 }
 
-impl Station {
+impl Step {
     pub(super) fn new(id: &str, work: Box<dyn Transform>) -> Self {
         Self { id: id.to_owned(), work }
     }
@@ -136,30 +136,30 @@ impl Flow {
     }
 
     /// The transforms that every pass over this flow begins with.
-    pub(super) fn stations(&self) -> Vec<Station> {
-        let derived = self.derived.iter().map(|(id, stage)| Station::new(id, stage.open()));
-        derived.chain(self.end.iter().map(|(id, fitting)| Station::new(id, Box::new(fitting.clone())))).collect()
+    pub(super) fn steps(&self) -> Vec<Step> {
+        let derived = self.derived.iter().map(|(id, stage)| Step::new(id, stage.open()));
+        derived.chain(self.end.iter().map(|(id, fitting)| Step::new(id, Box::new(fitting.clone())))).collect()
     }
 
-    /// The stages that count the rows of a pass through `stations`, in order.
-    pub(super) fn way(&self, stations: impl IntoIterator<Item = String>) -> Vec<String> {
-        self.reader.iter().map(|(id, _)| id.clone()).chain(stations).collect()
+    /// The stages that count the rows of a pass through `steps`, in order.
+    pub(super) fn way(&self, steps: impl IntoIterator<Item = String>) -> Vec<String> {
+        self.reader.iter().map(|(id, _)| id.clone()).chain(steps).collect()
     }
 
-    /// Runs unit `index` through `stations`; `take` gets the rows and says whether it wants more. `before` is what the
+    /// Runs unit `index` through `steps`; `take` gets the rows and says whether it wants more. `before` is what the
     /// units before this one counted.
     pub(super) fn run(
         &self,
         index: usize,
         before: &Reports,
-        stations: &mut [Station],
+        steps: &mut [Step],
         take: &mut dyn FnMut(RecordBatch) -> Result<bool>,
     ) -> Result<Passed> {
         let (unit, mut left) = self.units[index].clone();
         let file = self.dataset.file(&unit).to_string();
         let mut passed = Passed::default();
         self.dataset.unchanged(&unit)?;
-        for chunk in ahead(self.dataset.read(&unit, BATCH_ROWS)?) {
+        for chunk in prefetch(self.dataset.read(&unit, BATCH_ROWS)?) {
             let chunk = chunk?;
             let mut batch = match &self.reader {
                 None => chunk.batch,
@@ -175,11 +175,11 @@ impl Flow {
                     kept
                 }
             };
-            for station in stations.iter_mut() {
+            for step in steps.iter_mut() {
                 let came = batch.clone();
                 let start = Instant::now();
-                let outcome = station.work.apply(batch).map_err(|error| error.in_stage(&station.id))?;
-                passed.count(&station.id, start, &came, outcome.kept.num_rows(), &outcome.set_aside);
+                let outcome = step.work.apply(batch).map_err(|error| error.in_stage(&step.id))?;
+                passed.count(&step.id, start, &came, outcome.kept.num_rows(), &outcome.set_aside);
                 batch = outcome.kept;
             }
             if batch.num_rows() > 0 && !take(batch)? || left == 0 {
@@ -192,9 +192,9 @@ impl Flow {
         }
         // Rows of another version must not be kept.
         self.dataset.unchanged(&unit)?;
-        for station in stations {
-            let report = passed.reports.entry(station.id.clone()).or_default();
-            report.metrics = station.work.counted();
+        for step in steps {
+            let report = passed.reports.entry(step.id.clone()).or_default();
+            report.metrics = step.work.counted();
         }
         Ok(passed)
     }

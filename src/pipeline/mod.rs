@@ -32,7 +32,7 @@ mod vocabulary;
 pub use plan::Plan;
 pub use planned::Planned;
 pub use report::Report;
-pub use run::{Options, Share, Work, run};
+pub use run::{Assignment, Options, Share, run};
 pub use sources::Sources;
 pub use spec::Spec;
 pub use suite::Suite;

@@ -196,7 +196,7 @@ impl Plan {
         if !problems.is_empty() {
             return Err(spec.report(problems));
         }
-        plan.warnings = spec.placed(doubtful::warnings(&plan));
+        plan.warnings = spec.placed(doubtful::warnings(&plan)).iter().map(|found| found.within(spec.name())).collect();
         Ok(plan)
     }
 

@@ -8,21 +8,13 @@ use serde_json::{Map, Number, Value};
 
 use super::foreign;
 use super::tree::{Content, Node};
-use crate::error::{nearest, suggest};
+use crate::error::{Mistake, nearest, suggest};
 
 pub use editor::for_editors;
 
 /// The JSON Schema of `T`.
 pub fn of<T: JsonSchema>() -> Value {
     schemars::schema_for!(T).to_value()
-}
-
-/// A mistake and where it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Mistake {
-    pub(super) at: (u64, u64),
-    pub(super) message: String,
-    pub(super) help: Option<String>,
 }
 
 /// Checks `node` against `schema`, whose definitions are in `root`; gives scalars that came from variables their types.

@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::schema::{self, Mistake};
+use super::schema;
 use super::sweep::Sweep;
 use super::tree::{Allowance, Content, Node, Vars, expand, lookup};
-use crate::error::{Error, Problem, Result};
+use crate::error::{Error, Mistake, Problem, Result};
 use crate::io::Storage;
 use crate::model::{DeviceSpec, Precision};
 use crate::stages::Stage;
@@ -97,13 +97,18 @@ impl Spec {
     /// # Errors
     /// Every mistake of syntax and shape, each with its position.
     pub fn parse(text: &str, name: &str, vars: &[(String, String)]) -> Result<Self> {
-        let fail = |mistakes: Vec<Mistake>| Error::Pipeline(mistakes.iter().map(|m| render(name, m)).collect());
-        let mut tree = Node::parse(text).map_err(|message| Error::Pipeline(vec![format!("{name}: {message}")]))?;
+        let fail = |mistakes: Vec<Mistake>| Error::pipeline(name, mistakes);
+        let mut tree = Node::parse(text).map_err(|mistake| fail(vec![mistake]))?;
         let mut mistakes = repeated(&mut tree);
         let allowance = Allowance::default();
         let vars = variables(&tree, vars, &allowance, &mut mistakes);
         let mut unknown = Vec::new();
-        tree.substitute(&|name| allowance.take(lookup(&vars, name)?), &mut unknown);
+        if let Content::Map(entries) = &mut tree.content {
+            // What is wrong with the variables themselves was found when they got their values.
+            for entry in entries.iter_mut().filter(|entry| entry.key != "vars") {
+                entry.value.substitute(&|name| allowance.take(lookup(&vars, name)?), &mut unknown);
+            }
+        }
         mistakes.extend(unknown.into_iter().map(|(at, message)| Mistake { at, message, help: None }));
         let root = schema::of::<File>();
         schema::check(&mut tree, &root, &root, &mut mistakes);
@@ -135,11 +140,11 @@ impl Spec {
 
     /// All `problems` with their positions, in the order of the file.
     pub fn report(&self, problems: Vec<Problem>) -> Error {
-        Error::Pipeline(self.placed(problems))
+        Error::pipeline(&self.name, self.placed(problems))
     }
 
-    /// Each of `problems` as a line with its position, in the order of the file.
-    pub(super) fn placed(&self, problems: Vec<Problem>) -> Vec<String> {
+    /// Each of `problems` with its position, in the order of the file.
+    pub(super) fn placed(&self, problems: Vec<Problem>) -> Vec<Mistake> {
         let mistakes = problems.into_iter().map(|problem| Mistake {
             at: self.tree.locate(&problem.path),
             message: problem.message,
@@ -148,7 +153,7 @@ impl Spec {
         let mut mistakes: Vec<Mistake> = mistakes.collect();
         mistakes.sort_by_key(|mistake| mistake.at);
         mistakes.dedup();
-        mistakes.iter().map(|mistake| render(&self.name, mistake)).collect()
+        mistakes
     }
 }
 
@@ -169,13 +174,6 @@ fn unknown_device(tree: &Node) -> Option<Mistake> {
     let is_gpu = ["cuda", "gpu", "nvidia", "auto"].iter().any(|word| text.to_lowercase().contains(word));
     let help = is_gpu.then(|| "an NVIDIA GPU is `libtorch:cuda:0`, in a build with `--features tch`".to_owned());
     Some(Mistake { at: device.at, message, help })
-}
-
-/// `mistake` as a line, in the file `name`.
-pub(super) fn render(name: &str, mistake: &Mistake) -> String {
-    let (line, column) = mistake.at;
-    let help = mistake.help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
-    format!("{name}:{line}:{column}: {}{help}", mistake.message)
 }
 
 /// The values of all variables; defaults may use variables that stand before them.

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::schema;
-use super::spec::{render, repeated};
+use super::spec::repeated;
 use super::tree::Node;
-use crate::error::{Error, Result};
+use crate::error::{Error, Mistake, Result};
 
 /// A list of pipeline files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,10 +35,11 @@ impl Suite {
         let (root, mut mistakes) = (schema::of::<Self>(), repeated(&mut tree));
         schema::check(&mut tree, &root, &root, &mut mistakes);
         if !mistakes.is_empty() {
-            return Err(Error::Pipeline(mistakes.iter().map(|mistake| render(name, mistake)).collect()));
+            return Err(Error::pipeline(name, mistakes));
         }
         let suite = serde_json::from_value(tree.to_json());
-        suite.map(Some).map_err(|error| Error::Pipeline(vec![format!("{name}: {error}")]))
+        let mistake = |error: serde_json::Error| Mistake { at: (1, 1), message: error.to_string(), help: None };
+        suite.map(Some).map_err(|error| Error::pipeline(name, vec![mistake(error)]))
     }
 
     /// Its variables as on the command line.

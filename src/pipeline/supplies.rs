@@ -10,20 +10,20 @@ use crate::stages::Resources;
 use crate::text::Tokenizer;
 
 /// The resources of one stage of a plan.
-pub(super) struct Supplies<'a> {
+pub(super) struct NodeResources<'a> {
     plan: &'a Plan,
     node: &'a Node,
     /// Finds the models that `train` stages made.
     trained: &'a dyn Fn(&str) -> Result<ModelSource>,
 }
 
-impl<'a> Supplies<'a> {
+impl<'a> NodeResources<'a> {
     pub(super) fn new(plan: &'a Plan, node: &'a Node, trained: &'a dyn Fn(&str) -> Result<ModelSource>) -> Self {
         Self { plan, node, trained }
     }
 }
 
-impl Resources for Supplies<'_> {
+impl Resources for NodeResources<'_> {
     fn model(&self, name: &str) -> Result<ModelSource> {
         // Fingerprints cover the models that a stage names, and no others.
         if !self.node.operation().models().iter().any(|model| model.name == name) {

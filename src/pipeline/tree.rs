@@ -9,6 +9,8 @@ use serde_json::{Map, Number, Value};
 use serde_saphyr::Spanned;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
+use crate::error::Mistake;
+
 /// Line and column in a file, both from 1.
 pub(super) type Position = (u64, u64);
 
@@ -43,11 +45,17 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// Parses YAML; the error is rendered, with position and the lines around it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    /// Parses YAML.
+    pub(super) fn parse(text: &str) -> Result<Self, Mistake> {
         // All keys that stand twice are found by `take_repeated`, not the first one alone.
         let options = serde_saphyr::options! { duplicate_keys: DuplicateKeyPolicy::PassThrough };
-        serde_saphyr::from_str_with_options::<Self>(text, options).map_err(|error| error.render())
+        serde_saphyr::from_str_with_options::<Self>(text, options).map_err(|error| {
+            let at = error.location().map_or((1, 1), |location| (location.line(), location.column()));
+            let message = error.without_snippet().to_string();
+            // The position stands in front.
+            let message = message.split(" at line ").next().unwrap_or_default().to_owned();
+            Mistake { at, message, help: None }
+        })
     }
 
     /// The value under `key`.
@@ -204,6 +212,7 @@ pub(super) fn lookup(vars: &Vars, name: &str) -> Result<String, Unresolved> {
     match (name.strip_prefix("env:"), vars.get(name)) {
         (Some(env), _) => Ok(std::env::var(env).map_err(|_| format!("environment variable `{env}` is not set"))?),
         (None, Some(value)) => value.clone().ok_or(Unresolved(None)),
+        (None, None) if vars.is_empty() => Err(format!("no variable `{name}`; none stands before it").into()),
         (None, None) => {
             let names = vars.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             Err(format!("no variable `{name}`; there are {names}").into())

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::columns::Side;
 use crate::columns::lists::{floats, masks};
-use crate::error::{Problem, Result};
+use crate::error::{Error, Problem, Result};
 
 /// Compares rewards and masks with known answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,8 +39,11 @@ impl Audit {
     }
 }
 
+/// The most tokens that are ranked: their values, at most 32 bytes a token, stay in memory.
+const MOST_TOKENS: u64 = 1 << 26;
+
 /// Values of one kind of reward: (value, planted), high where the token should be a key token.
-type Ranked = Vec<(f64, bool)>;
+type Ranked = Vec<(f32, bool)>;
 
 /// What was seen of one kind of reward.
 #[derive(Debug, Default)]
@@ -54,7 +57,7 @@ struct Ranking {
 }
 
 impl Ranking {
-    fn add(&mut self, value: f64, planted: bool) {
+    fn add(&mut self, value: f32, planted: bool) {
         self.tokens.push((value, planted));
         match self.places.last_mut() {
             Some((highest, _)) if planted && self.in_place => *highest = highest.max(value),
@@ -66,9 +69,10 @@ impl Ranking {
 
 /// What was seen of both sides.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct AuditSums {
     /// By side: the reward, the reference's log-probability, a random number.
     rankings: [[Ranking; 3]; 2],
+    tokens: u64,
     planted: [u64; 2],
     caught: [u64; 2],
     gathered: [Gathered; 2],
@@ -102,32 +106,38 @@ impl Gathered {
     }
 }
 
-impl Seen {
+impl AuditSums {
     /// Adds the rows of `batch`.
+    ///
+    /// # Errors
+    /// A column that is not there or has another type; more than 2^26 tokens in all.
     pub fn add(&mut self, batch: &RecordBatch, spans: &str) -> Result<()> {
         for (index, side) in Side::BOTH.into_iter().enumerate() {
-            let sign = if side == Side::Chosen { 1.0 } else { -1.0 };
+            let sign = if side == Side::Chosen { 1.0_f32 } else { -1.0 };
             let (rewards, reference) = (floats(batch, &side.token_rewards())?, floats(batch, &side.ref_logps())?);
             let (planted, key) = (masks(batch, &span_mask(side, spans))?, masks(batch, &side.key_mask(None))?);
             for row in 0..batch.num_rows() {
+                self.tokens += rewards.row(row).len() as u64;
+                if self.tokens > MOST_TOKENS {
+                    let message = format!(
+                        "ranks at most {MOST_TOKENS} tokens, which stay in memory; let it read fewer rows by `limit` of `read`"
+                    );
+                    return Err(Error::stage("audit", message));
+                }
                 self.rankings[index].iter_mut().for_each(|ranking| ranking.in_place = false);
                 for token in 0..rewards.row(row).len() {
                     let planted = planted[row][token];
                     let seen = self.rankings[index][0].tokens.len() as u64;
                     let hash = blake3::hash(&(seen * 2 + index as u64).to_le_bytes());
-                    let random = f64::from(hash.as_bytes()[0]) * 256.0 + f64::from(hash.as_bytes()[1]);
-                    let values = [
-                        sign * f64::from(rewards.row(row)[token]),
-                        sign * f64::from(reference.row(row)[token]),
-                        random,
-                    ];
+                    let random = f32::from(hash.as_bytes()[0]) * 256.0 + f32::from(hash.as_bytes()[1]);
+                    let values = [sign * rewards.row(row)[token], sign * reference.row(row)[token], random];
                     for (ranking, value) in self.rankings[index].iter_mut().zip(values) {
                         ranking.add(value, planted);
                     }
                     self.planted[index] += u64::from(planted);
                     self.caught[index] += u64::from(planted && key[row][token]);
                 }
-                let own = rewards.row(row).iter().map(|reward| sign * f64::from(*reward));
+                let own = rewards.row(row).iter().map(|reward| f64::from(sign * *reward));
                 self.gathered[index].add(own.collect());
             }
         }
@@ -210,7 +220,7 @@ impl Operation for Audit {
     }
 
     fn compared(&self) -> Option<Compared> {
-        let table = Seen::default().metrics();
+        let table = AuditSums::default().metrics();
         let numbers = table.values().filter_map(Value::as_object).flat_map(|numbers| numbers.keys().cloned());
         let numbers: BTreeSet<String> = numbers.collect();
         Some(Compared { labels: table.keys().cloned().collect(), numbers: numbers.into_iter().collect() })
@@ -219,13 +229,13 @@ impl Operation for Audit {
 
 impl Ending for Audit {
     fn open(&self, _resources: &dyn Resources) -> Result<Box<dyn Sink>> {
-        Ok(Box::new(Auditing { spans: self.spans.clone(), seen: Seen::default() }))
+        Ok(Box::new(Auditing { spans: self.spans.clone(), seen: AuditSums::default() }))
     }
 }
 
 struct Auditing {
     spans: String,
-    seen: Seen,
+    seen: AuditSums,
 }
 
 impl Sink for Auditing {

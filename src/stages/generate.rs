@@ -219,8 +219,8 @@ impl Generate {
                 ("top_p".to_owned(), json!(self.top_p)),
             ]),
         };
-        let (stage, seen) = (self.clone(), Seen::default());
-        Ok(Box::new(Work { stage, generator, template, made_with, digest, chosen_by, computed, positions, seen }))
+        let (stage, seen) = (self.clone(), AnswerCounts::default());
+        Ok(Box::new(Generating { stage, generator, template, made_with, digest, chosen_by, computed, positions, seen }))
     }
 
     /// How tokens are chosen: as the stage says, or as `meant` does if the stage says so. Entries of `meant` that are not applied are
@@ -277,7 +277,7 @@ fn ends_in(config: &Value) -> BTreeSet<i32> {
     found.into_iter().filter_map(Value::as_i64).filter_map(|id| i32::try_from(id).ok()).collect()
 }
 
-struct Work {
+struct Generating {
     stage: Generate,
     generator: Generator,
     /// Why there is none is told where one is needed. None without a tokenizer.
@@ -290,18 +290,18 @@ struct Work {
     /// The numbers that the model computes in, and the kind of the device.
     computed: (Precision, &'static str),
     positions: Option<usize>,
-    seen: Seen,
+    seen: AnswerCounts,
 }
 
 /// What was written since it was last asked.
 #[derive(Default)]
-struct Seen {
+struct AnswerCounts {
     answers: u64,
     tokens: u64,
     cut: u64,
 }
 
-impl Transform for Work {
+impl Transform for Generating {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let (prompts, mut reasons) = self.prompts(&batch)?;
         for (ids, reason) in prompts.iter().zip(&mut reasons) {
@@ -354,7 +354,7 @@ impl Transform for Work {
     }
 
     fn counted(&mut self) -> Metrics {
-        let Seen { answers, tokens, cut } = take(&mut self.seen);
+        let AnswerCounts { answers, tokens, cut } = take(&mut self.seen);
         let counts = [("answers", answers), ("answer_tokens", tokens), ("cut_at_max_tokens", cut)];
         counts.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect()
     }
@@ -363,7 +363,7 @@ impl Transform for Work {
 /// The ids of prompts, and why rows have none.
 type Prompts = (Vec<Vec<i32>>, Vec<Option<&'static str>>);
 
-impl Work {
+impl Generating {
     fn prompts(&self, batch: &RecordBatch) -> Result<Prompts> {
         if batch.column_by_name(PROMPT_IDS).is_some() {
             let prompts: Vec<Vec<i32>> = ids(batch, PROMPT_IDS)?.rows().map(<[i32]>::to_vec).collect();

@@ -54,7 +54,7 @@ impl Reads {
     }
 }
 
-/// The last station of rows that end in a stage with models.
+/// The last step of rows that end in a stage with models.
 #[derive(Debug, Clone)]
 pub struct Fitting {
     /// What the models read.

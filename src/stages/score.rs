@@ -217,7 +217,14 @@ impl Score {
             None => Judge::Nobody,
         };
         let (reference, digest) = load(reference)?;
-        Ok(Box::new(Scoring { judge, reference, digest, device: device.kind(), positions, seen: Seen::default() }))
+        Ok(Box::new(Scoring {
+            judge,
+            reference,
+            digest,
+            device: device.kind(),
+            positions,
+            seen: ScoreCounts::default(),
+        }))
     }
 }
 
@@ -228,12 +235,12 @@ struct Scoring {
     digest: String,
     device: &'static str,
     positions: Option<usize>,
-    seen: Seen,
+    seen: ScoreCounts,
 }
 
 /// What was counted since it was last asked.
 #[derive(Default)]
-struct Seen {
+struct ScoreCounts {
     /// Tokens of one model's passes.
     tokens: u64,
     /// Of all models' passes.
@@ -257,7 +264,8 @@ impl Transform for Scoring {
     }
 
     fn counted(&mut self) -> Metrics {
-        let Seen { tokens, operations, rows, ranked_right, response_tokens, zero_rewards } = take(&mut self.seen);
+        let ScoreCounts { tokens, operations, rows, ranked_right, response_tokens, zero_rewards } =
+            take(&mut self.seen);
         let mut counted = Metrics::new();
         counted.insert("tokens".into(), json!(tokens));
         counted.insert("response_tokens".into(), json!(response_tokens));

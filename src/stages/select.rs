@@ -140,15 +140,15 @@ fn spread(key: &[bool], own: &[bool]) -> Vec<bool> {
     own.iter().map(|own| *own && key.next().is_some_and(|key| *key)).collect()
 }
 
-struct Work {
+struct Selecting {
     stage: Select,
     /// Since it was last asked, by mask.
-    seen: BTreeMap<Option<String>, Seen>,
+    seen: BTreeMap<Option<String>, MaskCounts>,
 }
 
 /// What was counted of one mask, on both sides.
 #[derive(Default)]
-struct Seen {
+struct MaskCounts {
     tokens: u64,
     key: u64,
     responses: u64,
@@ -167,7 +167,7 @@ fn metric(counted: &str, mask: Option<&str>) -> String {
     mask.map_or_else(|| counted.to_owned(), |mask| format!("{counted}/{mask}"))
 }
 
-impl Transform for Work {
+impl Transform for Selecting {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let keys: Vec<String> = (0..batch.num_rows())
             .map(|row| crate::columns::row_id(&batch.slice(row, 1)).unwrap_or_else(|| format!("{ROW_ID} {row}")))
@@ -206,7 +206,7 @@ impl Transform for Work {
 
     fn counted(&mut self) -> Metrics {
         let mut metrics = Metrics::new();
-        for (name, Seen { tokens, key, responses, stand_ins, ties }) in take(&mut self.seen) {
+        for (name, MaskCounts { tokens, key, responses, stand_ins, ties }) in take(&mut self.seen) {
             let counted =
                 [(KEY_TOKENS, key), (TOKENS, tokens), (RESPONSES, responses), (STAND_INS, stand_ins), (TIES, ties)];
             // Of further masks, what may be wrong with them.
@@ -258,6 +258,6 @@ impl Operation for Select {
 
 impl Derived for Select {
     fn open(&self) -> Box<dyn Transform> {
-        Box::new(Work { stage: self.clone(), seen: BTreeMap::new() })
+        Box::new(Selecting { stage: self.clone(), seen: BTreeMap::new() })
     }
 }

@@ -4,12 +4,12 @@
 mod boundary;
 mod contrast;
 mod joint;
+mod row;
 mod template;
 
-use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -23,18 +23,16 @@ use super::{
 use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::provenance::Provenance;
 use crate::columns::{
-    BETTER_PROMPT_IDS, PROMPT, PROMPT_IDS, Side, Turn, WORSE_PROMPT_IDS, list_type, messages, messages_type, put,
-    row_id, with_column, words,
+    BETTER_PROMPT_IDS, PROMPT, PROMPT_IDS, Side, WORSE_PROMPT_IDS, list_type, messages, messages_type, put, row_id,
+    with_column,
 };
 use crate::error::{Error, Place, Problem, Result};
-use crate::text::chat_template::{Context, Unrendered};
-use crate::text::{Rendered, Template, Tokenizer};
-use boundary::{Boundaries, Fault, Faults, Seen};
+use crate::text::{Template, Tokenizer};
+use boundary::{Boundaries, TokenizeCounts};
 pub use boundary::{Boundary, BoundarySetting};
 pub use contrast::Contrast;
-use contrast::reworded;
 pub use joint::BoundaryRule;
-use joint::{Encoded, Joiner, Joint};
+use row::Row;
 pub use template::TemplateChoice;
 pub(super) use template::contexts;
 
@@ -140,7 +138,15 @@ impl Tokenize {
         }
         let template = self.template.open(&tokenizer, tokenizer.eos_token())?;
         let (rule, boundaries) = (self.boundary().rule, Boundaries::new(&tokenizer));
-        let work = Work { stage: self.clone(), tokenizer, template, digest, rule, boundaries, seen: Seen::default() };
+        let work = Tokenizing {
+            stage: self.clone(),
+            tokenizer,
+            template,
+            digest,
+            rule,
+            boundaries,
+            seen: TokenizeCounts::default(),
+        };
         Ok(Box::new(work))
     }
 }
@@ -148,7 +154,7 @@ impl Tokenize {
 /// The columns of the two wordings, better first.
 const CONTRAST_IDS: [&str; 2] = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS];
 
-struct Work {
+struct Tokenizing {
     stage: Tokenize,
     tokenizer: Tokenizer,
     template: Template,
@@ -156,27 +162,10 @@ struct Work {
     rule: BoundaryRule,
     boundaries: Boundaries,
     /// Since it was last asked.
-    seen: Seen,
+    seen: TokenizeCounts,
 }
 
-#[derive(Default)]
-struct Row {
-    prompt: Vec<i32>,
-    /// The prompt in the words of the contrast, better first; empty without one.
-    contrast: [Vec<i32>; 2],
-    answers: [Vec<i32>; 2],
-    /// Which tokens of the answers are the assistant's.
-    own: [Vec<bool>; 2],
-    truncated: [bool; 2],
-    /// For every span column, the masks of both answers.
-    masks: Vec<[Vec<bool>; 2]>,
-    faults: Faults,
-    reason: Option<&'static str>,
-    /// What the template says against it.
-    refusal: Option<String>,
-}
-
-impl Transform for Work {
+impl Transform for Tokenizing {
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome> {
         let [prompts, chosen, rejected] = [PROMPT, Side::Chosen.name(), Side::Rejected.name()];
         let talk = [messages(&batch, prompts)?, messages(&batch, chosen)?, messages(&batch, rejected)?];
@@ -232,142 +221,6 @@ impl Transform for Work {
     fn counted(&mut self) -> Metrics {
         std::mem::take(&mut self.seen).metrics()
     }
-}
-
-impl Work {
-    /// The texts of a conversation, or the row that is set aside because it has none.
-    fn render(&self, prompt: &[Turn], answers: [&[Turn]; 2], context: &Context) -> Result<Result<Rendered, Row>> {
-        let unrendered = match self.template.render(prompt, &answers, context) {
-            Ok(rendered) => return Ok(Ok(rendered)),
-            Err(unrendered) => unrendered,
-        };
-        let (reason, refusal) = match unrendered {
-            Unrendered::Broken(error) => return Err(error),
-            Unrendered::Refused(error) => ("refused by the chat template", Some(error.to_string())),
-            Unrendered::PromptRewritten => ("the chat template rewrites the prompt when an answer follows", None),
-            Unrendered::TurnsNotFound => ("the turns of an answer cannot be told apart in the template's text", None),
-        };
-        Ok(Err(Row { reason: Some(reason), refusal, ..Row::default() }))
-    }
-
-    fn row(
-        &self,
-        [prompt, chosen, rejected]: [&[Turn]; 3],
-        context: &Context,
-        batch: &RecordBatch,
-        row: usize,
-    ) -> Result<Row> {
-        let aside = |reason| Row { reason: Some(reason), ..Row::default() };
-        let answers = [chosen, rejected];
-        let rendered = match self.render(prompt, answers, context)? {
-            Ok(rendered) => rendered,
-            Err(row) => return Ok(row),
-        };
-        let joiner = Joiner { tokenizer: &self.tokenizer, ends: self.template.ends() };
-        let has_turns = rendered.answers.iter().any(|answer| answer.own.is_some());
-        let joint = joiner.join(&rendered, has_turns || !self.stage.spans.is_empty())?;
-        if joint.alone.is_empty() {
-            return Ok(aside("empty prompt"));
-        }
-        let mut out = Row::default();
-        for side in Side::BOTH {
-            out.faults
-                .extend(Boundaries::merged(&self.tokenizer, side, &joint).map(|example| (Fault::Merged, example)));
-        }
-        let cut = match joint.cut(self.rule) {
-            Ok(cut) => cut,
-            Err(reason) => return Ok(Row { reason: Some(reason), ..out }),
-        };
-        if cut >= self.stage.max_length {
-            return Ok(aside("prompt too long"));
-        }
-        out.prompt = joint.whole[0].ids[..cut].to_vec();
-        let wordings = self.stage.contrast.iter().flat_map(Contrast::wordings);
-        for (wording, ids) in wordings.zip(&mut out.contrast) {
-            let alone = match self.render(&reworded(prompt, wording), answers, context)? {
-                Ok(rendered) => joiner.alone(&rendered.prompt)?,
-                Err(row) => return Ok(row),
-            };
-            match joint.cut_alike(alone, cut).filter(|ids| !ids.is_empty()) {
-                Some(reworded) => *ids = reworded,
-                None => return Ok(aside("the prompt ends otherwise in the words of the contrast")),
-            }
-        }
-        out.masks = vec![Default::default(); self.stage.spans.len()];
-        for side in Side::BOTH {
-            self.answer(side, &joint, cut, &rendered, &mut out);
-            let content = answers[side as usize].first().map(words).unwrap_or_default();
-            self.mark_spans(side, &joint, cut, (&rendered, &content), (batch, row), &mut out)?;
-        }
-        if out.reason.is_none() && out.answers[0] == out.answers[1] {
-            out.reason = Some("identical answers after cutting");
-        }
-        Ok(out)
-    }
-
-    /// The answer of one side: what stands behind the first `cut` ids, and which of it is the assistant's.
-    fn answer(&self, side: Side, joint: &Joint, cut: usize, rendered: &Rendered, out: &mut Row) {
-        let index = side as usize;
-        let (Encoded { ids, offsets }, room) = (&joint.whole[index], self.stage.max_length - cut);
-        let answer = &ids[cut..];
-        out.faults.extend(self.boundaries.faults(&self.tokenizer, side, [&ids[..cut], answer], room));
-        out.truncated[index] = answer.len() > room;
-        out.answers[index] = answer[..answer.len().min(room)].to_vec();
-        let all = out.answers[index].len();
-        out.own[index] = match &rendered.answers[index].own {
-            None if joint.is_clean(index) => vec![true; all],
-            own => {
-                let whole = 0..rendered.answers[index].text.chars().count();
-                let own = own.as_deref().unwrap_or(std::slice::from_ref(&whole));
-                covered(&offsets[cut..cut + all], own, joint.prompt_chars)
-            }
-        };
-        if answer.is_empty() {
-            out.reason = Some("empty answer");
-        } else if !out.own[index].contains(&true) {
-            out.reason.get_or_insert("no token of the answer is the assistant's");
-        }
-    }
-
-    /// The masks of the span columns over one answer, whose first words are `content`.
-    fn mark_spans(
-        &self,
-        side: Side,
-        joint: &Joint,
-        cut: usize,
-        (rendered, content): (&Rendered, &str),
-        (batch, row): (&RecordBatch, usize),
-        out: &mut Row,
-    ) -> Result<()> {
-        let index = side as usize;
-        let text = &rendered.answers[index].text;
-        let from = text.find(content).map_or(0, |at| text[..at].chars().count());
-        let tokens = cut..cut + out.answers[index].len();
-        for (span, masks) in self.stage.spans.iter().zip(&mut out.masks) {
-            let spans = spans(batch, &span_column(side, span), row)?;
-            masks[index] = covered(&joint.whole[index].offsets[tokens.clone()], &spans, joint.prompt_chars + from);
-        }
-        Ok(())
-    }
-}
-
-/// Which tokens cover a character of one of `ranges`, which begin to count at character `from`.
-fn covered(offsets: &[(usize, usize)], ranges: &[Range<usize>], from: usize) -> Vec<bool> {
-    let inside = |&(start, end): &(usize, usize)| {
-        ranges.iter().any(|range| start < range.end + from && end > range.start + from)
-    };
-    offsets.iter().map(inside).collect()
-}
-
-/// The spans of row `row`, in characters.
-fn spans(batch: &RecordBatch, name: &str, row: usize) -> Result<Vec<Range<usize>>> {
-    let wrong = || Error::data(Place::column(name), "is not list<struct<start: int32, end: int32>>");
-    let list = batch.column_by_name(name).and_then(|column| column.as_list_opt::<i32>()).ok_or_else(wrong)?;
-    let values = list.value(row);
-    let values = values.as_struct_opt().ok_or_else(wrong)?;
-    let numbers = |field: &str| values.column_by_name(field)?.as_primitive_opt::<Int32Type>().cloned();
-    let (starts, ends) = (numbers("start").ok_or_else(wrong)?, numbers("end").ok_or_else(wrong)?);
-    Ok((0..values.len()).map(|i| starts.value(i).max(0) as usize..ends.value(i).max(0) as usize).collect())
 }
 
 impl Operation for Tokenize {

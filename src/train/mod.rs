@@ -31,7 +31,7 @@ pub use example::Example;
 use log::Log;
 use optimizer::{AdamW, Gradients};
 pub use policy::Policy;
-use policy::Said;
+use policy::PolicyOutput;
 use schedule::Schedule;
 
 /// How to train.
@@ -249,7 +249,7 @@ struct Trainer<'a> {
 
 /// What a step, or a look at the held-out data, saw: sums over its pairs.
 #[derive(Debug, Default)]
-struct Seen {
+struct StepSums {
     loss: f64,
     weight: f64,
     pairs: f64,
@@ -260,7 +260,7 @@ struct Seen {
     grad_norm: Option<f64>,
 }
 
-impl Seen {
+impl StepSums {
     fn add_all(&mut self, outcomes: &[Outcome], weights: &[f64]) {
         outcomes.iter().zip(weights).for_each(|(outcome, weight)| self.add(outcome, *weight));
     }
@@ -295,10 +295,10 @@ impl Seen {
 
 impl Trainer<'_> {
     /// One optimizer step, in place; the loss is the mean over the step.
-    fn step(mut self, examples: &[Example], rate: f64) -> Result<(Self, Seen)> {
+    fn step(mut self, examples: &[Example], rate: f64) -> Result<(Self, StepSums)> {
         let weights = self.weights(examples);
         let total: f64 = weights.iter().sum();
-        let (mut seen, mut gradients) = (Seen::default(), Gradients::default());
+        let (mut seen, mut gradients) = (StepSums::default(), Gradients::default());
         let costs: Vec<usize> = examples.iter().map(|example| self.cost(example)).collect();
         for range in budget(costs.into_iter(), self.settings.batch_tokens) {
             let (examples, weights) = (&examples[range.clone()], &weights[range]);
@@ -308,8 +308,8 @@ impl Trainer<'_> {
                 continue;
             }
             let pass = self.policy.model().pass(&batch, self.device, self.settings.memory);
-            let said = self.policy.say(pass.hidden(), self.reference, &batch, self.device);
-            let outcomes = self.evaluate(examples, &batch, Some(&said))?;
+            let output = self.policy.forward(pass.hidden(), self.reference, &batch, self.device);
+            let outcomes = self.evaluate(examples, &batch, Some(&output))?;
             seen.work = seen.work + batch.workload();
             seen.add_all(&outcomes, weights);
             let weighted = |values: Tensor<1>, slopes: fn(&Outcome) -> [&Vec<f64>; 2]| {
@@ -317,8 +317,8 @@ impl Trainer<'_> {
                 let slopes = TensorData::new(slopes.collect::<Vec<_>>(), [batch.targets.len()]);
                 (values * Tensor::from_data(slopes, self.device)).sum()
             };
-            let mut sum = weighted(said.logps, |outcome| [&outcome.chosen_grad, &outcome.rejected_grad]);
-            if let Some(states) = said.states {
+            let mut sum = weighted(output.logps, |outcome| [&outcome.chosen_grad, &outcome.rejected_grad]);
+            if let Some(states) = output.states {
                 sum = sum + weighted(states, |outcome| outcome.state_grads.each_ref());
             }
             pass.backward(sum, |own| gradients.add(&self.policy, own));
@@ -342,7 +342,7 @@ impl Trainer<'_> {
     /// The objective on held-out examples, without a step.
     fn held_out(&self, mut examples: Box<dyn Iterator<Item = Result<Example>>>) -> Result<Map<String, Value>> {
         let (policy, device) = (self.policy.valid(), self.device.clone().without_autodiff());
-        let mut seen = Seen::default();
+        let mut seen = StepSums::default();
         loop {
             let part: Vec<Example> = examples.by_ref().take(64).collect::<Result<_>>()?;
             if part.is_empty() {
@@ -352,10 +352,10 @@ impl Trainer<'_> {
             for range in budget(costs.into_iter(), self.settings.batch_tokens) {
                 let examples = &part[range];
                 let batch = self.pack(examples)?;
-                let said = (!batch.targets.is_empty())
-                    .then(|| policy.say(policy.model().hidden(&batch, &device), self.reference, &batch, &device));
-                seen.add_all(&self.evaluate(examples, &batch, said.as_ref())?, &self.weights(examples));
-                if said.is_some() {
+                let output = (!batch.targets.is_empty())
+                    .then(|| policy.forward(policy.model().hidden(&batch, &device), self.reference, &batch, &device));
+                seen.add_all(&self.evaluate(examples, &batch, output.as_ref())?, &self.weights(examples));
+                if output.is_some() {
                     seen.work = seen.work + batch.workload();
                 }
             }
@@ -399,15 +399,20 @@ impl Trainer<'_> {
 
     /// What the objective makes of `examples`. The policy says nothing about a batch of which no token is read: its pairs have
     /// empty responses, and the loss that the formula gives those.
-    fn evaluate(&self, examples: &[Example], batch: &PackedBatch, said: Option<&Said>) -> Result<Vec<Outcome>> {
+    fn evaluate(
+        &self,
+        examples: &[Example],
+        batch: &PackedBatch,
+        output: Option<&PolicyOutput>,
+    ) -> Result<Vec<Outcome>> {
         let host = |tensor: &Tensor<1>| {
             let values = tensor.to_data().convert::<f32>().try_into_vec::<f32>();
             values.map_err(|error| Error::stage(self.name, format!("{error:?}")))
         };
         let wide = |tensor| Ok(host(tensor)?.into_iter().map(f64::from).collect::<Vec<_>>());
-        let logps = said.map(|said| wide(&said.logps)).transpose()?.unwrap_or_default();
-        let states = said.and_then(|said| said.states.as_ref()).map(wide).transpose()?;
-        let reference = said.and_then(|said| said.reference.as_ref()).map(host).transpose()?;
+        let logps = output.map(|output| wide(&output.logps)).transpose()?.unwrap_or_default();
+        let states = output.and_then(|output| output.states.as_ref()).map(wide).transpose()?;
+        let reference = output.and_then(|output| output.reference.as_ref()).map(host).transpose()?;
         let outcome = |(example, ranges): (&Example, &[std::ops::Range<usize>])| {
             let response = |side: usize| objective::Response {
                 logps: &logps[ranges[side].clone()],

@@ -14,7 +14,7 @@ pub struct Policy {
 }
 
 /// What a policy says about the needed tokens of a batch, each `[needed]`.
-pub(super) struct Said {
+pub(super) struct PolicyOutput {
     /// Their log-probabilities.
     pub(super) logps: Tensor<1>,
     /// The numbers of the states before them, where the objective reads any.
@@ -44,21 +44,21 @@ impl Policy {
     }
 
     /// What it says about `batch`, whose hidden states are `hidden`, beside the live `reference` where there is one.
-    pub(super) fn say(
+    pub(super) fn forward(
         &self,
         hidden: Tensor<2>,
         reference: Option<&CausalLm>,
         batch: &PackedBatch,
         device: &Device,
-    ) -> Said {
+    ) -> PolicyOutput {
         if let Some(reference) = reference {
             let compared = self.model.compared(hidden, reference, batch, device);
             let (states, reference) = (Some(compared.divergences), Some(compared.reference));
-            return Said { logps: compared.logps, states, reference };
+            return PolicyOutput { logps: compared.logps, states, reference };
         }
         // The baseline follows the policy; it does not lead it.
         let states = self.baseline.as_ref().map(|baseline| baseline.values(hidden.clone().detach()));
-        Said { logps: self.model.logps_of(hidden, batch), states, reference: None }
+        PolicyOutput { logps: self.model.logps_of(hidden, batch), states, reference: None }
     }
 
     /// Calls `visit` with every parameter's name and tensor, flattened, in a fixed order.
@@ -105,15 +105,16 @@ mod tests {
         let policy = policy(&device);
         let mut batch = PackedBatch::default();
         batch.push(&[1, 2], &[Response { ids: &[3, 4, 5], needed: Needed::All }]);
-        let said = policy.say(policy.model.hidden(&batch, &device), None, &batch, &device);
-        let states = said.states.unwrap();
+        let output = policy.forward(policy.model.hidden(&batch, &device), None, &batch, &device);
+        let states = output.states.unwrap();
         assert_eq!(states.to_data().try_into_vec::<f32>().unwrap(), [0.0; 3], "it starts at 0");
         let mut seen = Vec::new();
         policy.take_gradients(&mut states.sum().backward(), |name, _| seen.push(name.to_owned()));
         assert_eq!(seen, ["baseline.up", "baseline.shift", "baseline.down"]);
         let moved = policy.map_parameters(|name, values| if name == "baseline.down" { values + 1.0 } else { values });
         let hidden = moved.model.hidden(&batch, &device);
-        let states = moved.say(hidden, None, &batch, &device).states.unwrap().to_data().try_into_vec::<f32>().unwrap();
+        let states =
+            moved.forward(hidden, None, &batch, &device).states.unwrap().to_data().try_into_vec::<f32>().unwrap();
         assert!(states.iter().all(|state| *state != 0.0) && states[0] != states[1], "{states:?}");
     }
 }

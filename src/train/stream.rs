@@ -52,13 +52,13 @@ fn produce(
     sender: &SyncSender<Result<Example>>,
 ) {
     let mut order: Vec<usize> = (0..source.units()).collect();
-    let mut dice = shuffle.map(|shuffle| {
+    let mut rng = shuffle.map(|shuffle| {
         let seed = blake3::keyed_hash(blake3::hash(&shuffle.seed.to_le_bytes()).as_bytes(), &epoch.to_le_bytes());
         (ChaCha8Rng::from_seed(*seed.as_bytes()), shuffle.window.max(1))
     });
-    if let Some((dice, _)) = &mut dice {
+    if let Some((rng, _)) = &mut rng {
         for last in (1..order.len()).rev() {
-            order.swap(last, below(dice, last + 1));
+            order.swap(last, below(rng, last + 1));
         }
     }
     let mut window: Vec<Example> = Vec::new();
@@ -71,11 +71,11 @@ fn produce(
                 Err(error) => failed = Some(error),
                 Ok(examples) => {
                     for example in examples {
-                        let next = match &mut dice {
+                        let next = match &mut rng {
                             None => Some(example),
-                            Some((dice, size)) => {
+                            Some((rng, size)) => {
                                 window.push(example);
-                                (window.len() > *size).then(|| window.swap_remove(below(dice, window.len())))
+                                (window.len() > *size).then(|| window.swap_remove(below(rng, window.len())))
                             }
                         };
                         open = open && next.is_none_or(|example| sender.send(Ok(example)).is_ok());
@@ -93,9 +93,9 @@ fn produce(
             return;
         }
     }
-    if let Some((dice, _)) = &mut dice {
+    if let Some((rng, _)) = &mut rng {
         while !window.is_empty() {
-            let example = window.swap_remove(below(dice, window.len()));
+            let example = window.swap_remove(below(rng, window.len()));
             if sender.send(Ok(example)).is_err() {
                 return;
             }
@@ -103,8 +103,8 @@ fn produce(
     }
 }
 
-fn below(dice: &mut ChaCha8Rng, n: usize) -> usize {
-    (dice.next_u64() % n as u64) as usize
+fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
+    (rng.next_u64() % n as u64) as usize
 }
 
 #[cfg(test)]

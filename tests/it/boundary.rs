@@ -149,6 +149,12 @@ fn a_token_across_the_end_of_the_prompt_goes_by_the_rule() {
     let first = ["What| is", " two| times|<|end|>", " tw|x|<|end|>"];
     assert_eq!(found, across(&[first, ["What| is", " two| pl|us|<|end|>", " two| times|<|end|>"], last]));
     assert_eq!((&tokens["metrics"]["boundary_merged"], &tokens["set_aside"]), (&2.into(), &json!({})), "{tokens}");
+    // ` tw` stands behind the cut and is nobody's answer.
+    let one = folder(NO_END, ", template: none", &rows[..1]);
+    one.succeeds(&["run", "p.yaml"]);
+    let row = &rows_of(&one.path("run/out"))[0];
+    assert_eq!(row["chosen_assistant_mask"], json!([true, true, true]));
+    assert_eq!(row["rejected_assistant_mask"], json!([false, true, true]));
 
     let (tokens, found) = rows_by(", boundary: merge_to_prompt");
     assert_eq!(found, across(&[["What| is| two", " pl|us|<|end|>", " times|<|end|>"], last]));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
+#![allow(clippy::disallowed_methods, reason = "a test makes and removes folders of its own")]
 
 mod azure;
 mod boundary;
@@ -35,6 +36,7 @@ mod objectives;
 mod ownership;
 mod parity;
 mod pipeline;
+mod plans;
 mod proxy;
 mod quickstart_data;
 mod rejects;

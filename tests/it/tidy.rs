@@ -300,6 +300,27 @@ fn nothing_is_removed_but_in_few_places() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
+/// `max` gives the number where the other value is NaN, so that a fold over nothing but NaN passes as its first value.
+#[test]
+fn no_test_folds_by_max() {
+    let (mut files, mut broken) = (Vec::new(), Vec::new());
+    sources(&repository().join("tests"), &mut files);
+    let in_tests = files.len();
+    sources(&repository().join("src"), &mut files);
+    for (index, file) in files.iter().enumerate() {
+        let text = fs::read_to_string(file).unwrap();
+        let is_tests = index < in_tests || file.to_string_lossy().ends_with("tests.rs");
+        let outside = if is_tests { Vec::new() } else { code(&text) };
+        for (number, line) in (1..).zip(text.lines()) {
+            let folds = ["f32", "f64"].iter().any(|kind| line.contains(&format!("{kind}::max)")));
+            if folds && !outside.contains(&(number, line)) {
+                broken.push(format!("{}:{number}", file.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "compare every element, so that NaN fails:\n{}", broken.join("\n"));
+}
+
 /// What a stage is, its own file says: the planner and the run ask its [`Operation`](sepo::stages::Operation).
 #[test]
 fn the_pipeline_names_no_stage() {

@@ -283,3 +283,42 @@ fn templates_have_arguments_names_and_files() {
     let stderr = folder.fails(&["run", "p.yaml"], 1);
     assert!(stderr.contains("`tools`: row 0 of the batch holds no list of objects"), "{stderr}");
 }
+
+/// Prompts of `generate` are rendered as those of `tokenize`.
+#[test]
+fn generate_hands_tools_and_arguments_to_the_template() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("tokenizer")).unwrap();
+    folder.write("tokenizer/tokenizer.json", &fixture("tokenizers.json")["bytes"].to_string());
+    let template = fs::read_to_string(repository().join("tests/fixtures/templates/fenced_calls.jinja")).unwrap();
+    let config = json!({"bos_token": "<s>", "eos_token": "</s>", "chat_template": template});
+    folder.write("tokenizer/tokenizer_config.json", &config.to_string());
+    let tool = json!({"type": "function", "function": {"name": "add", "description": "Adds."}});
+    let rows = [json!({"prompt": "1+1?", "tools": [tool]}), json!({"prompt": "1+1?"})];
+    folder.write("rows.jsonl", &rows.map(|row| format!("{row}\n")).concat());
+    folder.write(
+        "p.yaml",
+        "workdir: run
+models:
+  base:
+    tokenizer: tokenizer
+    init:
+      { model_type: llama, vocab_size: 380, hidden_size: 8, intermediate_size: 16, num_hidden_layers: 1,
+        num_attention_heads: 1, max_position_embeddings: 1024, rms_norm_eps: 1.0e-5, tie_word_embeddings: true }
+stages:
+  rows: { read: { from: rows.jsonl, format: prompts } }
+  says: { generate: { input: rows, model: base, max_tokens: 2, template_args: { enable_thinking: false } } }
+  out: { write: { input: says, to: out } }
+",
+    );
+    folder.succeeds(&["run", "p.yaml"]);
+    let tokenizer = Tokenizer::load(&folder.path("tokenizer")).unwrap();
+    let prompt = |row: &Value| {
+        let ids: Vec<i32> = ids(&row["prompt_ids"]).iter().map(|id| *id as i32).collect();
+        tokenizer.decode(&ids).unwrap()
+    };
+    let found: Vec<String> = rows_of(&folder.path("out")).iter().map(prompt).collect();
+    assert!(found[0].starts_with("<s>\n## Tools\n- add: Adds. {\"type\": \"function\""), "{found:?}");
+    assert!(found[0].ends_with("<|u|>1+1?<|a|><think></think>"), "{found:?}");
+    assert_eq!(found[1], "<s><|u|>1+1?<|a|><think></think>");
+}

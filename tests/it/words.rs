@@ -147,9 +147,11 @@ fn a_second_mistake_does_not_follow_from_the_first() {
     // A required key that is misspelt is not missing as well.
     let said = check(&folder, &text.replace("read: { from:", "read: { form:"));
     assert!(said.len() == 1 && said[0].ends_with("unknown key `form`\n  help: did you mean `from`?"), "{said:?}");
-    // A variable that is not there has no wrong type as well.
+    // A variable that is not there has no wrong type as well; one without a value is reported where it stands.
     let said = check(&folder, &text.replace("'${n}'", "'${m}'"));
     assert!(said.len() == 1 && said[0].contains("no variable `m`; there are n"), "{said:?}");
+    let said = check(&folder, &text.replace("n: 8", "n: '${k}'"));
+    assert!(said.len() == 1 && said[0].starts_with("1:9: no variable `k`"), "{said:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ compared by the ids of the whole text with either answer, and by those of the pr
 """
 import argparse
 import collections
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -116,9 +117,23 @@ def row(number):
 ROWS = [row(number) for number in range(200)]
 
 
-def by_transformers(tokenizer, template, row):
+def takes_parts_alone(tokenizer, template):
+    """Whether a template writes contents in parts and none that are texts: `sepo` gives it the text as a part."""
+    def writes(content):
+        try:
+            text = tokenizer.apply_chat_template([{"role": "user", "content": content}], chat_template=template, tokenize=False)
+        except Exception:  # a template may raise anything
+            return False
+        return "c0ntent" in text and "'type'" not in text
+
+    return not writes("c0ntent") and writes([{"type": "text", "text": "c0ntent"}])
+
+
+def by_transformers(tokenizer, template, row, in_parts):
     """Ids of the prompt and of both wholes; none where transformers refuses."""
     def ids(messages, **options):
+        if in_parts:
+            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         return tokenizer.apply_chat_template(messages, chat_template=template, tools=row.get("tools"), **options)["input_ids"]
 
     try:
@@ -127,22 +142,24 @@ def by_transformers(tokenizer, template, row):
         return None
 
 
-def by_sepo(folder, tokenizer, templates):
-    """Rows by template and number, and the reasons why rows are not among them."""
+def by_sepo(folder, tokenizer, template):
+    """Rows by number, the reasons why rows are not among them, and how many have a token across the end of the prompt."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    stages = "".join(
-        f"  t{at}: {{ tokenize: {{ input: rows, tokenizer: {tokenizer}, max_length: 100000, template: {template} }} }}\n"
-        f"  o{at}: {{ write: {{ input: t{at}, to: out/{at} }} }}\n" for at, template in enumerate(templates.values()))
-    (folder / "p.yaml").write_text(f"workdir: run\nstages:\n  rows: {{ read: {{ from: rows.jsonl }} }}\n{stages}")
+    (folder / "p.yaml").write_text(
+        "workdir: run\nstages:\n  rows: { read: { from: rows.jsonl } }\n"
+        f"  tokens: {{ tokenize: {{ input: rows, tokenizer: {tokenizer}, max_length: 100000, template: {template} }} }}\n"
+        "  out: { write: { input: tokens, to: out } }\n")
     sepo = pathlib.Path(os.environ.get("SEPO", "sepo"))
     sepo = sepo.absolute() if sepo.exists() else sepo
-    run = subprocess.run([sepo, "run", "p.yaml", "--fresh", "--json"], cwd=folder, capture_output=True, text=True)
+    run = subprocess.run([sepo, "run", "p.yaml", "--json", "--fresh"], cwd=folder, capture_output=True, text=True)
+    if "the chat template refuses every row" in run.stderr and run.returncode:
+        return {}, {"refused by the chat template": len(ROWS)}, 0
     if run.returncode:
         raise RuntimeError(run.stderr)
-    stages = json.loads(run.stdout)["stages"]
-    for at, name in enumerate(templates):
-        rows = {row["row_id"]: row for row in pq.read_table(folder / "out" / str(at)).to_pylist()}
-        yield name, rows, stages[f"t{at}"]["set_aside"], stages[f"t{at}"]["metrics"]
+    stage = json.loads(run.stdout)["stages"]["tokens"]
+    rows = {row["row_id"]: row for row in pq.read_table(folder / "out").to_pylist()}
+    return rows, stage["set_aside"], stage["metrics"]["boundary_merged"]
 
 
 def verdict(row, theirs, ours):
@@ -175,25 +192,29 @@ def main():
         with_own = {**({f"own-{name}": own} if tokenizer.chat_template is not None else {}), **templates}
         chosen = {key: file.absolute() for key, file in keep(with_own, given.templates).items()}
         counts, reasons = collections.Counter(), collections.Counter()
-        work = given.folder / "work"
-        work.mkdir(exist_ok=True)
-        for template, rows, set_aside, metrics in by_sepo(work, at.absolute(), chosen):
-            source = chosen[template].read_text()
-            for row in ROWS:
-                theirs, ours = by_transformers(tokenizer, source, row), rows.get(row["row_id"])
-                kind = verdict(row, theirs, ours)
-                counts[kind] += 1
-                if kind not in ("same", "refused by both", "same answers", "set aside"):
-                    print(json.dumps({"tokenizer": name, "template": template, "kind": kind, "row": row,
-                                      "transformers": theirs, "sepo": ours and {key: ours[key] for key in ours if key.endswith("_ids")}},
-                                     ensure_ascii=False, default=str), file=sys.stderr)
-            reasons.update(set_aside)
-            counts["merged"] += metrics["boundary_merged"]
+        run = lambda template: by_sepo(given.folder / "work" / name / template, at.absolute(), chosen[template])
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for template, (rows, set_aside, merged) in zip(chosen, pool.map(run, chosen)):
+                source = chosen[template].read_text()
+                in_parts = takes_parts_alone(tokenizer, source)
+                others = {reason: count for reason, count in set_aside.items() if reason != "refused by the chat template"}
+                if others:
+                    print(f"{name}, {template}: {others}", file=sys.stderr)
+                for row in ROWS:
+                    theirs, ours = by_transformers(tokenizer, source, row, in_parts), rows.get(row["row_id"])
+                    kind = verdict(row, theirs, ours)
+                    counts[kind] += 1
+                    if kind not in ("same", "refused by both", "same answers", "set aside"):
+                        ids = ours and {key: ours[key] for key in ours if key.endswith("_ids")}
+                        shown = {"tokenizer": name, "template": template, "kind": kind, "row": row, "transformers": theirs, "sepo": ids}
+                        print(json.dumps(shown, ensure_ascii=False), file=sys.stderr)
+                reasons.update(set_aside)
+                counts["merged"] += merged
         counts["same"] += counts.pop("same answers", 0)
-        others = {kind: count for kind, count in counts.items() if kind not in names}
+        rest = {kind: count for kind, count in counts.items() if kind not in names}
         cells = [f"{counts[kind]:,}" for kind in names]
         print(f"| {name} | {type(tokenizer).__name__} | {len(chosen)} | {' | '.join(cells)} |", flush=True)
-        print(f"{name}: {others} {dict(reasons)}", file=sys.stderr, flush=True)
+        print(f"{name}: {rest} {dict(reasons)}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

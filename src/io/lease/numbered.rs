@@ -60,7 +60,7 @@ enum Wish {
 }
 
 /// One content of the highest number, and when it was first seen.
-struct Seen {
+struct Observed {
     number: u64,
     content: Bytes,
     since: Instant,
@@ -98,7 +98,7 @@ pub(super) fn acquire(
     wait: &mut dyn FnMut(&Holder) -> Result<Wait>,
 ) -> Result<Option<Numbered>> {
     let (time_to_live, look) = times;
-    let mut seen: Option<Seen> = None;
+    let mut seen: Option<Observed> = None;
     loop {
         let asked = Instant::now();
         let (mut free, mut holder) = (None, None);
@@ -109,7 +109,7 @@ pub(super) fn acquire(
                 if let Some(content) = object(folder, number).read()? {
                     let entry: Option<Entry> = serde_json::from_slice(&content).ok();
                     let known = seen.take().filter(|seen| (seen.number, &seen.content) == (number, &content));
-                    let known = known.unwrap_or_else(|| Seen { number, content, since: Instant::now() });
+                    let known = known.unwrap_or_else(|| Observed { number, content, since: Instant::now() });
                     let silent = asked.saturating_duration_since(known.since);
                     seen = Some(known);
                     let patience = entry.as_ref().map_or(0, |entry| entry.time_to_live);

@@ -9,9 +9,9 @@ use super::thrift::{BINARY, Cursor, I32, LIST, STRUCT};
 
 /// What is wrong with the schema of the file whose last bytes are `end`.
 pub(super) fn check(end: &[u8]) -> Result<(), String> {
-    let mut seen = Seen::default();
+    let mut seen = FooterSize::default();
     let followed = seen.read(end);
-    let Seen { elements, children, deepest } = seen;
+    let FooterSize { elements, children, deepest } = seen;
     if children > elements {
         return Err(format!("an element of the schema would have {children} children; there are {elements} elements"));
     }
@@ -27,13 +27,13 @@ const DEPTH: usize = 200;
 /// How many elements there are, the most children of one of them, and how deep they are nested, as far as the footer could be
 /// followed.
 #[derive(Default)]
-struct Seen {
+struct FooterSize {
     elements: u64,
     children: u64,
     deepest: usize,
 }
 
-impl Seen {
+impl FooterSize {
     fn read(&mut self, end: &[u8]) -> Option<()> {
         let (footer, trailer) = end.split_at_checked(end.len().checked_sub(8)?)?;
         let length = u32::from_le_bytes(*trailer.first_chunk()?) as usize;

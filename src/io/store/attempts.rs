@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::info;
 
 use super::asked::Asked;
-use super::wrong::{self, Hope};
+use super::wrong::{self, Retryability};
 use crate::io::storage::Retry;
 
 /// Tries while the machine's identity cannot be had: without one there never will be.
@@ -38,18 +38,18 @@ pub(super) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 
 
 /// How often and after what pauses a store is asked again.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Patience {
+pub(super) struct RetryPolicy {
     pub(super) retry: Retry,
     /// What the store itself asked for.
     pub(super) asked: Asked,
 }
 
 /// The outcome of `request`, which is made again while it fails in a way that may pass. It gets the number of tries before.
-pub(super) async fn attempt<T, F>(patience: &Patience, mut request: impl FnMut(u32) -> F) -> Result<T>
+pub(super) async fn attempt<T, F>(retry_policy: &RetryPolicy, mut request: impl FnMut(u32) -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let (retry, start) = (&patience.retry, Instant::now());
+    let (retry, start) = (&retry_policy.retry, Instant::now());
     let mut tries = 0;
     loop {
         let error = match request(tries).await {
@@ -57,12 +57,12 @@ where
             Err(error) => error,
         };
         tries += 1;
-        let most = match wrong::hope(&error) {
-            Hope::None => 0,
-            Hope::Identity => WITHOUT_IDENTITY.min(retry.max_retries),
-            Hope::Later => retry.max_retries,
+        let most = match wrong::retryability(&error) {
+            Retryability::Never => 0,
+            Retryability::Identity => WITHOUT_IDENTITY.min(retry.max_retries),
+            Retryability::Later => retry.max_retries,
         };
-        let pause = retry.pause(tries).max(patience.asked.left());
+        let pause = retry.pause(tries).max(retry_policy.asked.left());
         if tries > most || start.elapsed() + pause > Duration::from_secs(retry.timeout) {
             return Err(error);
         }
@@ -72,9 +72,9 @@ where
 }
 
 /// [`attempt`], waiting for the outcome.
-pub(super) fn persist<T, F>(patience: &Patience, request: impl FnMut(u32) -> F) -> Result<T, StoreError>
+pub(super) fn persist<T, F>(retry_policy: &RetryPolicy, request: impl FnMut(u32) -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T>>,
 {
-    block_on(attempt(patience, request))
+    block_on(attempt(retry_policy, request))
 }

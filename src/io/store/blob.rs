@@ -10,7 +10,7 @@ use parquet::file::reader::{ChunkReader, Length};
 
 use super::attempts::persist;
 use super::stamp::Stamp;
-use super::wrong::{self, Hope};
+use super::wrong::{self, Retryability};
 use super::{BLOCK, Location};
 use crate::error::{Error, Result};
 
@@ -55,7 +55,7 @@ impl Blob {
     /// Bytes and the version that they are of.
     fn get(&self, range: Range<u64>, if_match: Option<String>) -> Result<(Stamp, Bytes), StoreError> {
         let Location { client, path, .. } = &self.location;
-        persist(&client.patience, |_| async {
+        persist(&client.retry_policy, |_| async {
             let (range, if_match) = (Some(range.clone().into()), if_match.clone());
             let found = client.objects.get_opts(path, GetOptions { range, if_match, ..GetOptions::default() }).await?;
             let unknown = |error| StoreError::Generic { store: "local", source: Box::new(error) };
@@ -70,10 +70,10 @@ impl Blob {
             StoreError::Precondition { .. } => self.location.changed("the store has another version of it"),
             error => self.location.error(error),
         };
-        match wrong::hope(error) {
+        match wrong::retryability(error) {
             // Nothing more can be asked of a store that is away.
-            Hope::Later | Hope::Identity => self.location.error(error),
-            Hope::None => self.location.unchanged().err().unwrap_or_else(refused),
+            Retryability::Later | Retryability::Identity => self.location.error(error),
+            Retryability::Never => self.location.unchanged().err().unwrap_or_else(refused),
         }
     }
 

@@ -17,7 +17,7 @@ use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
 use super::asked::Asked;
-use super::attempts::Patience;
+use super::attempts::RetryPolicy;
 use super::{Location, failed, wrong};
 use crate::error::Result;
 use crate::io::storage::{Retry, Storage, variable_with_credentials};
@@ -28,7 +28,7 @@ pub(super) struct Client {
     pub(super) objects: Arc<dyn ObjectStore>,
     /// For files that are written in parts; none where parts go another way (local) or no way (the web).
     pub(super) parts: Option<Arc<dyn MultipartStore>>,
-    pub(super) patience: Patience,
+    pub(super) retry_policy: RetryPolicy,
     pub(super) kind: Kind,
 }
 
@@ -113,11 +113,11 @@ impl Stores {
     fn build(&self, scheme: &str, url: &str) -> Result<Client, object_store::Error> {
         let Storage { endpoint, region, path_style, retry, .. } = &self.0.options;
         let (options, no_retries) = (self.options(), RetryConfig { max_retries: 0, ..RetryConfig::default() });
-        let patience = Patience { retry: retry.clone(), asked: Asked::default() };
-        let asked = patience.asked.clone();
-        fn client<S: ObjectStore + MultipartStore>(store: S, patience: Patience) -> Client {
+        let retry_policy = RetryPolicy { retry: retry.clone(), asked: Asked::default() };
+        let asked = retry_policy.asked.clone();
+        fn client<S: ObjectStore + MultipartStore>(store: S, retry_policy: RetryPolicy) -> Client {
             let store = Arc::new(store);
-            Client { objects: store.clone(), parts: Some(store), patience, kind: Kind::Bucket }
+            Client { objects: store.clone(), parts: Some(store), retry_policy, kind: Kind::Bucket }
         }
         match scheme {
             "gs" => {
@@ -125,7 +125,7 @@ impl Stores {
                 if let Some(endpoint) = endpoint {
                     store = store.with_base_url(endpoint);
                 }
-                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, patience))
+                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, retry_policy))
             }
             "s3" | "s3a" => {
                 let mut store = AmazonS3Builder::from_env().with_url(url).with_client_options(options);
@@ -139,14 +139,14 @@ impl Stores {
                 if let Some(path_style) = path_style {
                     store = store.with_virtual_hosted_style_request(!path_style);
                 }
-                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, patience))
+                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, retry_policy))
             }
             _ => {
                 let mut store = MicrosoftAzureBuilder::from_env().with_url(url).with_client_options(options);
                 if let Some(endpoint) = endpoint {
                     store = store.with_endpoint(endpoint.clone());
                 }
-                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, patience))
+                Ok(client(store.with_http_connector(asked).with_retry(no_retries).build()?, retry_policy))
             }
         }
     }
@@ -161,10 +161,10 @@ impl Stores {
         let client = self.client(&url, || {
             let no_retries = RetryConfig { max_retries: 0, ..RetryConfig::default() };
             let options = self.options().with_allow_http(true);
-            let patience = Patience { retry: self.0.options.retry.clone(), asked: Asked::default() };
+            let retry_policy = RetryPolicy { retry: self.0.options.retry.clone(), asked: Asked::default() };
             let store = HttpBuilder::new().with_url(&url).with_client_options(options).with_retry(no_retries);
-            let store = store.with_http_connector(patience.asked.clone()).build()?;
-            Ok(Client { objects: Arc::new(store), parts: None, patience, kind: Kind::Web })
+            let store = store.with_http_connector(retry_policy.asked.clone()).build()?;
+            Ok(Client { objects: Arc::new(store), parts: None, retry_policy, kind: Kind::Web })
         })?;
         Ok(Location::new(client, path, shown(text).trim_end_matches('/').to_owned(), None))
     }
@@ -192,12 +192,12 @@ impl Stores {
 }
 
 fn local(text: &str, path: &str) -> Result<Location> {
-    let absolute = upright(path).map_err(|error| failed(text, &error))?;
+    let absolute = normalize(path).map_err(|error| failed(text, &error))?;
     let path = Path::from_absolute_path(&absolute).map_err(|error| failed(text, &error))?;
     let objects = Arc::new(LocalFileSystem::new());
     let retry = Retry { max_retries: 0, ..Retry::default() };
-    let patience = Patience { retry, asked: Asked::default() };
-    let client = Client { objects, parts: None, patience, kind: Kind::Local };
+    let retry_policy = RetryPolicy { retry, asked: Asked::default() };
+    let client = Client { objects, parts: None, retry_policy, kind: Kind::Local };
     Ok(Location::new(client, path, text.trim_end_matches('/').to_owned(), Some(absolute)))
 }
 
@@ -205,22 +205,22 @@ fn local(text: &str, path: &str) -> Result<Location> {
 #[cfg(test)]
 pub(crate) fn bucket_of(objects: impl ObjectStore, name: &str) -> Location {
     let objects = Arc::new(objects);
-    let client = Client { objects, parts: None, patience: Patience::default(), kind: Kind::Bucket };
+    let client = Client { objects, parts: None, retry_policy: RetryPolicy::default(), kind: Kind::Bucket };
     Location::new(client, Path::from(name), format!("test://{name}"), None)
 }
 
 /// An absolute path without `..`, which the store does not take: the folder above a link is that of its target.
-fn upright(path: &str) -> io::Result<PathBuf> {
-    let mut upright = PathBuf::new();
+fn normalize(path: &str) -> io::Result<PathBuf> {
+    let mut normalized = PathBuf::new();
     for part in std::path::absolute(path)?.components() {
         if part == Component::ParentDir {
-            upright = upright.canonicalize()?;
-            upright.pop();
+            normalized = normalized.canonicalize()?;
+            normalized.pop();
         } else {
-            upright.push(part);
+            normalized.push(part);
         }
     }
-    Ok(upright)
+    Ok(normalized)
 }
 
 /// A URL without user, password, query and fragment; a path as it is.

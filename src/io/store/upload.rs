@@ -94,7 +94,8 @@ impl Upload {
         }
         let store = client.parts.as_ref().ok_or_else(|| failed(&location.shown, &"this store can only be read"))?;
         location.pass()?;
-        let id = persist(&client.patience, |_| store.create_multipart(path)).map_err(|error| location.error(&error))?;
+        let id =
+            persist(&client.retry_policy, |_| store.create_multipart(path)).map_err(|error| location.error(&error))?;
         Ok(Parts::Remote { id, sent: Vec::new(), flying: None })
     }
 
@@ -107,7 +108,7 @@ impl Upload {
         let (id, index) = (id.clone(), sent.len());
         let store = client.parts.clone().expect("parts were begun in such a store");
         *flying = Some(spawn(async move {
-            attempt(&client.patience, |_| store.put_part(&path, &id, index, payload.clone())).await
+            attempt(&client.retry_policy, |_| store.put_part(&path, &id, index, payload.clone())).await
         }));
     }
 
@@ -134,13 +135,13 @@ impl Upload {
             Parts::Remote { id, sent, .. } => {
                 location.pass()?;
                 let store = client.parts.as_ref().expect("parts were begun in such a store");
-                persist(&client.patience, |_| store.complete_multipart(path, &id, sent.clone()))
+                persist(&client.retry_policy, |_| store.complete_multipart(path, &id, sent.clone()))
             }
         };
         let completed = match completed {
             // A try whose answer was lost may have done it; the upload is then gone, and the file is there.
             Err(error @ StoreError::NotFound { .. }) => {
-                let meta = persist(&client.patience, |_| client.objects.head(path));
+                let meta = persist(&client.retry_policy, |_| client.objects.head(path));
                 if meta.is_ok_and(|meta| meta.size == self.sent) { Ok(()) } else { Err(error) }
             }
             completed => completed.map(drop),

@@ -8,9 +8,9 @@ use object_store::client::HttpError;
 
 /// Whether the same request may work later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Hope {
+pub(super) enum Retryability {
     /// No.
-    None,
+    Never,
     /// Hardly: nobody could say who we are.
     Identity,
     /// Yes.
@@ -31,22 +31,22 @@ fn status(error: &StoreError) -> Option<u16> {
     chain(error).map(ToString::to_string).find_map(after)
 }
 
-pub(super) fn hope(error: &StoreError) -> Hope {
+pub(super) fn retryability(error: &StoreError) -> Retryability {
     if !matches!(error, StoreError::Generic { .. }) {
-        return Hope::None;
+        return Retryability::Never;
     }
     if says(error, &["169.254.", "metadata.google.internal"]) {
-        return Hope::Identity;
+        return Retryability::Identity;
     }
     match status(error) {
-        Some(501) => Hope::None,
-        Some(408 | 429 | 500..) => Hope::Later,
-        Some(_) => Hope::None,
-        None if says(error, &["scheme is not allowed", "builder error"]) => Hope::None,
+        Some(501) => Retryability::Never,
+        Some(408 | 429 | 500..) => Retryability::Later,
+        Some(_) => Retryability::Never,
+        None if says(error, &["scheme is not allowed", "builder error"]) => Retryability::Never,
         // The connection broke, or what came over it was no whole answer.
         None => match chain(error).any(|error| error.is::<HttpError>()) || says(error, &["error response"]) {
-            true => Hope::Later,
-            false => Hope::None,
+            true => Retryability::Later,
+            false => Retryability::Never,
         },
     }
 }
@@ -69,7 +69,7 @@ pub(super) fn message(error: &StoreError) -> String {
         _ if says(error, &["scheme is not allowed"]) => {
             "the endpoint has no TLS; permit that with `storage: { allow_http: true }`".to_owned()
         }
-        _ if hope(error) == Hope::Identity => {
+        _ if retryability(error) == Retryability::Identity => {
             "no credentials in the environment, and the machine has no identity of its own; set AWS_ACCESS_KEY_ID and \
              AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or AZURE_STORAGE_ACCOUNT_NAME and its key"
                 .to_owned()
@@ -128,14 +128,14 @@ mod tests {
     #[test]
     fn a_server_that_is_busy_gives_hope_and_one_that_refuses_does_not() {
         for (status, expected) in [
-            ("500 Internal Server Error", Hope::Later),
-            ("503 Service Unavailable", Hope::Later),
-            ("429 Too Many Requests", Hope::Later),
-            ("400 Bad Request", Hope::None),
-            ("501 Not Implemented", Hope::None),
+            ("500 Internal Server Error", Retryability::Later),
+            ("503 Service Unavailable", Retryability::Later),
+            ("429 Too Many Requests", Retryability::Later),
+            ("400 Bad Request", Retryability::Never),
+            ("501 Not Implemented", Retryability::Never),
         ] {
             let error = answered(&format!("Server returned non-2xx status code: {status}: "));
-            assert_eq!(hope(&error), expected, "{status}");
+            assert_eq!(retryability(&error), expected, "{status}");
             assert_eq!(message(&error), status);
         }
     }

@@ -23,7 +23,7 @@ const AT_WORK: Duration = Duration::from_secs(24 * 3600);
 
 /// A folder of the workdir that belongs to one stage under one fingerprint.
 #[derive(Debug, Serialize)]
-pub struct Kept {
+pub struct KeptFolder {
     /// `data` (parts), `rejects` or `checkpoints`.
     pub kind: &'static str,
     /// The stage's id.
@@ -89,13 +89,13 @@ impl Orphan {
 ///
 /// # Errors
 /// A store that fails; models that cannot be read, on which fingerprints depend.
-pub fn kept(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Kept>> {
+pub fn kept(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<KeptFolder>> {
     let Some(workdir) = workdir(pipelines)? else { return Ok(Vec::new()) };
-    let (mut prints, mut users) = (BTreeSet::new(), BTreeSet::new());
+    let (mut fingerprints, mut users) = (BTreeSet::new(), BTreeSet::new());
     for Planned { name, plans, .. } in pipelines {
         for plan in plans {
             let run = Run::prepare(plan, workdir.clone(), name, &Options::default(), monitor)?;
-            prints.extend(run.prints.keys().map(|id| run.printed(id)));
+            fingerprints.extend(run.fingerprints.keys().map(|id| run.folder_name(id)));
             users.insert(run.pipeline);
         }
     }
@@ -111,10 +111,10 @@ pub fn kept(pipelines: &[Planned], monitor: &dyn Monitor) -> Result<Vec<Kept>> {
             let notes = files.iter().filter(|found| found.path.starts_with("part-") && found.path.ends_with(".json"));
             let newest = files.iter().map(|found| found.changed).max();
             let fingerprint: String = owned.owner().fingerprint.chars().take(16).collect();
-            kept.push(Kept {
+            kept.push(KeptFolder {
                 kind,
                 stage: owned.owner().stage.clone(),
-                current: prints.contains(&folder),
+                current: fingerprints.contains(&folder),
                 shared: !owned.used_by().is_subset(&users),
                 finished: kind == "data" && Record::at(&owned.folder().join(MANIFEST))?.is_some(),
                 units: notes.count() as u64,

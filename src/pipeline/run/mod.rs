@@ -48,8 +48,8 @@ use crate::monitor::Monitor;
 use crate::stages::{Role, Shape};
 use crate::text::Tokenizer;
 
-pub use kept::{Kept, Orphan, kept, orphans};
-pub use share::{Share, Work};
+pub use kept::{KeptFolder, Orphan, kept, orphans};
+pub use share::{Assignment, Share};
 pub use workdir::FOLDERS;
 use workdir::Workdir;
 
@@ -63,7 +63,7 @@ pub struct Options {
     /// Run this stage, and what it needs.
     pub only: Option<String>,
     /// The units of work that it does.
-    pub work: Work,
+    pub assignment: Assignment,
 }
 
 /// Whether what comes after a stage can run.
@@ -124,10 +124,10 @@ struct Run<'a> {
     pipeline: String,
     monitor: &'a dyn Monitor,
     report: Report,
-    prints: BTreeMap<String, String>,
-    /// As `prints`, of the settings without the content of input files.
+    fingerprints: BTreeMap<String, String>,
+    /// As `fingerprints`, of the settings without the content of input files.
     recipes: BTreeMap<String, String>,
-    work: Work,
+    assignment: Assignment,
     verify: Depth,
     /// Materialised stages and models whose files were compared with their digests.
     sound: RefCell<BTreeSet<String>>,
@@ -154,17 +154,17 @@ impl<'a> Run<'a> {
             pipeline: identity(name),
             monitor,
             report: Report { pipeline: name.to_owned(), ..Report::default() },
-            prints: BTreeMap::new(),
+            fingerprints: BTreeMap::new(),
             recipes: BTreeMap::new(),
-            work: options.work,
+            assignment: options.assignment,
             verify: if options.verify { Depth::Digest } else { Depth::Size },
             sound: RefCell::default(),
             used: RefCell::default(),
         };
         for node in nodes() {
             run.stamp(node);
-            let print = run.fingerprint(node, Of::Everything(&run.arithmetic(node)?))?;
-            run.prints.insert(node.id.clone(), print);
+            let fingerprint = run.fingerprint(node, Of::Everything(&run.arithmetic(node)?))?;
+            run.fingerprints.insert(node.id.clone(), fingerprint);
             let recipe = run.fingerprint(node, Of::Settings)?;
             run.recipes.insert(node.id.clone(), recipe);
         }
@@ -174,7 +174,7 @@ impl<'a> Run<'a> {
     /// Runs the stages that are needed, in order.
     fn all(&mut self, options: &Options) -> Result<()> {
         let plan = self.plan;
-        let nodes: Vec<&Node> = plan.nodes.iter().filter(|node| self.prints.contains_key(&node.id)).collect();
+        let nodes: Vec<&Node> = plan.nodes.iter().filter(|node| self.fingerprints.contains_key(&node.id)).collect();
         if options.fresh {
             nodes.iter().try_for_each(|node| self.forget(node).map_err(|error| error.in_stage(&node.id)))?;
         }
@@ -209,8 +209,8 @@ impl<'a> Run<'a> {
         hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
         hasher.update(operation.name().as_bytes()).update(settings.to_string().as_bytes());
         hasher.update(&self.plan.seed.to_le_bytes());
-        let prints = match of {
-            Of::Everything(_) => &self.prints,
+        let fingerprints = match of {
+            Of::Everything(_) => &self.fingerprints,
             Of::Settings => &self.recipes,
         };
         if let Of::Everything(arithmetic) = of {
@@ -227,15 +227,15 @@ impl<'a> Run<'a> {
             hasher.update(template.map(|template| template.digest()).unwrap_or_default().as_bytes());
         }
         for (_, name) in operation.uses() {
-            let print = match (prints.get(name), self.plan.source(name)) {
-                (Some(print), _) => print.clone(),
+            let fingerprint = match (fingerprints.get(name), self.plan.source(name)) {
+                (Some(fingerprint), _) => fingerprint.clone(),
                 (None, Some(source)) if operation.generates() => {
                     format!("{}{}", source.digest()?, json!(GenerationConfig::of(&source)?.entries()))
                 }
                 (None, Some(source)) => source.digest()?,
                 (None, None) => String::new(),
             };
-            hasher.update(print.as_bytes());
+            hasher.update(fingerprint.as_bytes());
         }
         Ok(hasher.finalize().to_hex().to_string())
     }
@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
             Shape::Materialised(_) if self.joins_its_consumer(node) => return Ok(Progress::Done),
             Shape::Materialised(_) => return self.materialise(node),
             // No model computes in a merge.
-            Shape::Training(_) | Shape::Sink(_) if self.work == Work::Merge && has_models(node) => {
+            Shape::Training(_) | Shape::Sink(_) if self.assignment == Assignment::Merge && has_models(node) => {
                 if !self.recall(&node.id)? {
                     return Ok(Progress::Waiting(format!("stage `{}` is left to `sepo run`", node.id)));
                 }
@@ -306,7 +306,7 @@ impl<'a> Run<'a> {
 
     /// Where the parts of `node` are, or its rejects or checkpoints.
     fn folder(&self, kind: &str, node: &Node) -> Location {
-        self.workdir.at.join(&format!("{kind}/{}", self.printed(&node.id)))
+        self.workdir.at.join(&format!("{kind}/{}", self.folder_name(&node.id)))
     }
 
     /// The claim to [`Self::folder`].
@@ -318,7 +318,7 @@ impl<'a> Run<'a> {
         Owner {
             workdir: self.workdir.id.clone(),
             stage: id.to_owned(),
-            fingerprint: self.prints[id].clone(),
+            fingerprint: self.fingerprints[id].clone(),
             recipe: self.recipes[id].clone(),
             inputs: self.inputs(id),
         }
@@ -334,13 +334,13 @@ impl<'a> Run<'a> {
     }
 
     /// The id of a stage with its fingerprint.
-    fn printed(&self, id: &str) -> String {
-        format!("{id}-{}", &self.prints[id][..16])
+    fn folder_name(&self, id: &str) -> String {
+        format!("{id}-{}", &self.fingerprints[id][..16])
     }
 
     /// The name of what is kept of the stage `id` for people to find.
     fn kept_name(&self, id: &str) -> String {
-        if self.plan.shared { self.printed(id) } else { id.to_owned() }
+        if self.plan.shared { self.folder_name(id) } else { id.to_owned() }
     }
 
     /// The model `name`: one of the file's, or what a `train` stage made.
@@ -394,9 +394,9 @@ mod tests {
         let scored = plan.node("scored").unwrap();
         let [in_force] = run.arithmetic(scored).unwrap()[..] else { panic!("one model") };
         assert_eq!(in_force, CausalLm::arithmetic(DeviceSpec::Cpu, Precision::Bf16).unwrap());
-        let print = |precision| run.fingerprint(scored, Of::Everything(&[precision])).unwrap();
-        assert_eq!(print(in_force), run.prints["scored"]);
-        assert_ne!(print(Precision::F32), print(Precision::Bf16));
-        assert_ne!(print(Precision::Bf16x2), print(Precision::Bf16));
+        let fingerprint = |precision| run.fingerprint(scored, Of::Everything(&[precision])).unwrap();
+        assert_eq!(fingerprint(in_force), run.fingerprints["scored"]);
+        assert_ne!(fingerprint(Precision::F32), fingerprint(Precision::Bf16));
+        assert_ne!(fingerprint(Precision::Bf16x2), fingerprint(Precision::Bf16));
     }
 }

@@ -65,7 +65,7 @@ impl Record {
 impl Run<'_> {
     /// What the workdir remembers at `at`, if it is of the stage as it is now.
     pub(super) fn finished(&self, at: &Location, id: &str) -> Result<Option<Record>> {
-        Ok(Record::at(at)?.filter(|record| record.fingerprint == self.prints[id]))
+        Ok(Record::at(at)?.filter(|record| record.fingerprint == self.fingerprints[id]))
     }
 
     /// Where the record of a stage without rows is.
@@ -106,10 +106,10 @@ impl Run<'_> {
 
     /// Whether the stage without rows `id` is finished; what is remembered of it goes into the run's report.
     pub(super) fn recall(&mut self, id: &str) -> Result<bool> {
-        let Some(record) = self.recorded(id)?.filter(|record| record.fingerprint == self.prints[id]) else {
+        let Some(record) = self.recorded(id)?.filter(|record| record.fingerprint == self.fingerprints[id]) else {
             return Ok(false);
         };
-        self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.printed(id))))?;
+        self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.folder_name(id))))?;
         self.remember(record, Done::Earlier);
         Ok(true)
     }
@@ -128,7 +128,12 @@ impl Run<'_> {
     /// rows met it there.
     pub(super) fn conclude(&self, id: &str, report: StageReport, mut reports: Reports) -> Record {
         reports.entry(id.to_owned()).or_default().add(&report);
-        Record { workdir: self.workdir.id.clone(), fingerprint: self.prints[id].clone(), reports, ..Record::default() }
+        Record {
+            workdir: self.workdir.id.clone(),
+            fingerprint: self.fingerprints[id].clone(),
+            reports,
+            ..Record::default()
+        }
     }
 
     /// Records a stage without rows as finished.

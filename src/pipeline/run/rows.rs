@@ -7,15 +7,15 @@ use arrow::array::RecordBatch;
 use super::balance::balanced;
 use super::parts::{MANIFEST, Note, Part, Units, name};
 use super::record::{Done, Record};
-use super::share::{Walk, Work};
+use super::share::{Assignment, Walk};
 use super::{Progress, Run};
 use crate::error::{Error, Result};
 use crate::io::{FileFormat, Location};
-use crate::pipeline::flow::{Flow, Station};
+use crate::pipeline::flow::{Flow, Step};
 use crate::pipeline::plan::{Node, Plan};
 use crate::pipeline::rejects::{Folder, NoRows};
 use crate::pipeline::report::{Reports, add};
-use crate::pipeline::supplies::Supplies;
+use crate::pipeline::supplies::NodeResources;
 use crate::stages::positions::{Fitting, Reads};
 use crate::stages::{Conclusion, Shape};
 
@@ -53,27 +53,27 @@ impl<'a> Run<'a> {
     }
 
     /// The transforms of a pass over `flow` through `nodes`.
-    fn open(&self, flow: &Flow, nodes: &[&Node]) -> Result<Vec<Station>> {
-        let mut stations = flow.stations();
+    fn open(&self, flow: &Flow, nodes: &[&Node]) -> Result<Vec<Step>> {
+        let mut steps = flow.steps();
         for node in nodes {
-            stations.push(self.station(node)?);
+            steps.push(self.step(node)?);
         }
-        Ok(stations)
+        Ok(steps)
     }
 
-    fn station(&self, node: &Node) -> Result<Station> {
+    fn step(&self, node: &Node) -> Result<Step> {
         match node.shape() {
             Shape::Materialised(rows) => {
                 let trained = |name: &str| self.trained(name);
-                Ok(Station::new(&node.id, rows.open(&Supplies::new(self.plan, node, &trained))?))
+                Ok(Step::new(&node.id, rows.open(&NodeResources::new(self.plan, node, &trained))?))
             }
             _ => Err(Error::stage(&node.id, format!("`{}` makes no rows", node.operation().name()))),
         }
     }
 
-    /// The last station of rows that models of `node` read.
-    pub(super) fn fitting(&self, node: &Node, id: &str, reads: Reads) -> Result<Station> {
-        Ok(Station::new(id, Box::new(Fitting { reads, positions: self.plan.positions(node)? })))
+    /// The last step of rows that models of `node` read.
+    pub(super) fn fitting(&self, node: &Node, id: &str, reads: Reads) -> Result<Step> {
+        Ok(Step::new(id, Box::new(Fitting { reads, positions: self.plan.positions(node)? })))
     }
 
     /// Runs the rows of `node` into parts, one for each unit that is not there yet.
@@ -91,7 +91,7 @@ impl<'a> Run<'a> {
         let units = Units::of(data, flow.units.len())?;
         let Walked { notes, load_seconds } = self.walk(&flow, &nodes, &units)?;
         let missing: Vec<usize> = (0..notes.len()).filter(|unit| notes[*unit].is_none()).collect();
-        if self.work == Work::Merge && !missing.is_empty() {
+        if self.assignment == Assignment::Merge && !missing.is_empty() {
             self.refuse_disagreement(node)?;
             return Err(self.unfinished(node, &flow, &missing));
         }
@@ -108,10 +108,10 @@ impl<'a> Run<'a> {
         if !missing.is_empty() {
             self.refuse_disagreement(node)?;
         }
+        conclude(&mut reports, self.plan)?;
         if missing.is_empty() {
             self.some_rows(&reports, &self.folder("rejects", node))?;
         }
-        conclude(&mut reports, self.plan)?;
         let mut report = reports.remove(&node.id).unwrap_or_default();
         report.load_seconds = load_seconds.unwrap_or_default();
         let record = Record { parts, ..self.conclude(&node.id, report, reports) };
@@ -120,7 +120,7 @@ impl<'a> Run<'a> {
         if missing.is_empty() && !manifest.create(record.to_json())? && self.finished(&manifest, &node.id)?.is_none() {
             manifest.write(record.to_json())?;
         }
-        if missing.is_empty() && !matches!(self.work, Work::Share(_)) {
+        if missing.is_empty() && !matches!(self.assignment, Assignment::Share(_)) {
             self.sound.borrow_mut().insert(node.id.clone());
         }
         let done = if load_seconds.is_none() && !flow.units.is_empty() { Done::Earlier } else { Done::Now };
@@ -140,7 +140,7 @@ impl<'a> Run<'a> {
     fn walk(&self, flow: &Flow, nodes: &[&Node], units: &Units) -> Result<Walked> {
         let node = nodes.last().expect("a pass ends in a stage");
         // Where everything is there, no model is needed.
-        let mut stations: Option<Vec<Station>> = None;
+        let mut steps: Option<Vec<Step>> = None;
         let (mut load_seconds, mut seen) = (None, Reports::new());
         let mut notes: Vec<Option<Note>> = vec![None; flow.units.len()];
         let mut walk = Walk::new(notes.len());
@@ -149,19 +149,19 @@ impl<'a> Run<'a> {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            let own = self.work.holds(unit);
-            let mut note = units.finished(unit, own || self.work == Work::Merge)?;
+            let own = self.assignment.holds(unit);
+            let mut note = units.finished(unit, own || self.assignment == Assignment::Merge)?;
             if note.is_none() && own {
-                let stations = match &mut stations {
-                    Some(stations) => stations,
+                let steps = match &mut steps {
+                    Some(steps) => steps,
                     none => {
                         let start = Instant::now();
-                        let stations = none.insert(self.open(flow, nodes)?);
+                        let steps = none.insert(self.open(flow, nodes)?);
                         load_seconds = Some(start.elapsed().as_secs_f64());
-                        stations
+                        steps
                     }
                 };
-                let (done, first) = self.unit(flow, unit, node, (&seen, stations), units)?;
+                let (done, first) = self.unit(flow, unit, node, (&seen, steps), units)?;
                 if !first {
                     walk.jump();
                 }
@@ -194,19 +194,19 @@ impl<'a> Run<'a> {
     }
 
     /// One unit's rows into one part; and whether nobody else had done it in the meantime. `pass` is what the units before
-    /// it counted, and the stations.
+    /// it counted, and the steps.
     fn unit(
         &self,
         flow: &Flow,
         unit: usize,
         node: &Node,
-        pass: (&Reports, &mut [Station]),
+        pass: (&Reports, &mut [Step]),
         units: &Units,
     ) -> Result<(Note, bool)> {
         let part = units.own_part(unit);
         let (mut writer, mut rows) = (None, 0);
-        let (seen, stations) = pass;
-        let mut passed = flow.run(unit, seen, stations, &mut |batch| {
+        let (seen, steps) = pass;
+        let mut passed = flow.run(unit, seen, steps, &mut |batch| {
             if writer.is_none() {
                 writer = Some(FileFormat::Parquet.create(&part, &batch.schema())?);
             }
@@ -250,9 +250,9 @@ impl<'a> Run<'a> {
         take: &mut dyn FnMut(&RecordBatch) -> Result<()>,
     ) -> Result<(u64, Reports)> {
         let (flow, nodes) = self.flow(input)?;
-        let mut stations = self.open(&flow, &nodes)?;
+        let mut steps = self.open(&flow, &nodes)?;
         if let Some(reads) = reads {
-            stations.push(self.fitting(node, &node.id, reads)?);
+            steps.push(self.fitting(node, &node.id, reads)?);
         }
         let rejects = Folder::new(self.claim("rejects", node));
         // An `evaluate` stage may take the answers of several stages, and pairs beside them.
@@ -264,7 +264,7 @@ impl<'a> Run<'a> {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            let passed = flow.run(unit, &reports, &mut stations, &mut |batch| {
+            let passed = flow.run(unit, &reports, &mut steps, &mut |batch| {
                 take(&batch)?;
                 rows += batch.num_rows() as u64;
                 self.monitor.advance(batch.num_rows() as u64, "");
@@ -274,11 +274,11 @@ impl<'a> Run<'a> {
             add(&mut reports, &passed.reports);
         }
         self.monitor.end();
-        let way = flow.way(stations.into_iter().map(|station| station.id));
+        let way = flow.way(steps.into_iter().map(|step| step.id));
         met(&mut reports, &way);
         balanced(&reports, &way, flow.reader.is_none().then_some(flow.rows), Some(rows))?;
-        self.some_rows(&reports, rejects.at())?;
         conclude(&mut reports, self.plan)?;
+        self.some_rows(&reports, rejects.at())?;
         self.unchanged(&flow, nodes)?;
         Ok((rows, reports))
     }

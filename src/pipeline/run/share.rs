@@ -6,7 +6,7 @@ use crate::io::nonce;
 
 /// The units of work that a run does if nobody has done them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Work {
+pub enum Assignment {
     /// All of them.
     #[default]
     All,
@@ -23,7 +23,7 @@ pub struct Share {
     of: usize,
 }
 
-impl Work {
+impl Assignment {
     /// Whether unit `unit` is to be done.
     pub(super) fn holds(self, unit: usize) -> bool {
         match self {

@@ -6,7 +6,7 @@ use super::Run;
 use crate::error::Result;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::{Reports, StageReport, add};
-use crate::pipeline::supplies::Supplies;
+use crate::pipeline::supplies::NodeResources;
 use crate::stages::Ending;
 use crate::stages::write::Shard;
 
@@ -35,7 +35,7 @@ impl Run<'_> {
     pub(super) fn drain(&self, node: &Node, ending: &dyn Ending) -> Result<Drained> {
         let start = Instant::now();
         let trained = |name: &str| self.trained(name);
-        let mut sink = ending.open(&Supplies::new(self.plan, node, &trained))?;
+        let mut sink = ending.open(&NodeResources::new(self.plan, node, &trained))?;
         let load_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
         let (mut report, mut passed) = (StageReport { load_seconds, ..StageReport::default() }, Reports::new());

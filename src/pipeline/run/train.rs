@@ -168,12 +168,12 @@ impl Feed for Rows<'_> {
 struct Counted {
     flow: Flow,
     rejects: Folder,
-    seen: Mutex<Seen>,
+    seen: Mutex<ReadUnits>,
 }
 
 /// What the stages on the way did over the units that were read to their end.
 #[derive(Default)]
-struct Seen {
+struct ReadUnits {
     units: BTreeSet<usize>,
     reports: Reports,
 }
@@ -192,7 +192,7 @@ impl Counted {
             })?;
         }
         let mut reports = self.reports();
-        let way = self.flow.way(self.flow.stations().into_iter().map(|station| station.id));
+        let way = self.flow.way(self.flow.steps().into_iter().map(|step| step.id));
         met(&mut reports, &way);
         balanced(&reports, &way, None, Some(rows))?;
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).reports = reports;
@@ -212,7 +212,7 @@ impl Source for Counted {
 
     fn read(&self, unit: usize, take: &mut dyn FnMut(RecordBatch) -> bool) -> Result<()> {
         let mut whole = true;
-        let passed = self.flow.run(unit, &self.reports(), &mut self.flow.stations(), &mut |batch| {
+        let passed = self.flow.run(unit, &self.reports(), &mut self.flow.steps(), &mut |batch| {
             whole = take(batch);
             Ok(whole)
         })?;

@@ -35,7 +35,7 @@ impl Run<'_> {
                 (source, Location::copy(mirror.folder(), &kept, None)?)
             }
         };
-        let owned = Owned::open(folder)?.filter(|owned| owned.owner().fingerprint == self.prints[id]);
+        let owned = Owned::open(folder)?.filter(|owned| owned.owner().fingerprint == self.fingerprints[id]);
         let replaced = || {
             Error::stage(
                 id,
@@ -59,15 +59,18 @@ impl Run<'_> {
     /// Files of it that changed since.
     pub(super) fn is_trained(&mut self, id: &str) -> Result<bool> {
         let (Some(record), Some(owned)) = (self.recorded(id)?, Owned::open(self.kept(id))?) else { return Ok(false) };
-        let print = &self.prints[id];
-        if record.fingerprint != *print || owned.owner().fingerprint != *print || record.model != Some(owned.digest()) {
+        let fingerprint = &self.fingerprints[id];
+        if record.fingerprint != *fingerprint
+            || owned.owner().fingerprint != *fingerprint
+            || record.model != Some(owned.digest())
+        {
             return Ok(false);
         }
         if !owned.difference(Depth::Size)?.missing.is_empty() {
             return Ok(false);
         }
         refuse_changed(id, &owned, self.verify)?;
-        self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.printed(id))))?;
+        self.some_rows(&record.reports, &self.workdir.at.join(&format!("rejects/{}", self.folder_name(id))))?;
         self.remember(record, Done::Earlier);
         Ok(true)
     }

@@ -49,7 +49,8 @@ impl Run<'_> {
 
     /// Whether the stage wrote its files under its present settings; the report then has what is remembered of it.
     fn is_written(&mut self, node: &Node, folder: &Location) -> Result<bool> {
-        let Some(found) = self.recorded(&node.id)?.filter(|record| record.fingerprint == self.prints[&node.id]) else {
+        let Some(found) = self.recorded(&node.id)?.filter(|record| record.fingerprint == self.fingerprints[&node.id])
+        else {
             return Ok(false);
         };
         if !self.is_whole(node, &found, folder)? {

@@ -139,8 +139,8 @@ mod tests {
 
 |  | n | difference | p | p (Holm) |
 |---|---|---|---|---|
-| all | 3 | 0.003 ± 0.029 | 0.67 | 0.67 |
-| random | 3 | -0.097 ± 0.038 | 0.0082 | 0.02 |
+| all | 3 | 0.003 ± 0.029 | 0.667 | 0.667 |
+| random | 3 | -0.097 ± 0.038 | 0.008 | 0.016 |
 ";
         assert_eq!(compare.text(&sweep, &measured), expected);
     }

@@ -1,7 +1,5 @@
 //! Means with their intervals, paired differences, and what many tests at once are worth.
 
-use std::cmp::Ordering;
-
 /// A mean over repeats.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Mean {
@@ -81,16 +79,19 @@ pub(super) fn holm(ps: &[f64]) -> Vec<f64> {
     corrected
 }
 
-/// How many decimals the numbers of one column deserve: two digits of the widest interval, or three of the largest number
-/// where none has an interval. Whole numbers without intervals have none.
+/// How many decimals the numbers of one column deserve: two digits of the interval in the middle of all that are not 0, or
+/// three digits of the largest number where none has an interval. Whole numbers without intervals have none.
 pub(super) fn decimals(column: &[Mean]) -> usize {
-    let largest = |of: fn(&Mean) -> f64| column.iter().map(of).filter(|x| x.is_finite()).fold(0.0, f64::max);
     let places = |value: f64, digits: i32| (digits - 1 - value.log10().floor() as i32).clamp(0, 12) as usize;
-    let (half, mean) = (largest(|mean| mean.half), largest(|mean| mean.mean.abs()));
-    match half.partial_cmp(&(1e-9 * mean)) {
-        Some(Ordering::Greater) => places(half, 2),
-        _ if mean == 0.0 || column.iter().all(|mean| mean.mean.fract() == 0.0) => 0,
-        _ => places(mean, 3),
+    let largest = column.iter().map(|mean| mean.mean.abs()).filter(|mean| mean.is_finite()).fold(0.0, f64::max);
+    // What is smaller comes from rounding.
+    let halves = column.iter().map(|mean| mean.half).filter(|half| half.is_finite() && *half > 1e-9 * largest);
+    let mut halves: Vec<f64> = halves.collect();
+    halves.sort_by(f64::total_cmp);
+    match halves.get(halves.len() / 2) {
+        Some(half) => places(*half, 2),
+        None if largest == 0.0 || column.iter().all(|mean| mean.mean.fract() == 0.0) => 0,
+        None => places(largest, 3),
     }
 }
 
@@ -109,8 +110,8 @@ pub(super) fn shown(Mean { mean, half, n, .. }: Mean, decimals: usize) -> String
 pub(super) fn shown_p(p: f64) -> String {
     match p {
         p if p < 1e-4 => "< 0.0001".into(),
-        p if p < 0.01 => format!("{p:.4}"),
-        p => format!("{p:.2}"),
+        p if p < 1e-3 => format!("{p:.4}"),
+        p => format!("{p:.3}"),
     }
 }
 
@@ -158,11 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn a_column_has_two_digits_of_its_widest_interval() {
+    fn a_column_has_two_digits_of_its_middle_interval() {
         let of = |values: &[f64]| Mean::of(values.iter().copied());
         let column = [of(&[0.951, 0.957]), of(&[0.90, 0.92])];
         assert_eq!(decimals(&column), 2);
         assert_eq!(column.map(|mean| shown(mean, 2)), ["0.95 ± 0.04", "0.91 ± 0.13"]);
+        // One line with a wide interval does not take the digits of all others.
+        assert_eq!(decimals(&[column[0], column[1], of(&[0.1, 0.2]), column[0], column[0]]), 3);
         assert_eq!(decimals(&[of(&[128.0, 128.0])]), 0);
         assert_eq!(decimals(&[of(&[0.5]), of(&[0.25])]), 3);
         assert_eq!(decimals(&[of(&[183.234, 183.234])]), 0);

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use arrow::array::RecordBatch;
 use serde_json::json;
 
-use super::judge::Bench;
+use super::judge::LoadedJudge;
 use super::win_rate::Scores;
 use super::{Evaluate, Judge};
 use crate::columns::lists::ids;
@@ -51,7 +51,7 @@ impl Told {
     pub(super) fn add(
         &mut self,
         batch: &RecordBatch,
-        judge: Option<&Bench>,
+        judge: Option<&LoadedJudge>,
         models: Option<[&Scorer; 2]>,
     ) -> Result<()> {
         let (mut rows, mut texts, mut tokens) = (Vec::new(), Vec::new(), Vec::new());

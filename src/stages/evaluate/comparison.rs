@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use serde_json::Value;
 
 use super::answers::Told;
-use super::judge::Bench;
+use super::judge::LoadedJudge;
 use super::pairs::Sums;
 use super::win_rate::win_rates;
 use super::{Evaluate, Judge, Reward};
@@ -20,7 +20,7 @@ pub(super) struct Comparison {
     models: BTreeMap<String, Scorer>,
     /// The model that they started from.
     start: Option<Scorer>,
-    judge: Option<Bench>,
+    judge: Option<LoadedJudge>,
     against: Option<String>,
     /// What the rows of each input are.
     takes: Vec<Takes>,
@@ -45,10 +45,10 @@ impl Comparison {
         let models: BTreeMap<String, Scorer> = models.collect::<Result<_>>()?;
         let judge = match &stage.judge {
             None => None,
-            Some(Judge::Quickstart) => Some(Bench::Quickstart),
+            Some(Judge::Quickstart) => Some(LoadedJudge::Quickstart),
             Some(Judge::Reward(Reward { oracle, reference })) => {
                 distinct(&resources.model(oracle)?, &resources.model(reference)?)?;
-                Some(Bench::Reward(Box::new([load(oracle)?, load(reference)?])))
+                Some(LoadedJudge::Reward(Box::new([load(oracle)?, load(reference)?])))
             }
         };
         let names = stage.answers.keys();

@@ -30,7 +30,7 @@ pub struct Reward {
 }
 
 /// A judge at work.
-pub(super) enum Bench {
+pub(super) enum LoadedJudge {
     /// [`Judge::Quickstart`].
     Quickstart,
     /// [`Judge::Reward`]: oracle and reference.
@@ -45,7 +45,7 @@ pub(super) struct Opinion {
     pub(super) verdict: Option<Verdict>,
 }
 
-impl Bench {
+impl LoadedJudge {
     /// Opinions on `answers` (text and ids) to the prompts of the rows of `batch`, of which `rows` says one for each answer.
     pub(super) fn judge(
         &self,

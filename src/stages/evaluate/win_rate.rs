@@ -51,10 +51,10 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// The 95 % percentile interval of the mean: rows are drawn with replacement, always with the same dice.
+/// The 95 % percentile interval of the mean: rows are drawn with replacement, always with the same seed.
 fn interval(points: &[f64]) -> [f64; 2] {
-    let mut dice = ChaCha8Rng::seed_from_u64(0);
-    let mut pick = || points[(dice.next_u64() % points.len() as u64) as usize];
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let mut pick = || points[(rng.next_u64() % points.len() as u64) as usize];
     let mut means: Vec<f64> =
         (0..RESAMPLES).map(|_| (0..points.len()).map(|_| pick()).sum::<f64>() / points.len() as f64).collect();
     means.sort_by(f64::total_cmp);

@@ -186,7 +186,7 @@ impl Boundaries {
         let same = alone.iter().zip(whole).take_while(|(a, b)| a == b).count();
         let (end, together) = (last(tokenizer, alone), first(tokenizer, &whole[same.min(whole.len())..]));
         let example = format!("{}: prompt alone ends {end}, with the answer {together}", side.name());
-        (!joint.is_clean(side as usize)).then_some(example)
+        joint.spans_the_end(side as usize).then_some(example)
     }
 
     /// The faults of one answer to `prompt`, of which `room` tokens stay.
@@ -232,7 +232,7 @@ fn texts(tokenizer: &Tokenizer, ids: &[i32]) -> String {
 
 /// What a stage saw of its rows.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct TokenizeCounts {
     rows: u64,
     prompt_tokens: u64,
     response_tokens: u64,
@@ -250,7 +250,7 @@ struct Found {
     example: String,
 }
 
-impl Seen {
+impl TokenizeCounts {
     /// Counts a row; its `tokens` are those of the prompt and of both answers.
     pub(super) fn add_row(&mut self, faults: &Faults, cut: [bool; 2], tokens: [usize; 2], id: &dyn Fn() -> String) {
         self.rows += 1;

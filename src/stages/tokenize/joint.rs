@@ -56,16 +56,13 @@ impl Joiner<'_> {
     pub(super) fn join(&self, rendered: &Rendered, with_offsets: bool) -> Result<Joint> {
         let alone = self.alone(&rendered.prompt)?;
         let prompt_chars = rendered.prompt.chars().count();
-        let whole = |side: usize| -> Result<Encoded> {
-            let text = format!("{}{}", rendered.prompt, rendered.answers[side].text);
-            let plain = self.whole(&text, with_offsets)?;
-            if with_offsets || plain.ids.starts_with(&alone) {
-                return Ok(plain);
-            }
-            self.whole(&text, true)
-        };
-        let whole = [whole(0)?, whole(1)?];
-        Ok(Joint { alone, whole, prompt_chars })
+        let texts = [0, 1].map(|side| format!("{}{}", rendered.prompt, rendered.answers[side].text));
+        let whole = |with_offsets| Ok([self.whole(&texts[0], with_offsets)?, self.whole(&texts[1], with_offsets)?]);
+        let joint = Joint { whole: whole(with_offsets)?, alone, prompt_chars };
+        match with_offsets || joint.is_clean() {
+            true => Ok(joint),
+            false => Ok(Joint { whole: whole(true)?, ..joint }),
+        }
     }
 
     /// The ids of a prompt alone.
@@ -90,14 +87,19 @@ impl Joiner<'_> {
 }
 
 impl Joint {
-    /// Whether the prompt's own ids begin the whole of `side`.
-    pub(super) fn is_clean(&self, side: usize) -> bool {
-        self.whole[side].ids.starts_with(&self.alone)
+    /// Whether the ids of the prompt alone are a prefix of both texts.
+    pub(super) fn is_clean(&self) -> bool {
+        (0..2).all(|side| !self.spans_the_end(side))
+    }
+
+    /// Whether a token spans the end of the prompt and the beginning of the answer of `side`.
+    pub(super) fn spans_the_end(&self, side: usize) -> bool {
+        !self.whole[side].ids.starts_with(&self.alone)
     }
 
     /// How many ids are the prompt's, or why that cannot be said.
     pub(super) fn cut(&self, rule: BoundaryRule) -> Result<usize, &'static str> {
-        if (0..2).all(|side| self.is_clean(side)) {
+        if self.is_clean() {
             return Ok(self.alone.len());
         }
         let [chosen, rejected] = &self.whole;
@@ -118,9 +120,9 @@ impl Joint {
 
     /// The tokens that begin in the prompt.
     fn tokens_of_prompt(&self, side: usize) -> usize {
-        match self.is_clean(side) {
-            true => self.alone.len(),
-            false => self.whole[side].offsets.iter().take_while(|(from, _)| *from < self.prompt_chars).count(),
+        match self.spans_the_end(side) {
+            true => self.whole[side].offsets.iter().take_while(|(from, _)| *from < self.prompt_chars).count(),
+            false => self.alone.len(),
         }
     }
 

@@ -44,7 +44,7 @@ fn render(template: &ChatTemplate, conversation: &Json, ending: &str) -> Result<
     let field = |name: &str| conversation.get(name).cloned();
     let context = Context { tools: field("tools"), documents: field("documents"), ..Context::default() };
     match ending {
-        "continue" => template.render_prompt(&messages, &context),
+        "continue" => template.open(&messages, &context),
         "generation" => template.render(&messages, &context, Ending::GenerationPrompt),
         _ => template.render(&messages, &context, Ending::Turn),
     }

@@ -11,13 +11,13 @@ use crate::error::Result;
 const BATCHES: usize = 2;
 
 /// The items of another iterator, which runs on a thread of its own, a few items ahead.
-pub struct Ahead {
+pub struct Prefetch {
     chunks: Receiver<Result<Chunk>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Runs `chunks` ahead of whoever takes them.
-pub fn ahead(chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send>) -> Ahead {
+pub fn prefetch(chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send>) -> Prefetch {
     let (sender, receiver) = sync_channel(BATCHES);
     let thread = thread::spawn(move || {
         for chunk in chunks {
@@ -27,10 +27,10 @@ pub fn ahead(chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send>) -> Ahead {
             }
         }
     });
-    Ahead { chunks: receiver, thread: Some(thread) }
+    Prefetch { chunks: receiver, thread: Some(thread) }
 }
 
-impl Iterator for Ahead {
+impl Iterator for Prefetch {
     type Item = Result<Chunk>;
 
     fn next(&mut self) -> Option<Result<Chunk>> {
@@ -61,7 +61,7 @@ mod tests {
             counter.fetch_add(1, Ordering::SeqCst);
             Ok(Chunk { batch: RecordBatch::new_empty(Arc::new(Schema::empty())), first_row })
         };
-        let mut ahead = ahead(Box::new((0..100).map(chunk)));
+        let mut ahead = prefetch(Box::new((0..100).map(chunk)));
         assert_eq!(ahead.next().unwrap().unwrap().first_row, 0);
         std::thread::sleep(std::time::Duration::from_millis(50));
         assert!(made.load(Ordering::SeqCst) <= 2 + BATCHES as u64);
