@@ -49,6 +49,12 @@ impl Place {
         self.row = Some(number);
         self
     }
+
+    /// The same place, narrowed to a column.
+    pub fn in_column(mut self, column: impl Into<String>) -> Self {
+        self.column = Some(column.into());
+        self
+    }
 }
 
 impl fmt::Display for Place {

@@ -1,5 +1,8 @@
 //! How long work talks to whoever watches it: progress out, a wish to stop in.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 /// Receives progress and carries the wish to stop. The command line draws bars; tests use [`Silent`].
 pub trait Monitor: Send + Sync {
     /// A piece of work begins. `total` is in `unit`s where it is known.
@@ -10,6 +13,15 @@ pub trait Monitor: Send + Sync {
     fn end(&self);
     /// True once the user asked to stop; long loops look at it between units of work.
     fn stopping(&self) -> bool;
+}
+
+/// Warns of `message`, which this process did not say before: a model is loaded several times in a run.
+pub fn warn_once(message: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.insert(message.to_owned()) {
+        tracing::warn!("{message}");
+    }
 }
 
 /// Watches nothing and never stops.

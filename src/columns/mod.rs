@@ -11,7 +11,7 @@ pub mod provenance;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt64Type};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
 use serde::{Deserialize, Serialize};
@@ -132,6 +132,7 @@ pub fn row_id(batch: &RecordBatch) -> Option<String> {
     let column = batch.column_by_name(ROW_ID)?;
     match column.data_type() {
         DataType::Int64 => Some(column.as_primitive::<Int64Type>().value(0).to_string()),
+        DataType::UInt64 => Some(column.as_primitive::<UInt64Type>().value(0).to_string()),
         DataType::Utf8 => Some(column.as_string::<i32>().value(0).to_owned()),
         _ => None,
     }

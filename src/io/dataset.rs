@@ -1,23 +1,25 @@
-//! A dataset: files of one schema, in the versions that were there when it was opened, and the units of work that they
+//! A dataset: files whose columns are merged by their names, in the versions that were there when it was opened, and the units of work that they
 //! fall into.
 
 mod file;
 mod identity;
 mod remembered;
+mod said;
 mod schema;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::RecordBatch;
-use arrow::compute::cast;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bound;
+use super::conform::{Lost, conform};
+use super::extension::told;
 pub use super::find::takes;
 use super::find::{WILD, find};
 use super::store::{Location, Stores, shown};
@@ -196,18 +198,30 @@ impl Dataset {
             File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows).map_err(cause)?),
         };
         let place = Place::file(&location);
+        let told = told(self.files[unit.file].1.schema());
+        let own: HashMap<&str, &FieldRef> = told.fields().iter().map(|field| (field.name().as_str(), field)).collect();
+        let from: Vec<Option<FieldRef>> = schema
+            .fields()
+            .iter()
+            .map(|field| own.get(field.name().as_str()).map(|own| FieldRef::clone(own)))
+            .collect();
         Ok(Box::new(whole(chunks, place.clone()).map(move |chunk| {
             let Chunk { batch, first_row } = chunk.map_err(|error| file::cause(&location, error))?;
             let wrong = |error: ArrowError| Error::data(place.clone(), error);
-            let own = batch.schema_ref().fields();
-            let columns = schema.fields().iter().enumerate().map(|(index, field)| {
-                let missing = || Error::data(place.clone(), "columns differ within the file");
+            let held = batch.schema_ref().fields();
+            let columns = schema.fields().iter().zip(&from).enumerate().map(|(index, (field, from))| {
+                let Some(from) = from else { return Ok(new_null_array(field.data_type(), batch.num_rows())) };
                 // Mostly the columns are the dataset's, one by one; with many of them a search for each takes long.
-                let is_same = own.get(index).is_some_and(|own| own.name() == field.name());
+                let is_same = held.get(index).is_some_and(|held| held.name() == field.name());
                 let column = if is_same { batch.columns().get(index) } else { batch.column_by_name(field.name()) };
-                cast(column.ok_or_else(missing)?, field.data_type()).map_err(wrong)
+                let column = column.ok_or_else(|| Error::data(place.clone(), "columns differ within the file"))?;
+                conform(column, from, field).map_err(|Lost { path, message }| {
+                    Error::data(place.clone().row(first_row).in_column(path.join(".")), message)
+                })
             });
-            let batch = RecordBatch::try_new(schema.clone(), columns.collect::<Result<_>>()?).map_err(wrong)?;
+            let columns = columns.collect::<Result<Vec<_>>>()?;
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options).map_err(wrong)?;
             Ok(Chunk { batch, first_row })
         })))
     }

@@ -1,19 +1,17 @@
 //! JSON Lines, or one JSON array of objects, plain or compressed, to record batches. The schema is what all rows have
 //! in common.
 
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, SchemaRef};
-use arrow::error::ArrowError;
-use arrow::json::ReaderBuilder;
-use serde_json::Value;
+use arrow::datatypes::{Schema, SchemaRef};
 
 use super::Chunk;
+use super::json_columns;
 use super::json_rows::{Row, rows};
-use super::json_schema::{Columns, Extent, has_json, write_json};
+use super::json_schema::{Columns, Extent};
+use super::json_value::{Json, parse};
 use super::limits::{BATCH, VALUES, leaves};
 use super::store::Location;
 use crate::error::{Error, Place, Result};
@@ -49,17 +47,22 @@ impl File {
                 return Err(wrong(&format!("a row of more than {VALUES} values")));
             }
             extent.objects = 0;
-            match serde_json::from_str(&row.text) {
-                Ok(Value::Object(map)) => columns.add(&map, &mut extent).map_err(|column| wrong(&column))?,
+            match parse(&row.text) {
+                Ok(Json::Object(fields)) => columns.add(&fields, &mut extent).map_err(|too_many| wrong(&too_many))?,
                 Ok(_) => return Err(wrong(&"not a JSON object; a row looks like {\"prompt\": …}")),
-                Err(error) => return Err(wrong(&format!("not JSON: {error}{}", hint(location)))),
+                Err(broken) => {
+                    let place = Place::file(location).row(row.number);
+                    let column = broken.path.join(".");
+                    let place = if column.is_empty() { place } else { place.in_column(column) };
+                    return Err(Error::data(place, format!("not JSON: {broken}{}", hint(location))));
+                }
             }
             count += 1;
             if extent.objects > fullest.objects {
                 fullest = Fullest { objects: extent.objects, row: row.number };
             }
         }
-        let file = Self { location: location.clone(), schema: Arc::new(columns.schema()), rows: count, fullest };
+        let file = Self { location: location.clone(), schema: Arc::new(columns.schema(count)), rows: count, fullest };
         file.values(&file.schema)?;
         Ok(file)
     }
@@ -86,7 +89,7 @@ impl File {
         self.rows
     }
 
-    /// All rows in batches under `schema`, which is wide enough for them.
+    /// The columns of all rows that `schema`, the dataset's, has too, in batches.
     ///
     /// # Errors
     /// A store that fails; later, in the batches, lines that are not JSON or do not fit the schema.
@@ -95,8 +98,10 @@ impl File {
         schema: &SchemaRef,
         batch_rows: usize,
     ) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
-        let (location, schema) = (self.location.clone(), schema.clone());
-        let batch_rows = batch_rows.min((VALUES / self.values(&schema)?) as usize);
+        let location = self.location.clone();
+        let batch_rows = batch_rows.min((VALUES / self.values(schema)?) as usize);
+        let own = self.schema.fields().iter().filter(|field| schema.field_with_name(field.name()).is_ok());
+        let own = Arc::new(Schema::new(own.cloned().collect::<Vec<_>>()));
         let mut rows = rows(&location)?;
         Ok(std::iter::from_fn(move || {
             let (mut block, mut bytes) = (Vec::new(), 0);
@@ -111,7 +116,7 @@ impl File {
                 }
             }
             let first_row = block.first()?.number;
-            let batch = decode(&schema, &block);
+            let batch = decode(&own, &block);
             let batch = batch.map_err(|error| Error::data(Place::file(&location).row(first_row), error));
             Some(batch.map(|batch| Chunk { batch, first_row }))
         }))
@@ -124,37 +129,10 @@ fn values(text: &str) -> u64 {
     if text.len() as u64 > VALUES { text.as_bytes().iter().filter(is_mark).count() as u64 } else { 0 }
 }
 
-fn decode(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
-    let builder = ReaderBuilder::new(schema.clone()).with_coerce_primitive(true);
-    let mut decoder = builder.with_batch_size(rows.len()).build_decoder()?;
-    let mixed: Vec<&Field> = schema.fields().iter().map(AsRef::as_ref).filter(|field| has_json(field)).collect();
-    for row in rows {
-        let text = match mixed.is_empty() {
-            true => without_surrogates(&row.text),
-            false => with_json(&row.text, &mixed),
-        };
-        decoder.decode(text.as_bytes())?;
-        decoder.decode(b"\n")?;
-    }
-    let batch = decoder.flush()?;
-    Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
-}
-
-/// The same row with texts in the columns of JSON among `fields`.
-fn with_json<'a>(text: &'a str, fields: &[&Field]) -> Cow<'a, str> {
-    let Ok(mut row) = serde_json::from_str::<Value>(text) else { return Cow::Borrowed(text) };
-    for field in fields {
-        row.get_mut(field.name()).into_iter().for_each(|value| write_json(value, field));
-    }
-    Cow::Owned(row.to_string())
-}
-
-/// The same JSON with characters in place of escaped pairs of surrogates, which arrow-json 59 joins wrongly from
-/// U+20000 on.
-fn without_surrogates(text: &str) -> Cow<'_, str> {
-    let escaped = text.contains("\\ud") || text.contains("\\uD");
-    let value = escaped.then(|| serde_json::from_str::<Value>(text).ok()).flatten();
-    value.map_or(Cow::Borrowed(text), |value| Cow::Owned(value.to_string()))
+fn decode(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, String> {
+    let rows: Vec<Json<'_>> =
+        rows.iter().map(|row| parse(&row.text)).collect::<Result<_, _>>().map_err(|broken| broken.to_string())?;
+    json_columns::batch(schema, &rows).map_err(|error| error.to_string())
 }
 
 /// What a file named `.json` must be, where its rows do not say so.
@@ -169,6 +147,7 @@ fn hint(location: &Location) -> &'static str {
 mod tests {
     use super::*;
     use arrow::array::AsArray;
+    use arrow::datatypes::DataType;
     use std::io::Write;
 
     fn file(name: &str, bytes: &[u8]) -> (tempfile::TempDir, Location) {
@@ -196,10 +175,13 @@ mod tests {
     fn a_broken_line_is_named() {
         let (_folder, location) = file("x.jsonl", b"{\"a\": 1}\n{\"a\": \n");
         let error = File::open(&location).unwrap_err().to_string();
-        assert!(error.contains("x.jsonl, row 2: not JSON: "), "{error}");
+        assert!(error.contains("x.jsonl, row 2, column `a`: not JSON: the text ends where a value belongs"), "{error}");
         let (_folder, location) = file("x.jsonl", b"[1]\n");
         let error = File::open(&location).unwrap_err().to_string();
         assert!(error.contains("row 1: not a JSON object"), "{error}");
+        let (_folder, location) = file("x.jsonl", b"{\"a\": 1}\n{\"a\": {\"b\": \"cut \\ud83d\"}}\n");
+        let error = File::open(&location).unwrap_err().to_string();
+        assert!(error.contains("x.jsonl, row 2, column `a.b`: not JSON: `\\ud83d` is a lone surrogate"), "{error}");
         let (_folder, location) = file("x.jsonl.gz", b"{\"a\": 1}\n");
         let error = File::open(&location).unwrap_err().to_string();
         assert!(error.contains("x.jsonl.gz, row 1: "), "{error}");
@@ -237,7 +219,10 @@ mod tests {
             ("[{\"a\": 1}] {}", "x.json, row 1: text behind the end of the array"),
             ("[{\"a\": 1}, ]", "x.json, row 2: not JSON: "),
             ("[{\"a\": 1}, 2]", "x.json, row 2: not a JSON object"),
-            ("{\n\"a\": 1\n}", "x.json, row 1: not JSON: EOF while parsing an object at line 1 column 1 (a .json file"),
+            (
+                "{\n\"a\": 1\n}",
+                "x.json, row 1: not JSON: the text ends where a key in quotes belongs, at character 2 (a .json file",
+            ),
         ] {
             let error = error(text);
             assert!(error.contains(expected), "{error}");
@@ -249,6 +234,24 @@ mod tests {
         let (_folder, location) =
             file("x.jsonl", b"{\"a\": \"\\ud83d\\ude80\"}\n{\"a\": [1]}\n{\"a\": {\"b\": null}}\n");
         assert_eq!(texts(&File::open(&location).unwrap()), ["\"\u{1f680}\"", "[1]", "{\"b\":null}"]);
+    }
+
+    #[test]
+    fn numbers_are_what_they_are_written_as() {
+        let rows = "{\"a\": 12297829382473034411, \"b\": 9007199254740993, \"c\": NaN, \"d\": 7, \"e\": NaN}\n\
+                    {\"a\": 12297829382473034410, \"b\": 0.50, \"c\": -Infinity, \"d\": true, \"e\": \"x\"}\n";
+        let (_folder, location) = file("x.jsonl", rows.as_bytes());
+        let file = File::open(&location).unwrap();
+        let chunk = file.read(file.schema(), 9).unwrap().next().unwrap().unwrap();
+        let text = |name: &str| {
+            let column = arrow::compute::cast(chunk.batch.column_by_name(name).unwrap(), &DataType::Utf8).unwrap();
+            column.as_string::<i32>().iter().map(|text| text.unwrap_or("null").to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(text("a"), ["12297829382473034411", "12297829382473034410"]);
+        assert_eq!(text("b"), ["9007199254740993", "0.50"]);
+        assert_eq!(text("c"), ["NaN", "-inf"]);
+        assert_eq!(text("d"), ["7", "true"]);
+        assert_eq!(text("e"), ["null", "x"]);
     }
 
     #[test]

@@ -6,18 +6,22 @@
 //! ```
 
 pub mod bounds;
+mod conform;
 pub mod csv;
 mod csv_rows;
 pub mod dataset;
 mod expansion;
+pub mod extension;
 pub mod faults;
 mod find;
 mod footer;
 pub mod hub;
 pub mod ipc;
 pub mod json_array;
+mod json_columns;
 mod json_rows;
 mod json_schema;
+mod json_value;
 pub mod jsonl;
 pub mod lease;
 mod limits;
@@ -51,7 +55,7 @@ pub use prefetch::prefetch;
 pub use stamps::Stamps;
 pub use storage::Storage;
 pub use store::{Canonical, Found, Listed, Location, Stores};
-pub use unify::list_element;
+pub use unify::{list_element, list_field};
 
 /// The file format of an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

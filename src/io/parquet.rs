@@ -5,6 +5,7 @@
 //! schema's metadata becomes the footer's key-value pairs.
 
 mod headers;
+mod logical;
 mod pages;
 mod schema;
 mod thrift;
@@ -51,6 +52,7 @@ pub struct File {
     place: Place,
     blob: Blob,
     footer: ArrowReaderMetadata,
+    schema: SchemaRef,
     /// Of every row group the rows that are read; empty where all are.
     left: Arc<Vec<Vec<Range<usize>>>>,
 }
@@ -76,12 +78,24 @@ impl File {
         let checked = super::footer::check(footer.metadata(), blob.len());
         let checked = checked.and_then(|()| check_columns(footer.schema().fields()));
         checked.map_err(|wrong| Error::data(place.clone(), wrong))?;
-        Ok(Self { place, blob, footer, left: Arc::default() })
+        let schema = Arc::new(logical::marked(footer.schema(), footer.metadata().file_metadata().schema_descr()));
+        Ok(Self { place, blob, footer, schema, left: Arc::default() })
     }
 
     /// The file's schema, its footer's key-value pairs as metadata.
     pub fn schema(&self) -> &SchemaRef {
-        self.footer.schema()
+        &self.schema
+    }
+
+    /// Whether every row group says that the column `name`, which has no columns inside, holds no null.
+    pub fn has_no_null(&self, name: &str) -> bool {
+        let metadata = self.footer.metadata();
+        let leaves = metadata.file_metadata().schema_descr().columns();
+        let Some(leaf) = leaves.iter().position(|leaf| leaf.path().parts() == [name]) else { return false };
+        metadata.row_groups().iter().all(|group| {
+            let statistics = group.column(leaf).statistics();
+            statistics.and_then(|statistics| statistics.null_count_opt()) == Some(0)
+        })
     }
 
     /// Rows of every row group.

@@ -7,6 +7,8 @@
 //! A pass has at most 64 rows. Up to that number no operation of the `cpu` device lets the result of a row depend on the other
 //! rows, so an answer is bitwise the same in any batch.
 
+mod config;
+mod penalties;
 mod sample;
 mod stop;
 
@@ -23,6 +25,8 @@ use super::layers::cache::{KvCache, Place, Slot, host};
 use crate::error::{Error, Result};
 use crate::kernels::FEW_ROWS;
 use crate::kernels::precision::Precision;
+pub use config::GenerationConfig;
+pub use penalties::Penalties;
 use sample::AnswerRng;
 pub use sample::Sampling;
 pub use stop::Stops;
@@ -32,6 +36,8 @@ pub use stop::Stops;
 pub struct Settings {
     /// How tokens are sampled.
     pub sampling: Sampling,
+    /// What is done to logits before that.
+    pub penalties: Penalties,
     /// The largest number of tokens of an answer.
     pub max_tokens: usize,
     /// Answers per prompt.
@@ -42,6 +48,18 @@ pub struct Settings {
     pub batch_tokens: usize,
     /// What ends an answer.
     pub stops: Stops,
+}
+
+impl Settings {
+    /// The token that follows `prompt` and the unfinished `answer`.
+    fn next(&self, logits: &[f32], prompt: &[i32], answer: &[i32], rng: &mut AnswerRng) -> i32 {
+        if self.penalties.is_none() {
+            return self.sampling.next(logits, rng);
+        }
+        let mut logits = logits.to_vec();
+        self.penalties.apply(&mut logits, prompt, answer, &self.stops.ids);
+        self.sampling.next(&logits, rng)
+    }
 }
 
 /// A prompt.
@@ -194,6 +212,7 @@ impl Decoding<'_> {
     /// Runs a forward pass and samples the next tokens.
     fn pass(&mut self) -> Result<()> {
         let Generator { model, device, settings, .. } = self.generator;
+        let prompts = self.prompts;
         let (mut batch, mut places) = (PackedBatch::default(), Vec::new());
         let mut add = |id: i32, position: usize, place: Place, batch: &mut PackedBatch| {
             batch.ids.push(id);
@@ -231,14 +250,14 @@ impl Decoding<'_> {
         let logits: Vec<&[f32]> = logits.chunks_exact(model.vocab_size()).collect();
 
         self.writing[..active].par_iter_mut().zip(&logits).for_each(|(writing, logits)| {
-            let next = settings.sampling.next(logits, &mut writing.rng);
+            let next = settings.next(logits, prompts[writing.prompt].ids, &writing.ids, &mut writing.rng);
             writing.ids.push(next);
         });
         for (logits, index) in logits[active..].iter().zip(&read) {
             let Reading { prompt, slot, .. } = self.reading[*index];
             for sample in 0..settings.samples {
                 let mut rng = AnswerRng::new(settings.seed, self.prompts[prompt].key, sample);
-                let ids = vec![settings.sampling.next(logits, &mut rng)];
+                let ids = vec![settings.next(logits, self.prompts[prompt].ids, &[], &mut rng)];
                 let place = Place { slot: self.cache.open(), prompt: Some(slot) };
                 self.writing.push(Writing { prompt, sample, place, rng, ids });
             }

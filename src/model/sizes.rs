@@ -40,6 +40,8 @@ pub enum FeedForward {
 pub struct Names {
     /// The output head. LoRA adapts it only if `targets` names it.
     pub head: &'static str,
+    /// The component of its name by which the table of embeddings is known.
+    pub embeddings: &'static str,
     /// Components of the names of tensors after the last layer: the final norm and the head.
     pub after_layers: &'static [&'static str],
     /// The layout of the weights of linear layers.

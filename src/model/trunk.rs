@@ -25,7 +25,7 @@ impl ModelSource {
         let Described { sizes, names, .. } = self.describe()?;
         let base = match (self.base_folder()?, other.base_folder()?) {
             (Some(own), Some(other)) if own == other => usize::MAX,
-            (Some(own), Some(other)) => Checkpoint::open(&own)?.same_until(&Checkpoint::open(&other)?, &names),
+            (Some(own), Some(other)) => Checkpoint::open(&own)?.same_base(&Checkpoint::open(&other)?, &names),
             (None, None) if self.weights == other.weights => usize::MAX,
             _ => 0,
         };
@@ -45,6 +45,17 @@ impl ModelSource {
 }
 
 impl Checkpoint {
+    /// As [`Self::same_until`], of whole models: where a checkpoint has its embeddings under the head's name, all depends on it.
+    fn same_base(&self, other: &Self, names: &Names) -> usize {
+        let has_embeddings =
+            |checkpoint: &Self| checkpoint.names().any(|name| name.split('.').any(|part| part == names.embeddings));
+        match has_embeddings(self) && has_embeddings(other) || self.has_equal(other, &format!("{}.weight", names.head))
+        {
+            true => self.same_until(other, names),
+            false => 0,
+        }
+    }
+
     /// The first layer whose output depends on a tensor that differs between the two; `usize::MAX` if no layer does.
     fn same_until(&self, other: &Self, names: &Names) -> usize {
         let tensors = self.names().chain(other.names());

@@ -1,9 +1,7 @@
 //! `generate` — what a model answers to the prompt of every row, greedily or by sampling.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::mem::take;
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray, StructArray};
@@ -27,8 +25,9 @@ use crate::columns::{
 };
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::cost::Workload;
-use crate::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
+use crate::model::generate::{Answer, Finish, GenerationConfig, Penalties, Prompt, Sampling, Settings, Stops};
 use crate::model::{CausalLm, DeviceSpec, Generator, ModelSource, Precision};
+use crate::monitor::warn_once;
 use crate::text::{Template, Tokenizer};
 
 /// Answers from a model.
@@ -46,6 +45,10 @@ pub struct Generate {
     /// above 0.
     #[serde(default = "default_top_p")]
     pub top_p: f64,
+    /// `model`: the sampling, the penalties and the end tokens of the model's generation_config.json, in place of `temperature` and
+    /// `top_p`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation_config: Option<Meant>,
     /// Tokens after which an answer is cut. A prompt that leaves no room for them in the model's positions is set aside.
     #[serde(default = "default_max_tokens")]
     pub max_tokens: usize,
@@ -77,6 +80,14 @@ pub struct Generate {
     /// Variables of the chat template, such as `enable_thinking: false`. A row's own, in the column `chat_template_kwargs`, win.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub template_args: Map<String, Value>,
+}
+
+/// Where the settings of sampling come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Meant {
+    /// The model's generation_config.json.
+    Model,
 }
 
 fn default_top_p() -> f64 {
@@ -115,10 +126,17 @@ impl Generate {
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             wrong("top_p", "top_p must be in (0, 1]");
         }
-        if self.temperature == 0.0 && self.top_p < 1.0 {
+        let is_greedy = self.temperature == 0.0 && self.generation_config.is_none();
+        if self.generation_config.is_some() && (self.temperature != 0.0 || self.top_p != 1.0) {
+            wrong(
+                "generation_config",
+                "`generation_config: model` says how to sample; leave `temperature` and `top_p` out",
+            );
+        }
+        if is_greedy && self.top_p < 1.0 {
             wrong("top_p", "top_p changes nothing at temperature 0, which takes the likeliest token every time");
         }
-        if self.temperature == 0.0 && self.samples > 1 {
+        if is_greedy && self.samples > 1 {
             wrong("samples", "all samples are the same at temperature 0, which takes the likeliest token every time");
         }
         if self.stop_ids.iter().flatten().any(|id| *id < 0) {
@@ -170,7 +188,9 @@ impl Generate {
         device: DeviceSpec,
         positions: Option<usize>,
     ) -> Result<Box<dyn Transform>> {
-        let mut stops = Stops { ids: self.end_ids(source, tokenizer.as_ref())?, ..Stops::default() };
+        let meant = GenerationConfig::of(source)?;
+        let (sampling, penalties) = self.sampling(source, &meant)?;
+        let mut stops = Stops { ids: self.end_ids(source, &meant, tokenizer.as_ref())?, ..Stops::default() };
         let (mut template, mut made_with) = (None, [None, None]);
         if let Some(tokenizer) = tokenizer {
             let special = tokenizer.special_ids();
@@ -186,7 +206,8 @@ impl Generate {
             stops.tokenizer = Some(tokenizer);
         }
         let settings = Settings {
-            sampling: Sampling { temperature: self.temperature, top_p: self.top_p },
+            sampling,
+            penalties,
             max_tokens: self.max_tokens,
             samples: self.samples,
             seed: self.seed.unwrap_or_default(),
@@ -197,18 +218,55 @@ impl Generate {
         let generator = Generator::load(source, device, wanted, settings)?;
         let computed = (CausalLm::arithmetic(device, wanted)?, device.kind());
         let digest = source.digest()?;
+        let chosen_by = match self.generation_config {
+            Some(Meant::Model) => Map::from_iter([("generation_config".to_owned(), json!(meant.entries()))]),
+            None => Map::from_iter([
+                ("temperature".to_owned(), json!(self.temperature)),
+                ("top_p".to_owned(), json!(self.top_p)),
+            ]),
+        };
         let (stage, seen) = (self.clone(), AnswerCounts::default());
-        Ok(Box::new(Generating { stage, generator, template, made_with, digest, computed, positions, seen }))
+        Ok(Box::new(Generating { stage, generator, template, made_with, digest, chosen_by, computed, positions, seen }))
     }
 
-    /// The tokens that end an answer: those of the stage, or else of the model's configuration and of its tokenizer.
-    fn end_ids(&self, source: &ModelSource, tokenizer: Option<&Tokenizer>) -> Result<BTreeSet<i32>> {
+    /// How tokens are chosen: as the stage says, or as `meant` does if the stage says so. Entries of `meant` that are not applied are
+    /// named once.
+    fn sampling(&self, source: &ModelSource, meant: &GenerationConfig) -> Result<(Sampling, Penalties)> {
+        if self.generation_config.is_none() {
+            let ignored = meant.entries_that_matter();
+            if !ignored.is_empty() {
+                let ignored = ignored.join(", ");
+                warn_once(&format!(
+                    "{source}: generation_config.json says {ignored}, which is not applied; `generation_config: model` applies it"
+                ));
+            }
+            return Ok((Sampling::new(self.temperature, self.top_p), Penalties::default()));
+        }
+        let (sampling, penalties) = meant.settings().map_err(|message| Error::model(source, message))?;
+        if sampling.temperature == 0.0 && self.samples > 1 {
+            let message =
+                "generation_config.json takes the likeliest token every time, so that all `samples` are the same";
+            return Err(Error::model(source, message));
+        }
+        Ok((sampling, penalties))
+    }
+
+    /// The tokens that end an answer: those of the stage, or else of the model's configurations and of its tokenizer; where
+    /// `generation_config: model` is set, those of `meant`, or else of config.json.
+    fn end_ids(
+        &self,
+        source: &ModelSource,
+        meant: &GenerationConfig,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<BTreeSet<i32>> {
         if let Some(ids) = &self.stop_ids {
             return Ok(ids.iter().copied().collect());
         }
         let mut found: BTreeSet<i32> = ends_in(&source.config()?);
-        if let Some(folder) = source.base_folder()? {
-            found.extend(ends_in(&json_file(&folder.join("generation_config.json"))?));
+        match (self.generation_config, meant.ends()) {
+            (Some(Meant::Model), Some(ends)) => return Ok(ends),
+            (Some(Meant::Model), None) => return Ok(found),
+            (None, ends) => found.extend(ends.into_iter().flatten()),
         }
         found.extend(tokenizer.and_then(|tokenizer| tokenizer.id(tokenizer.eos_token()?)));
         Ok(found)
@@ -225,14 +283,6 @@ fn ends_in(config: &Value) -> BTreeSet<i32> {
     found.into_iter().filter_map(Value::as_i64).filter_map(|id| i32::try_from(id).ok()).collect()
 }
 
-/// The content of a file that need not be there.
-fn json_file(path: &Path) -> Result<Value> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::model(path.display(), error)),
-        Err(_) => Ok(Value::Null),
-    }
-}
-
 struct Generating {
     stage: Generate,
     generator: Generator,
@@ -241,6 +291,8 @@ struct Generating {
     /// Digests of tokenizer and template.
     made_with: [Option<String>; 2],
     digest: String,
+    /// The settings by which tokens are chosen, as the footer has them.
+    chosen_by: Map<String, Value>,
     /// The numbers that the model computes in, and the kind of the device.
     computed: (Precision, &'static str),
     positions: Option<usize>,
@@ -293,12 +345,17 @@ impl Transform for Generating {
         let [tokenizer, template] = self.made_with.clone();
         provenance.tokenizer = provenance.tokenizer.or(tokenizer);
         provenance.template = provenance.template.or(template);
-        let Generate { temperature, top_p, max_tokens, seed, .. } = &self.stage;
+        let Generate { max_tokens, seed, .. } = &self.stage;
         let (precision, device) = self.computed;
-        provenance.answers = Some(json!({
-            "model": self.digest, "temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "seed": seed,
-            "precision": precision, "device": device,
-        }));
+        let mut told = self.chosen_by.clone();
+        told.extend([
+            ("model".to_owned(), json!(self.digest)),
+            ("max_tokens".to_owned(), json!(max_tokens)),
+            ("seed".to_owned(), json!(seed)),
+            ("precision".to_owned(), json!(precision)),
+            ("device".to_owned(), json!(device)),
+        ]);
+        provenance.answers = Some(Value::Object(told));
         Outcome::sort_out(&provenance.stamp_rows(&out), &reasons)
     }
 
@@ -396,6 +453,10 @@ pub(super) fn answers_of(batch: &RecordBatch, row: usize) -> Result<Vec<(String,
 impl Operation for Generate {
     fn name(&self) -> &'static str {
         "generate"
+    }
+
+    fn generates(&self) -> bool {
+        true
     }
 
     fn inputs(&self) -> Vec<(&'static str, &str)> {

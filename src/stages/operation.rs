@@ -69,6 +69,11 @@ pub trait Operation {
         None
     }
 
+    /// Whether its models write answers, for which their generation_config.json has a say.
+    fn generates(&self) -> bool {
+        false
+    }
+
     /// Lowers the bound of [`Self::longest_row`].
     fn shorten_rows(&mut self, _tokens: usize) {}
 

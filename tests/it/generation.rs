@@ -2,7 +2,7 @@
 
 use arrow::array::AsArray;
 use sepo::io::{Chunk, Dataset, Stores};
-use sepo::model::generate::{Answer, Finish, Prompt, Sampling, Settings, Stops};
+use sepo::model::generate::{Answer, Finish, GenerationConfig, Penalties, Prompt, Sampling, Settings, Stops};
 use sepo::model::{CausalLm, DeviceSpec, Generator, ModelSource, PairIds, Precision, Scorer};
 use serde::Deserialize;
 use serde_json::Value;
@@ -25,7 +25,15 @@ fn rows(case: &str) -> Vec<Row> {
 /// 40 tokens as in the script, up to the end-of-text token 2.
 fn settings(sampling: Sampling) -> Settings {
     let stops = Stops { ids: [2].into(), ..Stops::default() };
-    Settings { sampling, max_tokens: 40, samples: 1, seed: 3, batch_tokens: 4096, stops }
+    Settings {
+        sampling,
+        penalties: Penalties::default(),
+        max_tokens: 40,
+        samples: 1,
+        seed: 3,
+        batch_tokens: 4096,
+        stops,
+    }
 }
 
 #[test]
@@ -37,8 +45,8 @@ fn the_numbers_that_a_model_computes_in_are_known_before_it_is_loaded() {
     }
 }
 
-const GREEDY: Sampling = Sampling { temperature: 0.0, top_p: 1.0 };
-const RANDOM: Sampling = Sampling { temperature: 1.3, top_p: 0.9 };
+const GREEDY: Sampling = Sampling::new(0.0, 1.0);
+const RANDOM: Sampling = Sampling::new(1.3, 0.9);
 
 fn answers(case: &str, settings: Settings, prompts: &[Row]) -> Vec<Vec<Answer>> {
     let device = std::env::var("SEPO_TEST_DEVICE").unwrap_or("cpu".into()).parse::<DeviceSpec>().unwrap();
@@ -85,6 +93,81 @@ fn an_answer_does_not_depend_on_the_others() {
         let other = Settings { seed: 4, ..settings(RANDOM) };
         assert_ne!(answers(case, other, &rows), together, "{case}");
     }
+}
+
+/// Settings, prompts and answers of `tests/fixtures/generation_config/make_expected.py`.
+#[derive(Deserialize)]
+struct Meant {
+    case: String,
+    settings: Value,
+    prompt: Vec<i32>,
+    answer: Vec<i32>,
+}
+
+#[test]
+fn generation_config_is_applied_as_generate_does() {
+    let rows: Vec<Meant> =
+        serde_json::from_slice(&std::fs::read(fixture("generation_config").join("answers.json")).unwrap()).unwrap();
+    for (index, Meant { case, settings, prompt, answer }) in rows.into_iter().enumerate() {
+        let folder = Folder::new();
+        folder.write("generation_config.json", &settings.to_string());
+        let meant = GenerationConfig::of(&ModelSource::folder("m", folder.path("."))).unwrap();
+        let (sampling, penalties) = meant.settings().unwrap();
+        let stops = Stops { ids: meant.ends().unwrap_or([2].into()), ..Stops::default() };
+        let own = Settings { max_tokens: 24, penalties, stops, ..self::settings(sampling) };
+        let row = Row { prompt, answer };
+        let found = answers(&case, own, std::slice::from_ref(&row));
+        assert_eq!(found[0][0].ids, row.answer, "{index}: {case} {settings}");
+    }
+}
+
+#[test]
+fn generation_config_is_applied_where_it_is_asked_for_and_else_named() {
+    let folder = Folder::new();
+    let model = folder.path("m");
+    std::fs::create_dir(&model).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture("llama-tied").join(name), model.join(name)).unwrap();
+    }
+    let rows = r#"{"prompt_ids": [3], "chosen_ids": [4], "rejected_ids": [5]}"#;
+    folder.write("x.jsonl", &rows.replace("[3]", "[10, 21, 32, 21, 32]"));
+    let run = |config: &str, options: &str| {
+        std::fs::write(model.join("generation_config.json"), config).unwrap();
+        let stages = format!(
+            "models: {{ base: {{ path: m }} }}\nworkdir: run\nstages:\n  rows: {{ read: {{ from: x.jsonl }} }}\n  \
+             answers: {{ generate: {{ input: rows, model: base, max_tokens: 24{options} }} }}\n"
+        );
+        folder.write("p.yaml", &stages);
+        folder.sepo(&["run", "p.yaml", "--json"])
+    };
+    let answer = || {
+        let data = std::fs::read_dir(folder.path("run/data")).unwrap().map(|entry| entry.unwrap().path());
+        let newest = data.max_by_key(|path| std::fs::metadata(path).unwrap().modified().unwrap()).unwrap();
+        crate::formats::rows_of(&newest)[0]["answer_ids"].clone()
+    };
+    let plain = run("{}", "");
+    assert!(plain.status.success(), "{}", String::from_utf8_lossy(&plain.stderr));
+    let greedy = answer();
+    let meant = r#"{"repetition_penalty": 1.3, "eos_token_id": 2}"#;
+    let ignored = run(meant, "");
+    let stderr = String::from_utf8_lossy(&ignored.stderr);
+    assert_eq!(answer(), greedy);
+    assert_eq!(
+        stderr.matches("generation_config.json says repetition_penalty 1.3, which is not applied").count(),
+        1,
+        "{stderr}"
+    );
+    let applied = run(meant, ", generation_config: model");
+    let stderr = String::from_utf8_lossy(&applied.stderr);
+    assert!(applied.status.success() && !stderr.contains("not applied"), "{stderr}");
+    let expected =
+        serde_json::json!([9, 57, 18, 22, 51, 18, 78, 55, 53, 30, 6, 4, 4, 57, 14, 18, 18, 18, 18, 18, 18, 18, 18, 18]);
+    assert_eq!(answer(), expected);
+    let unsupported = run(r#"{"num_beams": 4}"#, ", generation_config: model");
+    let stderr = String::from_utf8_lossy(&unsupported.stderr);
+    assert!(stderr.contains("generation_config.json: `num_beams: 4` is not supported"), "{stderr}");
+    let both = run(meant, ", generation_config: model, temperature: 1.0");
+    assert_eq!(both.status.code(), Some(78));
 }
 
 #[test]

@@ -66,12 +66,13 @@ const RANKED: [(&str, Ranks); 7] = [
 ];
 
 /// Crates and layers that are the business of a few folders.
-const KEEPERS: [(&str, &[&str]); 7] = [
+const KEEPERS: [(&str, &[&str]); 8] = [
     ("clap::", &["cli"]),
     ("serde_saphyr::", &["pipeline"]),
     ("tokio::", &["io"]),
     ("burn::", &["kernels", "model", "train"]),
-    ("polars::", &["stages/read/sql.rs"]),
+    ("polars::", &["stages/read/sql/"]),
+    ("sqlparser::", &["stages/read/sql/"]),
     ("crate::kernels::", &["kernels", "model", "train"]),
     ("crate::text::", &["cli", "pipeline", "stages", "model", "text"]),
 ];

@@ -41,9 +41,13 @@ impl File {
         }
     }
 
-    /// Whether a row may lack a column, which is then null.
-    pub(super) fn may_lack_columns(&self) -> bool {
-        matches!(self, Self::Json(_))
+    /// Whether the column `name` holds no null, as far as the file says.
+    pub(super) fn has_no_null(&self, name: &str) -> bool {
+        match self {
+            Self::Parquet(file) => file.has_no_null(name),
+            // Their schemas say it; a field of CSV that is empty is null.
+            Self::Json(_) | Self::Ipc(_) | Self::Csv(_) => false,
+        }
     }
 
     /// Rows of every row group.

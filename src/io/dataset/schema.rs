@@ -2,47 +2,39 @@
 
 use std::sync::Arc;
 
-use arrow::compute::can_cast_types;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{Field, Fields, Schema, SchemaRef};
 
 use super::file::File;
+use super::said;
 use crate::error::{Error, Place, Result};
+use crate::io::extension::meant;
 use crate::io::store::Location;
-use crate::io::unify::unify;
+use crate::io::unify::unify_fields;
 
-/// The columns that all files have: those of the first, as wide as the others need them. Where rows may lack columns,
-/// also the others' own.
+/// The columns of all files by their names, at every depth, as wide as any of them needs; where one lacks a column its rows
+/// are null there. What the files say of themselves must agree.
 pub(super) fn common_schema(files: &[(Location, File)]) -> Result<SchemaRef> {
     let Some(((first, file), rest)) = files.split_first() else {
         return Err(Error::data(Place::default(), "a dataset needs at least one file"));
     };
-    let lacking = files.iter().all(|(_, file)| file.may_lack_columns());
-    let mut fields: Vec<Field> = file.schema().fields().iter().map(|field| Field::clone(field)).collect();
+    let mut fields = meant_fields(file);
     for (location, file) in rest {
-        let differs = |how: String| Error::data(Place::file(location), format!("another schema than {first}: {how}"));
-        for field in &mut fields {
-            match file.schema().field_with_name(field.name()) {
-                Err(_) if file.may_lack_columns() => field.set_nullable(true),
-                Err(_) => return Err(differs(format!("column `{}` is missing", field.name()))),
-                Ok(found) => {
-                    let (known, own) = (field.data_type(), found.data_type());
-                    let readable = |common: &DataType| {
-                        file.may_lack_columns() || can_cast_types(own, common) && can_cast_types(known, common)
-                    };
-                    let common = unify(known, own).filter(readable);
-                    let how = || differs(format!("column `{}` is {own}, not {known}", field.name()));
-                    let common = common.ok_or_else(how)?;
-                    *field =
-                        field.clone().with_data_type(common).with_nullable(field.is_nullable() || found.is_nullable());
-                }
-            }
-        }
-        if lacking {
-            let known = |name: &str| fields.iter().any(|field| field.name() == name);
-            let own: Vec<Field> = file.schema().fields().iter().map(|field| Field::clone(field)).collect();
-            let new: Vec<Field> = own.into_iter().filter(|field| !known(field.name())).collect();
-            fields.extend(new);
+        let own = meant_fields(file);
+        if own != fields {
+            fields = unify_fields(&fields, &own).map_err(|misfit| {
+                Error::data(Place::file(location), format!("another schema than {first}: {misfit}"))
+            })?;
         }
     }
-    Ok(Arc::new(Schema::new_with_metadata(fields, file.schema().metadata().clone())))
+    Ok(Arc::new(Schema::new_with_metadata(fields, said::agreed(files)?)))
+}
+
+/// The columns of `file` as they are meant. One that holds no null, as far as the file says, is not nullable.
+fn meant_fields(file: &File) -> Fields {
+    let fields = meant(file.schema()).fields;
+    let field = |field: &Arc<Field>| match field.is_nullable() && file.has_no_null(field.name()) {
+        true => Arc::new(Field::clone(field).with_nullable(false)),
+        false => field.clone(),
+    };
+    fields.iter().map(field).collect()
 }

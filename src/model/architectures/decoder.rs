@@ -120,7 +120,12 @@ impl Common {
 impl Architecture for Config {
     type Body = Decoder;
 
-    const NAMES: Names = Names { head: "lm_head", after_layers: &["norm", "lm_head"], layout: Layout::OutIn };
+    const NAMES: Names = Names {
+        head: "lm_head",
+        embeddings: "embed_tokens",
+        after_layers: &["norm", "lm_head"],
+        layout: Layout::OutIn,
+    };
 
     fn sizes(&self) -> Sizes {
         let common = &self.common;
@@ -145,6 +150,8 @@ impl Architecture for Config {
         }
         let rope = common.rope(self.max_positions).map_err(|message| parameters.wrong_config(&message))?;
         let (vocabulary, width) = (common.vocab_size, common.hidden_size);
+        parameters.optional_prefix("model.");
+        let is_tied = parameters.ties(common.tie_word_embeddings, "model.embed_tokens", "lm_head");
         let layers = self.windows.iter().enumerate();
         let model = Model {
             embed_tokens: Embedding::new(parameters, "model.embed_tokens", vocabulary, width)?,
@@ -154,12 +161,7 @@ impl Architecture for Config {
             norm: RmsNorm::new(parameters, "model.norm", width, common.rms_norm_eps)?,
             rope,
         };
-        let lm_head = if common.tie_word_embeddings {
-            parameters.ignore("lm_head.weight");
-            None
-        } else {
-            Some(Linear::new(parameters, "lm_head", width, vocabulary, false)?)
-        };
+        let lm_head = (!is_tied).then(|| Linear::new(parameters, "lm_head", width, vocabulary, false)).transpose()?;
         Ok(Decoder { model, lm_head })
     }
 }
@@ -217,6 +219,10 @@ struct Mlp {
 impl Body for Decoder {
     fn head(&self) -> Head {
         self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.head(), Linear::head)
+    }
+
+    fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
     }
 
     fn layers(&self) -> usize {

@@ -90,7 +90,8 @@ impl Config {
 impl Architecture for Config {
     type Body = Gpt2;
 
-    const NAMES: Names = Names { head: "lm_head", after_layers: &["ln_f", "lm_head"], layout: Layout::InOut };
+    const NAMES: Names =
+        Names { head: "lm_head", embeddings: "wte", after_layers: &["ln_f", "lm_head"], layout: Layout::InOut };
 
     fn sizes(&self) -> Sizes {
         Sizes {
@@ -110,6 +111,7 @@ impl Architecture for Config {
         let gelu = self.check().map_err(|message| parameters.wrong_config(&message))?;
         // The names in the checkpoints of the first release lack this prefix.
         parameters.optional_prefix("transformer.");
+        let is_tied = parameters.ties(self.tie_word_embeddings, "transformer.wte", "lm_head");
         let width = self.n_embd;
         let transformer = Transformer {
             wte: Embedding::new(parameters, "transformer.wte", self.vocab_size, width)?,
@@ -117,12 +119,8 @@ impl Architecture for Config {
             h: (0..self.n_layer).map(|index| Block::new(self, gelu, parameters, index)).collect::<Result<_>>()?,
             ln_f: LayerNorm::new(parameters, "transformer.ln_f", width, self.layer_norm_epsilon)?,
         };
-        let lm_head = if self.tie_word_embeddings {
-            parameters.ignore("lm_head.weight");
-            None
-        } else {
-            Some(Linear::new(parameters, "lm_head", width, self.vocab_size, false)?)
-        };
+        let lm_head =
+            (!is_tied).then(|| Linear::new(parameters, "lm_head", width, self.vocab_size, false)).transpose()?;
         Ok(Gpt2 { transformer, lm_head })
     }
 }
@@ -172,6 +170,10 @@ struct Mlp {
 impl Body for Gpt2 {
     fn head(&self) -> Head {
         self.lm_head.as_ref().map_or_else(|| self.transformer.wte.head(), Linear::head)
+    }
+
+    fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
     }
 
     fn layers(&self) -> usize {

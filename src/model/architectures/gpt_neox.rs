@@ -89,8 +89,12 @@ impl Config {
 impl Architecture for Config {
     type Body = GptNeoX;
 
-    const NAMES: Names =
-        Names { head: "embed_out", after_layers: &["final_layer_norm", "embed_out"], layout: Layout::OutIn };
+    const NAMES: Names = Names {
+        head: "embed_out",
+        embeddings: "embed_in",
+        after_layers: &["final_layer_norm", "embed_out"],
+        layout: Layout::OutIn,
+    };
 
     fn sizes(&self) -> Sizes {
         Sizes {
@@ -109,6 +113,8 @@ impl Architecture for Config {
     fn body(&self, parameters: &mut Parameters) -> Result<GptNeoX> {
         let (gelu, rope) = self.check().map_err(|message| parameters.wrong_config(&message))?;
         let (vocabulary, width) = (self.vocab_size, self.hidden_size);
+        parameters.optional_prefix("gpt_neox.");
+        let is_tied = parameters.ties(self.tie_word_embeddings, "gpt_neox.embed_in", "embed_out");
         let layers = 0..self.num_hidden_layers;
         let gpt_neox = Model {
             embed_in: Embedding::new(parameters, "gpt_neox.embed_in", vocabulary, width)?,
@@ -116,12 +122,8 @@ impl Architecture for Config {
             final_layer_norm: LayerNorm::new(parameters, "gpt_neox.final_layer_norm", width, self.layer_norm_eps)?,
             rope,
         };
-        let embed_out = if self.tie_word_embeddings {
-            parameters.ignore("embed_out.weight");
-            None
-        } else {
-            Some(Linear::new(parameters, "embed_out", width, vocabulary, false)?)
-        };
+        let embed_out =
+            (!is_tied).then(|| Linear::new(parameters, "embed_out", width, vocabulary, false)).transpose()?;
         Ok(GptNeoX { gpt_neox, embed_out })
     }
 }
@@ -174,6 +176,10 @@ struct Mlp {
 impl Body for GptNeoX {
     fn head(&self) -> Head {
         self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.head(), Linear::head)
+    }
+
+    fn is_tied(&self) -> bool {
+        self.embed_out.is_none()
     }
 
     fn layers(&self) -> usize {

@@ -35,6 +35,9 @@ pub trait Body {
     /// The output head, `[vocabulary, width]`.
     fn head(&self) -> Head;
 
+    /// Whether the head is the table of embeddings.
+    fn is_tied(&self) -> bool;
+
     /// Layers between the embeddings and the final norm.
     fn layers(&self) -> usize;
 

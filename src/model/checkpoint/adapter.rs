@@ -148,6 +148,22 @@ impl Stored {
         Ok(Some(factors))
     }
 
+    /// The adapter's copy of the base's tensor `name`, if it has one. PEFT reads the `base_layer` of adapted layers alone.
+    pub(in crate::model) fn base(&mut self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+        if let Some(layer) = name.strip_suffix(".base_layer.weight")
+            && self.checkpoint.shape(&peft_name(&format!("{layer}.lora_A.weight"))).is_none()
+        {
+            return Ok(None);
+        }
+        let name = peft_name(name);
+        if self.checkpoint.shape(&name).is_none() {
+            return Ok(None);
+        }
+        let values = self.checkpoint.tensor(&name, shape)?;
+        self.used.insert(name);
+        Ok(Some(values))
+    }
+
     /// Checks that every tensor was used.
     pub(in crate::model) fn finish(&self) -> Result<()> {
         let unused: Vec<&str> = self.checkpoint.names().filter(|name| !self.used.contains(*name)).collect();

@@ -161,6 +161,14 @@ impl Checkpoint {
         })
     }
 
+    /// Whether the tensors `a` and `b` exist and are equal.
+    pub(in crate::model) fn are_equal(&self, a: &str, b: &str) -> bool {
+        self.tensors
+            .get(a)
+            .zip(self.tensors.get(b))
+            .is_some_and(|(a, b)| (a.dtype, &a.shape, self.bytes(a)) == (b.dtype, &b.shape, self.bytes(b)))
+    }
+
     fn bytes(&self, entry: &Entry) -> &[u8] {
         &self.files[entry.file].1[entry.bytes.clone()]
     }

@@ -9,8 +9,14 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 pub struct Sampling {
     /// Logits are divided by it; 0 takes the most likely token.
     pub temperature: f64,
+    /// Samples from so many of the most likely tokens, and from those as likely as the last of them; 0 takes all.
+    pub top_k: usize,
     /// Samples from the smallest set of most likely tokens with this total probability (arXiv 1904.09751).
     pub top_p: f64,
+    /// Samples from tokens with at least this share of the probability of the most likely one (arXiv 2407.01082).
+    pub min_p: f64,
+    /// Samples from the set of tokens with this total probability whose information is nearest to the entropy (arXiv 2202.00666).
+    pub typical_p: f64,
 }
 
 /// The random numbers of one answer.
@@ -32,6 +38,11 @@ impl AnswerRng {
 }
 
 impl Sampling {
+    /// From the smallest set of most likely tokens with the probability `top_p`.
+    pub const fn new(temperature: f64, top_p: f64) -> Self {
+        Self { temperature, top_k: 0, top_p, min_p: 0.0, typical_p: 1.0 }
+    }
+
     /// The next token; ties go to the smallest id.
     pub(super) fn next(self, logits: &[f32], rng: &mut AnswerRng) -> i32 {
         let best = likeliest(logits);
@@ -41,11 +52,33 @@ impl Sampling {
         let highest = f64::from(logits[best]);
         let weight = |logit: f32| ((f64::from(logit) - highest) / self.temperature).exp();
         let weights: Vec<f64> = logits.iter().map(|logit| weight(*logit)).collect();
-        let total: f64 = weights.iter().sum();
+        let (tokens, kept) = self.candidates(&weights);
+        let mut left = rng.uniform() * kept;
+        let drawn = tokens.iter().find(|token| {
+            left -= weights[**token];
+            left < 0.0
+        });
+        drawn.copied().unwrap_or(best) as i32
+    }
+
+    /// The tokens to choose from, and the sum of their weights, of which the largest is 1. Restrictions are applied in the order of
+    /// `transformers`, each to what the one before it left.
+    fn candidates(self, weights: &[f64]) -> (Vec<usize>, f64) {
         let mut tokens: Vec<usize> = (0..weights.len()).collect();
-        let mut kept = total;
+        let mut kept: f64 = weights.iter().sum();
+        let sum = |tokens: &[usize]| tokens.iter().map(|token| weights[*token]).sum();
+        let takes_all = self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0 && self.typical_p >= 1.0;
+        if takes_all {
+            return (tokens, kept);
+        }
+        tokens.sort_unstable_by(|a, b| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b)));
+        if self.top_k > 0 && self.top_k < tokens.len() {
+            let last = weights[tokens[self.top_k - 1]];
+            tokens.retain(|token| weights[*token] >= last);
+            kept = sum(&tokens);
+        }
         if self.top_p < 1.0 {
-            tokens.sort_unstable_by(|a, b| weights[*b].total_cmp(&weights[*a]).then(a.cmp(b)));
+            let total = kept;
             kept = 0.0;
             let enough = tokens.iter().position(|token| {
                 kept += weights[*token];
@@ -53,12 +86,35 @@ impl Sampling {
             });
             tokens.truncate(enough.map_or(tokens.len(), |last| last + 1));
         }
-        let mut left = rng.uniform() * kept;
-        let drawn = tokens.iter().find(|token| {
-            left -= weights[**token];
-            left < 0.0
+        if self.min_p > 0.0 {
+            let least = self.min_p * weights[tokens[0]];
+            tokens.retain(|token| weights[*token] >= least);
+            kept = sum(&tokens);
+        }
+        if self.typical_p < 1.0 {
+            tokens = self.typical(tokens, weights, kept);
+            kept = sum(&tokens);
+        }
+        (tokens, kept)
+    }
+
+    /// Those of `tokens`, whose weights come to `total`, that are typical.
+    fn typical(self, tokens: Vec<usize>, weights: &[f64], total: f64) -> Vec<usize> {
+        let information = |token: usize| -(weights[token] / total).ln();
+        let of =
+            |token: &usize| if weights[*token] > 0.0 { weights[*token] / total * information(*token) } else { 0.0 };
+        let entropy: f64 = tokens.iter().map(of).sum();
+        let distance = |token: usize| (information(token) - entropy).abs();
+        let mut nearest = tokens.clone();
+        nearest.sort_by(|a, b| distance(*a).total_cmp(&distance(*b)));
+        let mut probability = 0.0;
+        let below = nearest.iter().take_while(|token| {
+            probability += weights[**token] / total;
+            probability < self.typical_p
         });
-        drawn.copied().unwrap_or(best) as i32
+        let last = below.count().min(nearest.len() - 1);
+        let farthest = distance(nearest[last]);
+        tokens.into_iter().filter(|token| distance(*token) <= farthest).collect()
     }
 }
 
@@ -77,6 +133,7 @@ fn likeliest(logits: &[f32]) -> usize {
 mod tests {
     use super::*;
     use crate::close::{Tolerance, assert_close};
+    use serde_json::Value;
 
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
         let mut counts = vec![0.0; logits.len()];
@@ -88,7 +145,7 @@ mod tests {
 
     #[test]
     fn no_temperature_is_the_first_of_the_likeliest() {
-        let greedy = Sampling { temperature: 0.0, top_p: 1.0 };
+        let greedy = Sampling::new(0.0, 1.0);
         assert_eq!(greedy.next(&[0.0, 3.0, 1.0, 3.0], &mut AnswerRng::new(0, "", 0)), 1);
         assert_eq!(greedy.next(&[f32::NAN, -3.0, -1.0], &mut AnswerRng::new(0, "", 0)), 2);
     }
@@ -98,7 +155,7 @@ mod tests {
         // Probabilities 0.1, 0.2, 0.3, 0.4; at temperature 0.5 their squares, normalised.
         let logits = [0.1f32, 0.2, 0.3, 0.4].map(f32::ln);
         let check = |temperature: f64, top_p: f64, want: [f64; 4]| {
-            let shares = shares(Sampling { temperature, top_p }, &logits);
+            let shares = shares(Sampling::new(temperature, top_p), &logits);
             assert_close(&shares, &want, Tolerance::Absolute(0.012), format_args!("{temperature} {top_p}"));
         };
         check(1.0, 1.0, [0.1, 0.2, 0.3, 0.4]);
@@ -107,6 +164,30 @@ mod tests {
         // 0.4 + 0.3 reach 0.65, 0.4 alone does not.
         check(1.0, 0.65, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]);
         check(1.0, 0.01, [0.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn restrictions_leave_what_they_leave_in_transformers() {
+        let expected: Vec<(Value, Vec<usize>)> =
+            serde_json::from_str(include_str!("../../../tests/fixtures/generation_config/candidates.json")).unwrap();
+        assert!(expected.len() > 30);
+        for (settings, tokens) in expected {
+            let logits: Vec<f64> = serde_json::from_value(settings["logits"].clone()).unwrap();
+            let number = |name: &str, otherwise: f64| settings[name].as_f64().unwrap_or(otherwise);
+            let sampling = Sampling {
+                temperature: number("temperature", 1.0),
+                top_k: number("top_k", 0.0) as usize,
+                top_p: number("top_p", 1.0),
+                min_p: number("min_p", 0.0),
+                typical_p: number("typical_p", 1.0),
+            };
+            let highest = logits.iter().copied().max_by(f64::total_cmp).unwrap();
+            let weights: Vec<f64> =
+                logits.iter().map(|logit| ((logit - highest) / sampling.temperature).exp()).collect();
+            let mut left = sampling.candidates(&weights).0;
+            left.sort_unstable();
+            assert_eq!(left, tokens, "{settings}");
+        }
     }
 
     #[test]

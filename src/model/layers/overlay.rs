@@ -44,7 +44,7 @@ pub(in crate::model) struct Training {
     head: &'static str,
     seed: u64,
     /// The adapter that training continues from.
-    start: Option<Stored>,
+    pub(super) start: Option<Stored>,
     adapted: Vec<String>,
     /// The last components of the names of all linear layers.
     layers: BTreeSet<String>,

@@ -19,6 +19,7 @@ use crate::kernels::precision::Precision;
 use crate::model::checkpoint::names::shorten;
 use crate::model::checkpoint::source::{ModelSource, Weights};
 use crate::model::checkpoint::tensors::Checkpoint;
+use crate::monitor::warn_once;
 
 /// The parameters of a model that is being loaded.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Parameters {
     overlay: Overlay,
     /// A prefix of the model's names that the names in the checkpoint lack.
     dropped_prefix: Option<&'static str>,
+    /// A tensor of the model that the checkpoint has under another name.
+    renamed: Option<[String; 2]>,
 }
 
 /// Buffers of old checkpoints that are not parameters: masks, and rotary frequencies, which follow from config.json.
@@ -63,12 +66,51 @@ impl Parameters {
             }
         };
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, format, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
+        Ok(Self { source, origin, format, device, used: BTreeSet::new(), overlay, dropped_prefix: None, renamed: None })
     }
 
     /// An error about config.json.
     pub fn wrong_config(&self, message: &str) -> Error {
         Error::model(&self.source, format!("config.json: {message}"))
+    }
+
+    /// Whether the output head is the table of embeddings, which config.json says by `tied`. As in `transformers`, a checkpoint that
+    /// has both and in which they differ is not tied; one that has the head alone has the table under its name.
+    pub fn ties(&mut self, tied: bool, embeddings: &str, head: &str) -> bool {
+        let Origin::Checkpoint(checkpoint) = &self.origin else { return tied };
+        let [own, head] = [embeddings, head].map(|layer| self.stored(&format!("{layer}.weight")));
+        if !tied || checkpoint.shape(&head).is_none() {
+            return tied;
+        }
+        if checkpoint.shape(&own).is_none() {
+            self.say(&format!(
+                "config.json ties `{own}` to `{head}`, and only the latter is in the checkpoint: it is used for both"
+            ));
+            self.renamed = Some([own, head]);
+            return true;
+        }
+        if checkpoint.are_equal(&own, &head) {
+            self.used.insert(head);
+            return true;
+        }
+        self.say(&format!(
+            "config.json ties `{head}` to `{own}`, and the checkpoint has both with different values: they are not tied; \
+             `tie_word_embeddings: false` in config.json says so"
+        ));
+        false
+    }
+
+    fn say(&self, message: &str) {
+        warn_once(&format!("{}: {message}", self.source));
+    }
+
+    /// The name in the checkpoint of the model's tensor `name`.
+    fn stored(&self, name: &str) -> String {
+        let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        match &self.renamed {
+            Some([own, stored]) if own == name => stored.clone(),
+            _ => name.to_owned(),
+        }
     }
 
     /// Accepts a checkpoint without the output head, whose names lack `prefix`.
@@ -127,11 +169,6 @@ impl Parameters {
         Ok(self.param(values, [size]))
     }
 
-    /// Allows the tensor `name` in the checkpoint although it is not used, such as the copy of a tied head.
-    pub fn ignore(&mut self, name: &str) {
-        self.used.insert(name.to_owned());
-    }
-
     /// The weight of the linear layer `name`, with the stored adapter merged, and the adapter to train on it.
     pub(super) fn linear(
         &mut self,
@@ -144,6 +181,7 @@ impl Parameters {
             Layout::InOut => [input, output],
         };
         let mut values = self.values(&format!("{name}.weight"), &shape, Normal::sample_iter)?;
+        self.replace(&format!("{name}.base_layer.weight"), &shape, &mut values)?;
         let adapter = match &mut self.overlay {
             Overlay::Nothing => None,
             Overlay::Merged(stored) => {
@@ -163,14 +201,41 @@ impl Parameters {
         shape: &[usize],
         init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> I,
     ) -> Result<Vec<f32>> {
-        let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-        self.used.insert(name.to_owned());
-        match &self.origin {
-            Origin::Checkpoint(checkpoint) => checkpoint.tensor(name, shape),
+        let stored = self.stored(name);
+        let mut values = match &self.origin {
+            Origin::Checkpoint(checkpoint) => checkpoint.tensor(&stored, shape)?,
             Origin::Init { seed, normal } => {
-                Ok(init(*normal, random(*seed, name)).take(shape.iter().product()).collect())
+                init(*normal, random(*seed, &stored)).take(shape.iter().product()).collect()
             }
+        };
+        self.used.insert(stored);
+        self.replace(name, shape, &mut values)?;
+        Ok(values)
+    }
+
+    /// Puts the adapter's own tensor `name` in the place of `values`, if it has one: beside an adapted head PEFT stores the
+    /// embeddings and the head as they are without the adapter.
+    fn replace(&mut self, name: &str, shape: &[usize], values: &mut Vec<f32>) -> Result<()> {
+        let (stored, trains) = match &mut self.overlay {
+            Overlay::Nothing => return Ok(()),
+            Overlay::Merged(stored) => (stored, false),
+            Overlay::Trained(training) => match &mut training.start {
+                Some(stored) => (stored, true),
+                None => return Ok(()),
+            },
+        };
+        let Some(own) = stored.base(name, shape)? else { return Ok(()) };
+        if own == *values {
+            return Ok(());
         }
+        if trains {
+            let message =
+                format!("the adapter to go on from has a `{name}` of its own, which differs from that of the base");
+            return Err(Error::model(&self.source, message));
+        }
+        *values = own;
+        self.say(&format!("`{name}` of the adapter differs from that of the base, and is used in its place"));
+        Ok(())
     }
 
     /// A parameter, frozen if adapters train.
@@ -181,10 +246,10 @@ impl Parameters {
         Param::from_tensor(tensor).set_require_grad(!frozen)
     }
 
-    /// Checks that every tensor of the checkpoint and of the adapter was used.
+    /// Checks that every tensor of the adapter was used, and names those of the checkpoint that were not.
     ///
     /// # Errors
-    /// Tensors of the checkpoint or the adapter that no layer took.
+    /// Tensors of the adapter that no layer took.
     pub fn finish(self) -> Result<()> {
         self.overlay.finish()?;
         let Origin::Checkpoint(checkpoint) = &self.origin else { return Ok(()) };
@@ -194,7 +259,7 @@ impl Parameters {
         if unused.is_empty() {
             return Ok(());
         }
-        let message = format!("tensors that config.json does not account for: {}", shorten(&unused));
-        Err(Error::model(self.source, message))
+        self.say(&format!("tensors that config.json does not account for are ignored: {}", shorten(&unused)));
+        Ok(())
     }
 }

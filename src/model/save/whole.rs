@@ -40,7 +40,7 @@ pub fn sharded(
     shard_bytes: usize,
 ) -> Result<()> {
     make(folder)?;
-    let config = config(source)?;
+    let config = config(model, source)?;
     write_json(&config, &folder.join(CONFIG))?;
     write_json(&generation_config(source, &config)?, &folder.join("generation_config.json"))?;
     write_weights(model, folder, shard_bytes)?;
@@ -50,8 +50,12 @@ pub fn sharded(
     copy_tokenizer(source, folder)
 }
 
-fn config(source: &ModelSource) -> Result<Value> {
+fn config(model: &CausalLm, source: &ModelSource) -> Result<Value> {
     let mut config = source.config()?;
+    // What the weights say, where config.json said something else of them.
+    if !model.body().is_tied() {
+        config["tie_word_embeddings"] = json!(false);
+    }
     let dtype = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     config[dtype] = json!("float32");
     if config.get("architectures").is_none() {

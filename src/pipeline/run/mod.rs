@@ -42,6 +42,7 @@ use crate::error::{Error, Result};
 use crate::io::lease::{Lease, Wait};
 use crate::io::owned::Depth;
 use crate::io::{Claim, Location, Owned, Owner, Stamps, session};
+use crate::model::generate::GenerationConfig;
 use crate::model::{CausalLm, ModelSource, Precision};
 use crate::monitor::Monitor;
 use crate::stages::{Role, Shape};
@@ -228,6 +229,9 @@ impl<'a> Run<'a> {
         for (_, name) in operation.uses() {
             let fingerprint = match (fingerprints.get(name), self.plan.source(name)) {
                 (Some(fingerprint), _) => fingerprint.clone(),
+                (None, Some(source)) if operation.generates() => {
+                    format!("{}{}", source.digest()?, json!(GenerationConfig::of(&source)?.entries()))
+                }
                 (None, Some(source)) => source.digest()?,
                 (None, None) => String::new(),
             };

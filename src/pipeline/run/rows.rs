@@ -304,8 +304,11 @@ pub(super) fn conclude(reports: &mut Reports, plan: &Plan) -> Result<()> {
     for (id, report) in reports {
         if let Some(node) = plan.node(id) {
             let sums = std::mem::take(&mut report.metrics);
-            let Conclusion { metrics, warnings } =
-                node.operation().conclude(sums).map_err(|error| error.in_stage(id))?;
+            let concluded = match (node.operation().shape(), &node.dataset) {
+                (Shape::Source(read), Some(dataset)) => read.repeated_ids(dataset),
+                _ => node.operation().conclude(sums),
+            };
+            let Conclusion { metrics, warnings } = concluded.map_err(|error| error.in_stage(id))?;
             (report.metrics, report.warnings) = (metrics, warnings);
         }
     }

@@ -11,6 +11,7 @@ use super::{ColumnNames, Format, PairRule, helpsteer, hh, llama_factory, prompts
 use crate::columns::node::{Node, nodes};
 use crate::columns::{PROMPT, Side};
 use crate::error::{Error, Place, Problem, Result};
+use crate::io::extension;
 
 /// Why a row cannot be used.
 pub(super) type Reason = &'static str;
@@ -119,6 +120,14 @@ impl Form {
             let given = names.given(column.name).is_some();
             let field = if given { "columns" } else { "from" };
             match schema.field_with_name(name) {
+                Ok(found) if let Some((path, extension)) = extension::unknown(found) => {
+                    let message = format!(
+                        "column `{path}` is of the extension type {extension}, whose meaning is not known here"
+                    );
+                    Some(Problem::at(field, message))
+                }
+                // Its rows say what they are.
+                Ok(found) if extension::name(found) == Some(extension::JSON) => None,
                 Ok(found) if !column.kind.accepts(found.data_type()) => {
                     let (found, expected) = (found.data_type(), column.kind.describe());
                     Some(Problem::at(field, format!("column `{name}` is {found}, not {expected}")))

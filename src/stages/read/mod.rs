@@ -7,6 +7,7 @@ mod conversation;
 mod form;
 mod helpsteer;
 mod hh;
+mod ids;
 mod kind;
 mod llama_factory;
 mod prompts;
@@ -25,9 +26,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Inputs, ModelUse, Operation, Shape, StageCost, TokenizerUse, Volume, would_be_replaced};
+use super::{Conclusion, Inputs, ModelUse, Operation, Shape, StageCost, TokenizerUse, Volume, would_be_replaced};
 use crate::columns::{PROMPT_IDS, ROW_ID, messages_type, put};
 use crate::error::{Error, Place, Problem, Result};
+use crate::io::Dataset;
 use form::{Form, Rows};
 pub use reader::Reader;
 pub use rename::Rename;
@@ -46,7 +48,8 @@ pub struct Read {
     /// What the columns hold; found from their names and types by default.
     #[serde(default)]
     pub format: Format,
-    /// The source's names of the columns that `pairs` and `prompts` read, where they are not `prompt`, `chosen` and `rejected`.
+    /// The source's names of the columns that `pairs` and `prompts` read, where they are not `prompt`, `chosen` and `rejected`,
+    /// and in every format that of the column with the rows' ids, where it is not `row_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<ColumnNames>,
     /// The source's columns to keep beside those that the format makes and `row_id`; all by default. Others are not even
@@ -56,7 +59,7 @@ pub struct Read {
     /// The pairs that a row of ranked answers makes (`nectar`, `nemo_rl`); `best_worst` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pair_rule: Option<PairRule>,
-    /// A SQL expression over the source's columns; rows where it is not true are left out.
+    /// A SQL expression over the source's columns, with the meaning that DuckDB gives it; rows where it is not true are left out.
     #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
     /// Share of the rows to take, in (0, 1], chosen by a stable hash of the row.
@@ -157,9 +160,17 @@ pub struct ColumnNames {
     /// The worse answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
+    /// The rows' ids, texts or whole numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_id: Option<String>,
 }
 
 impl ColumnNames {
+    /// Whether a column of `pairs` has a name here.
+    fn has_parts(&self) -> bool {
+        [&self.prompt, &self.system, &self.chosen, &self.rejected].into_iter().any(Option::is_some)
+    }
+
     /// The name given to the column that `pairs` calls `role`.
     fn given(&self, role: &str) -> Option<&str> {
         match role {
@@ -210,7 +221,7 @@ impl Read {
     fn form(&self, schema: &Schema) -> Result<Option<&'static Form>, Problem> {
         match self.format {
             Format::Tokens => Ok(None),
-            Format::Auto if self.columns.is_some() => Ok(Form::named(Format::Pairs)),
+            Format::Auto if self.names_parts() => Ok(Form::named(Format::Pairs)),
             Format::Auto if schema.field_with_name(PROMPT_IDS).is_ok() => Ok(None),
             Format::Auto => Form::of(schema).map(Some),
             named => Ok(Form::named(named)),
@@ -237,10 +248,8 @@ impl Read {
         if self.limit == Some(0) {
             problems.push(Problem::at("limit", "limit is 0, which takes no row; it must be above 0"));
         }
-        if let Some(Err(error)) = self.filter.as_deref().map(Filter::parse) {
-            problems.push(Problem::at("where", error));
-        }
-        if self.columns.is_some() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
+        problems.extend(self.filter(schema).and_then(Result::err));
+        if self.names_parts() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
             let message = format!("format `{}` has column names of its own", self.format.name());
             problems.push(
                 Problem::at("columns", message).help("`columns` goes with `format: pairs` and `format: prompts`"),
@@ -263,6 +272,7 @@ impl Read {
             None => tokens::problems(schema),
             Some(form) => form.problems(schema, &self.columns.clone().unwrap_or_default()),
         });
+        problems.extend(self.id_problem(schema));
         problems.extend(self.replaced(schema, form));
         for name in self.select.iter().flatten().filter(|name| schema.field_with_name(name).is_err()) {
             let message = format!("no column `{name}`; there are {}", form::listed(schema));
@@ -277,13 +287,50 @@ impl Read {
             }
             Some(form) => form.turns().iter().for_each(|name| put(&mut out, Field::new(*name, messages_type(), false))),
         }
-        let own = reader::row_id_type(schema).filter(|_| !ranked || self.pair_rule != Some(PairRule::All));
-        match own {
-            Some(kind) if schema.field_with_name(ROW_ID).is_ok_and(|field| *field.data_type() == kind) => {}
-            own => put(&mut out, Field::new(ROW_ID, own.unwrap_or(DataType::Utf8), false)),
-        }
+        let own = ids::kind(schema, self.id_column()).filter(|_| !ranked || self.pair_rule != Some(PairRule::All));
+        put(&mut out, Field::new(ROW_ID, own.unwrap_or(DataType::Utf8), false));
         let schema = Schema::new_with_metadata(out, schema.metadata().clone());
         if problems.is_empty() { Ok(Arc::new(schema)) } else { Err(problems) }
+    }
+
+    /// Whether a column that `pairs` reads is given another name.
+    fn names_parts(&self) -> bool {
+        self.columns.as_ref().is_some_and(ColumnNames::has_parts)
+    }
+
+    /// The source's column with the rows' ids.
+    fn id_column(&self) -> &str {
+        self.columns.as_ref().and_then(|names| names.row_id.as_deref()).unwrap_or(ROW_ID)
+    }
+
+    /// What is wrong with a column of ids that has a name of its own.
+    fn id_problem(&self, schema: &Schema) -> Option<Problem> {
+        let name = self.columns.as_ref()?.row_id.as_deref()?;
+        let message = match schema.field_with_name(name) {
+            Err(_) => format!("no column `{name}`; there are {}", form::listed(schema)),
+            Ok(field) if ids::kind(schema, name).is_none() => {
+                format!("column `{name}` is {}, and ids are texts or whole numbers", field.data_type())
+            }
+            Ok(_) => return None,
+        };
+        Some(Problem::at("row_id", message).within(&["columns"]))
+    }
+
+    /// How many rows of a source repeat the id of an earlier one.
+    ///
+    /// # Errors
+    /// Rows that cannot be read.
+    pub fn repeated_ids(&self, dataset: &Dataset) -> Result<Conclusion> {
+        let name = rename::original(&self.rename, self.id_column()).to_owned();
+        ids::repeated(dataset, &name)
+    }
+
+    /// The condition on rows of a source with `schema`, and with the ids that they get.
+    fn filter(&self, schema: &Schema) -> Option<Result<Filter, Problem>> {
+        let text = self.filter.as_deref()?;
+        let mut fields: Vec<Field> = schema.fields().iter().map(|field| Field::clone(field)).collect();
+        put(&mut fields, Field::new(ROW_ID, ids::kind(schema, self.id_column()).unwrap_or(DataType::Utf8), false));
+        Some(Filter::new(text, &Schema::new(fields)))
     }
 
     /// Whether column `name` of the source goes on.
@@ -299,7 +346,10 @@ impl Read {
                 problems.push(would_be_replaced("from", name, field.data_type(), expected));
             }
         };
-        if reader::row_id_type(schema).is_none() {
+        let own = self.id_column();
+        if own != ROW_ID {
+            found(ROW_ID, &format!("the ids of column `{own}`"));
+        } else if ids::kind(schema, ROW_ID).is_none() {
             found(ROW_ID, "text or 64-bit integers");
         }
         let names = self.columns.clone().unwrap_or_default();
@@ -321,8 +371,8 @@ impl Read {
         let wrong = |problem: &Problem| Error::data(Place::default(), &problem.message);
         let out = self.columns(schema).map_err(|problems| wrong(&problems[0]))?;
         let form = self.form(&rename::renamed(&self.rename, schema)).map_err(|problem| wrong(&problem))?;
-        let filter = self.filter.as_deref().map(Filter::parse).transpose();
-        let filter = filter.map_err(|message| Error::data(Place::default(), message))?;
+        let filter = self.filter(&rename::renamed(&self.rename, schema)).transpose();
+        let filter = filter.map_err(|problem| wrong(&problem))?;
         Ok(Reader { read: self.clone(), filter, form, schema: out })
     }
 }

@@ -11,7 +11,7 @@ use arrow::error::ArrowError;
 use super::conversation::{Pair, Turn, role, words};
 use super::form::{Form, Reason, Rows, Table};
 use super::sql::Filter;
-use super::{ColumnNames, Keep, PairRule, Read, rename, tokens};
+use super::{ColumnNames, Keep, PairRule, Read, ids, rename, tokens};
 use crate::columns::{PROMPT_IDS, ROW_ID, messages_column, row_as_json, with_column};
 use crate::error::{Error, Place, Result};
 use crate::io::{Bound, Chunk};
@@ -24,17 +24,6 @@ pub struct Reader {
     /// None for data that is tokenized already.
     pub(super) form: Option<&'static Form>,
     pub(super) schema: SchemaRef,
-}
-
-/// The type in which the source's own row ids are kept, without loss; none where it has none that can be kept.
-pub(super) fn row_id_type(schema: &Schema) -> Option<DataType> {
-    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    match schema.field_with_name(ROW_ID).ok()?.data_type() {
-        DataType::Dictionary(_, values) if is_text(values) => Some(DataType::Utf8),
-        kind if is_text(kind) => Some(DataType::Utf8),
-        kind if kind.is_integer() && *kind != DataType::UInt64 => Some(DataType::Int64),
-        _ => None,
-    }
 }
 
 impl Reader {
@@ -58,9 +47,9 @@ impl Reader {
     pub fn wanted(&self, schema: &Schema) -> Option<BTreeSet<String>> {
         let select = self.read.select.iter().flatten().cloned();
         let mut wanted: BTreeSet<String> =
-            self.read.select.as_ref().map(|_| select.chain([ROW_ID.to_owned()]))?.collect();
+            self.read.select.as_ref().map(|_| select.chain([self.read.id_column().to_owned()]))?.collect();
         if let Some(filter) = &self.filter {
-            wanted.extend(filter.columns()?);
+            wanted.extend(filter.columns());
         }
         match self.form {
             Some(form) => wanted.extend(form.reads(&self.read.columns.clone().unwrap_or_default())),
@@ -84,14 +73,8 @@ impl Reader {
     pub fn apply(&self, file: &str, chunk: Chunk) -> Result<(RecordBatch, Outcome)> {
         let wrong = |error: ArrowError| Error::data(Place::file(file).row(chunk.first_row), error);
         let mut batch = rename::rows(&self.read.rename, &chunk.batch).map_err(wrong)?;
-        let ids: ArrayRef = match row_id_type(&batch.schema()).zip(batch.column_by_name(ROW_ID)) {
-            Some((kind, own)) => cast(own, &kind).map_err(wrong)?,
-            None => {
-                let ids = (0..batch.num_rows()).map(|row| format!("{file}:{}", chunk.first_row + row as u64));
-                Arc::new(StringArray::from_iter_values(ids))
-            }
-        };
-        if batch.column_by_name(ROW_ID).is_none_or(|own| own.data_type() != ids.data_type()) {
+        let ids = ids::column(&batch, self.read.id_column(), file, chunk.first_row).map_err(wrong)?;
+        if batch.column_by_name(ROW_ID).is_none_or(|own| !Arc::ptr_eq(own, &ids)) {
             batch = with_column(&batch, ROW_ID, ids).map_err(wrong)?;
         }
         if let Some(filter) = &self.filter {
