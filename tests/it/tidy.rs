@@ -19,7 +19,7 @@ const RANKED: [(&str, Ranks); 7] = [
             &["train"],
             &["model", "objective", "columns", "io"],
             &["kernels", "text"],
-            &["error", "monitor"],
+            &["error", "monitor", "plot"],
         ],
     ),
     (
