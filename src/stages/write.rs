@@ -2,19 +2,23 @@
 //! under their final names only when all of them are whole.
 
 mod alpaca_eval;
+mod tokens;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::ops::Not;
 use std::sync::Arc;
 
 use super::{
-    Destination, Ending, Finished, Inputs, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerUse, Volume,
+    Destination, Ending, Finished, Inputs, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerFound,
+    TokenizerOf, TokenizerUse, Volume,
 };
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::{FileFormat, Location, TableWriter, Written};
+use tokens::Words;
 
 /// Writes a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +34,14 @@ pub struct Write {
     /// The first part of the file names.
     #[serde(default = "default_split")]
     pub split: String,
+    /// Write the tokens of answers as text, too: `{side}_tokens`, what every token adds to the text, and `{side}_char_spans`,
+    /// the characters of the answer's first message that it covers.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub tokens: bool,
+    /// For `tokens`, the model whose tokenizer to use, or a folder with tokenizer.json; by default the tokenizer that made the
+    /// rows' ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// A file is closed when it reaches this size, in MiB.
     #[serde(default = "default_shard_mib")]
     pub shard_mib: u64,
@@ -132,6 +144,11 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The whole file at `draft`, which is to be called `name`.
+    pub fn new(draft: Location, name: String, written: Written) -> Self {
+        Self { draft: Some(draft), name, written }
+    }
+
     /// Moves it to `to`, in place of a file that may be there.
     pub fn publish(&mut self, to: &Location) -> Result<()> {
         if let Some(draft) = &self.draft {
@@ -180,7 +197,7 @@ impl Shards {
     fn close(&mut self) -> Result<()> {
         if let Some((location, writer)) = self.open.take() {
             let written = writer.finish()?;
-            self.closed.push(Shard { draft: Some(location), name: String::new(), written });
+            self.closed.push(Shard::new(location, String::new(), written));
         }
         Ok(())
     }
@@ -270,7 +287,8 @@ impl Operation for Write {
     }
 
     fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
-        None
+        let of = self.tokenizer.as_deref().map_or(TokenizerOf::Rows, TokenizerOf::Named);
+        self.tokens.then_some(TokenizerUse { of, template: None })
     }
 
     fn shape(&self) -> Shape<'_> {
@@ -279,8 +297,19 @@ impl Operation for Write {
 
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
         let input = inputs.of(&self.input);
-        let problems = self.problems(&input);
-        if problems.is_empty() { Ok(input) } else { Err(problems) }
+        let mut problems = self.problems(&input);
+        if !self.tokens {
+            return if problems.is_empty() { Ok(input) } else { Err(problems) };
+        }
+        if self.format == Format::AlpacaEval {
+            problems.push(Problem::at("tokens", "the format has no place for tokens").help("leave `tokens` out"));
+        }
+        if inputs.tokenizer == TokenizerFound::Nowhere {
+            let message = "no stage above says which tokenizer made the ids";
+            problems.push(Problem::at("tokens", message).help("name it: `tokenizer: MODEL` or `tokenizer: FOLDER`"));
+        }
+        let columns = tokens::columns_of(&input).map_err(|more| problems.extend(more));
+        columns.ok().filter(|_| problems.is_empty()).ok_or(problems)
     }
 
     fn fingerprint(&self) -> Value {
@@ -295,7 +324,8 @@ impl Operation for Write {
 impl Ending for Write {
     fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Sink>> {
         let shards = Shards::create(self, resources.locate(&self.to)?);
-        Ok(Box::new(Writing { shards, columns: resources.columns() }))
+        let tokenizer = if self.tokens { resources.tokenizer()? } else { None };
+        Ok(Box::new(Writing { shards, words: tokenizer.map(Words::new), columns: resources.columns() }))
     }
 
     fn destination(&self) -> Option<&dyn Destination> {
@@ -323,12 +353,17 @@ impl Destination for Write {
 
 struct Writing {
     shards: Shards,
+    /// Writes out tokens, if they are wanted.
+    words: Option<Words>,
     columns: SchemaRef,
 }
 
 impl Sink for Writing {
     fn take(&mut self, _input: usize, batch: &RecordBatch) -> Result<()> {
-        self.shards.write(batch)
+        match &self.words {
+            Some(words) => self.shards.write(&words.add(batch)?),
+            None => self.shards.write(batch),
+        }
     }
 
     fn finish(self: Box<Self>) -> Result<Finished> {

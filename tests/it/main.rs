@@ -36,6 +36,7 @@ mod pipeline;
 mod proxy;
 mod quickstart_data;
 mod rejects;
+mod report;
 mod reproduction;
 mod resume;
 mod s3;

@@ -16,7 +16,7 @@ const RANKED: [(&str, Ranks); 7] = [
             &["cli"],
             &["pipeline"],
             &["stages"],
-            &["train"],
+            &["train", "report"],
             &["model", "objective", "columns", "io"],
             &["kernels", "text"],
             &["error", "monitor", "plot"],
@@ -73,7 +73,7 @@ const KEEPERS: [(&str, &[&str]); 7] = [
     ("burn::", &["kernels", "model", "train"]),
     ("polars::", &["stages/read/sql.rs"]),
     ("crate::kernels::", &["kernels", "model", "train"]),
-    ("crate::text::", &["cli", "pipeline", "stages", "model", "text"]),
+    ("crate::text::", &["cli", "pipeline", "stages", "report", "model", "text"]),
 ];
 
 /// What removes files and folders, and where that is done: in one place by the records of what was made, elsewhere for drafts
