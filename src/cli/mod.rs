@@ -4,9 +4,12 @@ mod inspect;
 mod numbers;
 mod plan;
 mod progress;
+mod report;
+mod row;
 mod runs;
 mod summary;
 mod terminal;
+mod tokenizer;
 
 use std::fs;
 use std::io::{self, Write};
@@ -76,8 +79,10 @@ enum Command {
     },
     /// List what a workdir keeps, or remove what no run will use.
     Runs(runs::Runs),
-    /// Print what a dataset holds: schema, provenance, rewards, masks.
+    /// Print what a dataset holds: schema, provenance, rewards, masks; or one of its rows.
     Inspect(inspect::Inspect),
+    /// Write one HTML page about scored rows or a training: numbers, plots, rows token by token.
+    Report(report::Report),
     /// Make the tables and plots of a sweep again, from the numbers that a run left.
     Tables {
         #[command(flatten)]
@@ -221,6 +226,7 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),
+        Command::Report(report) => print(&report.text()?),
         Command::Tables { pipeline, folder, overwrite } => pipeline.sources()?.iter().try_for_each(|source| {
             let spec = Spec::parse(&source.text, &source.name, &source.vars)?;
             print(&plain(&sweep::again(&spec, &Location::parse(&folder)?, overwrite)?))

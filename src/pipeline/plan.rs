@@ -279,7 +279,22 @@ impl Plan {
         match operation.tokenizer()?.of {
             TokenizerOf::Named(name) => Some(self.tokenizer(name)),
             TokenizerOf::Model(name) => self.start_of(name)?.tokenizer,
+            TokenizerOf::Rows => self.tokenizer_of_rows(operation),
         }
+    }
+
+    /// The folder of the tokenizer that made the ids of the rows of `operation`, or else of the first model above it.
+    fn tokenizer_of_rows(&self, operation: &dyn Operation) -> Option<PathBuf> {
+        let mut of_model = None;
+        let mut at = operation;
+        while let Some(above) = at.inputs().first().and_then(|(_, input)| self.node(input)) {
+            at = above.operation();
+            if at.longest_row().is_some() {
+                return self.tokenizer_of(at);
+            }
+            of_model = of_model.or_else(|| at.models().iter().find_map(|model| self.start_of(model.name)?.tokenizer));
+        }
+        of_model
     }
 
     /// Plans the passes that stage `id` needs over its rows before it takes them.
@@ -298,9 +313,10 @@ impl Plan {
     fn inputs(&self, operation: &dyn Operation) -> Inputs {
         let rows =
             operation.inputs().into_iter().filter_map(|(_, id)| Some((id.to_owned(), self.node(id)?.columns.clone())));
-        let model = operation.tokenizer().map(|tokenizer| match tokenizer.of {
-            TokenizerOf::Named(name) => name,
-            TokenizerOf::Model(name) => self.first(name),
+        let model = operation.tokenizer().and_then(|tokenizer| match tokenizer.of {
+            TokenizerOf::Named(name) => Some(name),
+            TokenizerOf::Model(name) => Some(self.first(name)),
+            TokenizerOf::Rows => None,
         });
         let tokenizer = match self.tokenizer_of(operation) {
             _ if model.is_some_and(|model| self.models.is_broken(model)) => TokenizerFound::Unknown,

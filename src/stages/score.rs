@@ -85,6 +85,12 @@ pub fn distinct(oracle: &ModelSource, reference: &ModelSource) -> Result<()> {
     Err(Error::model(oracle, message))
 }
 
+/// Checks that the answers' token columns are there.
+pub(super) fn needs_answers(input: &Schema) -> Vec<Problem> {
+    let sides = Side::BOTH.map(Side::ids);
+    needs_ids(input).into_iter().filter(|problem| sides.iter().any(|name| problem.message.contains(name))).collect()
+}
+
 /// Checks that the token columns are there.
 pub(super) fn needs_ids(input: &Schema) -> Vec<Problem> {
     let names = [PROMPT_IDS.to_owned(), Side::Chosen.ids(), Side::Rejected.ids()];

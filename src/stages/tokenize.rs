@@ -220,7 +220,10 @@ impl Transform for Tokenizing {
         }
         let (tokenizer, template) = (Some(self.digest.clone()), Some(self.template.digest()));
         let contrast = self.stage.contrast.as_ref().and_then(|contrast| serde_json::to_value(contrast).ok());
-        let out = Provenance { tokenizer, template, contrast, ..Provenance::of(&out.schema()) }.stamp_rows(&out);
+        let tokenizer_folder = Some(self.tokenizer.folder().display().to_string());
+        let provenance =
+            Provenance { tokenizer, tokenizer_folder, template, contrast, ..Provenance::of(&out.schema()) };
+        let out = provenance.stamp_rows(&out);
         Outcome::sort_out(&out, &rows.iter().map(|row| row.reason).collect::<Vec<_>>())
     }
 

@@ -41,6 +41,7 @@ mod plans;
 mod proxy;
 mod quickstart_data;
 mod rejects;
+mod report;
 mod reproduction;
 mod resume;
 mod s3;

@@ -16,10 +16,10 @@ const RANKED: [(&str, Ranks); 7] = [
             &["cli"],
             &["pipeline"],
             &["stages"],
-            &["train"],
+            &["train", "report"],
             &["model", "objective", "columns", "io"],
             &["kernels", "text"],
-            &["error", "monitor"],
+            &["error", "monitor", "plot"],
         ],
     ),
     (
@@ -74,7 +74,7 @@ const KEEPERS: [(&str, &[&str]); 8] = [
     ("polars::", &["stages/read/sql/"]),
     ("sqlparser::", &["stages/read/sql/"]),
     ("crate::kernels::", &["kernels", "model", "train"]),
-    ("crate::text::", &["cli", "pipeline", "stages", "model", "text"]),
+    ("crate::text::", &["cli", "pipeline", "stages", "report", "model", "text"]),
 ];
 
 /// What removes files and folders, and where that is done: in one place by the records of what was made, elsewhere for drafts
