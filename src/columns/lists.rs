@@ -42,16 +42,25 @@ impl<'a, T> Lists<'a, T> {
 }
 
 /// Column `name` of `batch` as `list<int32>`.
+///
+/// # Errors
+/// A column that is not there, has another type, or holds nulls.
 pub fn ids<'a>(batch: &'a RecordBatch, name: &str) -> Result<Lists<'a, i32>> {
     primitive::<Int32Type>(batch, name)
 }
 
 /// Column `name` of `batch` as `list<float32>`.
+///
+/// # Errors
+/// As [`ids`].
 pub fn floats<'a>(batch: &'a RecordBatch, name: &str) -> Result<Lists<'a, f32>> {
     primitive::<Float32Type>(batch, name)
 }
 
 /// Column `name` of `batch` as `list<bool>`, one vector a row.
+///
+/// # Errors
+/// As [`ids`].
 pub fn masks(batch: &RecordBatch, name: &str) -> Result<Vec<Vec<bool>>> {
     let list = list(batch, name, &DataType::Boolean)?;
     let values = list.values().as_boolean().values();

@@ -161,6 +161,9 @@ pub fn put(fields: &mut Vec<Field>, field: Field) {
 }
 
 /// `batch` with `column` in the place of the one called `name`, or at the end.
+///
+/// # Errors
+/// A column with another number of rows.
 pub fn with_column(batch: &RecordBatch, name: &str, column: ArrayRef) -> Result<RecordBatch, ArrowError> {
     let mut fields: Vec<Field> = batch.schema().fields().iter().map(|field| Field::clone(field)).collect();
     let mut columns = batch.columns().to_vec();

@@ -108,6 +108,9 @@ impl From<Value> for Node {
 
 /// The values of `column`, one a row, whose field is `field`: the JSON of a field of the extension type `arrow.json` is
 /// read. What is neither text, number, list nor struct counts as null.
+///
+/// # Errors
+/// A type that JSON has no form for; JSON that cannot be read.
 pub fn nodes(field: &Field, column: &ArrayRef) -> Result<Vec<Node>, ArrowError> {
     let nodes = plain_nodes(column)?;
     if field.metadata().get("ARROW:extension:name").map(String::as_str) != Some("arrow.json") {

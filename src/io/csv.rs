@@ -72,6 +72,9 @@ impl File {
     }
 
     /// All rows in batches.
+    ///
+    /// # Errors
+    /// A store that fails; later, in the batches, rows that are not CSV or do not fit the schema.
     pub fn read(&self, batch_rows: usize) -> Result<impl Iterator<Item = Result<Chunk>> + Send + use<>> {
         let file = self.clone();
         let batch_rows = batch_rows.min((VALUES as usize / self.schema.fields().len().max(1)).max(1));

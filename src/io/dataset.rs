@@ -70,11 +70,18 @@ impl Dataset {
     /// Opens what `patterns` name: files, globs (`*`, `?`, `[…]`, `**`), or folders with everything below them that has
     /// a known extension and no leading `.` or `_` in its path; on this machine, in a store, or on the hub
     /// (`hf://datasets/…`).
+    ///
+    /// # Errors
+    /// A pattern that matches no file; a file of an unknown or broken format; columns that do not fit together; a store
+    /// that fails.
     pub fn open(patterns: &[String], stores: &Stores) -> Result<Self> {
         Self::open_watched(patterns, stores, &Silent)
     }
 
     /// As [`Self::open`]; `monitor` watches what is fetched from the hub.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
     pub fn open_watched(patterns: &[String], stores: &Stores, monitor: &dyn Monitor) -> Result<Self> {
         let mut locations = Vec::new();
         for pattern in patterns {
@@ -89,6 +96,9 @@ impl Dataset {
     }
 
     /// Opens files.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
     pub fn of(locations: Vec<Location>) -> Result<Self> {
         let is_local = locations.iter().all(|location| location.local().is_some());
         let open = |location: &Location| {
@@ -174,6 +184,10 @@ impl Dataset {
     }
 
     /// The rows of `unit` in batches of at most `batch_rows`, under the dataset's schema.
+    ///
+    /// # Errors
+    /// A store that fails; later, in the batches, data that cannot be read, and a file that changed since it was
+    /// opened.
     pub fn read(&self, unit: &Unit, batch_rows: usize) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
         let (schema, location) = (self.schema.clone(), self.file(unit).clone());
         let cause = |error| file::cause(&location, error);

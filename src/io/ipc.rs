@@ -6,6 +6,7 @@ mod decoder;
 mod footer;
 mod stream;
 mod views;
+mod writer;
 
 use std::io::Read;
 use std::ops::Range;
@@ -13,15 +14,15 @@ use std::ops::Range;
 use ::parquet::file::reader::Length;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::writer::FileWriter;
 
 use self::footer::Footer;
 use self::stream::Stream;
+use super::Chunk;
 use super::expansion::Expansion;
 use super::limits::check_columns;
-use super::store::{Location, Upload};
-use super::{Chunk, TableWriter, Written};
+use super::store::Location;
 use crate::error::{Error, Place, Result};
+pub use writer::Writer;
 
 /// What an IPC file begins with.
 const MARK: &[u8; 6] = b"ARROW1";
@@ -45,6 +46,9 @@ enum Content {
 
 impl File {
     /// Reads the footer and the header of every batch; of a stream the headers of all messages.
+    ///
+    /// # Errors
+    /// A file that is not Arrow IPC, is cut, or claims more than its bytes can hold; a store that fails.
     pub fn open(location: &Location) -> Result<Self> {
         let (place, blob) = (Place::file(location), location.open()?);
         let (mut start, size) = ([0; MARK.len()], blob.len());
@@ -80,6 +84,9 @@ impl File {
     }
 
     /// The rows of the file's batches `groups`, in batches of at most `batch_rows`.
+    ///
+    /// # Errors
+    /// A batch that cannot be decoded; a store that fails.
     pub fn read(
         &self,
         groups: Range<usize>,
@@ -129,46 +136,11 @@ impl File {
     }
 }
 
-/// Writes one Arrow IPC file.
-pub struct Writer {
-    location: Location,
-    writer: FileWriter<Upload>,
-    bytes: u64,
-}
-
-impl Writer {
-    /// Begins a file at `location`.
-    pub fn create(location: &Location, schema: &SchemaRef) -> Result<Self> {
-        let place = Place::file(location);
-        let writer = FileWriter::try_new(location.upload()?, schema);
-        let writer = writer.map_err(|error| Error::data(place.clone(), error))?;
-        Ok(Self { location: location.clone(), writer, bytes: 0 })
-    }
-}
-
-impl TableWriter for Writer {
-    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.bytes += batch.get_array_memory_size() as u64;
-        let written = self.writer.write(batch);
-        written.map_err(|error| self.location.cause(Error::data(Place::file(&self.location), error)))
-    }
-
-    fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    fn finish(mut self: Box<Self>) -> Result<Written> {
-        let location = self.location;
-        let wrong = |error| location.cause(Error::data(Place::file(&location), error));
-        self.writer.finish().map_err(wrong)?;
-        self.writer.into_inner().map_err(wrong)?.finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Int64Array, RecordBatch};
+    use crate::io::TableWriter;
+    use arrow::array::Int64Array;
     use std::sync::Arc;
 
     #[test]
@@ -177,7 +149,7 @@ mod tests {
         let location = Location::parse(folder.path().join("x.arrow").to_str().unwrap()).unwrap();
         let column = Arc::new(Int64Array::from_iter_values(0..50)) as _;
         let whole = RecordBatch::try_from_iter([("x", column)]).unwrap();
-        let mut writer = Box::new(Writer::create(&location, &whole.schema()).unwrap());
+        let mut writer = Box::new(Writer::file(&location, &whole.schema()).unwrap());
         for start in [0, 20, 40] {
             writer.write(&whole.slice(start, 20.min(50 - start))).unwrap();
         }

@@ -16,6 +16,9 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a file at `location`.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn create(location: &Location) -> Result<Self> {
         Ok(Self { location: location.clone(), writer: ArrayWriter::new(location.upload()?), bytes: 0 })
     }

@@ -90,6 +90,9 @@ impl File {
     }
 
     /// The columns of all rows that `schema`, the dataset's, has too, in batches.
+    ///
+    /// # Errors
+    /// A store that fails; later, in the batches, lines that are not JSON or do not fit the schema.
     pub fn read(
         &self,
         schema: &SchemaRef,

@@ -66,6 +66,9 @@ impl Mirror {
     }
 
     /// Copies the files whose names are `wanted` and that are not here yet.
+    ///
+    /// # Errors
+    /// A store or a disk that fails.
     pub fn fetch(&self, wanted: impl Fn(&str) -> bool) -> Result<()> {
         let missing = self.files.iter().filter(|file| wanted(file.name()) && !self.copy_of(file).is_file());
         missing.into_iter().try_for_each(|file| {
@@ -90,6 +93,9 @@ impl Mirror {
     }
 
     /// Takes `folder`, which holds the same files, as the copy; false where there is one already.
+    ///
+    /// # Errors
+    /// A folder that cannot be moved.
     pub fn adopt(&self, folder: &Path) -> Result<bool> {
         if self.folder.exists() {
             return Ok(false);
@@ -99,6 +105,9 @@ impl Mirror {
 }
 
 /// Copies the file `from` to `to`.
+///
+/// # Errors
+/// A file that cannot be read; a store that fails.
 pub fn copy(from: &Path, to: &Location) -> Result<()> {
     let mut upload = to.upload()?;
     let mut file = File::open(from).map_err(|error| unusable(from, &error))?;

@@ -66,6 +66,8 @@ pub enum FileFormat {
     Parquet,
     /// Arrow IPC files.
     Arrow,
+    /// Arrow IPC streams, which `datasets` keeps in its own folders.
+    ArrowStream,
     /// One JSON array of objects.
     Json,
 }
@@ -75,16 +77,20 @@ impl FileFormat {
     pub fn extension(self) -> &'static str {
         match self {
             Self::Parquet => "parquet",
-            Self::Arrow => "arrow",
+            Self::Arrow | Self::ArrowStream => "arrow",
             Self::Json => "json",
         }
     }
 
     /// Begins a file at `location`; it appears there when the writer is finished, and not before.
+    ///
+    /// # Errors
+    /// A store that fails; a type that the format does not have.
     pub fn create(self, location: &Location, schema: &SchemaRef) -> Result<Box<dyn TableWriter>> {
         match self {
             Self::Parquet => Ok(Box::new(parquet::Writer::create(location, schema)?)),
-            Self::Arrow => Ok(Box::new(ipc::Writer::create(location, schema)?)),
+            Self::Arrow => Ok(Box::new(ipc::Writer::file(location, schema)?)),
+            Self::ArrowStream => Ok(Box::new(ipc::Writer::stream(location, schema)?)),
             Self::Json => Ok(Box::new(json_array::Writer::create(location)?)),
         }
     }
@@ -102,9 +108,15 @@ pub struct Written {
 /// A file of record batches being written. Dropped before `finish`, it leaves nothing behind.
 pub trait TableWriter: Send {
     /// Appends the rows of `batch`, which has the schema that the file was created with.
+    ///
+    /// # Errors
+    /// A store that fails; a value that the format cannot hold.
     fn write(&mut self, batch: &RecordBatch) -> Result<()>;
     /// Bytes so far, those still in memory estimated.
     fn bytes(&self) -> u64;
     /// Publishes the file.
+    ///
+    /// # Errors
+    /// A store that fails.
     fn finish(self: Box<Self>) -> Result<Written>;
 }

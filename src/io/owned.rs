@@ -174,6 +174,9 @@ impl Owned {
     }
 
     /// Writes the record.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn save(&self) -> Result<()> {
         self.folder.join(RECORD).write(self.to_json())
     }
@@ -205,6 +208,9 @@ impl Owned {
     }
 
     /// Records, before they are made, the files `part-00000<ending>` and on.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn expect_numbered(&mut self, count: usize, ending: &str) -> Result<()> {
         let numbered = Numbered { count, ending: ending.to_owned() };
         if self.record.numbered.contains(&numbered) {
@@ -236,6 +242,9 @@ impl Owned {
     }
 
     /// Records what `path` holds now that it is finished.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn made(&mut self, path: &str, written: Written) -> Result<()> {
         self.record.files.insert(path.to_owned(), Some(written));
         self.save()
@@ -248,6 +257,9 @@ impl Owned {
 
     /// Records all files that are in the folder now, with their digests, without writing the record: for a folder that
     /// this process alone has filled.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn take_stock(&mut self) -> Result<()> {
         for found in self.folder.scan()?.into_iter().filter(|found| found.path != RECORD) {
             let written = self.folder.join(&found.path).digest()?;
@@ -257,6 +269,9 @@ impl Owned {
     }
 
     /// Removes the recorded file `path` and its entry.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn discard(&mut self, path: &str) -> Result<()> {
         let file = self.folder.join(path);
         if file.is_file()? {
@@ -288,6 +303,9 @@ impl Owned {
     }
 
     /// How the files differ from the record. Files whose content may still change count as they are.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn difference(&self, depth: Depth) -> Result<Difference> {
         let mut difference = Difference::default();
         for (path, written) in &self.record.files {
@@ -306,6 +324,9 @@ impl Owned {
     }
 
     /// Files in the folder that the record does not name.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn foreign(&self) -> Result<Vec<String>> {
         let found = self.folder.scan()?.into_iter();
         Ok(found.filter(|found| is_finished(found) && !self.names(&found.path)).map(|found| found.path).collect())
@@ -364,6 +385,9 @@ fn remove_empty(folder: &Path, files: &[String]) {
 }
 
 /// Whether `file` holds what was `written`; nothing where there is no such file.
+///
+/// # Errors
+/// A store that fails.
 pub fn holds(file: &Location, written: &Written, depth: Depth) -> Result<Option<bool>> {
     let Some(bytes) = file.size()? else { return Ok(None) };
     if bytes != written.bytes || depth == Depth::Size {

@@ -59,6 +59,9 @@ pub struct File {
 
 impl File {
     /// Reads the footer.
+    ///
+    /// # Errors
+    /// A file that is not Parquet, is encrypted, cut, or nested too deeply; a store that fails.
     pub fn open(location: &Location) -> Result<Self> {
         let place = Place::file(location);
         let blob = location.open()?;
@@ -108,6 +111,9 @@ impl File {
     }
 
     /// Leaves out pages of which no row can fulfil all of `bounds`, if the file has an index of them.
+    ///
+    /// # Errors
+    /// An index of pages that cannot be read.
     pub fn narrow(&mut self, bounds: &[Bound]) -> Result<()> {
         let groups = self.footer.metadata().row_groups();
         let indexed = |bound: &Bound| {
@@ -234,6 +240,9 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a file at `location`.
+    ///
+    /// # Errors
+    /// A store that fails; a type that Parquet does not have.
     pub fn create(location: &Location, schema: &SchemaRef) -> Result<Self> {
         let place = Place::file(location);
         let wrong = |error: ParquetError| Error::data(place.clone(), error);

@@ -70,11 +70,17 @@ pub struct Listed {
 
 impl Location {
     /// Parses a path (relative to the working directory) or a URL; stores are reached as the environment says.
+    ///
+    /// # Errors
+    /// A URL of an unknown scheme or without a bucket; credentials that cannot be used.
     pub fn parse(text: &str) -> Result<Self> {
         Stores::of_environment().locate(text)
     }
 
     /// The file `local` on this machine, a copy of what is known as `original` under `version`.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
     pub fn copy(local: &FilePath, original: impl fmt::Display, version: Option<String>) -> Result<Self> {
         let file = Self::parse(&local.display().to_string())?;
         Ok(Self { shown: original.to_string(), version, ..file })
@@ -114,16 +120,25 @@ impl Location {
     }
 
     /// Whether it is a file.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn is_file(&self) -> Result<bool> {
         Ok(self.meta()?.is_some())
     }
 
     /// The file's size; nothing where there is no such file.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn size(&self) -> Result<Option<u64>> {
         Ok(self.meta()?.map(|meta| meta.size))
     }
 
     /// Whether there is something at the place, be it a file, a folder or a link; in a store, a file.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn exists(&self) -> Result<bool> {
         match &self.local {
             Some(local) => Ok(local.symlink_metadata().is_ok()),
@@ -132,12 +147,18 @@ impl Location {
     }
 
     /// The file's content, and none where there is no such file.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn read(&self) -> Result<Option<Bytes>> {
         let read = |_| async { self.client.objects.get(&self.path).await?.bytes().await };
         self.if_present(persist(&self.client.retry_policy, read))
     }
 
     /// The file's size and digest, and none where there is no such file. Reads all of it.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn digest(&self) -> Result<Option<Written>> {
         let Some(pinned) = self.found()? else { return Ok(None) };
         let blob = Blob::new(pinned);
@@ -159,6 +180,9 @@ impl Location {
     }
 
     /// Writes a whole file in one go, in place of one that may be there.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn write(&self, bytes: impl Into<Bytes>) -> Result<()> {
         self.refuse_web()?;
         let bytes = bytes.into();
@@ -177,6 +201,9 @@ impl Location {
     }
 
     /// Writes a whole file unless there is one; false where there was.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn create(&self, bytes: impl Into<Bytes>) -> Result<bool> {
         self.refuse_web()?;
         let bytes = bytes.into();
@@ -204,11 +231,17 @@ impl Location {
     }
 
     /// All files below, in the order of their paths, but those that are not finished.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn list(&self) -> Result<Vec<Self>> {
         Ok(self.list_all()?.into_iter().map(|listed| listed.file).collect())
     }
 
     /// As [`Self::list`], with what the store tells about the files. Links are followed.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn list_all(&self) -> Result<Vec<Listed>> {
         if self.client.kind == Kind::Web {
             return Ok(Vec::new());
@@ -266,6 +299,9 @@ impl Location {
     }
 
     /// Removes the file, or the link.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn delete(&self) -> Result<()> {
         if let Some(local) = &self.local {
             return local::remove(local).map_err(|error| failed(&self.shown, &error));
@@ -279,6 +315,9 @@ impl Location {
     }
 
     /// Moves the file to `to` in the same store, in place of one that may be there.
+    ///
+    /// # Errors
+    /// A store that fails; links between two stores.
     pub fn rename(&self, to: &Self) -> Result<()> {
         if let (Some(from), Some(local)) = (&self.local, &to.local) {
             return local::rename(from, local).map_err(|error| failed(&to.shown, &error));
@@ -290,6 +329,9 @@ impl Location {
     }
 
     /// The file, for reading by ranges: in the version that a pinned location means, else in that of now.
+    ///
+    /// # Errors
+    /// No such file; a store that fails.
     pub fn open(&self) -> Result<Blob> {
         self.pinned().map(Blob::new)
     }
@@ -308,6 +350,9 @@ impl Location {
     }
 
     /// A file to be written bit by bit, which appears when it is finished.
+    ///
+    /// # Errors
+    /// A store that can only be read.
     pub fn upload(&self) -> Result<Upload> {
         self.refuse_web()?;
         Ok(Upload::new(self.clone()))

@@ -224,6 +224,9 @@ impl Plan {
     }
 
     /// Whether `source` lies elsewhere and its weights were not fetched yet.
+    ///
+    /// # Errors
+    /// A source that cannot be opened.
     pub fn awaits_weights(&self, source: &ModelSource) -> Result<bool> {
         Ok(source.base_folder()?.is_some_and(|folder| self.models.awaits_weights(&folder)))
     }

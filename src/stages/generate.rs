@@ -114,6 +114,9 @@ fn answer_fields() -> Fields {
 
 impl Generate {
     /// The columns that it adds; `tokenizer` says whether there is one.
+    ///
+    /// # Errors
+    /// Columns that are missing, and settings that contradict one another.
     pub fn columns(&self, input: &Schema, tokenizer: bool) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut wrong = |field: &str, message: &str| problems.push(Problem::at(field, message));
@@ -175,6 +178,9 @@ impl Generate {
     }
 
     /// Loads the model, which has `positions` positions.
+    ///
+    /// # Errors
+    /// A model, tokenizer or template that cannot be loaded.
     pub fn open(
         &self,
         source: &ModelSource,

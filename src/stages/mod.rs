@@ -142,6 +142,9 @@ impl From<Metrics> for Conclusion {
 /// A columnar stage at work.
 pub trait Transform: Send {
     /// The rows of `batch` with the stage's columns, and the rows set aside.
+    ///
+    /// # Errors
+    /// Columns of another type than the plan has; a model that fails.
     fn apply(&mut self, batch: RecordBatch) -> Result<Outcome>;
 
     /// What it counted since it was last asked: numbers that add up over units of work.
@@ -161,6 +164,9 @@ pub struct Outcome {
 
 impl Outcome {
     /// Keeps the rows without a reason against them.
+    ///
+    /// # Errors
+    /// Columns that cannot be filtered.
     pub fn sort_out(batch: &RecordBatch, reasons: &[Option<&'static str>]) -> Result<Self> {
         let keep: BooleanArray = reasons.iter().map(|reason| Some(reason.is_none())).collect();
         let kept = filter_record_batch(batch, &keep).map_err(|error| Error::data(Place::default(), error))?;

@@ -46,6 +46,9 @@ impl Reads {
     }
 
     /// The rows of `batch` that fit a model of `positions` positions, and those that do not.
+    ///
+    /// # Errors
+    /// A column of token ids that is not there or has another type.
     pub fn sort_out(self, batch: RecordBatch, positions: Option<usize>) -> Result<Outcome> {
         let Some(positions) = positions else { return Ok(Outcome::all(batch)) };
         let reason = |length: usize| (length > positions).then_some(TOO_LONG);

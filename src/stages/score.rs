@@ -114,12 +114,18 @@ pub(super) fn needs_rewards(rows: &Schema) -> Vec<Problem> {
 }
 
 /// The pairs of a batch.
+///
+/// # Errors
+/// A column of token ids that is not there or has another type.
 pub fn pairs(batch: &RecordBatch) -> Result<(Lists<'_, i32>, [Lists<'_, i32>; 2])> {
     Ok((ids(batch, PROMPT_IDS)?, [ids(batch, &Side::Chosen.ids())?, ids(batch, &Side::Rejected.ids())?]))
 }
 
 impl Score {
     /// The columns that it adds.
+    ///
+    /// # Errors
+    /// Columns that are missing, and settings that contradict one another.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = needs_ids(input);
         problems.extend(no_batch_tokens(self.batch_tokens));

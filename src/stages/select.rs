@@ -81,6 +81,9 @@ impl Select {
     }
 
     /// The columns that it adds.
+    ///
+    /// # Errors
+    /// Columns that are missing, and picks that select nothing or more than there is.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = Vec::new();
         let rules = self.rules();

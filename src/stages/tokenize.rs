@@ -84,6 +84,9 @@ pub fn span_mask(side: Side, span: &str) -> String {
 
 impl Tokenize {
     /// The columns that it adds.
+    ///
+    /// # Errors
+    /// Columns that are missing, and settings that contradict one another.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = Vec::new();
         if self.max_length < 2 {
@@ -131,6 +134,9 @@ impl Tokenize {
     }
 
     /// Makes the transform.
+    ///
+    /// # Errors
+    /// A template that cannot be read.
     pub fn open(&self, tokenizer: Tokenizer) -> Result<Box<dyn Transform>> {
         let digest = tokenizer.digest()?;
         if let Some(note) = tokenizer.note() {

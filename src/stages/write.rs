@@ -2,19 +2,26 @@
 //! under their final names only when all of them are whole.
 
 mod alpaca_eval;
+mod axolotl;
+mod format;
+mod labels;
+mod llama_factory;
+mod trl;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::io::Write as _;
 use std::sync::Arc;
 
 use super::{
     Destination, Ending, Finished, Inputs, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerUse, Volume,
 };
 use crate::error::{Error, Place, Problem, Result};
-use crate::io::{FileFormat, Location, TableWriter, Written};
+use crate::io::{Location, TableWriter, Written};
+pub use format::Format;
 
 /// Writes a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +37,9 @@ pub struct Write {
     /// The first part of the file names.
     #[serde(default = "default_split")]
     pub split: String,
+    /// The further key mask that `llama_factory` and `axolotl` take, by its name in `select`; by default the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
     /// A file is closed when it reaches this size, in MiB.
     #[serde(default = "default_shard_mib")]
     pub shard_mib: u64,
@@ -39,36 +49,10 @@ pub struct Write {
     pub overwrite: bool,
 }
 
-/// What files hold, and how.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// Parquet with zstd, small row groups and a page index.
-    #[default]
-    Parquet,
-    /// Arrow IPC files.
-    Arrow,
-    /// Answers of a `generate` stage as AlpacaEval takes them: `model_outputs.json`, whatever `split` and `shard_mib` say.
-    AlpacaEval,
-}
-
-impl Format {
-    fn file(self) -> FileFormat {
-        match self {
-            Self::Parquet => FileFormat::Parquet,
-            Self::Arrow => FileFormat::Arrow,
-            Self::AlpacaEval => FileFormat::Json,
-        }
-    }
-}
-
 impl Write {
     /// What is wrong with its settings, and what the rows lack for the format.
     pub fn problems(&self, input: &Schema) -> Vec<Problem> {
-        let mut problems = match self.format {
-            Format::Parquet | Format::Arrow => Vec::new(),
-            Format::AlpacaEval => alpaca_eval::problems(input),
-        };
+        let mut problems = self.format.problems(input, self.mask.as_deref());
         let fits = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
         if !self.split.starts_with(char::is_alphanumeric) || !self.split.chars().all(fits) {
             let message =
@@ -83,21 +67,12 @@ impl Write {
 
     /// Whether the stage may make a file `name`, with some number of shards.
     pub fn may_make(&self, name: &str) -> bool {
-        let numbers = || {
-            let (index, count) =
-                name.strip_prefix(&format!("{}-", self.split))?.split_once('.')?.0.split_once("-of-")?;
-            Some((index.parse().ok()?, count.parse().ok()?))
-        };
-        self.format == Format::AlpacaEval && name == self.name(0, 1)
-            || numbers().is_some_and(|(index, count)| name == self.name(index, count))
+        self.format.may_make(&self.split, name)
     }
 
     /// The name of file `index` of `count`.
     pub fn name(&self, index: usize, count: usize) -> String {
-        match self.format {
-            Format::AlpacaEval => "model_outputs.json".to_owned(),
-            _ => format!("{}-{index:05}-of-{count:05}.{}", self.split, self.format.file().extension()),
-        }
+        self.format.name(&self.split, index, count)
     }
 }
 
@@ -133,6 +108,9 @@ pub struct Shard {
 
 impl Shard {
     /// Moves it to `to`, in place of a file that may be there.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn publish(&mut self, to: &Location) -> Result<()> {
         if let Some(draft) = &self.draft {
             draft.rename(to)?;
@@ -158,11 +136,11 @@ impl Shards {
     }
 
     /// Appends rows.
+    ///
+    /// # Errors
+    /// A store that fails; columns that the format cannot hold.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let batch = match self.stage.format {
-            Format::AlpacaEval => &alpaca_eval::rows(batch)?,
-            Format::Parquet | Format::Arrow => batch,
-        };
+        let batch = self.stage.format.rows(batch, self.stage.mask.as_deref())?;
         let schema = self.schema.get_or_insert_with(|| with_features(&batch.schema())).clone();
         if self.open.is_none() {
             let location = self.folder.join("draft").draft();
@@ -174,7 +152,7 @@ impl Shards {
             .map_err(|error| Error::data(Place::file(&self.folder), error))?;
         writer.write(&batch)?;
         let is_full = writer.bytes() >= self.stage.shard_mib << 20;
-        if is_full && self.stage.format != Format::AlpacaEval { self.close() } else { Ok(()) }
+        if is_full && !self.stage.format.is_one_file() { self.close() } else { Ok(()) }
     }
 
     fn close(&mut self) -> Result<()> {
@@ -186,15 +164,29 @@ impl Shards {
     }
 
     /// The files, not yet under their names. `schema` is what an empty dataset is written with.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn finish(mut self, schema: &SchemaRef) -> Result<Vec<Shard>> {
         if self.closed.is_empty() && self.open.is_none() {
             self.write(&RecordBatch::new_empty(schema.clone()))?;
         }
         self.close()?;
-        let count = self.closed.len();
+        let (count, mut beside) = (self.closed.len(), Vec::new());
         for (index, shard) in self.closed.iter_mut().enumerate() {
             shard.name = self.stage.name(index, count);
         }
+        let files: Vec<(&str, &Written)> =
+            self.closed.iter().map(|shard| (shard.name.as_str(), &shard.written)).collect();
+        for (name, content) in self.stage.format.beside(&self.stage.split, &files) {
+            let draft = self.folder.join("draft").draft();
+            let mut upload = draft.upload()?;
+            let sent = upload.write_all(content.to_string().as_bytes());
+            sent.map_err(|error| draft.cause(Error::data(Place::file(&draft), error)))?;
+            let written = upload.finish()?;
+            beside.push(Shard { draft: Some(draft), name: name.to_owned(), written });
+        }
+        self.closed.extend(beside);
         Ok(self.closed)
     }
 }

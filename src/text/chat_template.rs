@@ -105,6 +105,9 @@ pub enum Template {
 
 impl Template {
     /// Renders a prompt and its answers. Errors name the template's file and line.
+    ///
+    /// # Errors
+    /// A template that refuses the conversation, cannot be run, or rewrites the prompt when an answer follows.
     pub fn render(
         &self,
         prompt: &[Message],
@@ -124,6 +127,9 @@ impl Template {
     }
 
     /// The text of `prompt` up to where the model answers.
+    ///
+    /// # Errors
+    /// A template that refuses the conversation or cannot be run.
     pub fn render_prompt(&self, prompt: &[Message], context: &Context) -> Result<String> {
         match self {
             Self::Chat { template, with_tools } => {
@@ -242,6 +248,9 @@ impl ChatTemplate {
 
     /// The text of `prompt` up to where the model answers. A prompt that ends with an assistant turn is left open
     /// behind that turn's words (`continue_final_message`).
+    ///
+    /// # Errors
+    /// A template that refuses the conversation or cannot be run.
     pub fn render_prompt(&self, prompt: &[Message], context: &Context) -> Result<String> {
         let (prompt, context) = (prompt.to_vec(), context.clone());
         self.bounded(move |template| template.open(&template.fitted(&prompt), &context))?

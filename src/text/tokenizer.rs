@@ -114,6 +114,9 @@ impl Tokenizer {
 
     /// As [`Tokenizer::encode`], with the characters that every token covers. Tokens that share the bytes of one
     /// character all cover it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
     pub fn encode_with_offsets(&self, text: &str) -> Result<IdsWithOffsets> {
         self.permit(text)?;
         let encoding = self.call(|inner| inner.encode_char_offsets(text, false))?;
@@ -133,6 +136,9 @@ impl Tokenizer {
     }
 
     /// The text of `ids`, special tokens included. Ids outside the vocabulary are left out.
+    ///
+    /// # Errors
+    /// A decoder that fails.
     pub fn decode(&self, ids: &[i32]) -> Result<String> {
         let ids: Vec<u32> = ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
         if !self.growth.permits_decoding(ids.len().saturating_mul(self.longest_token)) {
@@ -196,12 +202,18 @@ impl Tokenizer {
     }
 
     /// The chat template called `name`, whatever there are tools or not; none where the folder has no such template.
+    ///
+    /// # Errors
+    /// A template that cannot be read or parsed.
     pub fn named_template(&self, name: &str) -> Result<Option<Template>> {
         let template = self.templates.parse(name, &self.special_tokens)?;
         Ok(template.map(|template| Template::Chat { template: Box::new(template), with_tools: None }))
     }
 
     /// The chat template in `file`, with this tokenizer's special tokens; none where there is no such file.
+    ///
+    /// # Errors
+    /// A template that cannot be read or parsed.
     pub fn template_in(&self, file: &Path) -> Result<Option<Template>> {
         let Some(text) = templates::text(file)? else { return Ok(None) };
         let template = ChatTemplate::parse(&text, file.display(), &self.special_tokens)?;
@@ -209,6 +221,9 @@ impl Tokenizer {
     }
 
     /// Texts as they are, with what the tokenizer puts around them; `end` behind every answer.
+    ///
+    /// # Errors
+    /// A post-processor that fails.
     pub fn no_chat_template(&self, end: Option<&str>) -> Result<Template> {
         let [front, behind] = self.ends()?;
         Ok(Template::Plain { end: end.map(str::to_owned), front, behind })

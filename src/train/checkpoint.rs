@@ -62,6 +62,9 @@ impl Checkpoints {
     }
 
     /// Brings `policy` and `state` to where the newest checkpoint left them. Without one, they stay as they are.
+    ///
+    /// # Errors
+    /// A checkpoint that is damaged, or of a training of another shape.
     pub fn restore(&self, policy: Policy, state: &mut State, device: &Device) -> Result<(Policy, Cursor)> {
         let Some((file, written)) = self.newest()? else { return Ok((policy, Cursor::default())) };
         let wrong = |message: String| {
@@ -108,6 +111,9 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint, then deletes those that are too many.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn save(&self, policy: &Policy, state: &State, cursor: Cursor) -> Result<()> {
         let mut tensors: BTreeMap<String, Tensor<1>> = BTreeMap::new();
         trained_parameters(policy, |name, values| drop(tensors.insert(format!("parameter.{name}"), values.inner())));
@@ -149,6 +155,9 @@ impl Checkpoints {
     }
 
     /// Deletes all checkpoints: the training ended.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn clear(&self) -> Result<()> {
         match Owned::open(self.claim.folder.clone())? {
             Some(folder) => folder.remove(&BTreeMap::new()).map(drop),

@@ -26,6 +26,9 @@ impl Log {
     /// Opens `metrics.jsonl` and an event file in the folder of `claim`, for a training that took `step` steps so far.
     /// Lines of later steps are of a training that was killed there; they are dropped. The files of an earlier training
     /// are replaced whole.
+    ///
+    /// # Errors
+    /// A folder or a log that is not this training's; a store that fails.
     pub fn open(claim: &Claim, step: u64) -> Result<Self> {
         let mut owned = claim.open()?;
         let at = claim.folder.clone();
@@ -52,6 +55,9 @@ impl Log {
     }
 
     /// The numbers of `metrics` at `step`, under `part` (`train`, `eval`).
+    ///
+    /// # Errors
+    /// A disk that fails.
     pub fn write(&mut self, step: u64, part: &str, metrics: &Map<String, Value>) -> Result<()> {
         let mut line = Map::from_iter([("step".to_owned(), json!(step)), ("part".to_owned(), json!(part))]);
         line.extend(metrics.clone());
@@ -71,6 +77,9 @@ impl Log {
     }
 
     /// Brings what was written to the store that the folder lies in, if it does.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn publish(&self) -> Result<()> {
         self.copies.iter().try_for_each(|(file, to)| mirror::copy(file, to))
     }

@@ -126,6 +126,10 @@ pub struct Trained {
 
 impl Job<'_> {
     /// Trains `model`, which was loaded on the job's device, from the newest checkpoint on where there is one.
+    ///
+    /// # Errors
+    /// Rows that the objective cannot use, a loss that is not finite, a checkpoint that does not fit; a store that
+    /// fails; a stop on request.
     pub fn run(&self, model: CausalLm) -> Result<Trained> {
         let Self { name, device, settings, reference, feed, checkpoints, monitor, .. } = *self;
         let steps = self.steps(&model)?;

@@ -17,6 +17,9 @@ pub trait Source: Send + Sync {
     /// Number of units.
     fn units(&self) -> usize;
     /// Hands the rows of `unit` to `take`, which says whether it wants more.
+    ///
+    /// # Errors
+    /// Rows that cannot be read or computed.
     fn read(&self, unit: usize, take: &mut dyn FnMut(RecordBatch) -> bool) -> Result<()>;
 }
 

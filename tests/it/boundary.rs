@@ -122,7 +122,7 @@ fn a_template_that_refuses_every_row_is_an_error() {
     let adds = "{% for m in messages %}{{ m.content + m }}{% endfor %}";
     let folder = folder(adds, "", &[["What is two plus two?", "Four.", "Six."]]);
     let stderr = folder.fails(&["run", "p.yaml"], 1);
-    let expected = "stage `tokens`: all 1 rows that came in were set aside (1 refused by the chat template)";
+    let expected = "stage `tokens`: the chat template refuses every row; for example row rows.jsonl:1: ";
     assert!(stderr.contains(expected), "{stderr}");
 }
 

@@ -17,7 +17,7 @@ fn quickstart() -> String {
   oracle: {{ train: {{ input: tokens, model: ref, reference: ref, objective: {{ dpo: {{}} }}, max_steps: 1, batch_size: 2 }} }}
   out: {{ write: {{ input: tokens, to: runs/quickstart/scored }} }}
 ",
-        small_model()
+        small_model().replace("max_position_embeddings: 256", "max_position_embeddings: 2048")
     )
 }
 

@@ -43,6 +43,9 @@ impl Upload {
     }
 
     /// Publishes the file.
+    ///
+    /// # Errors
+    /// A store that fails.
     pub fn finish(mut self) -> Result<Written> {
         let blake3 = self.digest.finalize().to_hex().to_string();
         if matches!(self.parts, Parts::None) {

@@ -32,11 +32,17 @@ pub struct Linear {
 
 impl Linear {
     /// The layer `name` of the checkpoint, with a weight `[out, in]`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(parameters: &mut Parameters, name: &str, input: usize, output: usize, bias: bool) -> Result<Self> {
         Self::of_layout(parameters, name, [input, output], bias, Layout::OutIn)
     }
 
     /// The layer `name` of the checkpoint, with a weight `[in, out]` and a bias: GPT-2's `Conv1D`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
     pub fn conv1d(parameters: &mut Parameters, name: &str, input: usize, output: usize) -> Result<Self> {
         Self::of_layout(parameters, name, [input, output], true, Layout::InOut)
     }
@@ -85,6 +91,9 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     /// The layer `name` of the checkpoint.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(parameters: &mut Parameters, name: &str, width: usize, eps: f64) -> Result<Self> {
         Ok(Self { weight: parameters.ones(&format!("{name}.weight"), width)?, eps })
     }
@@ -111,6 +120,9 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// The layer `name` of the checkpoint.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(parameters: &mut Parameters, name: &str, width: usize, eps: f64) -> Result<Self> {
         let weight = parameters.ones(&format!("{name}.weight"), width)?;
         Ok(Self { weight, bias: parameters.zeros(&format!("{name}.bias"), width)?, eps })
@@ -130,6 +142,9 @@ pub struct Embedding {
 
 impl Embedding {
     /// The table `name` of the checkpoint.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(parameters: &mut Parameters, name: &str, entries: usize, width: usize) -> Result<Self> {
         Ok(Self { weight: parameters.table(&format!("{name}.weight"), [entries, width])? })
     }

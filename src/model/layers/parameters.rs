@@ -123,6 +123,9 @@ impl Parameters {
     }
 
     /// A table `[entries, width]`, initialised with normal random numbers.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
         let values = self.values(name, &shape, Normal::sample_iter)?;
         Ok(self.weight(values, shape, Layout::OutIn))
@@ -149,12 +152,18 @@ impl Parameters {
     }
 
     /// A vector, initialised with ones.
+    ///
+    /// # Errors
+    /// As [`Self::table`].
     pub fn ones(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(1.0))?;
         Ok(self.param(values, [size]))
     }
 
     /// A vector, initialised with zeros.
+    ///
+    /// # Errors
+    /// As [`Self::table`].
     pub fn zeros(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(0.0))?;
         Ok(self.param(values, [size]))
@@ -237,7 +246,10 @@ impl Parameters {
         Param::from_tensor(tensor).set_require_grad(!frozen)
     }
 
-    /// Checks that every tensor of the adapter was used, and names those of the checkpoint that were not.
+    /// Checks that every tensor of the adapter was used, and warns of those of the checkpoint that were not.
+    ///
+    /// # Errors
+    /// Tensors of the adapter that no layer took.
     pub fn finish(self) -> Result<()> {
         self.overlay.finish()?;
         let Origin::Checkpoint(checkpoint) = &self.origin else { return Ok(()) };

@@ -172,6 +172,9 @@ pub fn plans(variants: &[Variant], sources: &mut Sources, monitor: &dyn Monitor)
 
 /// Runs the variants of `planned`, one after the other, and tabulates what they measured in `tables/NAME` of the workdir, where NAME is that
 /// of the pipeline's file.
+///
+/// # Errors
+/// As [`run::run`]; a plot or table of numbers that no variant measured.
 pub fn run(planned: &Planned, options: &Options, monitor: &dyn Monitor) -> Result<Outcomes> {
     let Planned { name, variants, plans } = planned;
     warn(plans);

@@ -229,6 +229,9 @@ impl Read {
     }
 
     /// The columns that come out of a source with `schema`.
+    ///
+    /// # Errors
+    /// A form that cannot be told or does not fit, columns that are missing, and settings that contradict one another.
     pub fn columns(&self, schema: &Schema) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = rename::problems(&self.rename, schema);
         if !problems.is_empty() {
@@ -361,6 +364,9 @@ impl Read {
     }
 
     /// Makes the reader for a source with `schema`.
+    ///
+    /// # Errors
+    /// As [`Self::columns`].
     pub fn open(&self, schema: &Schema) -> Result<Reader> {
         let wrong = |problem: &Problem| Error::data(Place::default(), &problem.message);
         let out = self.columns(schema).map_err(|problems| wrong(&problems[0]))?;

@@ -67,6 +67,9 @@ impl Reader {
 
     /// The rows of `chunk`, which lies in `file`, that `where`, `sample` and `split` leave, one a pair, and those set
     /// aside, by their place among the rows left.
+    ///
+    /// # Errors
+    /// Values that the filter or the form cannot read.
     pub fn apply(&self, file: &str, chunk: Chunk) -> Result<(RecordBatch, Outcome)> {
         let wrong = |error: ArrowError| Error::data(Place::file(file).row(chunk.first_row), error);
         let mut batch = rename::rows(&self.read.rename, &chunk.batch).map_err(wrong)?;

@@ -51,6 +51,9 @@ impl From<TemplateChoice> for String {
 
 impl TemplateChoice {
     /// The template. `end` is what ends an answer where there is none.
+    ///
+    /// # Errors
+    /// A template that is not there or cannot be parsed.
     pub fn open(&self, tokenizer: &Tokenizer, end: Option<&str>) -> Result<Template> {
         let missing = |name: &str| Error::model(name, "no such file, and no chat template of this name");
         match self {

@@ -69,6 +69,9 @@ pub fn difference(first: (&str, &Tokenizer), second: (&str, &Tokenizer)) -> Resu
 
 impl Tokenizer {
     /// Refuses a tokenizer with ids that a model of `vocab_size` entries has no embedding for.
+    ///
+    /// # Errors
+    /// The first such id.
     pub fn check_fits(&self, vocab_size: usize) -> Result<()> {
         let padding = self.special_tokens.get("pad_token");
         let beyond = self.inner.get_vocab(true).into_iter().filter(|(_, id)| *id as usize >= vocab_size);

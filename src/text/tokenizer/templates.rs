@@ -64,6 +64,9 @@ impl Templates {
 }
 
 /// The names of the chat templates of `folder`; `default` is the one that is taken where none is asked for.
+///
+/// # Errors
+/// A folder that cannot be read.
 pub fn names(folder: &Path) -> Result<Vec<String>> {
     let config = object(&folder.join("tokenizer_config.json"))?;
     Ok(Templates::find(folder, &config)?.names().map(str::to_owned).collect())
