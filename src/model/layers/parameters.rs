@@ -246,7 +246,7 @@ impl Parameters {
         Param::from_tensor(tensor).set_require_grad(!frozen)
     }
 
-    /// Checks that every tensor of the adapter was used, and names those of the checkpoint that were not.
+    /// Checks that every tensor of the adapter was used, and warns of those of the checkpoint that were not.
     ///
     /// # Errors
     /// Tensors of the adapter that no layer took.

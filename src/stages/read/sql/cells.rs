@@ -1,4 +1,4 @@
-//! Functions that polars does not have, or has with another meaning, value by value.
+//! Functions that polars lacks or defines otherwise, row by row.
 
 use std::cmp::Ordering;
 

@@ -1,5 +1,5 @@
-//! The columns that an expression names, with the fields and elements of them: what they hold for SQL, and that as a column of
-//! polars. Batches cross over through the Arrow C data interface, without a copy.
+//! Columns, fields and elements of Arrow: their SQL types, and their values as columns of polars, which arrive through the Arrow C data
+//! interface without a copy.
 
 use std::fmt::Display;
 

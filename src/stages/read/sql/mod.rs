@@ -4,9 +4,11 @@
 //! whole numbers have a sign and exact results, conditions three values. What is not known to mean the same is refused before the
 //! first row. docs/datasets.md lists what there is.
 
+mod arithmetic;
 mod cells;
 mod column;
 mod functions;
+mod names;
 mod syntax;
 mod text;
 mod translate;
@@ -26,6 +28,7 @@ use polars_lazy::frame::IntoLazy;
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::Bound;
 use column::Leaf;
+use names::Names;
 use translate::Translator;
 
 /// A condition on rows.
@@ -45,7 +48,7 @@ impl Filter {
         let tree = syntax::parse(text).map_err(wrong)?;
         let mut translator = Translator::new(schema);
         let condition = translator.condition(&tree).map_err(wrong)?;
-        let bounds = translator.bounds(&tree);
+        let bounds = Names(schema).bounds(&tree);
         Ok(Self { text: text.to_owned(), condition, leaves: translator.leaves, bounds })
     }
 

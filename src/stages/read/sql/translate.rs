@@ -1,21 +1,20 @@
 //! SQL to expressions of polars: names to columns, every part with its type, nulls as SQL has them.
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::Schema;
 use polars_lazy::dsl::{Expr, col, lit, ternary_expr};
 use polars_lazy::prelude::NULL;
 use sqlparser::ast::{
-    AccessExpr, BinaryOperator, CastKind, DataType as Named, Expr as Tree, Ident, Spanned, Subscript, TypedString,
-    UnaryOperator, Value, ValueWithSpan,
+    BinaryOperator, CaseWhen, CastKind, DataType as Named, Expr as Tree, Spanned, TypedString, UnaryOperator, Value,
+    ValueWithSpan,
 };
 use sqlparser::tokenizer::Location;
 
-use super::column::{Leaf, Step, kind, nanoseconds};
-use super::functions::{self, cast_to};
+use super::arithmetic::{arithmetic, cast_to, power};
+use super::column::{Leaf, Step, nanoseconds};
+use super::functions;
+use super::names::Names;
 use super::syntax::Wrong;
 use super::types::{DAY, Exact, Type, double, number, widened};
-use crate::error::nearest;
-use crate::io::Bound;
-use crate::io::bounds::{Compare, Value as Constant};
 use crate::io::list_field;
 
 /// A part of an expression.
@@ -42,7 +41,7 @@ const PARTS: usize = 50_000;
 const DEPTH: usize = 200;
 
 pub(super) struct Translator<'a> {
-    schema: &'a Schema,
+    names: Names<'a>,
     pub(super) leaves: Vec<Leaf>,
     parts: usize,
     depth: usize,
@@ -50,7 +49,7 @@ pub(super) struct Translator<'a> {
 
 impl<'a> Translator<'a> {
     pub(super) fn new(schema: &'a Schema) -> Self {
-        Self { schema, leaves: Vec::new(), parts: 0, depth: 0 }
+        Self { names: Names(schema), leaves: Vec::new(), parts: 0, depth: 0 }
     }
 
     /// The whole expression.
@@ -83,7 +82,7 @@ impl<'a> Translator<'a> {
         let truth = |value: Expr| Ok(Typed { value, kind: Type::Bool, at, text: None });
         match tree {
             Tree::Identifier(_) | Tree::CompoundIdentifier(_) | Tree::CompoundFieldAccess { .. } => {
-                let (leaf, _) = self.leaf(tree)?;
+                let (leaf, _) = self.names.leaf(tree)?;
                 Ok(self.column(leaf, at))
             }
             Tree::Value(value) => literal(value),
@@ -125,38 +124,15 @@ impl<'a> Translator<'a> {
                 let any = halved(equal, Expr::or);
                 truth(if *negated { any.not() } else { any })
             }
-            Tree::Like { any: false, negated, expr, pattern, escape_char } => {
-                let like = self.like(expr, pattern, escape_char.as_ref(), false)?;
-                truth(if *negated { like.not() } else { like })
-            }
-            Tree::ILike { any: false, negated, expr, pattern, escape_char } => {
-                let like = self.like(expr, pattern, escape_char.as_ref(), true)?;
+            Tree::Like { any: false, negated, expr, pattern, escape_char }
+            | Tree::ILike { any: false, negated, expr, pattern, escape_char } => {
+                let folds = matches!(tree, Tree::ILike { .. });
+                let (text, pattern) = (self.typed(expr)?, self.typed(pattern)?);
+                let like = functions::like(text, pattern, escape_char.as_ref(), folds)?;
                 truth(if *negated { like.not() } else { like })
             }
             Tree::Case { operand, conditions, else_result, .. } => {
-                let mut whens = Vec::new();
-                match operand {
-                    None => {
-                        for when in conditions {
-                            whens.push(self.truth(&when.condition, "WHEN")?);
-                        }
-                    }
-                    Some(operand) => {
-                        let pairs: Vec<&Tree> =
-                            conditions.iter().flat_map(|when| [&**operand, &when.condition]).collect();
-                        let (values, _) = self.together(&pairs)?;
-                        whens.extend(values.chunks_exact(2).map(|pair| pair[0].clone().eq(pair[1].clone())));
-                    }
-                }
-                let mut values = Vec::new();
-                for when in conditions {
-                    values.push(self.typed(&when.result)?);
-                }
-                values.push(match else_result {
-                    Some(otherwise) => self.typed(otherwise)?,
-                    None => Typed { value: lit(NULL), kind: Type::Null, at, text: None },
-                });
-                chosen(whens, values, at)
+                self.case(operand.as_deref(), conditions, else_result.as_deref(), at)
             }
             Tree::Cast { kind, expr, data_type, format: None, .. } => {
                 let fails = matches!(kind, CastKind::TryCast | CastKind::SafeCast);
@@ -164,6 +140,23 @@ impl<'a> Translator<'a> {
             }
             _ => functions::called(self, tree)?.ok_or_else(|| unknown(tree)),
         }
+    }
+
+    fn case(&mut self, operand: Option<&Tree>, whens: &[CaseWhen], otherwise: Option<&Tree>, at: Location) -> Made {
+        let conditions = match operand {
+            None => whens.iter().map(|when| self.truth(&when.condition, "WHEN")).collect::<Result<Vec<_>, _>>()?,
+            Some(operand) => {
+                let pairs: Vec<&Tree> = whens.iter().flat_map(|when| [operand, &when.condition]).collect();
+                let (values, _) = self.together(&pairs)?;
+                values.chunks_exact(2).map(|pair| pair[0].clone().eq(pair[1].clone())).collect()
+            }
+        };
+        let mut values = whens.iter().map(|when| self.typed(&when.result)).collect::<Result<Vec<_>, _>>()?;
+        values.push(match otherwise {
+            Some(otherwise) => self.typed(otherwise)?,
+            None => Typed { value: lit(NULL), kind: Type::Null, at, text: None },
+        });
+        chosen(conditions, values, at)
     }
 
     /// Conditions that AND or OR joins.
@@ -202,11 +195,11 @@ impl<'a> Translator<'a> {
             }
             BitwiseXor | PGExp => {
                 let sides = vec![self.typed(left)?, self.typed(right)?];
-                return functions::power(sides, at);
+                return power(sides, at);
             }
             _ => {
                 let (left, right) = (self.typed(left)?, self.typed(right)?);
-                return functions::arithmetic(op, left, right).unwrap_or_else(|| Err(unknown(tree)));
+                return arithmetic(op, left, right).unwrap_or_else(|| Err(unknown(tree)));
             }
         };
         Ok(Typed { value: self.compared(left, right, compare)?, kind: Type::Bool, at, text: None })
@@ -223,7 +216,7 @@ impl<'a> Translator<'a> {
             _ => {
                 let kind = Exact::whole(0, 0);
                 let zero = Typed { value: number(0, &kind), kind, at: typed.at, text: None };
-                functions::arithmetic(&BinaryOperator::Minus, zero, typed).unwrap_or_else(|| Err(unknown(tree)))
+                arithmetic(&BinaryOperator::Minus, zero, typed).unwrap_or_else(|| Err(unknown(tree)))
             }
         }
     }
@@ -259,17 +252,6 @@ impl<'a> Translator<'a> {
         }
     }
 
-    fn like(
-        &mut self,
-        tree: &Tree,
-        pattern: &Tree,
-        escape: Option<&ValueWithSpan>,
-        folds: bool,
-    ) -> Result<Expr, Wrong> {
-        let (text, pattern) = (self.typed(tree)?, self.typed(pattern)?);
-        functions::like(text, pattern, escape, folds)
-    }
-
     fn column(&mut self, leaf: Leaf, at: Location) -> Typed {
         let kind = leaf.kind.clone();
         let number = self.leaves.iter().position(|known| *known == leaf).unwrap_or_else(|| {
@@ -283,93 +265,11 @@ impl<'a> Translator<'a> {
     pub(super) fn length(&mut self, tree: &Tree) -> Option<Typed> {
         let names =
             matches!(tree, Tree::Identifier(_) | Tree::CompoundIdentifier(_) | Tree::CompoundFieldAccess { .. });
-        let (mut leaf, field) = names.then(|| self.leaf(tree).ok())??;
+        let (mut leaf, field) = names.then(|| self.names.leaf(tree).ok())??;
         list_field(field.data_type())?;
         leaf.steps.push(Step::Length);
         leaf.kind = Exact::whole(0, i32::MAX.into());
         Some(self.column(leaf, tree.span().start))
-    }
-
-    /// The column, field or element that `tree` names.
-    fn leaf(&self, tree: &Tree) -> Result<(Leaf, Field), Wrong> {
-        match tree {
-            Tree::Identifier(name) => self.first(name),
-            Tree::CompoundIdentifier(names) => {
-                let (first, rest) = names.split_first().ok_or_else(|| unknown(tree))?;
-                rest.iter().try_fold(self.first(first)?, |(leaf, field), name| {
-                    stepped(leaf, &field, &name.value, name.span.start)
-                })
-            }
-            Tree::CompoundFieldAccess { root, access_chain } => {
-                access_chain.iter().try_fold(self.leaf(root)?, |(mut leaf, field), access| match access {
-                    AccessExpr::Dot(Tree::Identifier(name)) => stepped(leaf, &field, &name.value, name.span.start),
-                    AccessExpr::Subscript(Subscript::Index { index }) => match place(index) {
-                        Some(Place::Name(name)) => stepped(leaf, &field, &name, index.span().start),
-                        Some(Place::Number(number)) => {
-                            let Some(element) = list_field(field.data_type()) else {
-                                return Err(Wrong::at(index, format!("`{}` is no list", field.name())));
-                            };
-                            leaf.steps.push(Step::Element(number));
-                            leaf.kind = kind(element);
-                            Ok((leaf, element.clone().with_name(field.name())))
-                        }
-                        None => {
-                            Err(Wrong::at(index, "an element is asked for by a number, a field by a name in quotes"))
-                        }
-                    },
-                    _ => Err(unknown(tree)),
-                })
-            }
-            _ => Err(unknown(tree)),
-        }
-    }
-
-    fn first(&self, name: &Ident) -> Result<(Leaf, Field), Wrong> {
-        let fields: Vec<&Field> = self.schema.fields().iter().map(|field| &**field).collect();
-        let field = found(&name.value, &fields, "column", name.span.start).map_err(|wrong| match name.quote_style {
-            Some(_) => wrong.help(format!("'{}' in single quotes is a text", name.value)),
-            None => wrong,
-        })?;
-        Ok((Leaf { column: field.name().clone(), steps: Vec::new(), kind: kind(field) }, field.clone()))
-    }
-
-    /// Comparisons of a column with a constant that `tree` joins by AND.
-    pub(super) fn bounds(&self, tree: &Tree) -> Vec<Bound> {
-        let mut found = Vec::new();
-        let mut rest = vec![tree];
-        while let Some(tree) = rest.pop() {
-            match tree {
-                Tree::Nested(inner) => rest.push(inner),
-                Tree::BinaryOp { left, op: BinaryOperator::And, right } => rest.extend([&**right, left]),
-                Tree::BinaryOp { left, op, right } => found.extend(self.bound(left, op, right)),
-                _ => {}
-            }
-        }
-        found
-    }
-
-    fn bound(&self, left: &Tree, op: &BinaryOperator, right: &Tree) -> Option<Bound> {
-        // `5 > x` is `x < 5`.
-        let (name, value, is_turned) = match (left, right) {
-            (Tree::Identifier(name), Tree::Value(value)) => (name, value, false),
-            (Tree::Value(value), Tree::Identifier(name)) => (name, value, true),
-            _ => return None,
-        };
-        let compare = match (op, is_turned) {
-            (BinaryOperator::Eq, _) => Compare::Equal,
-            (BinaryOperator::Lt, false) | (BinaryOperator::Gt, true) => Compare::Less,
-            (BinaryOperator::LtEq, false) | (BinaryOperator::GtEq, true) => Compare::LessOrEqual,
-            (BinaryOperator::GtEq, false) | (BinaryOperator::LtEq, true) => Compare::GreaterOrEqual,
-            (BinaryOperator::Gt, false) | (BinaryOperator::Lt, true) => Compare::Greater,
-            _ => return None,
-        };
-        let (leaf, _) = self.first(name).ok()?;
-        let value = match (&value.value, leaf.kind) {
-            (Value::SingleQuotedString(text), Type::Text) => Constant::Text(text.clone()),
-            (Value::Number(digits, _), Type::Exact(Exact { scale: 0, .. })) => Constant::Integer(digits.parse().ok()?),
-            _ => return None,
-        };
-        Some(Bound { column: leaf.column, compare, value })
     }
 }
 
@@ -382,63 +282,7 @@ pub(super) fn chosen(whens: Vec<Expr>, values: Vec<Typed>, at: Location) -> Made
     Ok(Typed { value, kind, at, text: None })
 }
 
-/// What stands in brackets.
-enum Place {
-    Name(String),
-    Number(i64),
-}
-
-fn place(index: &Tree) -> Option<Place> {
-    let (negated, value) = match index {
-        Tree::Value(value) => (false, value),
-        Tree::UnaryOp { op: UnaryOperator::Minus, expr } => match &**expr {
-            Tree::Value(value) => (true, value),
-            _ => return None,
-        },
-        _ => return None,
-    };
-    match &value.value {
-        Value::SingleQuotedString(name) if !negated => Some(Place::Name(name.clone())),
-        Value::Number(digits, _) => {
-            let number: i64 = digits.parse().ok()?;
-            Some(Place::Number(if negated { -number } else { number }))
-        }
-        _ => None,
-    }
-}
-
-fn stepped(mut leaf: Leaf, field: &Field, name: &str, at: Location) -> Result<(Leaf, Field), Wrong> {
-    let DataType::Struct(fields) = field.data_type() else {
-        let message = format!("`{}` is {} and has no field `{name}`", field.name(), kind(field));
-        let is_list = list_field(field.data_type()).is_some();
-        let wrong = Wrong::near(at, message);
-        return Err(if is_list { wrong.help(format!("`{}[1]` is its first element", field.name())) } else { wrong });
-    };
-    let fields: Vec<&Field> = fields.iter().map(|field| &**field).collect();
-    let field = found(name, &fields, "field", at)?;
-    leaf.steps.push(Step::Field(field.name().clone()));
-    leaf.kind = kind(field);
-    Ok((leaf, field.clone()))
-}
-
-/// The field called `name`, in letters of either case where that is one field only.
-fn found<'a>(name: &str, fields: &[&'a Field], what: &str, at: Location) -> Result<&'a Field, Wrong> {
-    let same: Vec<&Field> = fields.iter().copied().filter(|field| field.name().eq_ignore_ascii_case(name)).collect();
-    match (fields.iter().find(|field| field.name() == name), same.as_slice()) {
-        (Some(field), _) => Ok(field),
-        (None, [field]) => Ok(field),
-        _ => {
-            let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
-            let help = match nearest(name, &names) {
-                Some((_, near)) => format!("did you mean `{near}`?"),
-                None => format!("there are {}", names.join(", ")),
-            };
-            Err(Wrong::near(at, format!("no {what} `{name}`")).help(help))
-        }
-    }
-}
-
-fn unknown(tree: &Tree) -> Wrong {
+pub(super) fn unknown(tree: &Tree) -> Wrong {
     let text: String = tree.to_string().chars().take(60).collect();
     Wrong::at(tree, format!("`{text}` is not among the expressions of `where`")).help("docs/datasets.md lists them")
 }

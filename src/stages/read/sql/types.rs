@@ -22,12 +22,12 @@ pub(super) enum Type {
     /// In nanoseconds since 1970.
     Timestamp,
     List(Box<Type>),
-    /// Whose values can be told from null, and nothing else.
+    /// Of which only IS NULL can be asked.
     Other(String),
 }
 
-/// Whole numbers of units, of which `10^scale` are 1, and the bounds that they are known to keep. The bounds decide how a number is
-/// computed, so that no result is one that had no room.
+/// Integers and decimals as units of `10^-scale`, with the range that the values are known to be in. The range decides whether 64 bits
+/// hold a result or a decimal of 38 digits is needed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Exact {
     pub(super) scale: u8,
@@ -35,7 +35,7 @@ pub(super) struct Exact {
     pub(super) high: i128,
 }
 
-/// Digits of the largest numbers.
+/// Digits of polars' decimals.
 pub(super) const DIGITS: u32 = 38;
 
 impl Exact {
@@ -53,7 +53,7 @@ impl Exact {
         self.low >= i128::from(i64::MIN) && self.high <= i128::from(i64::MAX)
     }
 
-    /// The same numbers with more places behind the point.
+    /// The same numbers in smaller units.
     pub(super) fn rescaled(self, scale: u8) -> Option<Self> {
         let factor = 10_i128.checked_pow(u32::from(scale.checked_sub(self.scale)?))?;
         Self::new(scale, self.low.checked_mul(factor)?, self.high.checked_mul(factor)?)
