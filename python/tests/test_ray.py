@@ -80,7 +80,7 @@ def command(nodes: Nodes, file: Path, variables: dict[str, str], *more: str) -> 
     )
 
 
-def until(what: Callable[[], object], driver: subprocess.Popen[str], seconds: float = 60) -> None:
+def until(what: Callable[[], object], driver: subprocess.Popen[str], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         if time.monotonic() > deadline or driver.poll() not in (None, -signal.SIGKILL):
@@ -109,10 +109,11 @@ def same_rows(store: Store, variables: dict[str, str], expected: pa.Table) -> No
     assert scored.equals(expected)
 
 
-@pytest.fixture
-def nodes(store: Store, tmp_path: Path) -> Iterator[Nodes]:
-    environment = {**store.environment, "SEPO_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY / "python")}
-    with cluster(3, environment) as made:
+@pytest.fixture(scope="module")
+def nodes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Three nodes, as many as after every test."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    with cluster(3, {**store.environment, "SEPO_CACHE": cache, "PYTHONPATH": str(REPOSITORY / "python")}) as made:
         yield made
 
 
@@ -179,9 +180,12 @@ def test_a_dataset_of_ray_comes_back_scored(store: Store, nodes: Nodes, workplac
 
     file, _, expected = workplace(3, 8)
     ray.init(address=nodes.address, log_to_driver=False)
-    dataset = ray.data.from_arrow(pq.read_table(tmp_path / "pairs.parquet"))
-    scored = sepo.ray.score(dataset, file, at=f"s3://{store.bucket}/{tmp_path.name}/ray")
-    table = pa.concat_tables(ray.get(scored.to_arrow_refs())).select(expected.column_names)
+    try:
+        dataset = ray.data.from_arrow(pq.read_table(tmp_path / "pairs.parquet"))
+        scored = sepo.ray.score(dataset, file, at=f"s3://{store.bucket}/{tmp_path.name}/ray")
+        table = pa.concat_tables(ray.get(scored.to_arrow_refs())).select(expected.column_names)
+    finally:
+        ray.shutdown()
     assert table.sort_by("row_id").equals(expected.sort_by("row_id").cast(table.schema))
 
 
@@ -194,7 +198,7 @@ def test_progress_is_among_rays_metrics(store: Store, nodes: Nodes, workplace) -
         pages = [urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode() for port in ports]
         return any(re.search(r'ray_sepo_rows_total\{.*stage="scored".*\} 41600', page) for page in pages)
 
-    until(shown, driver, 90)
+    until(shown, driver)
     finished(driver)
 
 

@@ -5,6 +5,7 @@
 //! RecordBatch --> TableWriter --finish--> a file that appears whole
 //! ```
 
+mod at_once;
 pub mod bounds;
 pub mod csv;
 mod csv_rows;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
+pub(crate) use at_once::at_once;
 pub use bounds::Bound;
 pub use dataset::{Chunk, Dataset, Unit};
 pub use lease::Lease;

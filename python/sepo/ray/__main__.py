@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 import ray
 
@@ -46,12 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """The command line; its exit code is that of `sepo`."""
     arguments = _parser().parse_args()
     try:
         # Workers write into the one view, not beside it.
         ray.init(address=arguments.address, log_to_driver=False, configure_logging=False)
+        signal.signal(signal.SIGTERM, _interrupt)
         workers = default_workers(
             arguments.workers, arguments.gpus_per_worker, arguments.cpus_per_worker, arguments.restarts
         )

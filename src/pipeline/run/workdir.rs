@@ -118,6 +118,12 @@ impl Workdir {
         Ok(found.is_some_and(|found| super::kept::is_abandoned(found.changed)))
     }
 
+    /// Whether other runs are at work, or were killed.
+    pub(super) fn has_others(&self) -> Result<bool> {
+        let own = format!("{}.json", session::mark());
+        Ok(self.at.join("sessions").entries()?.iter().any(|name| *name != own))
+    }
+
     /// The runs that are at work, or were killed.
     pub(super) fn sessions(&self) -> Result<Vec<Session>> {
         let mut sessions = Vec::new();
