@@ -194,6 +194,25 @@ fn workers_without_shares_give_the_rows_of_one() {
 }
 
 #[test]
+fn what_workers_tell_one_another_is_a_hint_and_no_more() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file, "--var", "out=whole"]);
+    folder.succeeds(&["run", &file, "--units", "1/2"]);
+    // Bits that say of all four units that they are finished, and of another number of units.
+    let known = part(&folder, "part-00000.json").with_file_name("known.bits");
+    for bits in [&[0b1111_u8][..], &[0xff; 9]] {
+        std::fs::write(&known, bits).unwrap();
+        folder.succeeds(&["run", &file]);
+        let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
+        assert_eq!(shown("run/scored"), shown("whole/scored"));
+        for name in ["manifest.json", "part-00001.json"] {
+            std::fs::remove_file(part(&folder, name)).unwrap();
+        }
+    }
+}
+
+#[test]
 fn what_a_workdir_keeps_is_listed_and_what_nothing_uses_can_go() {
     let folder = Folder::new();
     let file = scoring(&folder);

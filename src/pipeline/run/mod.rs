@@ -17,6 +17,7 @@
 mod balance;
 mod exact;
 mod kept;
+mod materialise;
 mod parts;
 pub mod preflight;
 mod record;
