@@ -20,26 +20,32 @@ use crate::io::{FileFormat, Location, TableWriter, Written};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Write {
-    /// The stage whose rows to take.
+    /// Stage that provides the rows.
+    #[schemars(extend("examples" = ["keyed"]))]
     pub input: String,
-    /// The folder.
+    /// Output folder, a path or a URL.
+    #[schemars(extend("examples" = ["runs/first/scored"]))]
     pub to: String,
-    /// The format of the files.
+    /// File format.
     #[serde(default)]
+    #[schemars(extend("examples" = ["arrow"]))]
     pub format: Format,
-    /// The first part of the file names.
+    /// First part of the file names: `train` makes `train-00000-of-00001.parquet`.
     #[serde(default = "default_split")]
+    #[schemars(extend("examples" = ["test"]))]
     pub split: String,
-    /// A file is closed when it reaches this size, in MiB.
+    /// A file is closed once it reaches this size.
     #[serde(default = "default_shard_mib")]
+    #[schemars(extend("examples" = [256], "x-unit" = "MiB"))]
     pub shard_mib: u64,
-    /// Write into a folder that holds other files, too, and replace those of the same names. Without it such a folder is
-    /// refused; what the stage itself wrote earlier it always replaces.
+    /// Allow an output folder that contains other files, and replace those with the same names. By default such a
+    /// folder is refused. Files that the stage itself wrote earlier are always replaced.
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub overwrite: bool,
 }
 
-/// What files hold, and how.
+/// File formats.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
@@ -48,7 +54,8 @@ pub enum Format {
     Parquet,
     /// Arrow IPC files.
     Arrow,
-    /// Answers of a `generate` stage as AlpacaEval takes them: `model_outputs.json`, whatever `split` and `shard_mib` say.
+    /// Answers of a `generate` stage in AlpacaEval's format, in `model_outputs.json`. `split` and `shard_mib` have no
+    /// effect.
     AlpacaEval,
 }
 

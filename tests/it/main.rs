@@ -10,6 +10,7 @@ mod close;
 mod engines;
 mod files;
 mod formats;
+mod front;
 mod generation;
 mod harness;
 #[cfg(unix)]
