@@ -112,6 +112,73 @@ fn a_starter_pipeline_names_the_format_of_every_data() {
     assert!(said.contains("pairs.jsonl"), "{said}");
 }
 
+/// The blocks of YAML in a page of the repository.
+fn blocks(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(repository().join(page)).unwrap();
+    let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split_once("\n```"));
+    blocks.map(|(block, _)| block.to_owned()).collect()
+}
+
+/// A small model and 64 rows, to run the pipelines of the pages on.
+fn model_and_rows(folder: &Folder) -> [String; 2] {
+    let data = repository().join("data/quickstart/train.parquet");
+    let text = format!(
+        "workdir: rows-run\nstages:\n  pairs: {{ read: {{ from: {}, limit: 64, select: [prompt, chosen, rejected] }} }}\n  \
+         out: {{ write: {{ input: pairs, to: rows }} }}\n",
+        data.display()
+    );
+    folder.write("rows.yaml", &text);
+    folder.succeeds(&["run", "rows.yaml"]);
+    [format!("model={}", model(folder)), "data=rows".to_owned()]
+}
+
+#[test]
+fn the_pipeline_of_the_readme_runs() {
+    let folder = Folder::new();
+    let [model, data] = model_and_rows(&folder);
+    folder.write("readme.yaml", &blocks("README.md")[0]);
+    folder.succeeds(&["run", "readme.yaml", "--var", &model, "--var", &data]);
+    assert!(folder.path("runs/first/models/policy/model.safetensors").is_file());
+    assert!(folder.path("runs/first/scored/train-00000-of-00001.parquet").is_file());
+}
+
+#[test]
+fn the_pipelines_of_the_migration_page_run() {
+    let folder = Folder::new();
+    let [model, data] = model_and_rows(&folder);
+    let ours: Vec<String> =
+        blocks("docs/migration.md").into_iter().filter(|text| text.starts_with("# sepo run")).collect();
+    assert_eq!(ours.len(), 3);
+    for (at, text) in ours.iter().enumerate() {
+        let (file, out) = (format!("{at}.yaml"), format!("out=run-{at}"));
+        folder.write(&file, text);
+        folder.succeeds(&["run", &file, "--var", &model, "--var", &data, "--var", &out]);
+        assert!(folder.path(&format!("run-{at}/models/policy")).is_dir(), "{text}");
+    }
+    assert!(folder.path("run-1/models/policy/adapter_config.json").is_file());
+}
+
+#[test]
+fn every_word_of_the_migration_page_has_an_answer() {
+    let folder = Folder::new();
+    let page = fs::read_to_string(repository().join("docs/migration.md")).unwrap();
+    let table = page.split("## Words\n").nth(1).unwrap().lines().filter(|line| line.starts_with("| `"));
+    let rows = table.map(|line| line.split(" | ").collect::<Vec<_>>());
+    let words = rows.filter(|row| row[1] != "the same" && row[1] != row[0].trim_start_matches("| "));
+    let words: Vec<String> =
+        words.flat_map(|row| row[0].split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()).collect();
+    assert!(words.len() > 45, "{}", words.len());
+    let listed: String = words.iter().map(|word| format!("{word}: 1\n")).collect();
+    let theirs = blocks("docs/migration.md").into_iter().filter(|text| !text.starts_with("# sepo run"));
+    for text in theirs.chain([listed]) {
+        folder.write("theirs.yaml", &text);
+        let said = folder.fails(&["check", "theirs.yaml"], 78);
+        let lines = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(said.matches("unknown key").count(), lines, "{said}");
+        assert!(!said.contains("help: one of") && said.matches("help: ").count() >= lines, "{said}");
+    }
+}
+
 #[test]
 fn a_warning_has_no_colours_in_a_pipe() {
     let folder = Folder::new();
