@@ -20,6 +20,13 @@ impl Colours {
     }
 }
 
+use std::io::IsTerminal;
+
+/// Whether text on `stream` may be coloured: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+pub(super) fn has_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// `text` with everything that a terminal would obey shown as an escape (`\u{1b}`); lines stay lines.
 pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

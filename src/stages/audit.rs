@@ -23,9 +23,11 @@ use crate::report::Gathered;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Audit {
-    /// The stage whose rows to take: scored and selected.
+    /// Stage that provides the rows, scored and selected.
+    #[schemars(extend("examples" = ["keyed"]))]
     pub input: String,
-    /// The spans that `tokenize` turned into `{side}_{spans}_mask`.
+    /// Name of the spans, listed in `tokenize`'s `spans`, whose `{side}_{spans}_mask` marks the known key tokens.
+    #[schemars(extend("examples" = ["planted"]))]
     pub spans: String,
 }
 

@@ -41,23 +41,23 @@ pub use shape::{Derived, Destination, Ending, Finished, Resources, Rows, Shape, 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Rows of a preference dataset.
+    /// Reads preference pairs, or prompts, from files.
     Read(read::Read),
-    /// Conversations to token ids.
+    /// Renders conversations with a chat template and tokenizes them.
     Tokenize(tokenize::Tokenize),
-    /// Token rewards from an oracle and its reference.
+    /// Adds log-probabilities and token rewards, from an oracle and its reference.
     Score(score::Score),
-    /// Key-token masks from token rewards.
+    /// Adds key-token masks, computed from token rewards.
     Select(select::Select),
-    /// Files that any engine reads.
+    /// Writes rows to Parquet, Arrow or AlpacaEval files.
     Write(write::Write),
-    /// A model trained on the rows.
+    /// Trains a model. Other stages use it by the stage's id.
     Train(train::Train),
-    /// What a model answers.
+    /// Generates answers with a model.
     Generate(generate::Generate),
-    /// Models compared on held-out pairs, and by their answers.
+    /// Compares models on held-out pairs, and by their answers.
     Evaluate(evaluate::Evaluate),
-    /// Rewards and masks compared with known answers.
+    /// Compares rewards and masks with known key tokens.
     Audit(audit::Audit),
     /// A page about scored rows.
     Report(report::Report),

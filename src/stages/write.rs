@@ -32,33 +32,39 @@ use tokens::Words;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Write {
-    /// The stage whose rows to take.
+    /// Stage that provides the rows.
+    #[schemars(extend("examples" = ["keyed"]))]
     pub input: String,
-    /// The folder.
+    /// Output folder, a path or a URL.
+    #[schemars(extend("examples" = ["runs/first/scored"]))]
     pub to: String,
-    /// The format of the files.
+    /// File format.
     #[serde(default)]
+    #[schemars(extend("examples" = ["arrow"]))]
     pub format: Format,
-    /// The first part of the file names.
+    /// First part of the file names: `train` makes `train-00000-of-00001.parquet`.
     #[serde(default = "default_split")]
+    #[schemars(extend("examples" = ["test"]))]
     pub split: String,
-    /// The further key mask that `llama_factory` and `axolotl` take, by its name in `select`; by default the first one.
+    /// Further key mask that `llama_factory` and `axolotl` take, by its name in `select`; by default the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
-    /// Write the tokens of answers as text, too: `{side}_tokens`, what every token adds to the text, and `{side}_char_spans`,
-    /// the characters of the answer's first message that it covers.
+    /// Write the tokens of answers as text, too: `{side}_tokens`, the text that each token adds, and `{side}_char_spans`, the
+    /// characters of the answer's first message that it covers.
     #[serde(default, skip_serializing_if = "Not::not")]
     pub tokens: bool,
     /// For `tokens`, the model whose tokenizer to use, or a folder with tokenizer.json; by default the tokenizer that made the
     /// rows' ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
-    /// A file is closed when it reaches this size, in MiB.
+    /// A file is closed once it reaches this size.
     #[serde(default = "default_shard_mib")]
+    #[schemars(extend("examples" = [256], "x-unit" = "MiB"))]
     pub shard_mib: u64,
-    /// Write into a folder that holds other files, too, and replace those of the same names. Without it such a folder is
-    /// refused; what the stage itself wrote earlier it always replaces.
+    /// Allow an output folder that contains other files, and replace those with the same names. By default such a
+    /// folder is refused. Files that the stage itself wrote earlier are always replaced.
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub overwrite: bool,
 }
 

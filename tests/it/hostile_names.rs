@@ -98,7 +98,7 @@ fn names_that_would_leave_the_workdir_are_refused() {
         let output = check(id, "train");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{id}: {stderr}");
-        assert!(stderr.contains("is no stage id: it names files"), "{id}: {stderr}");
+        assert!(stderr.contains("is not a valid stage id: ids name files"), "{id}: {stderr}");
     }
     for split in ["../train", "a/b", ".train", ""] {
         let output = check("out", split);

@@ -14,6 +14,7 @@ mod disagreements;
 mod engines;
 mod files;
 mod formats;
+mod front;
 mod generation;
 mod harness;
 #[cfg(unix)]

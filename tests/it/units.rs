@@ -137,7 +137,9 @@ fn a_damaged_part_is_made_again() {
     std::fs::write(&note, &text[..text.len() / 2]).unwrap();
     let said = stderr(&folder, &["run", &file]);
     for made_again in ["part-00000.json", "part-00002-"] {
-        let says = |line: &str| line.contains(made_again) && line.contains("is damaged, cut or gone; it is made again");
+        let says = |line: &str| {
+            line.contains(made_again) && line.contains("is damaged, truncated or missing; it is computed again")
+        };
         assert!(said.lines().any(says), "{said}");
     }
     let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
@@ -153,7 +155,7 @@ fn a_part_that_was_damaged_after_its_commit_is_named_and_made_again_by_the_next_
     for damage in [flip_a_byte, |path: &std::path::Path| std::fs::remove_file(path).unwrap()] {
         damage(&part(&folder, "part-00001-"));
         let said = folder.fails(&["run", &file], 1);
-        assert!(said.contains(".parquet is damaged, cut or gone; run the same command again"), "{said}");
+        assert!(said.contains(".parquet is damaged, truncated or missing; run the same command again"), "{said}");
         assert!(said.contains("/part-00001-"), "{said}");
         folder.succeeds(&["run", &file, "--only", "scored"]);
     }

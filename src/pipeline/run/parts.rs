@@ -170,7 +170,7 @@ impl Units {
         if sound {
             return Ok(note);
         }
-        warn!("{part} is damaged, cut or gone; it is made again");
+        warn!("{part} is damaged, truncated or missing; it is computed again");
         self.forget(unit, note.as_ref().map(|note| &note.part))?;
         Ok(None)
     }
@@ -273,7 +273,8 @@ impl Run<'_> {
                     // Without them the next run makes this part again, and no other.
                     units.forget(unit, Some(part))?;
                     manifest.delete()?;
-                    let message = format!("{at} is damaged, cut or gone; run the same command again to make it again");
+                    let message =
+                        format!("{at} is damaged, truncated or missing; run the same command again to restore it");
                     return Err(Error::stage(&node.id, message));
                 }
             }

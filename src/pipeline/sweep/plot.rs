@@ -11,25 +11,31 @@ use super::words;
 use crate::pipeline::order::natural;
 use crate::plot::{self, Marks, Point, Series, Value};
 
-/// A plot of what one stage compares.
+/// A plot of a stage's result table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Plot {
     /// The stage.
+    #[schemars(extend("examples" = ["report"]))]
     pub stage: String,
-    /// What goes to the right: a number of the table; `label`, which stands for the number that a label ends with; or
-    /// `metric`, for the numbers that the names after `y` end with (`y: reward_in_best` for `reward_in_best_10`, ...).
+    /// Horizontal axis: a metric of the table; `label`, for the number at the end of each label; or `metric`, for the
+    /// numbers at the end of the metrics whose names begin with `y` (`y: reward_in_best` for `reward_in_best_10`, …).
+    #[schemars(extend("examples" = ["label"]))]
     pub x: String,
-    /// What goes up: a number of the table, or with `x: metric` several.
+    /// Vertical axis: a metric of the table. With `x: metric`, the common start of several names.
+    #[schemars(extend("examples" = ["accuracy"]))]
     pub y: String,
-    /// What stands above the plot; by default what its axes show.
+    /// Title. The default names the axes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["Accuracy by share of key tokens"]))]
     pub title: Option<String>,
-    /// What stands below the axis to the right; by default the number in words.
+    /// Label of the horizontal axis. The default is the metric in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["key tokens (%)"]))]
     pub x_label: Option<String>,
-    /// What stands beside the axis that goes up; by default the number in words.
+    /// Label of the vertical axis. The default is the metric in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["held-out accuracy"]))]
     pub y_label: Option<String>,
 }
 
