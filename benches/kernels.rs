@@ -71,7 +71,10 @@ fn products() -> Vec<Product> {
     let packings = [Precision::F32, Precision::Bf16x2, Precision::Bf16].map(Weight::Packed);
     let weights = [[Weight::Plain].as_slice(), &packings].concat();
     let shapes = [(WIDTH, WIDTH), (WIDTH, 1536), (1536, WIDTH)];
-    shapes.iter().flat_map(|(inputs, outputs)| weights.iter().map(|weight| Product(*inputs, *outputs, *weight))).collect()
+    shapes
+        .iter()
+        .flat_map(|(inputs, outputs)| weights.iter().map(|weight| Product(*inputs, *outputs, *weight)))
+        .collect()
 }
 
 #[divan::bench(args = products())]

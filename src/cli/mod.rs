@@ -5,6 +5,7 @@ mod numbers;
 mod plan;
 mod progress;
 mod runs;
+mod shell;
 mod summary;
 mod terminal;
 
@@ -13,7 +14,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
@@ -90,6 +91,10 @@ enum Command {
     },
     /// Print the JSON Schema of pipeline files, for editors.
     Schema,
+    /// Print completions for a shell.
+    Completions(shell::Completions),
+    /// Print the manual page.
+    Man,
 }
 
 #[derive(Debug, Args)]
@@ -226,6 +231,8 @@ fn dispatch(command: Command) -> Result<()> {
             print(&plain(&sweep::again(&spec, &Location::parse(&folder)?, overwrite)?))
         }),
         Command::Schema => print(&format!("{:#}\n", schema::for_editors())),
+        Command::Completions(completions) => print(&completions.text(Cli::command())),
+        Command::Man => print(&shell::manual(Cli::command())),
     }
 }
 

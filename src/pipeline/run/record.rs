@@ -147,9 +147,11 @@ mod tests {
     fn numbers_come_back_to_the_last_bit() {
         let numbers =
             |seed: u64| f64::from_le_bytes(blake3::hash(&seed.to_le_bytes()).as_bytes()[..8].try_into().unwrap());
-        let reports = (0..5000).map(numbers).filter(|number| number.is_finite()).enumerate().map(|(index, seconds)| {
-            (index.to_string(), StageReport { seconds, ..StageReport::default() })
-        });
+        let reports = (0..5000)
+            .map(numbers)
+            .filter(|number| number.is_finite())
+            .enumerate()
+            .map(|(index, seconds)| (index.to_string(), StageReport { seconds, ..StageReport::default() }));
         let record = Record { reports: reports.collect(), ..Record::default() };
         assert_eq!(serde_json::from_slice::<Record>(&record.to_json()).unwrap(), record);
     }
