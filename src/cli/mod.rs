@@ -9,6 +9,7 @@ mod progress;
 mod report;
 mod row;
 mod runs;
+mod shell;
 mod summary;
 mod terminal;
 mod tokenizer;
@@ -18,7 +19,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
@@ -105,6 +106,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t)]
         format: SchemaFormat,
     },
+    /// Print completions for a shell.
+    Completions(shell::Completions),
+    /// Print the manual page.
+    Man,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -257,6 +262,8 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Explain(explain) => print(&explain.text()),
         Command::Schema { format: SchemaFormat::Json } => print(&format!("{:#}\n", schema::for_editors())),
         Command::Schema { format: SchemaFormat::Markdown } => print(&schema::reference::markdown()),
+        Command::Completions(completions) => print(&completions.text(Cli::command())),
+        Command::Man => print(&shell::manual(Cli::command())),
     }
 }
 

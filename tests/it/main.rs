@@ -48,6 +48,7 @@ mod resume;
 mod s3;
 mod seaweed;
 mod secrets;
+mod shell;
 mod silent;
 mod stopping;
 mod sweep;

@@ -15,7 +15,6 @@
 //! Where the variants of a sweep share the workdir, models and results have fingerprints in their names, too.
 
 mod balance;
-mod exact;
 mod kept;
 mod materialise;
 mod parts;

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::Run;
-use super::exact::{from_json, to_json};
 use super::record::Record;
 use super::share::Walk;
 use super::workdir::Workdir;
@@ -158,7 +157,7 @@ impl Units {
     fn sound_note(&self, unit: usize) -> Result<Option<Note>> {
         let at = self.note(unit);
         let Some(bytes) = at.read()? else { return Ok(None) };
-        let note: Option<Note> = from_json(&bytes);
+        let note: Option<Note> = serde_json::from_slice(&bytes).ok();
         let (part, sound) = match &note {
             Some(note) => {
                 let part = self.folder.join(&note.part.name);
@@ -188,7 +187,7 @@ impl Units {
 
     /// Notes that `unit` is finished; false where another worker was faster.
     pub(super) fn finish(&self, unit: usize, note: &Note) -> Result<bool> {
-        self.note(unit).create(to_json(note))
+        self.note(unit).create(serde_json::to_vec_pretty(note).expect("a note is plain data"))
     }
 }
 
@@ -210,7 +209,7 @@ impl Workdir {
             if mark_of(file.name()).is_some_and(|mark| marks.contains(mark)) {
                 found.insert(file.name().to_owned(), None);
             } else if file.name().starts_with("part-") && file.name().ends_with(NOTE) {
-                let note: Option<Note> = file.read()?.and_then(|bytes| from_json(&bytes));
+                let note: Option<Note> = file.read()?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
                 parts.extend(note.map(|note| note.part));
             }
         }
