@@ -9,6 +9,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sepo::kernels::attention::{Segment, Spans, attention};
+use sepo::kernels::indices::Indices;
 use sepo::kernels::layout::Layout;
 use sepo::kernels::linear::linear;
 use sepo::kernels::packed::{Packed, packed_linear};
@@ -51,7 +52,7 @@ fn head(c: &mut Criterion) {
     group.throughput(Throughput::Elements((2 * rows * WIDTH * vocabulary) as u64));
     group.sample_size(20);
     let hidden = random([rows, WIDTH]);
-    let targets: Arc<[i32]> = (0..rows as i32).map(|row| row * 191).collect();
+    let targets: Indices = (0..rows as i32).map(|row| row * 191).collect();
     let weight = random([vocabulary, WIDTH]);
     group.bench_function("f32", |b| b.iter(|| token_logps(hidden.clone(), weight.clone(), targets.clone())));
     for (name, precision) in [("f32 packed", Precision::F32), ("bf16", Precision::Bf16)] {
@@ -67,7 +68,7 @@ fn compared_heads(c: &mut Criterion) {
     let mut group = c.benchmark_group("token_kl");
     group.throughput(Throughput::Elements((4 * rows * WIDTH * vocabulary) as u64));
     group.sample_size(20);
-    let targets: Arc<[i32]> = (0..rows as i32).map(|row| row * 191).collect();
+    let targets: Indices = (0..rows as i32).map(|row| row * 191).collect();
     let [policy, reference] = [(); 2].map(|()| [random([rows, WIDTH]), random([vocabulary, WIDTH])]);
     group.bench_function("f32", |b| b.iter(|| token_kl(policy.clone(), reference.clone(), targets.clone())));
     let (rows, head) = (&reference[0], packed([vocabulary, WIDTH], Precision::F32));
@@ -83,7 +84,7 @@ fn spans(c: &mut Criterion) {
     for length in [128, 512, 2048] {
         let count = ROWS / length;
         let segments = (0..count).map(|index| Segment { start: index * length, rows: length, prefix: None });
-        let spans = Spans::new(segments.collect(), heads, kv_heads, head_dim);
+        let spans = Spans::new(Arc::new(segments.collect::<Vec<_>>().into()), heads, kv_heads, head_dim);
         // Scores and values, half of a square each.
         let flops = 2 * count * heads * head_dim * length * length;
         group.throughput(Throughput::Elements(flops as u64));

@@ -1,9 +1,12 @@
 //! The integration tests, as one binary.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![cfg_attr(feature = "tch", allow(deprecated, reason = "burn supports LibTorch up to 0.22"))]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 
 mod azure;
+#[cfg(feature = "tch")]
+mod bf16;
 mod boundary;
 mod checkpoints;
 mod close;
@@ -26,6 +29,8 @@ mod hub;
 #[cfg(unix)]
 mod hub_server;
 mod inputs;
+#[cfg(feature = "tch")]
+mod launches;
 mod live;
 mod lora;
 mod numbers;

@@ -33,6 +33,7 @@ const RANKED: [(&str, Ranks); 7] = [
                 "layer_norm",
                 "linear",
                 "norm",
+                "residual",
                 "rms_norm",
                 "rotary",
                 "swiglu",
@@ -41,8 +42,10 @@ const RANKED: [(&str, Ranks); 7] = [
             ],
             &["vocabulary"],
             &["packed"],
-            &["flex"],
-            &["layout", "precision"],
+            &["flex", "precision"],
+            &["libtorch"],
+            &["indices"],
+            &["layout", "once"],
         ],
     ),
     ("kernels/flex", &[&["few_rows", "product"], &["tile"], &["matrix", "memory", "simd"]]),
@@ -66,11 +69,12 @@ const RANKED: [(&str, Ranks); 7] = [
 ];
 
 /// Crates and layers that are the business of a few folders.
-const KEEPERS: [(&str, &[&str]); 7] = [
+const KEEPERS: [(&str, &[&str]); 8] = [
     ("clap::", &["cli"]),
     ("serde_saphyr::", &["pipeline"]),
     ("tokio::", &["io"]),
     ("burn::", &["kernels", "model", "train"]),
+    ("tch::", &["kernels"]),
     ("polars::", &["stages/read/sql.rs"]),
     ("crate::kernels::", &["kernels", "model", "train"]),
     ("crate::text::", &["cli", "pipeline", "stages", "model", "text"]),

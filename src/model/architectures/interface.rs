@@ -35,6 +35,9 @@ pub trait Body {
     /// The output head, `[vocabulary, width]`.
     fn head(&self) -> Head;
 
+    /// The shape of the output head. [`Self::head`] may compute the head; this reads the shape.
+    fn head_shape(&self) -> [usize; 2];
+
     /// Layers between the embeddings and the final norm.
     fn layers(&self) -> usize;
 

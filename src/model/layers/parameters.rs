@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use burn::module::Param;
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
+use rayon::prelude::*;
 
 use super::lora::Adapter;
 use super::overlay::{Overlay, merge};
@@ -31,6 +33,15 @@ pub struct Parameters {
     overlay: Overlay,
     /// A prefix of the model's names that the names in the checkpoint lack.
     dropped_prefix: Option<&'static str>,
+    /// Whether the device is another than `cpu` and has bf16.
+    takes_bf16: bool,
+}
+
+/// The numbers of a tensor, on the host.
+enum Numbers {
+    Values(Vec<f32>),
+    /// As the checkpoint stores them.
+    Stored(TensorData),
 }
 
 /// Buffers of old checkpoints that are not parameters: masks, and rotary frequencies, which follow from config.json.
@@ -62,8 +73,9 @@ impl Parameters {
                 Origin::Init { seed: *seed, normal }
             }
         };
+        let takes_bf16 = *device != Device::flex() && device.supports_dtype(DType::BF16);
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, format, device, used: BTreeSet::new(), overlay, dropped_prefix: None })
+        Ok(Self { source, origin, format, device, used: BTreeSet::new(), overlay, dropped_prefix: None, takes_bf16 })
     }
 
     /// An error about config.json.
@@ -82,21 +94,25 @@ impl Parameters {
 
     /// A table `[entries, width]`, initialised with normal random numbers.
     pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
-        let values = self.values(name, &shape, Normal::sample_iter)?;
-        Ok(self.weight(values, shape, Layout::OutIn))
+        let numbers = match self.stored(name, &shape)? {
+            Some(stored) => stored,
+            None => Numbers::Values(self.values(name, &shape, Normal::sample_iter)?),
+        };
+        Ok(self.weight(numbers, shape, Layout::OutIn))
     }
 
-    /// `values` in the format.
-    fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
+    /// `numbers` in the format.
+    fn weight(&self, numbers: Numbers, shape: [usize; 2], layout: Layout) -> Weight {
+        let (values, precision) = match (self.format, numbers) {
+            (WeightFormat::Packed(precision), Numbers::Values(values)) => (values, precision),
+            (WeightFormat::Bf16, numbers) => return Weight::Plain(self.param(numbers, shape, FloatDType::BF16)),
+            (_, numbers) => return Weight::Plain(self.param(numbers, shape, FloatDType::F32)),
+        };
         // bf16x2 promises that no weight is rounded, so weights that bf16 cannot represent stay in f32.
         let exact = || values.iter().all(|value| value.to_bits() & 0xffff == 0);
-        let precision = match self.format {
-            WeightFormat::Plain => return Weight::Plain(self.param(values, shape)),
-            WeightFormat::Bf16 => {
-                return Weight::Plain(self.param(values, shape).map(|weight| weight.cast(FloatDType::BF16)));
-            }
-            WeightFormat::Packed(Precision::Bf16x2) if !exact() => Precision::F32,
-            WeightFormat::Packed(precision) => precision,
+        let precision = match precision {
+            Precision::Bf16x2 if !exact() => Precision::F32,
+            precision => precision,
         };
         let [rows, columns] = shape;
         let size = match layout {
@@ -109,13 +125,13 @@ impl Parameters {
     /// A vector, initialised with ones.
     pub fn ones(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(1.0))?;
-        Ok(self.param(values, [size]))
+        Ok(self.param(Numbers::Values(values), [size], FloatDType::F32))
     }
 
     /// A vector, initialised with zeros.
     pub fn zeros(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(0.0))?;
-        Ok(self.param(values, [size]))
+        Ok(self.param(Numbers::Values(values), [size], FloatDType::F32))
     }
 
     /// Allows the tensor `name` in the checkpoint although it is not used, such as the copy of a tied head.
@@ -134,18 +150,44 @@ impl Parameters {
             Layout::OutIn => [output, input],
             Layout::InOut => [input, output],
         };
-        let mut values = self.values(&format!("{name}.weight"), &shape, Normal::sample_iter)?;
-        let adapter = match &mut self.overlay {
-            Overlay::Nothing => None,
-            Overlay::Merged(stored) => {
-                if let Some(factors) = stored.factors(name, [input, output])? {
+        let (tensor, mut factors, mut adapter) = (format!("{name}.weight"), None, None);
+        match &mut self.overlay {
+            Overlay::Nothing => {}
+            Overlay::Merged(stored) => factors = stored.factors(name, [input, output])?,
+            Overlay::Trained(training) => adapter = training.adapter(name, [input, output], &self.device)?,
+        }
+        let stored = if factors.is_none() { self.stored(&tensor, &shape)? } else { None };
+        let numbers = match stored {
+            Some(stored) => stored,
+            None => {
+                let mut values = self.values(&tensor, &shape, Normal::sample_iter)?;
+                if let Some(factors) = factors {
                     merge(factors, &mut values, layout);
                 }
-                None
+                Numbers::Values(values)
             }
-            Overlay::Trained(training) => training.adapter(name, [input, output], &self.device)?,
         };
-        Ok((self.weight(values, shape, layout), adapter))
+        Ok((self.weight(numbers, shape, layout), adapter))
+    }
+
+    /// The name of the tensor in the checkpoint, which is used from now on.
+    fn name<'n>(&mut self, name: &'n str) -> &'n str {
+        let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        self.used.insert(name.to_owned());
+        name
+    }
+
+    /// The tensor as the checkpoint stores it, if that is bf16 and another device than `cpu` takes it: the copy to the device is the
+    /// only one.
+    fn stored(&mut self, name: &str, shape: &[usize]) -> Result<Option<Numbers>> {
+        let name = self.name(name);
+        match &self.origin {
+            Origin::Checkpoint(checkpoint) if self.takes_bf16 => {
+                let bytes = checkpoint.bf16(name, shape)?;
+                Ok(bytes.map(|bytes| Numbers::Stored(TensorData::from_bytes_vec(bytes, shape.to_vec(), DType::BF16))))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn values<I: Iterator<Item = f32>>(
@@ -154,8 +196,7 @@ impl Parameters {
         shape: &[usize],
         init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> I,
     ) -> Result<Vec<f32>> {
-        let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
-        self.used.insert(name.to_owned());
+        let name = self.name(name);
         match &self.origin {
             Origin::Checkpoint(checkpoint) => checkpoint.tensor(name, shape),
             Origin::Init { seed, normal } => {
@@ -164,11 +205,20 @@ impl Parameters {
         }
     }
 
-    /// A parameter, frozen if adapters train.
-    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+    /// A parameter of type `dtype`, frozen if adapters train.
+    fn param<const D: usize>(&self, numbers: Numbers, shape: [usize; D], dtype: FloatDType) -> Param<Tensor<D>> {
+        let data = match numbers {
+            Numbers::Stored(data) => data,
+            Numbers::Values(values) if dtype == FloatDType::BF16 => {
+                let narrow = |value: &f32| bf16::from_f32(*value);
+                TensorData::new(values.par_iter().with_min_len(1 << 16).map(narrow).collect::<Vec<_>>(), shape)
+            }
+            Numbers::Values(values) => TensorData::new(values, shape),
+        };
+        let (plain, sent) = (self.device.clone().without_autodiff(), data.dtype());
+        let tensor = Tensor::<D>::from_data(data, (&plain, sent)).cast(dtype);
         let frozen = matches!(self.overlay, Overlay::Trained(_));
-        let device = if frozen { self.device.clone().without_autodiff() } else { self.device.clone() };
-        let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+        let tensor = if self.device.is_autodiff() && !frozen { tensor.autodiff() } else { tensor };
         Param::from_tensor(tensor).set_require_grad(!frozen)
     }
 
