@@ -10,6 +10,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use sepo::kernels::attention::{Segment, Spans};
+use sepo::kernels::indices::Indices;
 use sepo::kernels::layout::Layout;
 use sepo::kernels::packed::{Packed, packed_linear};
 use sepo::kernels::token_kl::packed_token_kl;
@@ -38,8 +39,7 @@ impl fmt::Display for Weight {
         match self {
             Self::Plain => f.write_str("f32"),
             Self::Packed(Precision::F32) => f.write_str("f32 packed"),
-            Self::Packed(Precision::Bf16x2) => f.write_str("bf16x2"),
-            Self::Packed(Precision::Bf16) => f.write_str("bf16"),
+            Self::Packed(precision) => write!(f, "{precision:?}"),
         }
     }
 }
@@ -63,7 +63,7 @@ fn packed(shape: [usize; 2], precision: Precision) -> Arc<Packed> {
     Arc::new(Packed::new(shape, precision, value))
 }
 
-fn targets() -> Arc<[i32]> {
+fn targets() -> Indices {
     (0..NEEDED as i32).map(|row| row * 191).collect()
 }
 
@@ -131,7 +131,7 @@ fn attention(bencher: Bencher, length: usize) {
     let (heads, kv_heads, head_dim) = (9, 3, 64);
     let count = ROWS / length;
     let segments = (0..count).map(|index| Segment { start: index * length, rows: length, prefix: None });
-    let spans = Spans::new(segments.collect(), heads, kv_heads, head_dim);
+    let spans = Spans::new(Arc::new(segments.collect::<Vec<_>>().into()), heads, kv_heads, head_dim);
     let q = random([ROWS, heads * head_dim]);
     let [k, v] = [(); 2].map(|()| random([ROWS, kv_heads * head_dim]));
     // Scores and values, half of a square each.

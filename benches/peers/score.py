@@ -66,6 +66,10 @@ def batches(pairs, budget):
     yield part
 
 
+def device_mib(device):
+    return torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else None
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tokens", required=True)
@@ -77,9 +81,14 @@ def main():
     parser.add_argument("--limit", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--liger", action="store_true", help="liger-kernel's norms, rotary positions and SwiGLU")
     parser.add_argument("--out")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
+    if a.liger:
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+        apply_liger_kernel_to_llama(rope=True, swiglu=True, rms_norm=True, cross_entropy=False, fused_linear_cross_entropy=False)
     columns = ["prompt_ids", "chosen_ids", "rejected_ids"]
     rows = ds.dataset(a.tokens).head(a.limit, columns=columns).to_pydict()
     load = lambda path: AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, a.dtype)).to(a.device).eval()
@@ -107,7 +116,7 @@ def main():
         pq.write_table(pa.table(table), a.out)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"pairs": count, "seconds": seconds, "pairs_per_second": count / seconds, "peak_mib": peak,
-                      "tokens": sum(len(p) + len(r) for p, r in pairs), "torch": torch.__version__}))
+                      "tokens": sum(len(p) + len(r) for p, r in pairs), "torch": torch.__version__, "device_mib": device_mib(a.device)}))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::progress::Progress;
-use self::terminal::{has_colours, plain, plain_json};
+use self::terminal::{Colours, plain, plain_json};
 use crate::error::{Error, Result};
 use crate::io::Location;
 use crate::monitor::Monitor;
@@ -210,7 +210,7 @@ pub fn main() -> ExitCode {
     // HTTP clients print headers and URLs, in which keys, tokens and signatures stand.
     let own = filter_fn(|event| event.target().split("::").next() == Some(env!("CARGO_CRATE_NAME")));
     let stderr = tracing_subscriber::fmt::layer()
-        .with_ansi(has_colours(&io::stderr()))
+        .with_ansi(Colours::of(&io::stderr()) == Colours::On)
         .with_writer(io::stderr)
         .with_target(false);
     tracing_subscriber::registry().with(stderr.with_filter(filter.and(own))).init();

@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, HumanDuration};
 
 use crate::io::store::shown;
 use crate::pipeline::Plan;
-use crate::pipeline::estimate::{Computing, Estimate, Rows, Training};
+use crate::pipeline::estimate::{Computing, Estimate, Memory, ModelMemory, Rows, Training};
 
 /// The stages in the order in which they run.
 pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
@@ -41,14 +41,23 @@ pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> Strin
         if let Some(training) = estimate.training {
             more(takes_steps(training));
         }
-        if let Some(bytes) = estimate.memory {
-            more(format!("about {} of memory for models and a batch", HumanBytes(bytes)));
+        if let Some(memory) = &estimate.memory {
+            more(keeps(memory));
         }
         if let Some(computing) = estimate.computing {
             more(takes(computing));
         }
     }
     out
+}
+
+fn keeps(memory: &Memory) -> String {
+    let models = memory.models.iter().map(|model| {
+        let ModelMemory { name, parameters, bytes_a_parameter } = model;
+        format!("{name} {:.1} M parameters of {bytes_a_parameter} bytes", *parameters as f64 / 1e6)
+    });
+    let parts: Vec<String> = models.chain([format!("a batch {}", HumanBytes(memory.batch))]).collect();
+    format!("about {} of memory for models and a batch: {}", HumanBytes(memory.bytes()), parts.join(", "))
 }
 
 fn takes(Computing { operations, seconds }: Computing) -> String {

@@ -48,7 +48,7 @@ impl Row {
 
     /// It for people.
     pub(super) fn text(&self, number: u64) -> String {
-        self.drawn(number, Colours::of_stdout())
+        self.drawn(number, Colours::of(&std::io::stdout()))
     }
 
     fn drawn(&self, number: u64, colours: Colours) -> String {

@@ -1,18 +1,57 @@
-//! Every kernel's fast body against its portable one, and every backward pass against finite differences.
+//! Every kernel's fast bodies against the portable one, and every backward pass against finite differences: on flex, and with the
+//! feature `tch` on LibTorch.
 
 use std::sync::Arc;
 
-use burn::backend::Flex;
+#[cfg(feature = "tch")]
+use burn::backend::LibTorch;
 use burn::backend::flex::FlexTensor;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Flex, TensorMetadata};
+use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor, TensorData};
 
 use super::attention::{Segment, SpanAttention, Spans, attention};
 use super::gelu::Gelu;
+use super::indices::Indices;
 use super::layout::Layout;
 use super::packed::Packed;
-use super::{adamw, embedding, gelu, layer_norm, linear, norm, rms_norm, rotary, swiglu, token_kl, token_logps};
+use super::{
+    adamw, embedding, gelu, layer_norm, linear, norm, residual, rms_norm, rotary, swiglu, token_kl, token_logps,
+};
 use crate::close::{self, Tolerance};
 use crate::kernels::precision::Precision;
+
+/// A test of the bodies for flex, and of those for LibTorch.
+macro_rules! on_every_backend {
+    ($($check:ident as $name:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            $check::<Flex>();
+            #[cfg(feature = "tch")]
+            $check::<LibTorch>();
+        }
+    )*};
+}
+
+on_every_backend! {
+    attention_agrees as attention_bodies_agree;
+    token_logps_agree as token_logps_bodies_agree;
+    norms_agree as norm_bodies_agree;
+    rotary_agrees as rotary_bodies_agree;
+    activations_agree as activation_bodies_agree;
+    squares_agree as squares_add_up_alike;
+    tables_agree as table_bodies_agree;
+    adamw_agrees as adamw_bodies_agree;
+}
+
+/// The devices of these back ends.
+fn devices() -> Vec<Device> {
+    vec![
+        Device::flex(),
+        #[cfg(feature = "tch")]
+        Device::libtorch(),
+    ]
+}
 
 fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
@@ -22,11 +61,28 @@ fn raw<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     tensor.try_into_primitive::<Flex>().unwrap_or_else(|_| panic!("a flex tensor"))
 }
 
+/// Random numbers for a back end.
+fn numbers<B: Backend, const D: usize>(shape: [usize; D]) -> FloatTensor<B> {
+    B::float_from_data(random(shape).into_data(), &Default::default())
+}
+
+fn host<B: Backend>(tensor: &FloatTensor<B>) -> Vec<f32> {
+    let wide = B::float_cast(tensor.clone(), FloatDType::F32);
+    let data = burn::tensor::try_read_sync(B::float_into_data(wide)).expect("these back ends read at once");
+    data.unwrap().try_into_vec::<f32>().unwrap()
+}
+
+#[track_caller]
+fn assert_same<B: Backend>(fast: &FloatTensor<B>, portable: &FloatTensor<B>, tolerance: f64) {
+    assert_eq!(fast.shape(), portable.shape());
+    assert_eq!(fast.dtype(), portable.dtype());
+    let context = format_args!("fast and portable on {}", B::name(&fast.device()));
+    close::assert_close(&host::<B>(fast), &host::<B>(portable), Tolerance::Relative(tolerance), context);
+}
+
 #[track_caller]
 fn assert_close(fast: &FlexTensor, portable: &FlexTensor, tolerance: f64) {
-    let (fast, portable) = (fast.to_contiguous(), portable.to_contiguous());
-    let (fast, portable) = (super::flex::memory::values(&fast), super::flex::memory::values(&portable));
-    close::assert_close(fast, portable, Tolerance::Relative(tolerance), format_args!("fast and portable"));
+    assert_same::<Flex>(fast, portable, tolerance);
 }
 
 /// Two prompts with two answers each, one prompt alone, lengths around the tile size.
@@ -38,54 +94,51 @@ fn spans(heads: usize, kv_heads: usize, head_dim: usize, window: Option<usize>) 
         segments.push(Segment { start, rows, prefix });
     }
     let rows = segments.iter().map(|segment| segment.rows).sum();
-    (Spans { window, ..Spans::new(segments.into(), heads, kv_heads, head_dim) }, rows)
+    (Spans { window, ..Spans::new(Arc::new(segments.into()), heads, kv_heads, head_dim) }, rows)
 }
 
-#[test]
-fn attention_bodies_agree() {
+fn attention_agrees<B: SpanAttention>() {
     let windows = [None, Some(1), Some(7), Some(64), Some(100), Some(1000)];
     let shapes = [(4, 2, 8), (3, 3, 16), (6, 1, 4)];
     for (window, (heads, kv_heads, head_dim)) in windows.into_iter().zip(shapes.into_iter().cycle()) {
         let (spans, rows) = spans(heads, kv_heads, head_dim, window);
-        let q = raw(random([rows, heads * head_dim]));
-        let [k, v] = [(); 2].map(|()| raw(random([rows, kv_heads * head_dim])));
-        let (out, lse) = Flex::span_attention(q.clone(), k.clone(), v.clone(), spans.clone());
-        let (want, want_lse) = super::attention::portable::<Flex>(q.clone(), k.clone(), v.clone(), spans.clone());
-        assert_close(&out, &want, 1e-5);
-        assert_close(&lse, &want_lse, 1e-5);
-        let grad = raw(random([rows, heads * head_dim]));
+        let q = numbers::<B, 2>([rows, heads * head_dim]);
+        let [k, v] = [(); 2].map(|()| numbers::<B, 2>([rows, kv_heads * head_dim]));
+        let (out, lse) = B::span_attention(q.clone(), k.clone(), v.clone(), spans.clone());
+        let (want, want_lse) = super::attention::portable::<B>(q.clone(), k.clone(), v.clone(), spans.clone());
+        assert_same::<B>(&out, &want, 1e-5);
+        assert_same::<B>(&lse, &want_lse, 1e-5);
+        let grad = numbers::<B, 2>([rows, heads * head_dim]);
         let arguments = || (q.clone(), k.clone(), v.clone(), out.clone(), lse.clone(), grad.clone());
         let (q1, k1, v1, o1, l1, g1) = arguments();
-        let fast = Flex::span_attention_backward(q1, k1, v1, o1, l1, g1, spans.clone());
+        let fast = B::span_attention_backward(q1, k1, v1, o1, l1, g1, spans.clone());
         let (q1, k1, v1, o1, l1, g1) = arguments();
-        let portable = super::attention::portable_backward::<Flex>(q1, k1, v1, o1, l1, g1, spans);
-        assert_close(&fast.0, &portable.0, 2e-5);
-        assert_close(&fast.1, &portable.1, 2e-5);
-        assert_close(&fast.2, &portable.2, 2e-5);
+        let portable = super::attention::portable_backward::<B>(q1, k1, v1, o1, l1, g1, spans);
+        assert_same::<B>(&fast.0, &portable.0, 2e-5);
+        assert_same::<B>(&fast.1, &portable.1, 2e-5);
+        assert_same::<B>(&fast.2, &portable.2, 2e-5);
     }
 }
 
-#[test]
-fn token_logps_bodies_agree() {
-    use token_logps::TokenLogps;
-    for (rows, vocabulary, d) in [(5, 40, 8), (300, 1100, 16), (1, 1, 4)] {
-        let (hidden, head) = (raw(random([rows, d])), raw(random([vocabulary, d])));
-        let targets: Arc<[i32]> = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
-        let (logps, lse) = Flex::token_logps(hidden.clone(), head.clone(), targets.clone());
-        let (want, want_lse) = token_logps::portable::<Flex>(hidden.clone(), head.clone(), targets.clone());
-        assert_close(&logps, &want, 1e-5);
-        assert_close(&lse, &want_lse, 1e-5);
-        let grad = raw(random([rows]));
+fn token_logps_agree<B: token_logps::TokenLogps>() {
+    for (rows, vocabulary, d) in [(5, 40, 8), (300, 1100, 16), (1, 1, 4), (2100, 7, 3)] {
+        let (hidden, head) = (numbers::<B, 2>([rows, d]), numbers::<B, 2>([vocabulary, d]));
+        let targets: Indices = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
+        let (logps, lse) = B::token_logps(hidden.clone(), head.clone(), targets.clone());
+        let (want, want_lse) = token_logps::portable::<B>(hidden.clone(), head.clone(), targets.clone());
+        assert_same::<B>(&logps, &want, 1e-5);
+        assert_same::<B>(&lse, &want_lse, 1e-5);
+        let grad = numbers::<B, 1>([rows]);
         for trains in [true, false] {
             let arguments = || (hidden.clone(), head.clone(), lse.clone(), grad.clone(), targets.clone());
             let (h, w, l, g, t) = arguments();
-            let fast = Flex::token_logps_backward(h, w, l, g, t, trains);
+            let fast = B::token_logps_backward(h, w, l, g, t, trains);
             let (h, w, l, g, t) = arguments();
-            let portable = token_logps::portable_backward::<Flex>(h, w, l, g, t, trains);
-            assert_close(&fast.0, &portable.0, 5e-5);
+            let portable = token_logps::portable_backward::<B>(h, w, l, g, t, trains);
+            assert_same::<B>(&fast.0, &portable.0, 5e-5);
             assert_eq!((fast.1.is_some(), portable.1.is_some()), (trains, trains));
             if let (Some(fast), Some(portable)) = (fast.1, portable.1) {
-                assert_close(&fast, &portable, 5e-5);
+                assert_same::<B>(&fast, &portable, 5e-5);
             }
         }
     }
@@ -93,7 +146,11 @@ fn token_logps_bodies_agree() {
 
 #[test]
 fn a_tables_gradient_is_burns_tied_to_a_head_or_not() {
-    let device = Device::flex().autodiff();
+    devices().into_iter().for_each(tables_gradient_is_burns);
+}
+
+fn tables_gradient_is_burns(device: Device) {
+    let device = device.autodiff();
     let (table, x) = (random([9, 4]).into_data(), random([3, 4]).into_data());
     let grads = [random([5, 4]).into_data(), random([3, 9]).into_data()];
     let gradient = |rows: fn(Tensor<2>, &[i32]) -> Tensor<2>, tied: bool| {
@@ -104,7 +161,7 @@ fn a_tables_gradient_is_burns_tied_to_a_head_or_not() {
             let x = Tensor::from_data(x.clone(), &device);
             sum = sum + (linear::linear(x, table.clone(), Layout::OutIn) * of_head).sum();
         }
-        raw(table.grad(&sum.backward()).unwrap())
+        table.grad(&sum.backward()).unwrap().into_data().try_into_vec::<f32>().unwrap()
     };
     let of_burn = |table: Tensor<2>, ids: &[i32]| {
         let ids = Tensor::<1, Int>::from_data(ids, &table.device());
@@ -112,15 +169,24 @@ fn a_tables_gradient_is_burns_tied_to_a_head_or_not() {
     };
     for tied in [false, true] {
         let own = gradient(|table, ids| embedding::table_rows(table, ids.into()), tied);
-        assert_close(&own, &gradient(of_burn, tied), 1e-6);
+        close::assert_close(&own, &gradient(of_burn, tied), Tolerance::Relative(1e-6), format_args!("tied: {tied}"));
     }
 }
 
-#[test]
-fn squares_add_up_alike() {
-    use norm::Norm;
-    let x = raw(random([50_001]));
-    assert_close(&Flex::squared_norm(x.clone()), &norm::portable::<Flex>(x), 1e-5);
+fn squares_agree<B: norm::Norm>() {
+    let x = numbers::<B, 1>([50_001]);
+    assert_same::<B>(&B::squared_norm(x.clone()), &norm::portable::<B>(x), 1e-5);
+}
+
+fn tables_agree<B: embedding::Embedding>() {
+    let (table, rows) = (numbers::<B, 2>([9, 4]), numbers::<B, 2>([5, 4]));
+    let ids = Indices::from([3, 0, 3, 8, 3]);
+    let want: Vec<f32> = ids.host().iter().flat_map(|id| host::<B>(&table)[*id as usize * 4..][..4].to_vec()).collect();
+    assert_eq!(host::<B>(&B::table_rows(table.clone(), ids.clone())), want);
+    let want = embedding::portable_add_rows::<B>(table.clone(), &ids, rows.clone());
+    let before = host::<B>(&table);
+    assert_same::<B>(&B::add_rows(table.clone(), ids, rows), &want, 1e-6);
+    assert_eq!(host::<B>(&table), before, "a table that others hold stays as it is");
 }
 
 #[test]
@@ -129,7 +195,7 @@ fn token_kl_bodies_agree() {
     for (rows, vocabulary, d, width) in [(5, 40, 8, 8), (300, 1100, 16, 12), (1, 1, 4, 2)] {
         let (hidden, head) = (raw(random([rows, d])), raw(random([vocabulary, d])));
         let (reference, other) = (raw(random([rows, width])), random([vocabulary, width]));
-        let targets: Arc<[i32]> = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
+        let targets: Indices = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
         let numbers = other.clone().into_data().try_into_vec::<f32>().unwrap();
         let packed = Packed::new([vocabulary, width], Precision::F32, |entry, input| numbers[entry * width + input]);
         let (packed, other) = (Arc::new(packed), raw(other));
@@ -207,56 +273,147 @@ fn token_kl_is_pytorchs() {
 fn a_model_does_not_diverge_from_itself() {
     let (hidden, head): (Tensor<2>, Tensor<2>) = (random([30, 6]), random([700, 6]) * 5.0);
     let own = [hidden, head];
-    let compared = token_kl::token_kl(own.clone(), own, vec![3; 30].into());
+    let compared = token_kl::token_kl(own.clone(), own, std::iter::repeat_n(3, 30).collect());
     assert_close(&raw(compared.divergences), &raw(Tensor::<1>::zeros([30], &Device::flex())), 1e-6);
     assert_close(&raw(compared.logps), &raw(compared.reference), 1e-7);
 }
 
+fn norms_agree<B: rms_norm::RmsNorm + layer_norm::LayerNorm>() {
+    let out = FloatDType::F32;
+    let [x, grad] = [(); 2].map(|()| numbers::<B, 2>([200, 24]));
+    let [weight, bias] = [(); 2].map(|()| numbers::<B, 1>([24]));
+    let fast = B::rms_norm(x.clone(), weight.clone(), 1e-5, out);
+    let portable = rms_norm::portable::<B>(x.clone(), weight.clone(), 1e-5, out);
+    assert_same::<B>(&fast.0, &portable.0, 1e-5);
+    assert_same::<B>(&fast.1, &portable.1, 1e-5);
+    for trains in [true, false] {
+        let r = || portable.1.clone();
+        let fast = B::rms_norm_backward(x.clone(), weight.clone(), r(), grad.clone(), trains);
+        let portable = rms_norm::portable_backward::<B>(x.clone(), weight.clone(), r(), grad.clone(), trains);
+        assert_same::<B>(&fast.0, &portable.0, 1e-5);
+        assert_eq!((fast.1.is_some(), portable.1.is_some()), (trains, trains));
+        if let (Some(fast), Some(portable)) = (fast.1, portable.1) {
+            assert_same::<B>(&fast, &portable, 5e-5);
+        }
+    }
+
+    let shifted = B::float_add_scalar(B::float_mul_scalar(x, 3.0.into()), 1.0.into());
+    let fast = B::rows_layer_norm(shifted.clone(), weight.clone(), bias.clone(), 1e-5, out);
+    let portable = layer_norm::portable::<B>(shifted.clone(), weight.clone(), bias, 1e-5, out);
+    assert_same::<B>(&fast, &portable, 1e-5);
+    let fast = B::rows_layer_norm_backward(shifted.clone(), weight.clone(), grad.clone(), 1e-5);
+    let portable = layer_norm::portable_backward::<B>(shifted, weight, grad, 1e-5);
+    assert_same::<B>(&fast.0, &portable.0, 1e-5);
+    assert_same::<B>(&fast.1, &portable.1, 5e-5);
+    assert_same::<B>(&fast.2, &portable.2, 5e-5);
+}
+
+fn activations_agree<B: swiglu::SwiGlu + gelu::GeluKernel>() {
+    let [x, up, grad] = [(); 3].map(|()| numbers::<B, 2>([200, 24]));
+    let before = host::<B>(&x);
+    assert_same::<B>(&B::swiglu(x.clone(), up.clone()), &swiglu::portable::<B>(x.clone(), up.clone()), 1e-6);
+    let fast = B::swiglu_backward(x.clone(), up.clone(), grad.clone());
+    let portable = swiglu::portable_backward::<B>(x.clone(), up, grad.clone());
+    assert_same::<B>(&fast.0, &portable.0, 1e-5);
+    assert_same::<B>(&fast.1, &portable.1, 1e-5);
+    for kind in [Gelu::Exact, Gelu::Tanh] {
+        assert_same::<B>(&B::rows_gelu(x.clone(), kind), &gelu::portable::<B>(x.clone(), kind), 1e-6);
+        let fast = B::rows_gelu_backward(x.clone(), grad.clone(), kind);
+        assert_same::<B>(&fast, &gelu::portable_backward::<B>(x.clone(), grad.clone(), kind), 2e-6);
+    }
+    assert_eq!(host::<B>(&x), before, "a tensor that others hold stays as it is");
+}
+
+fn rotary_agrees<B: rotary::Rotary>() {
+    let x = numbers::<B, 2>([200, 24]);
+    let before = host::<B>(&x);
+    let [cos, sin] = [(); 2].map(|()| numbers::<B, 2>([200, 4]));
+    let minus_sin = B::float_neg(sin.clone());
+    for head_dim in [8, 12] {
+        let arguments = || (x.clone(), cos.clone(), sin.clone(), minus_sin.clone());
+        let (x1, c, s, m) = arguments();
+        let fast = B::rotary(x1, c, s, m, head_dim);
+        let (x1, c, s, m) = arguments();
+        assert_same::<B>(&fast, &rotary::portable::<B>(x1, c, s, m, head_dim), 1e-6);
+    }
+    assert_eq!(host::<B>(&x), before, "a tensor that others hold stays as it is");
+}
+
+/// In bf16 every body differs from its f32 self by roundings of what goes in and out.
+#[cfg(feature = "tch")]
 #[test]
-fn row_wise_bodies_agree() {
+fn bodies_for_libtorch_take_bf16() {
+    use gelu::GeluKernel;
+    use layer_norm::LayerNorm;
+    use linear::Linear;
+    use residual::Residual;
     use rms_norm::RmsNorm;
     use rotary::Rotary;
     use swiglu::SwiGlu;
-    let (x, grad, weight) = (raw(random([200, 24])), raw(random([200, 24])), raw(random([24])));
-    let fast = Flex::rms_norm(x.clone(), weight.clone(), 1e-5);
-    assert_close(&fast, &rms_norm::portable::<Flex>(x.clone(), weight.clone(), 1e-5), 1e-5);
-    let fast = Flex::rms_norm_backward(x.clone(), weight.clone(), grad.clone(), 1e-5);
-    let portable = rms_norm::portable_backward::<Flex>(x.clone(), weight, grad.clone(), 1e-5);
-    assert_close(&fast.0, &portable.0, 1e-5);
-    assert_close(&fast.1, &portable.1, 5e-5);
+    use token_logps::TokenLogps;
+    type B = LibTorch;
+    let cast = |x: &FloatTensor<B>, dtype| <B as burn::backend::ops::FloatTensorOps<B>>::float_cast(x.clone(), dtype);
+    let narrow = |x: &FloatTensor<B>| cast(x, FloatDType::BF16);
+    let close = |got: &FloatTensor<B>, want: &FloatTensor<B>| assert_same::<B>(&cast(got, FloatDType::F32), want, 2e-2);
+    // Numbers that bf16 represents, in both types.
+    let both = |shape: [usize; 2]| {
+        let exact = narrow(&numbers::<B, 2>(shape));
+        (cast(&exact, FloatDType::F32), exact)
+    };
+    let ((x, x16), (up, up16), (grad, grad16)) = (both([50, 24]), both([50, 24]), both([50, 24]));
+    let vector = || numbers::<B, 1>([24]);
+    let (weight, bias) = (vector(), vector());
 
-    let up = raw(random([200, 24]));
-    assert_close(&Flex::swiglu(x.clone(), up.clone()), &swiglu::portable::<Flex>(x.clone(), up.clone()), 1e-6);
-    let fast = Flex::swiglu_backward(x.clone(), up.clone(), grad.clone());
-    let portable = swiglu::portable_backward::<Flex>(x.clone(), up, grad);
-    assert_close(&fast.0, &portable.0, 1e-5);
-    assert_close(&fast.1, &portable.1, 1e-5);
+    let (y, r) = B::rms_norm(x.clone(), weight.clone(), 1e-5, FloatDType::F32);
+    let (y16, r16) = B::rms_norm(x16.clone(), weight.clone(), 1e-5, FloatDType::BF16);
+    assert_eq!(y16.dtype(), burn::tensor::DType::BF16);
+    close(&y16, &y);
+    let want = B::rms_norm_backward(x.clone(), weight.clone(), r, grad.clone(), true);
+    let got = B::rms_norm_backward(x16.clone(), weight.clone(), r16, grad16.clone(), true);
+    close(&got.0, &want.0);
+    close(&got.1.unwrap(), &want.1.unwrap());
+    let y = B::rows_layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5, FloatDType::F32);
+    close(&B::rows_layer_norm(x.clone(), weight.clone(), bias, 1e-5, FloatDType::BF16), &y);
+    let want = B::rows_layer_norm_backward(x.clone(), weight.clone(), grad.clone(), 1e-5);
+    close(&B::rows_layer_norm_backward(x.clone(), weight, grad16.clone(), 1e-5).0, &want.0);
 
-    let (cos, sin) = (raw(random([200, 4])), raw(random([200, 4])));
-    for head_dim in [8, 12] {
-        let fast = Flex::rotary(x.clone(), cos.clone(), sin.clone(), head_dim);
-        assert_close(&fast, &rotary::portable::<Flex>(x.clone(), cos.clone(), sin.clone(), head_dim), 1e-6);
-    }
-}
+    close(&B::swiglu(x16.clone(), up16.clone()), &B::swiglu(x.clone(), up.clone()));
+    let want = B::swiglu_backward(x.clone(), up.clone(), grad.clone());
+    let got = B::swiglu_backward(x16.clone(), up16.clone(), grad16.clone());
+    close(&got.0, &want.0);
+    close(&got.1, &want.1);
+    close(&B::rows_gelu(x16.clone(), Gelu::Tanh), &B::rows_gelu(x.clone(), Gelu::Tanh));
+    close(&B::residual(x.clone(), up16.clone()), &B::residual(x.clone(), up.clone()));
 
-#[test]
-fn layer_norm_and_gelu_bodies_agree() {
-    use gelu::GeluKernel;
-    use layer_norm::LayerNorm;
-    let (x, grad) = (raw(random([200, 24]) * 3.0 + 1.0), raw(random([200, 24])));
-    let (weight, bias) = (raw(random([24])), raw(random([24])));
-    let fast = Flex::rows_layer_norm(x.clone(), weight.clone(), bias.clone(), 1e-5);
-    assert_close(&fast, &layer_norm::portable::<Flex>(x.clone(), weight.clone(), bias, 1e-5), 1e-5);
-    let fast = Flex::rows_layer_norm_backward(x.clone(), weight.clone(), grad.clone(), 1e-5);
-    let portable = layer_norm::portable_backward::<Flex>(x.clone(), weight, grad.clone(), 1e-5);
-    assert_close(&fast.0, &portable.0, 1e-5);
-    assert_close(&fast.1, &portable.1, 5e-5);
-    assert_close(&fast.2, &portable.2, 5e-5);
-    for kind in [Gelu::Exact, Gelu::Tanh] {
-        assert_close(&Flex::rows_gelu(x.clone(), kind), &gelu::portable::<Flex>(x.clone(), kind), 1e-6);
-        let fast = Flex::rows_gelu_backward(x.clone(), grad.clone(), kind);
-        assert_close(&fast, &gelu::portable_backward::<Flex>(x.clone(), grad.clone(), kind), 2e-6);
-    }
+    let tables = [(); 3].map(|()| both([50, 6]));
+    let [c, s, m] = tables.each_ref().map(|(table, _)| table.clone());
+    let want = B::rotary(x.clone(), c, s, m, 12);
+    let [c, s, m] = tables.each_ref().map(|(_, table)| table.clone());
+    close(&B::rotary(x16.clone(), c, s, m, 12), &want);
+
+    let (head, head16) = both([70, 24]);
+    close(&B::logits(x16.clone(), head16.clone()), &B::logits(x.clone(), head.clone()));
+    let targets: Indices = (0..50).collect();
+    let (logps, lse) = B::token_logps(x.clone(), head.clone(), targets.clone());
+    let (logps16, lse16) = B::token_logps(x16.clone(), head16.clone(), targets.clone());
+    assert_same::<B>(&logps16, &logps, 1e-5);
+    let grads = numbers::<B, 1>([50]);
+    let want = B::token_logps_backward(x, head, lse, grads.clone(), targets.clone(), true);
+    let got = B::token_logps_backward(x16, head16, lse16, grads, targets, true);
+    close(&got.0, &want.0);
+    close(&got.1.unwrap(), &want.1.unwrap());
+
+    let (spans, rows) = spans(4, 2, 8, Some(9));
+    let ((q, q16), (k, k16), (v, v16), (g, g16)) =
+        (both([rows, 32]), both([rows, 16]), both([rows, 16]), both([rows, 32]));
+    let (out, lse) = B::span_attention(q.clone(), k.clone(), v.clone(), spans.clone());
+    let (out16, lse16) = B::span_attention(q16.clone(), k16.clone(), v16.clone(), spans.clone());
+    close(&out16, &out);
+    let want = B::span_attention_backward(q, k, v, out, lse, g, spans.clone());
+    let got = B::span_attention_backward(q16, k16, v16, out16, lse16, g16, spans);
+    close(&got.0, &want.0);
+    close(&got.1, &want.1);
+    close(&got.2, &want.2);
 }
 
 #[test]
@@ -265,45 +422,54 @@ fn adamw_is_pytorchs() {
     // o = torch.optim.AdamW([p], lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
     // for g in ([0.5, -0.1], [0.2, 0.3]): p.grad = torch.tensor(g); o.step()
     // The same by hand: step 1 moves each entry by lr * sign(g) after the decay by 1 - lr * wd = 0.999.
-    let step = |count| adamw::Step {
-        learning_rate: 0.1,
-        betas: [0.9, 0.95],
-        eps: 1e-8,
-        weight_decay: 0.01,
-        count,
-        gradient_scale: 1.0,
-    };
-    let device = Device::flex();
+    devices().into_iter().for_each(adamw_on_is_pytorchs);
+}
+
+fn step(count: u64, gradient_scale: f64) -> adamw::Step {
+    adamw::Step { learning_rate: 0.1, betas: [0.9, 0.95], eps: 1e-8, weight_decay: 0.01, count, gradient_scale }
+}
+
+fn adamw_agrees<B: adamw::AdamW>() {
+    for scale in [1.0, 0.3] {
+        let [p, m, v, g] = [(); 4].map(|()| B::float_abs(numbers::<B, 1>([7])));
+        let (p1, m1, v1, g1) = (p.clone(), m.clone(), v.clone(), g.clone());
+        let fast = B::adamw(p1, m1, v1, g1, step(3, scale));
+        let portable = adamw::portable::<B>(p, m, v, g, step(3, scale));
+        assert_same::<B>(&fast.0, &portable.0, 1e-6);
+        assert_same::<B>(&fast.1, &portable.1, 1e-6);
+        assert_same::<B>(&fast.2, &portable.2, 1e-6);
+    }
+}
+
+fn adamw_on_is_pytorchs(device: Device) {
     let flat = |values: [f32; 2]| Tensor::<1>::from_data(values, &device);
-    let [p, m, v] = adamw::adamw(flat([1.0, -2.0]), [flat([0.0; 2]), flat([0.0; 2])], flat([0.5, -0.1]), step(1));
-    assert_close(&raw(p.clone()), &raw(flat([0.899, -1.898])), 1e-6);
-    let [p, ..] = adamw::adamw(p, [m.clone(), v.clone()], flat([0.2, 0.3]), step(2));
+    let assert_close = |got: Tensor<1>, want: Tensor<1>| {
+        let [got, want] = [got, want].map(|tensor| tensor.into_data().try_into_vec::<f32>().unwrap());
+        close::assert_close(&got, &want, Tolerance::Relative(1e-6), format_args!("parameters"));
+    };
+    let [p, m, v] = adamw::adamw(flat([1.0, -2.0]), [flat([0.0; 2]), flat([0.0; 2])], flat([0.5, -0.1]), step(1, 1.0));
+    assert_close(p.clone(), flat([0.899, -1.898]));
+    let [p, ..] = adamw::adamw(p, [m.clone(), v.clone()], flat([0.2, 0.3]), step(2, 1.0));
     let expected = |start: f64, g: [f64; 2]| {
         let m = (0.9 * 0.1 * g[0] + 0.1 * g[1]) / (1.0 - 0.81);
         let v = (0.95 * 0.05 * g[0] * g[0] + 0.05 * g[1] * g[1]) / (1.0 - 0.9025);
         (start * 0.999 - 0.1 * m / (v.sqrt() + 1e-8)) as f32
     };
     let want = flat([expected(0.899, [0.5, 0.2]), expected(-1.898, [-0.1, 0.3])]);
-    assert_close(&raw(p), &raw(want), 1e-6);
-    use adamw::AdamW;
-    let inputs = [7, 7, 7, 7].map(|n| raw(random::<1>([n]).abs()));
-    let [p, m, v, g] = inputs;
-    let fast = Flex::adamw(p.clone(), m.clone(), v.clone(), g.clone(), step(3));
-    let portable = adamw::portable::<Flex>(p, m, v, g, step(3));
-    assert_close(&fast.0, &portable.0, 1e-6);
-    assert_close(&fast.2, &portable.2, 1e-6);
+    assert_close(p, want);
 }
 
 /// Checks `d sum(weights * f(x)) / dx` by central differences along random directions.
 fn check_gradient<const D: usize, const O: usize>(x: Tensor<D>, f: impl Fn(Tensor<D>) -> Tensor<O>) {
     let out = f(x.clone());
-    let weights = random(out.dims());
+    let device = x.device();
+    let weights = random(out.dims()).to_device(&device);
     let value = |x: Tensor<D>| -> f64 { f64::from((f(x) * weights.clone()).sum().into_scalar::<f32>()) };
     let leaf = x.clone().autodiff().require_grad();
     let loss = (f(leaf.clone()) * weights.clone().autodiff()).sum();
     let grad = leaf.grad(&loss.backward()).expect("a gradient");
     for _ in 0..3 {
-        let direction = random(x.dims());
+        let direction = random(x.dims()).to_device(&device);
         let h = 2e-3;
         let numeric = (value(x.clone() + direction.clone() * h) - value(x.clone() - direction.clone() * h)) / (2.0 * h);
         let analytic = f64::from((grad.clone() * direction).sum().into_scalar::<f32>());
@@ -313,21 +479,28 @@ fn check_gradient<const D: usize, const O: usize>(x: Tensor<D>, f: impl Fn(Tenso
 
 #[test]
 fn gradients_match_finite_differences() {
+    devices().into_iter().for_each(gradients_match);
+}
+
+fn gradients_match(device: Device) {
+    fn on<const D: usize>(device: &Device, shape: [usize; D]) -> Tensor<D> {
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+    }
     for window in [None, Some(9)] {
         let (spans, rows) = spans(4, 2, 4, window);
-        let (q, k, v) = (random([rows, 16]), random([rows, 8]), random([rows, 8]));
+        let (q, k, v) = (on(&device, [rows, 16]), on(&device, [rows, 8]), on(&device, [rows, 8]));
         let call = |q, k, v| attention(q, k, v, spans.clone());
         check_gradient(q.clone(), |q| call(q, k.clone(), v.clone()));
         check_gradient(k.clone(), |k| call(q.clone(), k, v.clone()));
         check_gradient(v.clone(), |v| call(q.clone(), k.clone(), v));
     }
 
-    let (hidden, head) = (random([9, 6]), random([30, 6]));
-    let targets: Arc<[i32]> = (0..9).map(|row| row * 3).collect();
+    let (hidden, head) = (on(&device, [9, 6]), on(&device, [30, 6]));
+    let targets: Indices = (0..9).map(|row| row * 3).collect();
     check_gradient(hidden.clone(), |x| token_logps::token_logps(x, head.clone(), targets.clone()));
     check_gradient(head.clone(), |w| token_logps::token_logps(hidden.clone(), w, targets.clone()));
 
-    let reference: [Tensor<2>; 2] = [random([9, 4]), random([30, 4])];
+    let reference: [Tensor<2>; 2] = [on(&device, [9, 4]), on(&device, [30, 4])];
     let compare = |hidden: Tensor<2>, head: Tensor<2>| {
         let compared = token_kl::token_kl([hidden, head], reference.clone(), targets.clone());
         Tensor::cat(vec![compared.logps, compared.divergences], 0)
@@ -335,27 +508,31 @@ fn gradients_match_finite_differences() {
     check_gradient(hidden.clone(), |x| compare(x, head.clone()));
     check_gradient(head, |w| compare(hidden.clone(), w));
 
-    let (x, w) = (random([5, 8]), random([3, 8]));
+    let (x, w) = (on(&device, [5, 8]), on(&device, [3, 8]));
     for (w, layout) in [(w.clone(), Layout::OutIn), (w.transpose(), Layout::InOut)] {
         check_gradient(x.clone(), |x| linear::linear(x, w.clone(), layout));
         check_gradient(w, |w| linear::linear(x.clone(), w, layout));
     }
-    let scale = random([8]);
-    check_gradient(x.clone(), |x| rms_norm::rms_norm(x, scale.clone(), 1e-5));
-    check_gradient(scale, |w| rms_norm::rms_norm(x.clone(), w, 1e-5));
-    let (scale, shift) = (random([8]), random([8]));
-    let norm = |x, w, b| layer_norm::layer_norm(x, w, b, 1e-5);
+    let scale = on(&device, [8]);
+    check_gradient(x.clone(), |x| rms_norm::rms_norm(x, scale.clone(), 1e-5, FloatDType::F32));
+    check_gradient(scale, |w| rms_norm::rms_norm(x.clone(), w, 1e-5, FloatDType::F32));
+    let (scale, shift) = (on(&device, [8]), on(&device, [8]));
+    let norm = |x, w, b| layer_norm::layer_norm(x, w, b, 1e-5, FloatDType::F32);
     check_gradient(x.clone(), |x| norm(x, scale.clone(), shift.clone()));
     check_gradient(scale.clone(), |w| norm(x.clone(), w, shift.clone()));
     check_gradient(shift, |b| norm(x.clone(), scale.clone(), b));
     for kind in [Gelu::Exact, Gelu::Tanh] {
         check_gradient(x.clone(), |x| gelu::gelu(x, kind));
     }
-    let up = random([5, 8]);
+    let y = on(&device, [5, 8]);
+    check_gradient(x.clone(), |x| residual::residual(x, y.clone()));
+    check_gradient(y, |y| residual::residual(x.clone(), y));
+    let up = on(&device, [5, 8]);
     check_gradient(x.clone(), |x| swiglu::swiglu(x, up.clone()));
     check_gradient(up, |up| swiglu::swiglu(x.clone(), up));
-    let angles: Tensor<2> = random([5, 2]);
+    let angles: Tensor<2> = on(&device, [5, 2]);
     for head_dim in [4, 8] {
-        check_gradient(x.clone(), |x| rotary::rotary(x, angles.clone().cos(), angles.clone().sin(), head_dim));
+        let tables = || [angles.clone().cos(), angles.clone().sin(), -angles.clone().sin()];
+        check_gradient(x.clone(), |x| rotary::rotary(x, tables(), head_dim));
     }
 }

@@ -2,7 +2,7 @@
 //! layers with a GELU between them, on the last hidden state. Its output is 0 at the start.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Gradients, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Gradients, Tensor, TensorData};
 use rand_distr::{Distribution, Uniform};
 
 use super::layers::random::random;
@@ -42,7 +42,7 @@ impl Baseline {
 
     /// The value of every state: hidden `[rows, hidden]`, result `[rows]`.
     pub fn values(&self, hidden: Tensor<2>) -> Tensor<1> {
-        let inner = linear(hidden, self.up.val(), Layout::OutIn) + self.shift.val().unsqueeze();
+        let inner = linear(hidden.cast(FloatDType::F32), self.up.val(), Layout::OutIn) + self.shift.val().unsqueeze();
         linear(gelu(inner, Gelu::Tanh), self.down.val(), Layout::OutIn).flatten(0, 1)
     }
 

@@ -10,8 +10,10 @@
 //! needed token: later rows predict no needed token.
 
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
-use crate::kernels::attention::Segment;
+use crate::kernels::attention::{Segment, Stream};
+use crate::kernels::indices::Indices;
 
 /// A prompt and its two responses, as token ids.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +81,18 @@ pub struct PackedBatch {
     pub targets: Vec<i32>,
     /// The range of every response, in the order of `push`, in `rows`, `targets` and the log-probabilities.
     pub responses: Vec<Range<usize>>,
+    /// Made by the first pass over the batch, for all passes and layers.
+    staged: OnceLock<Staged>,
+}
+
+/// What kernels read of a batch. The lists reach a device in one copy.
+#[derive(Debug, Clone)]
+pub(super) struct Staged {
+    pub(super) ids: Indices,
+    pub(super) positions: Indices,
+    pub(super) rows: Indices,
+    pub(super) targets: Indices,
+    pub(super) stream: Arc<Stream>,
 }
 
 impl PackedBatch {
@@ -90,6 +104,7 @@ impl PackedBatch {
     /// Adds a prompt, which must not be empty, and its responses.
     pub fn push(&mut self, prompt: &[i32], responses: &[Response]) {
         assert!(!prompt.is_empty(), "a prompt has at least one token");
+        self.staged = OnceLock::new();
         let index = self.segments.len();
         let last = self.extend(prompt, 0, None) + prompt.len() - 1;
         for response in responses {
@@ -113,6 +128,16 @@ impl PackedBatch {
             self.positions.extend((position..position + ids.len()).map(|position| position as u32));
         }
         start
+    }
+
+    /// What kernels read of the batch, which is complete.
+    pub(super) fn staged(&self) -> &Staged {
+        self.staged.get_or_init(|| {
+            let positions: Vec<i32> = self.positions.iter().map(|position| *position as i32).collect();
+            let lists = Indices::together([&self.ids, &positions, &self.rows, &self.targets]);
+            let [ids, positions, rows, targets] = lists;
+            Staged { ids, positions, rows, targets, stream: Arc::new(self.segments.clone().into()) }
+        })
     }
 
     /// Rows of the stream.

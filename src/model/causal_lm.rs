@@ -44,7 +44,7 @@ impl CausalLm {
         let opened = device.open()?;
         let format = WeightFormat::frozen(device, &opened, precision);
         if format.precision() != precision {
-            tracing::warn!("{source}: no bf16 products on this processor and device; computing in f32");
+            tracing::warn!("{source}: no products in `{precision}` on this processor and device; computing in f32");
         }
         let model = Self::frozen(source, format, &opened)?;
         Ok((model, opened, format.precision()))
@@ -62,11 +62,36 @@ impl CausalLm {
         }
     }
 
+    /// As [`Self::arithmetic`], of passes with gradients: on `cpu` they are f32.
+    ///
+    /// # Errors
+    /// A device that cannot be opened.
+    pub fn training_arithmetic(device: DeviceSpec, precision: Precision) -> Result<Precision> {
+        match device {
+            DeviceSpec::Cpu => Ok(Precision::F32),
+            _ => Self::arithmetic(device, precision),
+        }
+    }
+
     /// Loads the frozen model with adapters to train: those of the source, or new ones initialised from `seed`.
     ///
     /// # Errors
     /// As for [`Self::load`], and settings that do not fit the model or its adapter.
     pub fn load_adapted(source: &ModelSource, lora: &Lora, seed: u64, device: &Device) -> Result<Self> {
+        Self::adapted(source, lora, seed, WeightFormat::Plain, device)
+    }
+
+    /// As [`Self::load_adapted`], with the frozen weights in `format`: plain, or bf16.
+    ///
+    /// # Errors
+    /// As for [`Self::load_adapted`].
+    pub fn adapted(
+        source: &ModelSource,
+        lora: &Lora,
+        seed: u64,
+        format: WeightFormat,
+        device: &Device,
+    ) -> Result<Self> {
         if source.base_folder()?.is_none() && !lora.merge {
             let message =
                 "lora: adapters must name the folder of their base, and this model has none; set `merge: true`";
@@ -75,7 +100,7 @@ impl CausalLm {
         let start = source.adapter_folder().map(Stored::open).transpose()?;
         let Described { sizes, names, .. } = source.describe()?;
         let training = Training::new(source.to_string(), lora.clone(), sizes.layers, names.head, seed, start)?;
-        Self::load_with(source, Overlay::Trained(training), WeightFormat::Plain, device)
+        Self::load_with(source, Overlay::Trained(training), format, device)
     }
 
     fn load_with(source: &ModelSource, overlay: Overlay, format: WeightFormat, device: &Device) -> Result<Self> {
@@ -88,12 +113,12 @@ impl CausalLm {
 
     /// Entries of the vocabulary.
     pub fn vocab_size(&self) -> usize {
-        self.head().rows()
+        self.body().head_shape()[0]
     }
 
     /// Size of a hidden state.
     pub fn hidden_size(&self) -> usize {
-        self.head().width()
+        self.body().head_shape()[1]
     }
 
     /// The largest number of positions; `None` if positions are computed, not learned.
@@ -115,14 +140,14 @@ impl CausalLm {
 
     /// As [`Self::token_logps`], from the hidden states of the batch ([`Self::hidden`]).
     pub fn logps_of(&self, hidden: Tensor<2>, batch: &PackedBatch) -> Tensor<1> {
-        self.head().token_logps(hidden, batch.targets.as_slice().into())
+        self.head().token_logps(hidden, batch.staged().targets.clone())
     }
 
     /// As [`Self::logps_of`], with the log-probabilities and the divergence of `reference`, which has the same vocabulary.
     pub fn compared(&self, hidden: Tensor<2>, reference: &Self, batch: &PackedBatch, device: &Device) -> Compared {
         let inner = device.clone().without_autodiff();
         let other = (reference.head(), reference.hidden(batch, &inner));
-        self.head().token_kl(hidden, other, batch.targets.as_slice().into())
+        self.head().token_kl(hidden, other, batch.staged().targets.clone())
     }
 
     /// Logits `[batch.rows.len(), vocabulary]` for the next token at the needed rows, of which there is at least one. Rows attend to

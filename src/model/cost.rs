@@ -134,7 +134,7 @@ pub fn calibrate(device: DeviceSpec, frozen: Option<Precision>, width: usize) ->
     let x = random([ROWS, width]);
     let weight = match frozen.map_or(WeightFormat::Plain, |precision| WeightFormat::frozen(device, &opened, precision))
     {
-        WeightFormat::Plain => Weight::Plain(Param::from_tensor(random(shape))),
+        WeightFormat::Plain | WeightFormat::Tf32 => Weight::Plain(Param::from_tensor(random(shape))),
         WeightFormat::Bf16 => Weight::Plain(Param::from_tensor(random(shape).cast(FloatDType::BF16))),
         WeightFormat::Packed(precision) => {
             Arc::new(Packed::new(shape, precision, |output, input| ((output + input) % 7) as f32)).into()

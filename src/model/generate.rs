@@ -93,6 +93,7 @@ pub struct Answer {
 pub struct Generator {
     model: CausalLm,
     device: Device,
+    precision: Precision,
     name: String,
     settings: Settings,
 }
@@ -103,8 +104,8 @@ impl Generator {
     /// # Errors
     /// As for [`CausalLm::open`].
     pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, settings: Settings) -> Result<Self> {
-        let (model, device, _) = CausalLm::open(source, device, precision)?;
-        Ok(Self { model, device, name: source.to_string(), settings })
+        let (model, device, precision) = CausalLm::open(source, device, precision)?;
+        Ok(Self { model, device, precision, name: source.to_string(), settings })
     }
 
     /// What ends its answers.
@@ -133,6 +134,7 @@ impl Generator {
                 return Err(Error::model(&self.name, message));
             }
         }
+        self.precision.begin();
         let mut decoding = Decoding {
             generator: self,
             prompts,

@@ -2,13 +2,14 @@
 //! hidden states between layers are kept, and each layer is recomputed (Chen et al. 2016, arXiv 1604.06174).
 
 use burn::module::Module;
-use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::architectures::CausalLm;
 use super::batch::PackedBatch;
 use super::layers::cache::KvCache;
+use crate::kernels::embedding::table_rows;
 
 /// What a training pass stores for the backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,10 +25,8 @@ pub enum Memory {
 
 impl CausalLm {
     /// The needed rows of `x` after the final norm.
-    fn select(&self, x: Tensor<2>, batch: &PackedBatch, device: &Device) -> Tensor<2> {
-        let rows = TensorData::new(batch.rows.clone(), [batch.rows.len()]);
-        let x = x.select(0, Tensor::<1, Int>::from_data(rows, device));
-        self.body().norm(x)
+    fn select(&self, x: Tensor<2>, batch: &PackedBatch) -> Tensor<2> {
+        self.body().norm(table_rows(x, batch.staged().rows.clone()))
     }
 
     /// Hidden states of the needed rows after the final norm; with a cache, rows attend to their sequence in it.
@@ -38,7 +37,7 @@ impl CausalLm {
         for index in 0..body.layers() {
             x = body.layer(index, x, &context, cache.as_deref_mut().map(|cache| cache.layer(index)));
         }
-        self.select(x, batch, device)
+        self.select(x, batch)
     }
 
     /// Hidden states of the needed rows after the final norm, `[batch.rows.len(), width]`.
@@ -59,7 +58,7 @@ impl CausalLm {
         models.map(|model| {
             let body = model.body();
             let x = (common..body.layers()).fold(trunk.clone(), |x, index| body.layer(index, x, &context, None));
-            model.select(x, batch, device)
+            model.select(x, batch)
         })
     }
 
@@ -75,7 +74,7 @@ impl CausalLm {
                 x = body.layer(index, x, &context, None);
                 between.push(x.clone());
             }
-            Tensor::from_inner(model.select(x, batch, &device)).require_grad()
+            Tensor::from_inner(model.select(x, batch)).require_grad()
         } else {
             self.hidden(batch, device)
         };
@@ -122,7 +121,7 @@ impl Pass<'_> {
             let x = between.pop().map(|x| Tensor::from_inner(x).require_grad());
             let input = x.clone().unwrap_or_else(|| body.embed(batch, device));
             let y = match index == body.layers() {
-                true => model.select(input, batch, device),
+                true => model.select(input, batch),
                 false => body.layer(index, input, &context, None),
             };
             grad = back(x, (y * above).sum());
@@ -134,6 +133,8 @@ impl Pass<'_> {
 mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
+
+    use burn::tensor::TensorData;
 
     use super::*;
     use crate::model::{ModelSource, Needed, Response};

@@ -91,6 +91,7 @@ impl Scorer {
         for pair in pairs {
             check(pair, &self.model, &self.name)?;
         }
+        self.precision.begin();
         let mut out = [(); N].map(|()| vec![Default::default(); pairs.len()]);
         let mut order: Vec<usize> = (0..pairs.len()).collect();
         order.sort_by_key(|index| cost(&pairs[*index]));
@@ -100,9 +101,11 @@ impl Scorer {
                 let pair = &pairs[*index];
                 batch.push(pair.prompt, &pair.responses.map(|ids| Response { ids, needed: Needed::All }));
             }
-            for (out, logps) in out.iter_mut().zip(pass(&batch)) {
-                let logps = logps.into_data().convert::<f32>().try_into_vec::<f32>();
-                let logps = logps.map_err(|error| Error::model(&self.name, format!("{error:?}")))?;
+            // One copy from the device, whatever the number of models.
+            let logps = Tensor::cat(pass(&batch).to_vec(), 0).into_data().convert::<f32>().try_into_vec::<f32>();
+            let logps = logps.map_err(|error| Error::model(&self.name, format!("{error:?}")))?;
+            let each = batch.targets.len();
+            for (out, logps) in out.iter_mut().zip((0..N).map(|model| &logps[model * each..(model + 1) * each])) {
                 for (index, ranges) in order[range.clone()].iter().zip(batch.responses.chunks_exact(2)) {
                     out[*index] = [&ranges[0], &ranges[1]].map(|range| logps[range.clone()].to_vec());
                 }

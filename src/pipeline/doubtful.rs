@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::plan::{Node, Plan};
 use crate::error::Problem;
 use crate::io::Dataset;
-use crate::model::{ModelSource, Weights};
+use crate::model::{DeviceSpec, ModelSource, Precision, Weights};
 use crate::stages::read::Read;
 use crate::stages::{HeldOut, Shape};
 
@@ -21,9 +21,19 @@ pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
         if let (Shape::Source(read), Some(dataset), false) = (operation.shape(), &node.dataset, plan.allow_empty) {
             found = found.or_else(|| without_rows(read, dataset));
         }
+        found = found.or_else(|| narrow_training(plan.device, node));
         problems.extend(found.map(|problem| problem.within(&["stages", &node.id, node.operation().name()])));
     }
     problems
+}
+
+/// A training in other numbers than f32 on `cpu`, which has no others to train in.
+fn narrow_training(device: DeviceSpec, node: &Node) -> Option<Problem> {
+    let precision = node.training()?.precision.filter(|precision| *precision != Precision::F32)?;
+    (device == DeviceSpec::Cpu).then(|| {
+        let message = format!("the device `cpu` trains in f32, not in `{precision}`");
+        Problem::at("precision", message).help("leave it out, or name another `device` at the top of the file")
+    })
 }
 
 /// A dataset without rows, or a file without rows that `from` names by itself: other files of a folder may be empty.

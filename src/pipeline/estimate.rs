@@ -2,6 +2,7 @@
 //! be set aside, memory, time. Nothing is written.
 
 mod computing;
+mod memory;
 mod training;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,13 @@ use super::report::{Reports, add};
 use super::supplies::NodeResources;
 use crate::columns::PROMPT_IDS;
 use crate::error::{Error, Result};
+use crate::model::PairIds;
 use crate::model::cost::Workload;
-use crate::model::{PairIds, Precision};
 use crate::stages::score::pairs;
-use crate::stages::{ModelCost, Role, Shape, StageCost, Volume};
+use crate::stages::{Shape, Volume};
 use computing::Clock;
 pub use computing::Computing;
+pub use memory::{Memory, ModelMemory};
 pub use training::Training;
 use training::training;
 
@@ -29,8 +31,8 @@ const PROBES: usize = 4;
 pub struct Estimate {
     /// Rows that come in, that go on, and that are set aside, by reason.
     pub rows: Option<Rows>,
-    /// Bytes of memory that models and one batch take; not known of models whose weights are not here yet.
-    pub memory: Option<u64>,
+    /// What models and one batch take; not known of models whose weights are not here yet.
+    pub memory: Option<Memory>,
     /// What its models compute.
     pub computing: Option<Computing>,
     /// The steps of a training.
@@ -64,7 +66,7 @@ pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
     for node in &plan.nodes {
         let rows = sample(plan, node).map_err(|error| error.in_stage(&node.id))?;
         let cost = node.operation().cost(&volume(plan, node, &estimates));
-        let memory = cost.as_ref().map(|cost| memory(plan, cost)).transpose()?.flatten();
+        let memory = cost.as_ref().map(|cost| memory::memory(plan, cost)).transpose()?.flatten();
         let computing = cost.as_ref().map(|cost| clock.computing(cost)).transpose()?.flatten();
         let training = training(plan, node, &estimates);
         estimates.insert(node.id.clone(), Estimate { rows, memory, computing, training });
@@ -140,28 +142,4 @@ fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
         tokens,
         work,
     }))
-}
-
-/// Weights, and what a pass keeps of a batch; not known where weights are not here yet.
-fn memory(plan: &Plan, cost: &StageCost) -> Result<Option<u64>> {
-    let mut bytes = 0;
-    for ModelCost { name, role, kept, .. } in &cost.models {
-        let Some(source) = plan.start_of(name) else { continue };
-        if plan.awaits_weights(&source)? {
-            return Ok(None);
-        }
-        bytes += source.parameters()? * bytes_a_weight(*role);
-        bytes += source.activations()? / kept * size_of::<f32>() as u64 * cost.batch_tokens as u64;
-    }
-    Ok(Some(bytes))
-}
-
-/// What trains has a gradient and both moments of AdamW beside it; the rest of a model below adapters has not.
-fn bytes_a_weight(role: Role) -> u64 {
-    match role {
-        Role::Frozen(Precision::Bf16 | Precision::Bf16x2) => 2,
-        Role::Frozen(Precision::F32) | Role::Adapted => 4,
-        Role::Trained => 16,
-        Role::Stored => 0,
-    }
 }

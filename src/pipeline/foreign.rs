@@ -24,7 +24,8 @@ const TOP: &str = "the top of the file";
 const OBJECTIVE: Ours =
     Way("a setting of the objective, for example `objective: { dpo: { beta: 0.1 } }` (docs/objectives.md)");
 const LORA: Ours = Way("`lora: { r: 16, alpha: 32 }` in a `train` stage");
-const PRECISION: Ours = Way("`precision: bf16` at the top of the file, for `score` and `generate`; training keeps f32");
+const PRECISION: Ours =
+    Way("`precision: bf16` at the top of the file, for `score` and `generate`, and in a `train` stage for its passes");
 const MODEL: Ours = Way("`models: { NAME: { path: FOLDER } }`, and the name in the stage");
 const READ: Ours =
     Way("`stages: { pairs: { read: { from: FILE } } }`, and the stage's name as `input` of other stages");

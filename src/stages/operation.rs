@@ -127,10 +127,10 @@ pub struct ModelUse<'a> {
 pub enum Role {
     /// Passes without gradients, its weights in these numbers where the processor or device has them.
     Frozen(Precision),
-    /// Trains it, in f32.
-    Trained,
-    /// Trains adapters above it, in f32.
-    Adapted,
+    /// Trains it, with passes in these numbers.
+    Trained(Precision),
+    /// Trains adapters above it, its weights in these numbers.
+    Adapted(Precision),
     /// Nothing: what it says is in the columns of the rows.
     Stored,
 }

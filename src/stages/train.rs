@@ -69,6 +69,11 @@ pub struct Train {
     #[serde(default)]
     #[schemars(extend("examples" = ["low"]))]
     pub memory: Memory,
+    /// Precision of the passes; f32 by default, whatever the file's `precision` says. `bf16` is for devices other than `cpu`: layers
+    /// compute in bf16 with copies of the parameters, which stay f32, as do AdamW's moments; the frozen base of adapters and a live
+    /// reference are held in bf16 alone. `tf32` is for `libtorch:cuda:N`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
     /// Peak learning rate, above 0 and at most 1.
     #[serde(default = "default_learning_rate")]
     #[schemars(extend("examples" = [5e-07]))]
@@ -233,6 +238,10 @@ impl Train {
             self.weight_decay >= 0.0 && rate * self.weight_decay < 1.0,
             "0 or more, and below 1 / learning_rate",
         );
+        if self.precision == Some(Precision::Bf16x2) {
+            let problem = Problem::at("precision", "`bf16x2` is for frozen models; training has f32, tf32 and bf16");
+            problems.push(problem.help("set `precision: bf16`, or leave it out"));
+        }
         if self.mask.is_some() && !needs.tokens.contains(&Tokens::Key) {
             let problem = Problem::at("mask", format!("`{name}` trains on all tokens and reads no mask"));
             problems.push(problem.help("leave it out, or train with `sepo`"));
@@ -269,9 +278,15 @@ impl Train {
         })
     }
 
+    /// The numbers of the passes, where the device has them.
+    pub fn precision(&self) -> Precision {
+        self.precision.unwrap_or_default()
+    }
+
     /// The settings of the training loop.
     pub fn settings(&self, seed: u64) -> Settings {
         Settings {
+            precision: self.precision(),
             objective: self.objective,
             epochs: self.epochs,
             max_steps: self.max_steps,
@@ -314,9 +329,10 @@ impl Operation for Train {
 
     fn models(&self) -> Vec<ModelUse<'_>> {
         let live = self.objective.formula().needs().live_reference();
-        let role = if live { Role::Frozen(Precision::F32) } else { Role::Stored };
+        let role = if live { Role::Frozen(self.precision()) } else { Role::Stored };
         let reference = self.reference.iter().map(|name| ModelUse { field: "reference", name, role });
-        let role = if self.lora.is_some() { Role::Adapted } else { Role::Trained };
+        let own = if self.lora.is_some() { Role::Adapted } else { Role::Trained };
+        let role = own(self.precision());
         reference.chain([ModelUse { field: "model", name: &self.model, role }]).collect()
     }
 
@@ -345,7 +361,7 @@ impl Operation for Train {
         let epochs = f64::from(self.epochs).min(most / volume.rows.max(1.0));
         let there_and_back = self.settings(0).passes();
         let model = |ModelUse { name, role, .. }| match role {
-            Role::Trained | Role::Adapted => {
+            Role::Trained(_) | Role::Adapted(_) => {
                 let kept = if self.memory == Memory::Low { KEPT_FORWARD } else { 1 };
                 Some(ModelCost { name, role, kept, work: volume.work.times(epochs * there_and_back) })
             }
@@ -370,8 +386,8 @@ impl Operation for Train {
                 contrast: false,
                 reference: self.reference.as_ref().unwrap_or(&self.model).clone(),
                 batch_tokens: self.batch_tokens,
-                // The policy trains in f32; its reference must not differ from it by rounding.
-                precision: Some(Precision::F32),
+                // The reference must not differ from the policy by rounding.
+                precision: Some(self.precision()),
             }),
         };
         let own = std::iter::once(pass("input", &self.input, "reference"));

@@ -116,7 +116,10 @@ impl Checkpoints {
     /// A store that fails.
     pub fn save(&self, policy: &Policy, state: &State, cursor: Cursor) -> Result<()> {
         let mut tensors: BTreeMap<String, Tensor<1>> = BTreeMap::new();
-        trained_parameters(policy, |name, values| drop(tensors.insert(format!("parameter.{name}"), values.inner())));
+        trained_parameters(policy, |name, values| {
+            let values = state.master(name).cloned().unwrap_or_else(|| values.inner());
+            tensors.insert(format!("parameter.{name}"), values);
+        });
         for (name, [first, second]) in state.moments() {
             tensors.insert(format!("first.{name}"), first.clone());
             tensors.insert(format!("second.{name}"), second.clone());

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::io::Claim;
 use crate::model::cost::{Cost, Workload};
 use crate::model::score::{budget, check};
-use crate::model::{CausalLm, Memory, Needed, PackedBatch, Response};
+use crate::model::{CausalLm, Memory, Needed, PackedBatch, Precision, Response};
 use crate::monitor::Monitor;
 use crate::objective::{self, Objective, Outcome, Pair, Tokens};
 pub use checkpoint::Checkpoints;
@@ -47,6 +47,8 @@ pub struct Settings {
     pub batch_size: usize,
     /// Most tokens in one forward and backward pass.
     pub batch_tokens: usize,
+    /// The numbers of the passes: f32, tf32, or bf16 with parameters in f32.
+    pub precision: Precision,
     /// Whether the layers' own weights stay as they are, below adapters.
     pub frozen: bool,
     /// What a pass may keep for its way back.
@@ -136,7 +138,10 @@ impl Job<'_> {
         let mut optimizer = optimizer::State::default();
         let inner = device.clone().without_autodiff();
         let policy = Policy::new(model, settings.objective.formula().needs().states, settings.seed, device);
-        let (policy, mut at) = checkpoints.restore(policy, &mut optimizer, &inner)?;
+        let (mut policy, mut at) = checkpoints.restore(policy, &mut optimizer, &inner)?;
+        if settings.precision == Precision::Bf16 && !settings.frozen {
+            policy = optimizer.keep_masters(policy);
+        }
         let mut log = Log::open(self.log, at.step)?;
         let mut trainer = Trainer { policy, reference, name, device, settings, optimizer };
         let (mut last, mut since) = (Map::new(), Instant::now());
@@ -207,7 +212,9 @@ impl Job<'_> {
         last.insert("steps".into(), json!(at.step));
         last.insert("tokens".into(), json!(at.tokens));
         last.insert("gflop".into(), json!(at.gflop));
-        Ok(Trained { model: trainer.policy.model().valid(), metrics: last, seconds: at.seconds })
+        let Trainer { policy, optimizer, .. } = trainer;
+        let policy = policy.map_parameters(|name, values| optimizer.master(name).cloned().unwrap_or(values));
+        Ok(Trained { model: policy.model().valid(), metrics: last, seconds: at.seconds })
     }
 
     /// The steps of the training.
@@ -300,6 +307,7 @@ impl StepSums {
 impl Trainer<'_> {
     /// One optimizer step, in place; the loss is the mean over the step.
     fn step(mut self, examples: &[Example], rate: f64) -> Result<(Self, StepSums)> {
+        self.settings.precision.begin();
         let weights = self.weights(examples);
         let total: f64 = weights.iter().sum();
         let (mut seen, mut gradients) = (StepSums::default(), Gradients::default());
@@ -401,6 +409,26 @@ impl Trainer<'_> {
         Ok(batch)
     }
 
+    /// The numbers of `said` in one copy from the device: log-probabilities, states, log-probabilities of the reference.
+    fn host(&self, output: &PolicyOutput) -> Result<[Option<Vec<f32>>; 3]> {
+        let output = [Some(&output.logps), output.states.as_ref(), output.reference.as_ref()];
+        let plain = |tensor: &Tensor<1>| match tensor.is_autodiff() {
+            true => tensor.clone().inner(),
+            false => tensor.clone(),
+        };
+        let tensors: Vec<Tensor<1>> = output.iter().flatten().map(|tensor| plain(tensor)).collect();
+        let all = Tensor::cat(tensors, 0).into_data().convert::<f32>().try_into_vec::<f32>();
+        let all = all.map_err(|error| Error::stage(self.name, format!("{error:?}")))?;
+        let mut rest = &all[..];
+        Ok(output.map(|tensor| {
+            tensor.map(|tensor| {
+                let (own, others) = rest.split_at(tensor.dims()[0]);
+                rest = others;
+                own.to_vec()
+            })
+        }))
+    }
+
     /// What the objective makes of `examples`. The policy says nothing about a batch of which no token is read: its pairs have
     /// empty responses, and the loss that the formula gives those.
     fn evaluate(
@@ -409,14 +437,9 @@ impl Trainer<'_> {
         batch: &PackedBatch,
         output: Option<&PolicyOutput>,
     ) -> Result<Vec<Outcome>> {
-        let host = |tensor: &Tensor<1>| {
-            let values = tensor.to_data().convert::<f32>().try_into_vec::<f32>();
-            values.map_err(|error| Error::stage(self.name, format!("{error:?}")))
-        };
-        let wide = |tensor| Ok(host(tensor)?.into_iter().map(f64::from).collect::<Vec<_>>());
-        let logps = output.map(|output| wide(&output.logps)).transpose()?.unwrap_or_default();
-        let states = output.and_then(|output| output.states.as_ref()).map(wide).transpose()?;
-        let reference = output.and_then(|output| output.reference.as_ref()).map(host).transpose()?;
+        let [logps, states, reference] = output.map(|output| self.host(output)).transpose()?.unwrap_or_default();
+        let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<_>>();
+        let (logps, states) = (wide(logps.unwrap_or_default()), states.map(wide));
         let outcome = |(example, ranges): (&Example, &[std::ops::Range<usize>])| {
             let response = |side: usize| objective::Response {
                 logps: &logps[ranges[side].clone()],

@@ -8,7 +8,7 @@ use sepo::objective::{Objective, Outcome, Pair, Response};
 use serde::Deserialize;
 
 use crate::close::assert_close;
-use crate::parity::{Gradient, device, expected, fixture, host, pack};
+use crate::parity::{F32, Gradient, device, expected, fixture, host, pack};
 
 #[derive(Deserialize)]
 struct Found {
@@ -59,7 +59,7 @@ fn losses_and_gradients_are_those_of_transformers() {
             + weighted(compared.divergences, |outcome| outcome.state_grads.each_ref());
         let mut seen = 0;
         policy.take_gradients(&mut sum.backward(), |parameter, gradient| {
-            gradients[parameter].assert_is(&host(gradient), &format!("{objective:?} {parameter}"));
+            gradients[parameter].assert_is(&host(gradient), F32.gradients, &format!("{objective:?} {parameter}"));
             seen += 1;
         });
         assert_eq!(seen, gradients.len());

@@ -1,10 +1,13 @@
 //! The integration tests, as one binary.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![cfg_attr(feature = "tch", allow(deprecated, reason = "burn supports LibTorch up to 0.22"))]
 #![allow(clippy::print_stdout, reason = "a skipped test says so")]
 #![allow(clippy::disallowed_methods, reason = "a test makes and removes folders of its own")]
 
 mod azure;
+#[cfg(feature = "tch")]
+mod bf16;
 mod boundary;
 mod checkpoints;
 mod close;
@@ -31,6 +34,8 @@ mod hub;
 #[cfg(unix)]
 mod hub_server;
 mod inputs;
+#[cfg(feature = "tch")]
+mod launches;
 mod live;
 mod lora;
 mod numbers;

@@ -126,6 +126,24 @@ fn a_live_reference_is_named_and_has_the_policys_vocabulary() {
 }
 
 #[test]
+fn a_processor_trains_in_f32_alone() {
+    let folder = Folder::new();
+    let said = |precision: &str| {
+        let stages = format!(
+            "  p: {{ train: {{ input: tokens, model: base, objective: {{ dpo: {{}} }}, precision: {precision} }} }}\n"
+        );
+        folder.fails(&["check", &pipeline(&folder, "", &stages)], 78)
+    };
+    for precision in ["bf16", "tf32"] {
+        let expected = format!(
+            "the device `cpu` trains in f32, not in `{precision}`\n  help: leave it out, or name another `device`"
+        );
+        assert!(said(precision).contains(&expected), "{}", said(precision));
+    }
+    assert!(said("bf16x2").contains("`bf16x2` is for frozen models"), "{}", said("bf16x2"));
+}
+
+#[test]
 fn missing_columns_and_settings_without_sense_are_found_by_check() {
     let folder = Folder::new();
     let stages = "  one: { train: { input: tokens, model: base, objective: { tgdpo: { beta: 0.0 } } } }

@@ -6,11 +6,17 @@
 //! arXiv 2307.08691), so that no `[T, T]` matrix outlives its tile.
 
 pub(crate) mod cached;
+#[cfg(feature = "tch")]
+mod flash;
 mod flex;
+#[cfg(feature = "tch")]
+mod gathered;
+#[cfg(feature = "tch")]
+mod libtorch;
 mod padded;
 mod portable;
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use burn::backend::autodiff::Autodiff;
@@ -20,6 +26,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{AutodiffBackend, Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
+
+use super::once::Once;
 
 #[cfg(test)]
 pub(super) use portable::{portable, portable_backward};
@@ -36,11 +44,37 @@ pub struct Segment {
     pub prefix: Option<usize>,
 }
 
+/// The segments of a stream, and what the bodies for devices make of them once for all layers.
+#[derive(Debug, Default)]
+pub struct Stream {
+    segments: Vec<Segment>,
+    /// The padded batches of the portable body.
+    padded: Once,
+    /// The gathered keys of FlashAttention.
+    #[cfg(feature = "tch")]
+    gathered: Once,
+}
+
+impl From<Vec<Segment>> for Stream {
+    /// Segments that cover the stream without gaps, in order.
+    fn from(segments: Vec<Segment>) -> Self {
+        Self { segments, ..Self::default() }
+    }
+}
+
+impl Deref for Stream {
+    type Target = [Segment];
+
+    fn deref(&self) -> &[Segment] {
+        &self.segments
+    }
+}
+
 /// The geometry of one attention call.
 #[derive(Debug, Clone)]
 pub struct Spans {
-    /// Segments that cover the stream without gaps, in order.
-    pub segments: Arc<[Segment]>,
+    /// The segments of the stream.
+    pub segments: Arc<Stream>,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; divides `heads`.
@@ -55,7 +89,7 @@ pub struct Spans {
 
 impl Spans {
     /// Scores scaled by `1 / sqrt(head_dim)`, and no window.
-    pub fn new(segments: Arc<[Segment]>, heads: usize, kv_heads: usize, head_dim: usize) -> Self {
+    pub fn new(segments: Arc<Stream>, heads: usize, kv_heads: usize, head_dim: usize) -> Self {
         Self { segments, heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None }
     }
 
@@ -90,7 +124,8 @@ pub fn attention(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, spans: Spans) -> Tens
     Autodiff
 )]
 pub trait SpanAttention: Backend {
-    /// The attention output `[rows, heads * d]` and the log-sum-exp of the scaled scores `[rows, heads]`.
+    /// The attention output `[rows, heads * d]` in the type of q, and the log-sum-exp of the scaled scores in f32 for the backward
+    /// pass: `[rows, heads]`, transposed in FlashAttention.
     fn span_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -114,8 +149,6 @@ pub trait SpanAttention: Backend {
     }
 }
 
-#[cfg(feature = "tch")]
-impl SpanAttention for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl SpanAttention for burn::backend::Cube {}
 

@@ -111,7 +111,7 @@ impl Padded {
 /// The segments by size, in groups within which padding costs less than it saves.
 fn groups(spans: &Spans) -> Vec<Vec<Segment>> {
     let size = |segment: &Segment| [spans.attended(segment).count(), segment.rows];
-    let mut segments = spans.segments.to_vec();
+    let mut segments = spans.segments.segments.clone();
     segments.sort_by_key(size);
     let mut groups: Vec<Vec<Segment>> = Vec::new();
     let (mut most_rows, mut exact) = (0, 0);
@@ -137,7 +137,7 @@ fn groups(spans: &Spans) -> Vec<Vec<Segment>> {
 
 impl Spans {
     /// The rows of the stream that the last row of `segment` attends to without a window: those of its prefix, then its own.
-    fn attended(&self, segment: &Segment) -> impl Iterator<Item = usize> + use<> {
+    pub(super) fn attended(&self, segment: &Segment) -> impl Iterator<Item = usize> + use<> {
         let prefix = self.prefix(segment).map_or(0..0, |prefix| prefix.start..prefix.start + prefix.rows);
         prefix.chain(segment.start..segment.start + segment.rows)
     }
@@ -145,13 +145,20 @@ impl Spans {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::Stream;
     use super::*;
+
+    fn spans(segments: Vec<Segment>, [heads, kv_heads, head_dim]: [usize; 3]) -> Spans {
+        Spans::new(Arc::new(Stream::from(segments)), heads, kv_heads, head_dim)
+    }
 
     #[test]
     fn every_row_finds_its_places() {
         let segment = |start, rows, prefix| Segment { start, rows, prefix };
         let segments = [segment(0, 2, None), segment(2, 1, Some(0)), segment(3, 2, Some(0))];
-        let padded = Padded::new(&Spans::new(segments.into(), 2, 1, 4));
+        let padded = Padded::new(&spans(segments.to_vec(), [2, 1, 4]));
         let at = |range: &Range<usize>| &padded.indices[range.clone()];
         let [group] = &padded.groups[..] else { panic!("{padded:?}") };
         assert_eq!((group.segments, group.rows, group.keys), (3, 2, 4));
@@ -167,7 +174,7 @@ mod tests {
     fn a_long_segment_stays_alone() {
         let segment = |start, rows| Segment { start, rows, prefix: None };
         let segments = [segment(0, 10), segment(10, 3000), segment(3010, 12)];
-        let padded = Padded::new(&Spans::new(segments.into(), 4, 4, 8));
+        let padded = Padded::new(&spans(segments.to_vec(), [4, 4, 8]));
         let sizes: Vec<_> = padded.groups.iter().map(|group| (group.segments, group.rows)).collect();
         assert_eq!(sizes, [(2, 12), (1, 3000)]);
     }

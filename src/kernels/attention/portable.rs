@@ -1,13 +1,15 @@
 //! Span attention in backend operations, one padded batch at a time.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata, get_or_init_device_settings};
-use burn::tensor::{FloatDType, Slice, TensorData};
+use burn::backend::{Backend, TensorMetadata};
+use burn::tensor::{FloatDType, Slice};
 
 use super::Spans;
 use super::padded::{Group, Padded};
+use crate::kernels::indices::upload;
 
 pub(in crate::kernels) fn portable<B: Backend>(
     q: FloatTensor<B>,
@@ -15,10 +17,11 @@ pub(in crate::kernels) fn portable<B: Backend>(
     v: FloatTensor<B>,
     spans: Spans,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
+    let dtype = q.dtype();
     let layout = Layout::<B>::new(&spans, &q);
     let [q, k, v] = [q, k, v].map(with_padding::<B>);
     let (mut outs, mut lses) = (Vec::new(), Vec::new());
-    for group in &layout.padded.groups {
+    for group in &layout.placed.padded.groups {
         let scores = layout.scores(group, layout.queries(group, &q), layout.keys(group, &k));
         let highest = B::float_max_dim(scores.clone(), 2);
         let weights = B::float_exp(B::float_sub(scores, highest.clone()));
@@ -27,7 +30,7 @@ pub(in crate::kernels) fn portable<B: Backend>(
         outs.push(layout.unfold_queries(group, B::float_div(out, total.clone())));
         lses.push(layout.unfold_queries(group, B::float_add(highest, B::float_log(total))));
     }
-    (layout.stream_of_queries(outs), layout.stream_of_queries(lses))
+    (B::float_cast(layout.stream_of_queries(outs), dtype.into()), layout.stream_of_queries(lses))
 }
 
 pub(in crate::kernels) fn portable_backward<B: Backend>(
@@ -39,10 +42,11 @@ pub(in crate::kernels) fn portable_backward<B: Backend>(
     grad: FloatTensor<B>,
     spans: Spans,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+    let dtype = q.dtype();
     let layout = Layout::<B>::new(&spans, &q);
     let [q, k, v, out, lse, grad] = [q, k, v, out, lse, grad].map(with_padding::<B>);
     let [mut grad_q, mut grad_k, mut grad_v] = [(); 3].map(|()| Vec::new());
-    for group in &layout.padded.groups {
+    for group in &layout.placed.padded.groups {
         let (queries, grads) = (layout.queries(group, &q), layout.queries(group, &grad));
         let keys = layout.keys(group, &k);
         let scores = layout.scores(group, queries.clone(), keys.clone());
@@ -55,40 +59,50 @@ pub(in crate::kernels) fn portable_backward<B: Backend>(
         grad_k.push(layout.unfold_keys(group, B::float_matmul(B::float_transpose(grad_scores), queries)));
         grad_v.push(layout.unfold_keys(group, B::float_matmul(B::float_transpose(weights), grads)));
     }
-    (layout.stream_of_queries(grad_q), layout.stream_of_keys(grad_k), layout.stream_of_keys(grad_v))
+    let cast = |grad| B::float_cast(grad, dtype.into());
+    let (grad_q, grad_k) = (layout.stream_of_queries(grad_q), layout.stream_of_keys(grad_k));
+    (cast(grad_q), cast(grad_k), cast(layout.stream_of_keys(grad_v)))
 }
 
-/// `x` `[rows, width]` with a row of zeros appended, which padding refers to.
+/// `x` `[rows, width]` in f32 with a row of zeros appended, which padding refers to.
 fn with_padding<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
-    let (width, dtype, device) = (x.shape()[1], x.dtype(), x.device());
-    let zeros = B::float_zeros([1, width].into(), &device, dtype.into());
-    B::float_cat(vec![x, zeros], 0)
+    let (width, device) = (x.shape()[1], x.device());
+    let zeros = B::float_zeros([1, width].into(), &device, FloatDType::F32);
+    B::float_cat(vec![B::float_cast(x, FloatDType::F32), zeros], 0)
+}
+
+/// The padded batches of a stream for a number of heads, and their indices on a device.
+#[derive(Debug, Clone)]
+struct Placed<I> {
+    heads: usize,
+    padded: Arc<Padded>,
+    indices: I,
 }
 
 /// The padded batches on a device. The query heads of a key head are rows of one matrix, so that its keys are not copied: queries `[segments * kv_heads, heads / kv_heads * rows, d]`, keys `[segments * kv_heads, keys, d]`.
 struct Layout<'a, B: Backend> {
     spans: &'a Spans,
-    padded: Padded,
-    indices: IntTensor<B>,
-    dtype: FloatDType,
+    placed: Placed<IntTensor<B>>,
 }
 
 impl<'a, B: Backend> Layout<'a, B> {
-    /// The layout for tensors like `x`.
+    /// The layout for tensors on the device of `x`, made once for all layers.
     fn new(spans: &'a Spans, x: &FloatTensor<B>) -> Self {
-        let (device, padded) = (x.device(), Padded::new(spans));
-        let indices = TensorData::new(padded.indices.clone(), [padded.indices.len()]);
-        let dtype = get_or_init_device_settings::<B>(&device).int_dtype;
-        let indices = B::int_from_data(indices.convert_dtype(dtype.into()), &device);
-        Self { spans, padded, indices, dtype: x.dtype().into() }
+        let device = x.device();
+        let fits = |kept: &Placed<IntTensor<B>>| kept.heads == spans.heads && kept.indices.device() == device;
+        let placed = spans.segments.padded.get(fits, || {
+            let padded = Arc::new(Padded::new(spans));
+            Placed { heads: spans.heads, indices: upload::<B>(&padded.indices, &device), padded }
+        });
+        Self { spans, placed }
     }
 
     fn indices(&self, range: &Range<usize>) -> IntTensor<B> {
-        B::int_slice(self.indices.clone(), &[Slice::from(range.clone())])
+        B::int_slice(self.placed.indices.clone(), &[Slice::from(range.clone())])
     }
 
     fn numbers(&self, range: &Range<usize>, shape: [usize; 5]) -> FloatTensor<B> {
-        B::float_reshape(B::int_into_float(self.indices(range), self.dtype), shape.into())
+        B::float_reshape(B::int_into_float(self.indices(range), FloatDType::F32), shape.into())
     }
 
     /// The queries of a group, of `x` `[rows + 1, heads * d]`.
@@ -145,13 +159,13 @@ impl<'a, B: Backend> Layout<'a, B> {
 
     /// The queries of all groups in the order of the stream.
     fn stream_of_queries(&self, groups: Vec<FloatTensor<B>>) -> FloatTensor<B> {
-        B::float_select(B::float_cat(groups, 0), 0, self.indices(&self.padded.queries))
+        B::float_select(B::float_cat(groups, 0), 0, self.indices(&self.placed.padded.queries))
     }
 
     /// For every row of the stream, the sum over all copies of its key.
     fn stream_of_keys(&self, groups: Vec<FloatTensor<B>>) -> FloatTensor<B> {
         let keys = with_padding::<B>(B::float_cat(groups, 0));
-        let lists = self.padded.keys.iter().map(|list| B::float_select(keys.clone(), 0, self.indices(list)));
+        let lists = self.placed.padded.keys.iter().map(|list| B::float_select(keys.clone(), 0, self.indices(list)));
         lists.reduce(B::float_add).expect("a stream has a segment")
     }
 }

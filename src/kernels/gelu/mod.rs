@@ -1,6 +1,8 @@
 //! GELU: `y = x Φ(x)` with the normal distribution function Φ, or its approximation by a hyperbolic tangent (arXiv 1606.08415).
 
 mod flex;
+#[cfg(feature = "tch")]
+mod libtorch;
 mod portable;
 
 use burn::backend::autodiff::Autodiff;
@@ -66,8 +68,6 @@ pub trait GeluKernel: Backend {
     }
 }
 
-#[cfg(feature = "tch")]
-impl GeluKernel for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl GeluKernel for burn::backend::Cube {}
 

@@ -2,6 +2,7 @@
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
+use burn::tensor::FloatDType;
 use rayon::prelude::*;
 
 use super::LayerNorm;
@@ -12,7 +13,7 @@ use crate::kernels::flex::simd::{dot, total, vectorized};
 const STRIP: usize = 128;
 
 impl LayerNorm for Flex {
-    fn rows_layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f64) -> FlexTensor {
+    fn rows_layer_norm(x: FlexTensor, weight: FlexTensor, bias: FlexTensor, eps: f64, _: FloatDType) -> FlexTensor {
         let [x, weight, bias] = [x, weight, bias].map(|tensor| tensor.to_contiguous());
         let [rows, d] = x.shape().dims();
         let (weight, bias) = (values(&weight), values(&bias));

@@ -1,6 +1,8 @@
 //! Layer norm: `y = (x - mean) / sqrt(variance + eps) * weight + bias` (arXiv 1607.06450), one row at a time.
 
 mod flex;
+#[cfg(feature = "tch")]
+mod libtorch;
 mod portable;
 
 use burn::backend::autodiff::Autodiff;
@@ -9,14 +11,15 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 
 pub(super) use portable::{portable, portable_backward};
 
-/// Norm of every row: x `[rows, d]`, weight and bias `[d]`.
-pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<2> {
+/// Norm of every row: x `[rows, d]`, weight and bias `[d]` in f32. The norm is computed in f32 and rounded to `out`; flex has f32
+/// alone.
+pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f64, out: FloatDType) -> Tensor<2> {
     let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
-    Tensor::from_dispatch(<Dispatch as LayerNorm>::rows_layer_norm(x, weight, bias, eps))
+    Tensor::from_dispatch(<Dispatch as LayerNorm>::rows_layer_norm(x, weight, bias, eps, out))
 }
 
 /// The kernel; see [`layer_norm`].
@@ -33,8 +36,9 @@ pub trait LayerNorm: Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         eps: f64,
+        out: FloatDType,
     ) -> FloatTensor<Self> {
-        portable::<Self>(x, weight, bias, eps)
+        portable::<Self>(x, weight, bias, eps, out)
     }
 
     /// Gradients with respect to x, weight and bias.
@@ -51,8 +55,6 @@ pub trait LayerNorm: Backend {
     }
 }
 
-#[cfg(feature = "tch")]
-impl LayerNorm for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl LayerNorm for burn::backend::Cube {}
 
@@ -62,6 +64,7 @@ impl<B: LayerNorm, C: CheckpointStrategy> LayerNorm for Autodiff<B, C> {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         eps: f64,
+        out: FloatDType,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Node;
@@ -80,10 +83,10 @@ impl<B: LayerNorm, C: CheckpointStrategy> LayerNorm for Autodiff<B, C> {
         }
         let nodes = [x.node(), weight.node(), bias.node()];
         let (x, weight, bias) = (x.into_primitive(), weight.into_primitive(), bias.into_primitive());
-        let out = B::rows_layer_norm(x.clone(), weight.clone(), bias, eps);
+        let y = B::rows_layer_norm(x.clone(), weight.clone(), bias, eps, out);
         match Node.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, weight, eps), out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
+            OpsKind::Tracked(prep) => prep.finish((x, weight, eps), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 }

@@ -40,7 +40,7 @@ impl Packed {
     /// Whether this processor has instructions for the products of `precision`; without them, plain weights are as fast.
     pub fn is_fast(precision: Precision) -> bool {
         match precision {
-            Precision::F32 => f32::is_fast(),
+            Precision::F32 | Precision::Tf32 => f32::is_fast(),
             Precision::Bf16 | Precision::Bf16x2 => bf16::is_fast(),
         }
     }
@@ -48,7 +48,7 @@ impl Packed {
     /// Packs `[outputs, inputs]`; `value` gives output `o` and input `i`.
     pub fn new(shape: [usize; 2], precision: Precision, value: impl Fn(usize, usize) -> f32 + Sync) -> Self {
         let storage = match precision {
-            Precision::F32 => Storage::F32(Panels::new(shape, 1, value)),
+            Precision::F32 | Precision::Tf32 => Storage::F32(Panels::new(shape, 1, value)),
             Precision::Bf16 => Storage::Bf16(Panels::new(shape, 1, value)),
             Precision::Bf16x2 => Storage::Bf16(Panels::new(shape, 2, value)),
         };
@@ -178,7 +178,8 @@ mod tests {
             let hidden = random([rows, d]);
             for precision in [Precision::F32, Precision::Bf16x2] {
                 let (plain, packed) = weight([vocabulary, d], precision);
-                let targets: Arc<[i32]> = (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
+                let targets: crate::kernels::indices::Indices =
+                    (0..rows).map(|row| (row * 7919 % vocabulary) as i32).collect();
                 let got = packed_token_logps(hidden.clone(), packed, targets.clone());
                 let want = token_logps(hidden.clone(), plain, targets);
                 assert_same(got, want, [rows, d, vocabulary]);

@@ -1,6 +1,8 @@
 //! Root-mean-square norm: `y = x / sqrt(mean(x^2) + eps) * weight` (arXiv 1910.07467), one row at a time.
 
 mod flex;
+#[cfg(feature = "tch")]
+mod libtorch;
 mod portable;
 
 use burn::backend::autodiff::Autodiff;
@@ -8,14 +10,15 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, backend_extension};
-use burn::tensor::Tensor;
+use burn::backend::{AutodiffBackend, Backend, Dispatch, backend_extension};
+use burn::tensor::{FloatDType, Tensor};
 
 pub(super) use portable::{portable, portable_backward};
 
-/// Norm of every row: x `[rows, d]`, weight `[d]`.
-pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as RmsNorm>::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps))
+/// Norm of every row: x `[rows, d]`, weight `[d]` in f32. The norm is computed in f32 and rounded to `out`; flex has f32 alone.
+pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64, out: FloatDType) -> Tensor<2> {
+    let (y, _) = <Dispatch as RmsNorm>::rms_norm(x.into_dispatch(), weight.into_dispatch(), eps, out);
+    Tensor::from_dispatch(y)
 }
 
 /// The kernel; see [`rms_norm`].
@@ -26,42 +29,50 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
     Autodiff
 )]
 pub trait RmsNorm: Backend {
-    /// The norm of every row.
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
-        portable::<Self>(x, weight, eps)
+    /// The norm of every row, and the inverse root mean squares `r` in f32, `[rows, 1]`.
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+        out: FloatDType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        portable::<Self>(x, weight, eps, out)
     }
 
-    /// Gradients with respect to x and weight.
+    /// Gradients with respect to x and, if `weight_trains`, weight.
     ///
-    /// With `r = 1 / rms(x)` and `g = grad * weight`: `dx = r g - x r^3 mean(g x)`, `dweight = sum over rows of
-    /// grad x r`.
+    /// With `g = grad * weight`: `dx = r g - x r^3 mean(g x)`, `dweight = sum over rows of grad x r`.
     fn rms_norm_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
+        r: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        eps: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        portable_backward::<Self>(x, weight, grad, eps)
+        weight_trains: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        portable_backward::<Self>(x, weight, r, grad, weight_trains)
     }
 }
 
-#[cfg(feature = "tch")]
-impl RmsNorm for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl RmsNorm for burn::backend::Cube {}
 
 impl<B: RmsNorm, C: CheckpointStrategy> RmsNorm for Autodiff<B, C> {
-    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+    fn rms_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+        out: FloatDType,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         #[derive(Debug)]
         struct Node;
         impl<B: RmsNorm> Backward<B, 2> for Node {
-            type State = (FloatTensor<B>, FloatTensor<B>, f64);
+            type State = [FloatTensor<B>; 3];
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
-                let (x, weight, eps) = ops.state;
-                let (grad_x, grad_weight) = B::rms_norm_backward(x, weight, grad, eps);
-                for (parent, grad) in ops.parents.into_iter().zip([grad_x, grad_weight]) {
-                    if let Some(parent) = parent {
+                let [x, weight, r] = ops.state;
+                let (grad_x, grad_weight) = B::rms_norm_backward(x, weight, r, grad, ops.parents[1].is_some());
+                for (parent, grad) in ops.parents.into_iter().zip([Some(grad_x), grad_weight]) {
+                    if let (Some(parent), Some(grad)) = (parent, grad) {
                         grads.register::<B>(parent.id, grad);
                     }
                 }
@@ -69,10 +80,12 @@ impl<B: RmsNorm, C: CheckpointStrategy> RmsNorm for Autodiff<B, C> {
         }
         let nodes = [x.node(), weight.node()];
         let (x, weight) = (x.into_primitive(), weight.into_primitive());
-        let out = B::rms_norm(x.clone(), weight.clone(), eps);
-        match Node.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, weight, eps), out),
-            OpsKind::UnTracked(prep) => prep.finish(out),
-        }
+        let (y, r) = B::rms_norm(x.clone(), weight.clone(), eps, out);
+        let untracked = <Self as AutodiffBackend>::from_inner(r.clone());
+        let y = match Node.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish([x, weight, r], y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        };
+        (y, untracked)
     }
 }

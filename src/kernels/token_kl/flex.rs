@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::TokenKl;
 use crate::kernels::flex::memory::{tensor, values};
 use crate::kernels::flex::simd::{exp, max, vectorized};
+use crate::kernels::indices::Indices;
 use crate::kernels::packed::{Packed, Storage};
 use crate::kernels::vocabulary::flex::{BLOCK, BLOCK_ROWS, InPanels, Logits, Plain, log_sum_exp};
 
@@ -19,11 +20,11 @@ impl TokenKl for Flex {
         head: FlexTensor,
         reference: FlexTensor,
         reference_head: FlexTensor,
-        targets: Arc<[i32]>,
+        targets: Indices,
     ) -> (FlexTensor, FlexTensor) {
         let tensors = [hidden, head, reference, reference_head].map(|tensor| tensor.to_contiguous());
         let [hidden, head, reference, reference_head] = &tensors;
-        compare(&targets, &Plain::new(hidden, head), &Plain::new(reference, reference_head))
+        compare(targets.host(), &Plain::new(hidden, head), &Plain::new(reference, reference_head))
     }
 
     fn packed_token_kl(
@@ -31,13 +32,13 @@ impl TokenKl for Flex {
         head: FlexTensor,
         reference: FlexTensor,
         reference_head: Arc<Packed>,
-        targets: Arc<[i32]>,
+        targets: Indices,
     ) -> (FlexTensor, FlexTensor) {
         let [hidden, head, reference] = [hidden, head, reference].map(|tensor| tensor.to_contiguous());
         let own = Plain::new(&hidden, &head);
         match &reference_head.storage {
-            Storage::F32(panels) => compare(&targets, &own, &InPanels::new(&reference, panels)),
-            Storage::Bf16(panels) => compare(&targets, &own, &InPanels::new(&reference, panels)),
+            Storage::F32(panels) => compare(targets.host(), &own, &InPanels::new(&reference, panels)),
+            Storage::Bf16(panels) => compare(targets.host(), &own, &InPanels::new(&reference, panels)),
         }
     }
 
@@ -47,13 +48,13 @@ impl TokenKl for Flex {
         reference: FlexTensor,
         reference_head: FlexTensor,
         rows: FlexTensor,
-        targets: Arc<[i32]>,
+        targets: Indices,
         head_trains: bool,
     ) -> (FlexTensor, Option<FlexTensor>) {
         let tensors = [hidden, head, reference, reference_head, rows].map(|tensor| tensor.to_contiguous());
         let [hidden, head, reference, reference_head, rows] = &tensors;
         let other = Plain::new(reference, reference_head);
-        backward(&Plain::new(hidden, head), &other, values(rows), &targets, head_trains)
+        backward(&Plain::new(hidden, head), &other, values(rows), targets.host(), head_trains)
     }
 
     fn packed_token_kl_backward(
@@ -62,14 +63,18 @@ impl TokenKl for Flex {
         reference: FlexTensor,
         reference_head: Arc<Packed>,
         rows: FlexTensor,
-        targets: Arc<[i32]>,
+        targets: Indices,
         head_trains: bool,
     ) -> (FlexTensor, Option<FlexTensor>) {
         let [hidden, head, reference, rows] = [hidden, head, reference, rows].map(|tensor| tensor.to_contiguous());
         let (own, rows) = (Plain::new(&hidden, &head), values(&rows));
         match &reference_head.storage {
-            Storage::F32(panels) => backward(&own, &InPanels::new(&reference, panels), rows, &targets, head_trains),
-            Storage::Bf16(panels) => backward(&own, &InPanels::new(&reference, panels), rows, &targets, head_trains),
+            Storage::F32(panels) => {
+                backward(&own, &InPanels::new(&reference, panels), rows, targets.host(), head_trains)
+            }
+            Storage::Bf16(panels) => {
+                backward(&own, &InPanels::new(&reference, panels), rows, targets.host(), head_trains)
+            }
         }
     }
 }

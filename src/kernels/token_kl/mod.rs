@@ -21,6 +21,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{Slice, Tensor};
 
+use super::indices::Indices;
 use super::packed::Packed;
 pub(super) use portable::{portable, portable_backward};
 
@@ -45,7 +46,7 @@ impl Compared {
 
 /// Compares policy and reference, each with hidden states `[rows, d]` and a head `[vocabulary, d]`, at the tokens `targets`. The `d`
 /// of the two may differ; the vocabulary is the same, and every target is smaller.
-pub fn token_kl(policy: [Tensor<2>; 2], reference: [Tensor<2>; 2], targets: Arc<[i32]>) -> Compared {
+pub fn token_kl(policy: [Tensor<2>; 2], reference: [Tensor<2>; 2], targets: Indices) -> Compared {
     let ([hidden, head], [reference, reference_head]) =
         (policy.map(Tensor::into_dispatch), reference.map(Tensor::into_dispatch));
     let (tracked, constant) = <Dispatch as TokenKl>::token_kl(hidden, head, reference, reference_head, targets);
@@ -56,7 +57,7 @@ pub fn token_kl(policy: [Tensor<2>; 2], reference: [Tensor<2>; 2], targets: Arc<
 pub fn packed_token_kl(
     [hidden, head]: [Tensor<2>; 2],
     (reference, reference_head): (Tensor<2>, Arc<Packed>),
-    targets: Arc<[i32]>,
+    targets: Indices,
 ) -> Compared {
     let [hidden, head, reference] = [hidden, head, reference].map(Tensor::into_dispatch);
     let (tracked, constant) = <Dispatch as TokenKl>::packed_token_kl(hidden, head, reference, reference_head, targets);
@@ -78,7 +79,7 @@ pub trait TokenKl: Backend {
         head: FloatTensor<Self>,
         reference: FloatTensor<Self>,
         reference_head: FloatTensor<Self>,
-        targets: Arc<[i32]>,
+        targets: Indices,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::<Self>(hidden, head, reference, reference_head, targets)
     }
@@ -89,7 +90,7 @@ pub trait TokenKl: Backend {
         head: FloatTensor<Self>,
         reference: FloatTensor<Self>,
         reference_head: Arc<Packed>,
-        targets: Arc<[i32]>,
+        targets: Indices,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let reference_head = reference_head.unpack::<Self>(&hidden.device());
         Self::token_kl(hidden, head, reference, reference_head, targets)
@@ -103,7 +104,7 @@ pub trait TokenKl: Backend {
         reference: FloatTensor<Self>,
         reference_head: FloatTensor<Self>,
         rows: FloatTensor<Self>,
-        targets: Arc<[i32]>,
+        targets: Indices,
         head_trains: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         portable_backward::<Self>(hidden, head, reference, reference_head, rows, targets, head_trains)
@@ -116,7 +117,7 @@ pub trait TokenKl: Backend {
         reference: FloatTensor<Self>,
         reference_head: Arc<Packed>,
         rows: FloatTensor<Self>,
-        targets: Arc<[i32]>,
+        targets: Indices,
         head_trains: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         let reference_head = reference_head.unpack::<Self>(&hidden.device());
@@ -142,7 +143,7 @@ impl<B: TokenKl, C: CheckpointStrategy> TokenKl for Autodiff<B, C> {
         head: FloatTensor<Self>,
         reference: FloatTensor<Self>,
         reference_head: FloatTensor<Self>,
-        targets: Arc<[i32]>,
+        targets: Indices,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         tracked::<B, C>(hidden, head, reference, ReferenceHead::Plain(reference_head.into_primitive()), targets)
     }
@@ -152,7 +153,7 @@ impl<B: TokenKl, C: CheckpointStrategy> TokenKl for Autodiff<B, C> {
         head: FloatTensor<Self>,
         reference: FloatTensor<Self>,
         reference_head: Arc<Packed>,
-        targets: Arc<[i32]>,
+        targets: Indices,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         tracked::<B, C>(hidden, head, reference, ReferenceHead::Packed(reference_head), targets)
     }
@@ -167,12 +168,12 @@ fn tracked<B: TokenKl, C: CheckpointStrategy>(
     head: FloatTensor<Autodiff<B, C>>,
     reference: FloatTensor<Autodiff<B, C>>,
     reference_head: ReferenceHead<B>,
-    targets: Arc<[i32]>,
+    targets: Indices,
 ) -> Found<Autodiff<B, C>> {
     #[derive(Debug)]
     struct Node;
     impl<B: TokenKl> Backward<B, 2> for Node {
-        type State = ([FloatTensor<B>; 4], ReferenceHead<B>, Arc<[i32]>);
+        type State = ([FloatTensor<B>; 4], ReferenceHead<B>, Indices);
         fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
             let grad = grads.consume::<B>(&ops.node);
             let ([hidden, head, reference, lse], reference_head, targets) = ops.state;

@@ -9,22 +9,23 @@ use rayon::prelude::*;
 use super::TokenLogps;
 use crate::kernels::flex::memory::{tensor, values};
 use crate::kernels::flex::simd::{exp, exp_shifted, max, vectorized};
+use crate::kernels::indices::Indices;
 use crate::kernels::packed::{Packed, Storage};
 use crate::kernels::vocabulary::flex::{BLOCK, BLOCK_ROWS, InPanels, Logits, Plain, log_sum_exp};
 
 impl TokenLogps for Flex {
-    fn token_logps(hidden: FlexTensor, head: FlexTensor, targets: Arc<[i32]>) -> (FlexTensor, FlexTensor) {
+    fn token_logps(hidden: FlexTensor, head: FlexTensor, targets: Indices) -> (FlexTensor, FlexTensor) {
         let (hidden, head) = (hidden.to_contiguous(), head.to_contiguous());
         let rows = targets.len();
-        let (logps, lses) = reduce(&targets, &Plain::new(&hidden, &head));
+        let (logps, lses) = reduce(targets.host(), &Plain::new(&hidden, &head));
         (tensor(logps, [rows]), tensor(lses, [rows]))
     }
 
-    fn packed_token_logps(hidden: FlexTensor, head: Arc<Packed>, targets: Arc<[i32]>) -> FlexTensor {
+    fn packed_token_logps(hidden: FlexTensor, head: Arc<Packed>, targets: Indices) -> FlexTensor {
         let hidden = hidden.to_contiguous();
         let (logps, _) = match &head.storage {
-            Storage::F32(panels) => reduce(&targets, &InPanels::new(&hidden, panels)),
-            Storage::Bf16(panels) => reduce(&targets, &InPanels::new(&hidden, panels)),
+            Storage::F32(panels) => reduce(targets.host(), &InPanels::new(&hidden, panels)),
+            Storage::Bf16(panels) => reduce(targets.host(), &InPanels::new(&hidden, panels)),
         };
         tensor(logps, [targets.len()])
     }
@@ -34,11 +35,11 @@ impl TokenLogps for Flex {
         head: FlexTensor,
         lse: FlexTensor,
         grad: FlexTensor,
-        targets: Arc<[i32]>,
+        targets: Indices,
         head_trains: bool,
     ) -> (FlexTensor, Option<FlexTensor>) {
         let [hidden, head, lse, grad] = [hidden, head, lse, grad].map(|tensor| tensor.to_contiguous());
-        let (lse, grad) = (values(&lse), values(&grad));
+        let (lse, grad, targets) = (values(&lse), values(&grad), targets.host());
         let logits = Plain::new(&hidden, &head);
         logits.backward(head_trains, |block, start, errors, _| {
             let size = logits.block(block, start, errors);

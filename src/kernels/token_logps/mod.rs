@@ -4,6 +4,8 @@
 //! block by block in the backward pass.
 
 mod flex;
+#[cfg(feature = "tch")]
+mod libtorch;
 mod portable;
 
 use std::sync::Arc;
@@ -16,19 +18,20 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
 
+use super::indices::Indices;
 use super::packed::Packed;
 pub(super) use portable::{portable, portable_backward};
 
-/// Log-probability of `targets[i]` at every row: hidden `[rows, d]`, head `[vocabulary, d]`, result `[rows]`.
+/// Log-probability of `targets[i]` at every row: hidden `[rows, d]`, head `[vocabulary, d]` of the same type, result `[rows]` in f32.
 ///
 /// Every target must be smaller than the vocabulary.
-pub fn token_logps(hidden: Tensor<2>, head: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
+pub fn token_logps(hidden: Tensor<2>, head: Tensor<2>, targets: Indices) -> Tensor<1> {
     let (logps, _) = <Dispatch as TokenLogps>::token_logps(hidden.into_dispatch(), head.into_dispatch(), targets);
     Tensor::from_dispatch(logps)
 }
 
 /// As [`token_logps`], for a frozen head.
-pub fn packed_token_logps(hidden: Tensor<2>, head: Arc<Packed>, targets: Arc<[i32]>) -> Tensor<1> {
+pub fn packed_token_logps(hidden: Tensor<2>, head: Arc<Packed>, targets: Indices) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as TokenLogps>::packed_token_logps(hidden.into_dispatch(), head, targets))
 }
 
@@ -44,13 +47,13 @@ pub trait TokenLogps: Backend {
     fn token_logps(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
-        targets: Arc<[i32]>,
+        targets: Indices,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         portable::<Self>(hidden, head, targets)
     }
 
     /// Log-probabilities `[rows]` under a frozen head.
-    fn packed_token_logps(hidden: FloatTensor<Self>, head: Arc<Packed>, targets: Arc<[i32]>) -> FloatTensor<Self> {
+    fn packed_token_logps(hidden: FloatTensor<Self>, head: Arc<Packed>, targets: Indices) -> FloatTensor<Self> {
         let device = hidden.device();
         Self::token_logps(hidden, head.unpack::<Self>(&device), targets).0
     }
@@ -62,15 +65,13 @@ pub trait TokenLogps: Backend {
         head: FloatTensor<Self>,
         lse: FloatTensor<Self>,
         grad: FloatTensor<Self>,
-        targets: Arc<[i32]>,
+        targets: Indices,
         head_trains: bool,
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
         portable_backward::<Self>(hidden, head, lse, grad, targets, head_trains)
     }
 }
 
-#[cfg(feature = "tch")]
-impl TokenLogps for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl TokenLogps for burn::backend::Cube {}
 
@@ -78,12 +79,12 @@ impl<B: TokenLogps, C: CheckpointStrategy> TokenLogps for Autodiff<B, C> {
     fn token_logps(
         hidden: FloatTensor<Self>,
         head: FloatTensor<Self>,
-        targets: Arc<[i32]>,
+        targets: Indices,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         #[derive(Debug)]
         struct Node;
         impl<B: TokenLogps> Backward<B, 2> for Node {
-            type State = ([FloatTensor<B>; 3], Arc<[i32]>);
+            type State = ([FloatTensor<B>; 3], Indices);
             fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let grad = grads.consume::<B>(&ops.node);
                 let ([hidden, head, lse], targets) = ops.state;

@@ -11,6 +11,7 @@ use super::interface::{Architecture, Body};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::layout::Layout;
+use crate::kernels::residual::residual;
 use crate::kernels::swiglu::swiglu;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
@@ -225,31 +226,34 @@ impl Body for Decoder {
         self.lm_head.is_none()
     }
 
+    fn head_shape(&self) -> [usize; 2] {
+        self.lm_head.as_ref().map_or_else(|| self.model.embed_tokens.shape(), Linear::shape)
+    }
+
     fn layers(&self) -> usize {
         self.model.layers.len()
     }
 
     fn context(&self, batch: &PackedBatch, device: &Device) -> LayerContext {
-        LayerContext {
-            segments: batch.segments.as_slice().into(),
-            angles: Some(self.model.rope.angles(&batch.positions, device)),
-        }
+        let (staged, activations) = (batch.staged(), self.model.embed_tokens.dtype());
+        let angles = self.model.rope.angles(&staged.positions, device, activations);
+        LayerContext { segments: staged.stream.clone(), angles: Some(angles), activations }
     }
 
     fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
-        self.model.embed_tokens.forward(&batch.ids, device)
+        self.model.embed_tokens.forward(&batch.staged().ids, device)
     }
 
     fn layer(&self, index: usize, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let layer = &self.model.layers[index];
-        let normed = layer.input_layernorm.forward(x.clone());
-        let x = x + layer.self_attn.forward(normed, context, cache);
-        let normed = layer.post_attention_layernorm.forward(x.clone());
-        x + layer.mlp.forward(normed)
+        let normed = layer.input_layernorm.forward(x.clone(), context.activations);
+        let x = residual(x, layer.self_attn.forward(normed, context, cache));
+        let normed = layer.post_attention_layernorm.forward(x.clone(), context.activations);
+        residual(x, layer.mlp.forward(normed))
     }
 
     fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.model.norm.forward(hidden)
+        self.model.norm.forward(hidden, self.model.embed_tokens.dtype())
     }
 }
 

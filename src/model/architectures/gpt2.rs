@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::gelu::{Gelu, gelu};
 use crate::kernels::layout::Layout;
+use crate::kernels::residual::residual;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
 use crate::model::layers::context::LayerContext;
@@ -176,6 +177,10 @@ impl Body for Gpt2 {
         self.lm_head.is_none()
     }
 
+    fn head_shape(&self) -> [usize; 2] {
+        self.lm_head.as_ref().map_or_else(|| self.transformer.wte.shape(), Linear::shape)
+    }
+
     fn layers(&self) -> usize {
         self.transformer.h.len()
     }
@@ -185,23 +190,28 @@ impl Body for Gpt2 {
     }
 
     fn context(&self, batch: &PackedBatch, _: &Device) -> LayerContext {
-        LayerContext { segments: batch.segments.as_slice().into(), angles: None }
+        LayerContext {
+            segments: batch.staged().stream.clone(),
+            angles: None,
+            activations: self.transformer.wte.dtype(),
+        }
     }
 
     fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
-        let positions: Vec<i32> = batch.positions.iter().map(|position| *position as i32).collect();
         let Transformer { wte, wpe, .. } = &self.transformer;
-        wte.forward(&batch.ids, device) + wpe.forward(&positions, device)
+        wte.forward(&batch.staged().ids, device) + wpe.forward(&batch.staged().positions, device)
     }
 
     fn layer(&self, index: usize, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let block = &self.transformer.h[index];
-        let x = x.clone() + block.attn.forward(block.ln_1.forward(x), context, cache);
-        x.clone() + block.mlp.forward(block.ln_2.forward(x))
+        let normed = block.ln_1.forward(x.clone(), context.activations);
+        let x = residual(x, block.attn.forward(normed, context, cache));
+        let normed = block.ln_2.forward(x.clone(), context.activations);
+        residual(x, block.mlp.forward(normed))
     }
 
     fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.transformer.ln_f.forward(hidden)
+        self.transformer.ln_f.forward(hidden, self.transformer.wte.dtype())
     }
 }
 

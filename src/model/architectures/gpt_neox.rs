@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::kernels::attention::Spans;
 use crate::kernels::gelu::{Gelu, gelu};
 use crate::kernels::layout::Layout;
+use crate::kernels::residual::residual;
 use crate::model::batch::PackedBatch;
 use crate::model::layers::cache::{LayerCache, attend};
 use crate::model::layers::context::LayerContext;
@@ -182,17 +183,22 @@ impl Body for GptNeoX {
         self.embed_out.is_none()
     }
 
+    fn head_shape(&self) -> [usize; 2] {
+        self.embed_out.as_ref().map_or_else(|| self.gpt_neox.embed_in.shape(), Linear::shape)
+    }
+
     fn layers(&self) -> usize {
         self.gpt_neox.layers.len()
     }
 
     fn context(&self, batch: &PackedBatch, device: &Device) -> LayerContext {
-        let angles = self.gpt_neox.rope.angles(&batch.positions, device);
-        LayerContext { segments: batch.segments.as_slice().into(), angles: Some(angles) }
+        let (staged, activations) = (batch.staged(), self.gpt_neox.embed_in.dtype());
+        let angles = self.gpt_neox.rope.angles(&staged.positions, device, activations);
+        LayerContext { segments: staged.stream.clone(), angles: Some(angles), activations }
     }
 
     fn embed(&self, batch: &PackedBatch, device: &Device) -> Tensor<2> {
-        self.gpt_neox.embed_in.forward(&batch.ids, device)
+        self.gpt_neox.embed_in.forward(&batch.staged().ids, device)
     }
 
     fn layer(&self, index: usize, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
@@ -200,7 +206,7 @@ impl Body for GptNeoX {
     }
 
     fn norm(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.gpt_neox.final_layer_norm.forward(hidden)
+        self.gpt_neox.final_layer_norm.forward(hidden, self.gpt_neox.embed_in.dtype())
     }
 }
 
@@ -228,12 +234,15 @@ impl Layer {
     }
 
     fn forward(&self, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
-        let attended = self.attention.forward(self.input_layernorm.forward(x.clone()), context, cache);
+        let out = context.activations;
+        let attended = self.attention.forward(self.input_layernorm.forward(x.clone(), out), context, cache);
         if self.parallel {
-            return self.mlp.forward(self.post_attention_layernorm.forward(x.clone())) + attended + x;
+            let added = self.mlp.forward(self.post_attention_layernorm.forward(x.clone(), out)) + attended;
+            return residual(x, added);
         }
-        let x = attended + x;
-        self.mlp.forward(self.post_attention_layernorm.forward(x.clone())) + x
+        let x = residual(x, attended);
+        let added = self.mlp.forward(self.post_attention_layernorm.forward(x.clone(), out));
+        residual(x, added)
     }
 }
 

@@ -37,6 +37,8 @@ pub trait Body {
 
     /// Whether the head is the table of embeddings.
     fn is_tied(&self) -> bool;
+    /// The shape of the output head. [`Self::head`] may compute the head; this reads the shape.
+    fn head_shape(&self) -> [usize; 2];
 
     /// Layers between the embeddings and the final norm.
     fn layers(&self) -> usize;

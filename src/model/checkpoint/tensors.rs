@@ -175,29 +175,55 @@ impl Checkpoint {
 
     /// The values of tensor `name`, which must have `shape`, as f32.
     pub(in crate::model) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (entry, path) = self.entry(name, shape)?;
+        let bytes = self.bytes(entry);
+        let values = match entry.dtype {
+            Dtype::F32 => convert(bytes, f32::from_le_bytes),
+            Dtype::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32()),
+            Dtype::BF16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+            other => {
+                let message = format!("tensor `{name}` has type {other:?}; supported are F32, F16, BF16");
+                return Err(Error::model(path.display(), message));
+            }
+        };
+        self.free(entry);
+        Ok(values)
+    }
+
+    /// The bytes of tensor `name`, which must have `shape`, if they are bf16.
+    pub(in crate::model) fn bf16(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<u8>>> {
+        let (entry, _) = self.entry(name, shape)?;
+        let bytes = (entry.dtype == Dtype::BF16).then(|| self.bytes(entry).to_vec());
+        if bytes.is_some() {
+            self.free(entry);
+        }
+        Ok(bytes)
+    }
+
+    /// Frees the pages of a tensor that was read: its values are kept elsewhere.
+    fn free(&self, entry: &Entry) {
+        #[cfg(unix)]
+        // SAFETY: the map is read-only, so its pages are loaded again from the file when they are read.
+        let _ = unsafe {
+            let map = &self.files[entry.file].1;
+            map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.bytes.start, entry.bytes.len())
+        };
+    }
+
+    /// The tensor `name` and its file; an error if it has another shape than `shape`.
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<(&Entry, &Path)> {
         let folder = self.files.first().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
         let entry = self.tensors.get(name).ok_or_else(|| {
             let near = self.tensors.keys().max_by_key(|other| (1e6 * strsim::jaro_winkler(name, other)) as u64);
             let near = near.map(|near| format!("; the nearest name is `{near}`")).unwrap_or_default();
             Error::model(folder.display(), format!("tensor `{name}` is missing{near}"))
         })?;
-        let (path, map) = &self.files[entry.file];
-        let wrong = |message: String| Error::model(path.display(), format!("tensor `{name}` {message}"));
+        let path = &self.files[entry.file].0;
         if entry.shape != shape {
-            return Err(wrong(format!("has shape {:?}; config.json asks for {shape:?}", entry.shape)));
+            let message = format!("tensor `{name}` has shape {:?}; config.json asks for {shape:?}", entry.shape);
+            return Err(Error::model(path.display(), message));
         }
-        let bytes = self.bytes(entry);
-        let values = match entry.dtype {
-            Dtype::F32 => convert(bytes, f32::from_le_bytes),
-            Dtype::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            Dtype::BF16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32()),
-            other => return Err(wrong(format!("has type {other:?}; supported are F32, F16, BF16"))),
-        };
-        // Frees the pages that were read: the values are kept as f32.
-        #[cfg(unix)]
-        // SAFETY: the map is read-only, so its pages are loaded again from the file when they are read.
-        let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.bytes.start, entry.bytes.len()) };
-        Ok(values)
+        Ok((entry, path))
     }
 }
 

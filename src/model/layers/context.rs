@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 
 use super::rope::Angles;
-use crate::kernels::attention::Segment;
+use crate::kernels::attention::Stream;
 
 /// The properties of a batch that every layer needs.
 pub struct LayerContext {
     /// Which rows attend to which.
-    pub segments: Arc<[Segment]>,
+    pub segments: Arc<Stream>,
     /// The angles of rotary positions, if the model has them.
     pub angles: Option<Angles>,
+    /// The type of the numbers between the products of a layer; the residual stream is f32.
+    pub activations: FloatDType,
 }
 
 impl LayerContext {

@@ -101,10 +101,11 @@ impl Adapter {
         Self { lora_A: Factor { weight: a }, lora_B: Factor { weight: b }, scale }
     }
 
-    /// The term added to the output of the layer: x `[rows, in]`, result `[rows, out]`.
+    /// The term added to the output of the layer, in the type of x: x `[rows, in]`, result `[rows, out]`.
     pub(in crate::model) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let inner = linear(x, self.lora_A.weight.val(), Layout::OutIn) * self.scale;
-        linear(inner, self.lora_B.weight.val(), Layout::OutIn)
+        let dtype = x.dtype();
+        let inner = linear(x, self.lora_A.weight.val().cast(dtype), Layout::OutIn) * self.scale;
+        linear(inner, self.lora_B.weight.val().cast(dtype), Layout::OutIn)
     }
 
     /// The term added to the weight of the layer, `[out, in]`.

@@ -11,10 +11,11 @@ pub(super) mod visit;
 pub mod weight;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::error::Result;
 use crate::kernels;
+use crate::kernels::indices::Indices;
 use crate::kernels::layout::Layout;
 use lora::Adapter;
 use parameters::Parameters;
@@ -59,18 +60,28 @@ impl Linear {
         Ok(Self { weight, bias, adapter, layout })
     }
 
-    /// x `[rows, in]`, result `[rows, out]`.
+    /// The type of the products of the layer.
+    pub fn dtype(&self) -> FloatDType {
+        self.weight.dtype()
+    }
+
+    /// x `[rows, in]`, result `[rows, out]` of type [`Self::dtype`].
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let added = self.adapter.as_ref().map(|adapter| adapter.forward(x.clone()));
+        let added = self.adapter.as_ref().map(|adapter| adapter.forward(x.clone().cast(self.dtype())));
         let y = self.weight.times(x, self.layout);
         let y = match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some(bias) => y + bias.val().cast(self.dtype()).unsqueeze(),
             None => y,
         };
         match added {
             Some(added) => y + added,
             None => y,
         }
+    }
+
+    /// The shape of the weight.
+    pub fn shape(&self) -> [usize; 2] {
+        self.weight.shape()
     }
 
     /// The layer as an output head, with its adapter merged.
@@ -98,15 +109,15 @@ impl RmsNorm {
         Ok(Self { weight: parameters.ones(&format!("{name}.weight"), width)?, eps })
     }
 
-    /// The norm of every row of x `[rows, width]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        kernels::rms_norm::rms_norm(x, self.weight.val(), self.eps)
+    /// The norm of every row of x `[rows, width]`, of type `out`.
+    pub fn forward(&self, x: Tensor<2>, out: FloatDType) -> Tensor<2> {
+        kernels::rms_norm::rms_norm(x, self.weight.val(), self.eps, out)
     }
 
-    /// The norm of every head of every row of x `[rows, heads * head_dim]`.
+    /// The norm of every head of every row of x `[rows, heads * head_dim]`, of the type of x.
     pub fn forward_heads(&self, x: Tensor<2>, head_dim: usize) -> Tensor<2> {
-        let [rows, width] = x.dims();
-        self.forward(x.reshape([rows * width / head_dim, head_dim])).reshape([rows, width])
+        let ([rows, width], dtype) = (x.dims(), x.dtype());
+        self.forward(x.reshape([rows * width / head_dim, head_dim]), dtype.into()).reshape([rows, width])
     }
 }
 
@@ -128,9 +139,9 @@ impl LayerNorm {
         Ok(Self { weight, bias: parameters.zeros(&format!("{name}.bias"), width)?, eps })
     }
 
-    /// The norm of every row of x `[rows, width]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        kernels::layer_norm::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
+    /// The norm of every row of x `[rows, width]`, of type `out`.
+    pub fn forward(&self, x: Tensor<2>, out: FloatDType) -> Tensor<2> {
+        kernels::layer_norm::layer_norm(x, self.weight.val(), self.bias.val(), self.eps, out)
     }
 }
 
@@ -149,14 +160,24 @@ impl Embedding {
         Ok(Self { weight: parameters.table(&format!("{name}.weight"), [entries, width])? })
     }
 
-    /// The vectors of `ids`: `[ids.len(), width]`.
-    pub fn forward(&self, ids: &[i32], device: &Device) -> Tensor<2> {
+    /// The vectors of `ids` in f32: `[ids.len(), width]`.
+    pub fn forward(&self, ids: &Indices, device: &Device) -> Tensor<2> {
         self.weight.select(ids, device)
+    }
+
+    /// The type of the table.
+    pub fn dtype(&self) -> FloatDType {
+        self.weight.dtype()
+    }
+
+    /// Entries and width of the table.
+    pub fn shape(&self) -> [usize; 2] {
+        self.weight.shape()
     }
 
     /// Entries of the table.
     pub fn entries(&self) -> usize {
-        self.weight.rows()
+        self.shape()[0]
     }
 
     /// The table as an output head.

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use burn::module::Param;
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
+use rayon::prelude::*;
 
 use super::lora::Adapter;
 use super::overlay::{Overlay, merge};
@@ -34,6 +36,15 @@ pub struct Parameters {
     dropped_prefix: Option<&'static str>,
     /// A tensor of the model that the checkpoint has under another name.
     renamed: Option<[String; 2]>,
+    /// Whether the device is another than `cpu` and has bf16.
+    takes_bf16: bool,
+}
+
+/// The numbers of a tensor, on the host.
+enum Numbers {
+    Values(Vec<f32>),
+    /// As the checkpoint stores them.
+    Stored(TensorData),
 }
 
 /// Buffers of old checkpoints that are not parameters: masks, and rotary frequencies, which follow from config.json.
@@ -65,8 +76,10 @@ impl Parameters {
                 Origin::Init { seed: *seed, normal }
             }
         };
+        let takes_bf16 = *device != Device::flex() && device.supports_dtype(DType::BF16);
         let (source, device) = (source.to_string(), device.clone());
-        Ok(Self { source, origin, format, device, used: BTreeSet::new(), overlay, dropped_prefix: None, renamed: None })
+        let (used, dropped_prefix, renamed) = (BTreeSet::new(), None, None);
+        Ok(Self { source, origin, format, device, used, overlay, dropped_prefix, renamed, takes_bf16 })
     }
 
     /// An error about config.json.
@@ -78,7 +91,7 @@ impl Parameters {
     /// has both and in which they differ is not tied; one that has the head alone has the table under its name.
     pub fn ties(&mut self, tied: bool, embeddings: &str, head: &str) -> bool {
         let Origin::Checkpoint(checkpoint) = &self.origin else { return tied };
-        let [own, head] = [embeddings, head].map(|layer| self.stored(&format!("{layer}.weight")));
+        let [own, head] = [embeddings, head].map(|layer| self.name_in_checkpoint(&format!("{layer}.weight")));
         if !tied || checkpoint.shape(&head).is_none() {
             return tied;
         }
@@ -105,7 +118,7 @@ impl Parameters {
     }
 
     /// The name in the checkpoint of the model's tensor `name`.
-    fn stored(&self, name: &str) -> String {
+    fn name_in_checkpoint(&self, name: &str) -> String {
         let name = self.dropped_prefix.and_then(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
         match &self.renamed {
             Some([own, stored]) if own == name => stored.clone(),
@@ -127,21 +140,25 @@ impl Parameters {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Weight> {
-        let values = self.values(name, &shape, Normal::sample_iter)?;
-        Ok(self.weight(values, shape, Layout::OutIn))
+        let numbers = match self.as_stored(name, &shape)? {
+            Some(stored) => stored,
+            None => Numbers::Values(self.values(name, &shape, Normal::sample_iter)?),
+        };
+        Ok(self.weight(numbers, shape, Layout::OutIn))
     }
 
-    /// `values` in the format.
-    fn weight(&self, values: Vec<f32>, shape: [usize; 2], layout: Layout) -> Weight {
+    /// `numbers` in the format.
+    fn weight(&self, numbers: Numbers, shape: [usize; 2], layout: Layout) -> Weight {
+        let (values, precision) = match (self.format, numbers) {
+            (WeightFormat::Packed(precision), Numbers::Values(values)) => (values, precision),
+            (WeightFormat::Bf16, numbers) => return Weight::Plain(self.param(numbers, shape, FloatDType::BF16)),
+            (_, numbers) => return Weight::Plain(self.param(numbers, shape, FloatDType::F32)),
+        };
         // bf16x2 promises that no weight is rounded, so weights that bf16 cannot represent stay in f32.
         let exact = || values.iter().all(|value| value.to_bits() & 0xffff == 0);
-        let precision = match self.format {
-            WeightFormat::Plain => return Weight::Plain(self.param(values, shape)),
-            WeightFormat::Bf16 => {
-                return Weight::Plain(self.param(values, shape).map(|weight| weight.cast(FloatDType::BF16)));
-            }
-            WeightFormat::Packed(Precision::Bf16x2) if !exact() => Precision::F32,
-            WeightFormat::Packed(precision) => precision,
+        let precision = match precision {
+            Precision::Bf16x2 if !exact() => Precision::F32,
+            precision => precision,
         };
         let [rows, columns] = shape;
         let size = match layout {
@@ -157,7 +174,7 @@ impl Parameters {
     /// As [`Self::table`].
     pub fn ones(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(1.0))?;
-        Ok(self.param(values, [size]))
+        Ok(self.param(Numbers::Values(values), [size], FloatDType::F32))
     }
 
     /// A vector, initialised with zeros.
@@ -166,7 +183,7 @@ impl Parameters {
     /// As [`Self::table`].
     pub fn zeros(&mut self, name: &str, size: usize) -> Result<Param<Tensor<1>>> {
         let values = self.values(name, &[size], |_, _| iter::repeat(0.0))?;
-        Ok(self.param(values, [size]))
+        Ok(self.param(Numbers::Values(values), [size], FloatDType::F32))
     }
 
     /// The weight of the linear layer `name`, with the stored adapter merged, and the adapter to train on it.
@@ -180,19 +197,53 @@ impl Parameters {
             Layout::OutIn => [output, input],
             Layout::InOut => [input, output],
         };
-        let mut values = self.values(&format!("{name}.weight"), &shape, Normal::sample_iter)?;
-        self.replace(&format!("{name}.base_layer.weight"), &shape, &mut values)?;
-        let adapter = match &mut self.overlay {
-            Overlay::Nothing => None,
-            Overlay::Merged(stored) => {
-                if let Some(factors) = stored.factors(name, [input, output])? {
+        let (tensor, mut factors, mut adapter) = (format!("{name}.weight"), None, None);
+        match &mut self.overlay {
+            Overlay::Nothing => {}
+            Overlay::Merged(stored) => factors = stored.factors(name, [input, output])?,
+            Overlay::Trained(training) => adapter = training.adapter(name, [input, output], &self.device)?,
+        }
+        let stored = if factors.is_none() { self.as_stored(&tensor, &shape)? } else { None };
+        let numbers = match stored {
+            Some(stored) => stored,
+            None => {
+                let mut values = self.values(&tensor, &shape, Normal::sample_iter)?;
+                self.replace(&format!("{name}.base_layer.weight"), &shape, &mut values)?;
+                if let Some(factors) = factors {
                     merge(factors, &mut values, layout);
                 }
-                None
+                Numbers::Values(values)
             }
-            Overlay::Trained(training) => training.adapter(name, [input, output], &self.device)?,
         };
-        Ok((self.weight(values, shape, layout), adapter))
+        Ok((self.weight(numbers, shape, layout), adapter))
+    }
+
+    /// The name in the checkpoint of the model's tensor `name`, which is used from now on.
+    fn use_name(&mut self, name: &str) -> String {
+        let stored = self.name_in_checkpoint(name);
+        self.used.insert(stored.clone());
+        stored
+    }
+
+    /// The tensor as the checkpoint stores it, if that is bf16 and another device than `cpu` takes it: the copy to the device is the
+    /// only one. An adapter may have a tensor of its own in its place, whose values are compared.
+    fn as_stored(&mut self, name: &str, shape: &[usize]) -> Result<Option<Numbers>> {
+        let may_differ = match &self.overlay {
+            Overlay::Nothing => false,
+            Overlay::Merged(_) => true,
+            Overlay::Trained(training) => training.start.is_some(),
+        };
+        if may_differ || !self.takes_bf16 {
+            return Ok(None);
+        }
+        let stored = self.use_name(name);
+        match &self.origin {
+            Origin::Checkpoint(checkpoint) => {
+                let bytes = checkpoint.bf16(&stored, shape)?;
+                Ok(bytes.map(|bytes| Numbers::Stored(TensorData::from_bytes_vec(bytes, shape.to_vec(), DType::BF16))))
+            }
+            Origin::Init { .. } => Ok(None),
+        }
     }
 
     fn values<I: Iterator<Item = f32>>(
@@ -201,14 +252,13 @@ impl Parameters {
         shape: &[usize],
         init: impl FnOnce(Normal<f32>, ChaCha8Rng) -> I,
     ) -> Result<Vec<f32>> {
-        let stored = self.stored(name);
+        let stored = self.use_name(name);
         let mut values = match &self.origin {
             Origin::Checkpoint(checkpoint) => checkpoint.tensor(&stored, shape)?,
             Origin::Init { seed, normal } => {
                 init(*normal, random(*seed, &stored)).take(shape.iter().product()).collect()
             }
         };
-        self.used.insert(stored);
         self.replace(name, shape, &mut values)?;
         Ok(values)
     }
@@ -238,11 +288,20 @@ impl Parameters {
         Ok(())
     }
 
-    /// A parameter, frozen if adapters train.
-    fn param<const D: usize>(&self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+    /// A parameter of type `dtype`, frozen if adapters train.
+    fn param<const D: usize>(&self, numbers: Numbers, shape: [usize; D], dtype: FloatDType) -> Param<Tensor<D>> {
+        let data = match numbers {
+            Numbers::Stored(data) => data,
+            Numbers::Values(values) if dtype == FloatDType::BF16 => {
+                let narrow = |value: &f32| bf16::from_f32(*value);
+                TensorData::new(values.par_iter().with_min_len(1 << 16).map(narrow).collect::<Vec<_>>(), shape)
+            }
+            Numbers::Values(values) => TensorData::new(values, shape),
+        };
+        let (plain, sent) = (self.device.clone().without_autodiff(), data.dtype());
+        let tensor = Tensor::<D>::from_data(data, (&plain, sent)).cast(dtype);
         let frozen = matches!(self.overlay, Overlay::Trained(_));
-        let device = if frozen { self.device.clone().without_autodiff() } else { self.device.clone() };
-        let tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+        let tensor = if self.device.is_autodiff() && !frozen { tensor.autodiff() } else { tensor };
         Param::from_tensor(tensor).set_require_grad(!frozen)
     }
 

@@ -3,9 +3,11 @@
 //! `transformers` 4 writes `rope_theta` and `rope_scaling` at the top level, version 5 puts both into
 //! `rope_parameters`; either is read.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use serde::Deserialize;
 
+use crate::kernels::embedding::table_rows;
+use crate::kernels::indices::Indices;
 use crate::kernels::rotary::rotary;
 
 /// The fields of config.json that rotary positions need.
@@ -128,31 +130,35 @@ impl Llama3 {
     }
 }
 
-/// Cosine and sine of every row's angles, `[rows, rotary_dim / 2]`.
+/// Cosine, sine and negative sine of every row's angles, `[rows, rotary_dim / 2]`.
 #[derive(Debug)]
 pub struct Angles {
-    cos: Tensor<2>,
-    sin: Tensor<2>,
+    tables: [Tensor<2>; 3],
     head_dim: usize,
 }
 
 impl Rope {
-    /// The angles of rows at `positions`.
-    pub fn angles(&self, positions: &[u32], device: &Device) -> Angles {
-        let angles = || positions.iter().flat_map(|p| self.frequencies.iter().map(move |f| *p as f32 * f));
-        let shape = [positions.len(), self.frequencies.len()];
-        let tensor = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, shape), device);
-        Angles {
-            cos: tensor(angles().map(f32::cos).collect()),
-            sin: tensor(angles().map(f32::sin).collect()),
-            head_dim: self.head_dim,
-        }
+    /// The angles of rows at `positions`, for activations of type `dtype`.
+    pub fn angles(&self, positions: &Indices, device: &Device, dtype: FloatDType) -> Angles {
+        // Many rows have the same position: each is computed once, and a device makes the tables of the rows from theirs.
+        let mut distinct = positions.host().to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let places = positions.host().iter().map(|position| distinct.partition_point(|other| other < position) as i32);
+        let places: Indices = places.collect();
+        let angles = || distinct.iter().flat_map(|p| self.frequencies.iter().map(move |f| *p as f32 * f));
+        let values = angles().map(f32::cos).chain(angles().map(f32::sin)).collect::<Vec<_>>();
+        let (count, half) = (distinct.len(), self.frequencies.len());
+        let both = Tensor::<2>::from_data(TensorData::new(values, [2 * count, half]), device);
+        let rows = |table: usize| table_rows(both.clone().narrow(0, table * count, count), places.clone()).cast(dtype);
+        let (cos, sin) = (rows(0), rows(1));
+        Angles { tables: [cos, sin.clone(), -sin], head_dim: self.head_dim }
     }
 }
 
 impl Angles {
     /// Rotates every head of every row: x `[rows, heads * head_dim]`.
     pub fn rotate(&self, x: Tensor<2>) -> Tensor<2> {
-        rotary(x, self.cos.clone(), self.sin.clone(), self.head_dim)
+        rotary(x, self.tables.clone(), self.head_dim)
     }
 }

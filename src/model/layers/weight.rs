@@ -1,4 +1,5 @@
-//! Weight matrices in their formats: a trainable parameter, frozen and packed for `cpu`, or frozen in bf16 on another device.
+//! Weight matrices in their formats: a parameter as the checkpoint or the training has it, frozen and packed for `cpu`, or frozen in
+//! bf16 on another device.
 
 use std::sync::Arc;
 
@@ -6,8 +7,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use crate::kernels::embedding::table_rows;
+use crate::kernels::indices::Indices;
 use crate::kernels::layout::Layout;
-use crate::kernels::linear::linear;
+use crate::kernels::linear::{linear, logits};
 use crate::kernels::packed::{Packed, packed_linear};
 use crate::kernels::precision::Precision;
 use crate::kernels::token_kl::{Compared, packed_token_kl, token_kl};
@@ -21,18 +23,23 @@ pub enum WeightFormat {
     Plain,
     /// Frozen, and packed for the products of `cpu`.
     Packed(Precision),
-    /// Frozen, in bf16, on a device that multiplies bf16. The products of layers are bf16; the residual stream, norms, attention and
-    /// the products of the head stay f32.
+    /// Frozen, in bf16, on a device that multiplies bf16. What layers multiply, and what they compute from that, is bf16, with sums in
+    /// f32; the residual stream, norms and the logits of the head are f32.
     Bf16,
+    /// f32, in the layout of the checkpoint; products round what they multiply to TF32, with sums in f32.
+    Tf32,
 }
 
 impl WeightFormat {
     /// The format of frozen weights on `device` for the requested `precision`; f32 if the device has no faster products in it.
     pub fn frozen(spec: DeviceSpec, device: &Device, precision: Precision) -> Self {
         match (spec, precision) {
+            (DeviceSpec::Cpu, Precision::Tf32) => Self::frozen(spec, device, Precision::F32),
             (DeviceSpec::Cpu, wanted) if Packed::is_fast(wanted) => Self::Packed(wanted),
             (DeviceSpec::Cpu, _) if Packed::is_fast(Precision::F32) => Self::Packed(Precision::F32),
             (DeviceSpec::Cpu, _) => Self::Plain,
+            #[cfg(feature = "tch")]
+            (DeviceSpec::LibTorchCuda(_), Precision::Tf32) if crate::kernels::set_tf32(false) => Self::Tf32,
             (_, Precision::Bf16) if device.supports_dtype(FloatDType::BF16) => Self::Bf16,
             _ => Self::Plain,
         }
@@ -44,6 +51,7 @@ impl WeightFormat {
             Self::Plain => Precision::F32,
             Self::Packed(precision) => precision,
             Self::Bf16 => Precision::Bf16,
+            Self::Tf32 => Precision::Tf32,
         }
     }
 }
@@ -72,31 +80,39 @@ impl From<Arc<Packed>> for Weight {
 }
 
 impl Weight {
-    /// Size of the first dimension.
-    pub fn rows(&self) -> usize {
+    /// The shape: that of the checkpoint, or `[out, in]` if it is packed.
+    pub fn shape(&self) -> [usize; 2] {
         match self {
-            Self::Plain(weight) => weight.dims()[0],
-            Self::Frozen(frozen) => frozen.packed.shape()[0],
+            Self::Plain(weight) => weight.dims(),
+            Self::Frozen(frozen) => frozen.packed.shape(),
         }
     }
 
-    /// The product with `x` `[rows, in]`, `[rows, out]`; `layout` is that of a plain weight.
+    /// The type of what products with it take and give: that of the weight, or f32 if it is packed.
+    pub fn dtype(&self) -> FloatDType {
+        match self {
+            Self::Plain(weight) => weight.dtype().into(),
+            Self::Frozen(_) => FloatDType::F32,
+        }
+    }
+
+    /// The product with `x` `[rows, in]`, `[rows, out]`, of type [`Self::dtype`]; `layout` is that of a plain weight.
     pub fn times(&self, x: Tensor<2>, layout: Layout) -> Tensor<2> {
         match self {
             Self::Plain(weight) => {
                 let weight = weight.val();
-                linear(x.cast(weight.dtype()), weight, layout).cast(FloatDType::F32)
+                linear(x.cast(weight.dtype()), weight, layout)
             }
             Self::Frozen(frozen) => packed_linear(x, frozen.packed.clone()),
         }
     }
 
-    /// The rows of a table for `ids`, `[ids.len(), width]`.
-    pub fn select(&self, ids: &[i32], device: &Device) -> Tensor<2> {
+    /// The rows of a table for `ids` in f32, `[ids.len(), width]`.
+    pub fn select(&self, ids: &Indices, device: &Device) -> Tensor<2> {
         match self {
-            Self::Plain(weight) => table_rows(weight.val(), ids.into()).cast(FloatDType::F32),
+            Self::Plain(weight) => table_rows(weight.val(), ids.clone()).cast(FloatDType::F32),
             Self::Frozen(frozen) => {
-                let rows = frozen.packed.rows(ids.iter().map(|id| *id as usize));
+                let rows = frozen.packed.rows(ids.host().iter().map(|id| *id as usize));
                 Tensor::from_data(TensorData::new(rows, [ids.len(), frozen.packed.shape()[1]]), device)
             }
         }
@@ -105,7 +121,7 @@ impl Weight {
     /// The weight as an output head, `[vocabulary, width]`.
     pub fn head(&self) -> Head {
         match self {
-            Self::Plain(weight) => Head::Plain(weight.val().cast(FloatDType::F32)),
+            Self::Plain(weight) => Head::Plain(weight.val()),
             Self::Frozen(frozen) => Head::Frozen(frozen.packed.clone()),
         }
     }
@@ -114,7 +130,7 @@ impl Weight {
 /// An output head, `[vocabulary, width]`.
 #[expect(clippy::large_enum_variant, reason = "lives for one call")]
 pub enum Head {
-    /// In f32.
+    /// As it is stored.
     Plain(Tensor<2>),
     /// Packed for fast products.
     Frozen(Arc<Packed>),
@@ -124,52 +140,37 @@ impl Head {
     /// The head with `delta` `[vocabulary, width]` added, in f32.
     pub fn plus(self, delta: Tensor<2>) -> Self {
         match self {
-            Self::Plain(weight) => Self::Plain(weight + delta),
+            Self::Plain(weight) => Self::Plain(weight.cast(FloatDType::F32) + delta),
             Self::Frozen(packed) => Self::Plain(unpacked(&packed, &delta.device()) + delta),
         }
     }
 
-    /// Entries of the vocabulary.
-    pub fn rows(&self) -> usize {
-        match self {
-            Self::Plain(weight) => weight.dims()[0],
-            Self::Frozen(packed) => packed.shape()[0],
-        }
-    }
-
-    /// Size of a hidden state.
-    pub fn width(&self) -> usize {
-        match self {
-            Self::Plain(weight) => weight.dims()[1],
-            Self::Frozen(packed) => packed.shape()[1],
-        }
-    }
-
     /// The log-probability of `targets[i]` at every row of `hidden` `[rows, width]`.
-    pub fn token_logps(self, hidden: Tensor<2>, targets: Arc<[i32]>) -> Tensor<1> {
+    pub fn token_logps(self, hidden: Tensor<2>, targets: Indices) -> Tensor<1> {
         match self {
-            Self::Plain(weight) => token_logps(hidden, weight, targets),
+            Self::Plain(weight) => token_logps(hidden.cast(weight.dtype()), weight, targets),
             Self::Frozen(packed) => packed_token_logps(hidden, packed, targets),
         }
     }
 
     /// As [`Self::token_logps`], with the comparison to a reference model: its head `other` and hidden states `rows`
     /// `[rows, width of the reference]`.
-    pub fn token_kl(self, hidden: Tensor<2>, (other, rows): (Self, Tensor<2>), targets: Arc<[i32]>) -> Compared {
+    pub fn token_kl(self, hidden: Tensor<2>, (other, rows): (Self, Tensor<2>), targets: Indices) -> Compared {
         let own = match self {
             Self::Plain(weight) => weight,
             Self::Frozen(packed) => unpacked(&packed, &hidden.device()),
         };
+        let hidden = hidden.cast(own.dtype());
         match other {
             Self::Plain(weight) => token_kl([hidden, own], [rows, weight], targets),
             Self::Frozen(packed) => packed_token_kl([hidden, own], (rows, packed), targets),
         }
     }
 
-    /// The logits `[rows, vocabulary]` of every row of `hidden` `[rows, width]`.
+    /// The logits `[rows, vocabulary]` in f32 of every row of `hidden` `[rows, width]`, without a gradient.
     pub fn logits(self, hidden: Tensor<2>) -> Tensor<2> {
         match self {
-            Self::Plain(weight) => linear(hidden, weight, Layout::OutIn),
+            Self::Plain(weight) => logits(hidden, weight),
             Self::Frozen(packed) => packed_linear(hidden, packed),
         }
     }

@@ -25,6 +25,7 @@ impl Scorer {
             let message = format!("{} entries in its vocabulary, {} in that of {}", sizes[0], sizes[1], start.name);
             return Err(Error::model(&self.name, message));
         }
+        self.precision.begin();
         let mut out = Vec::with_capacity(pairs.len());
         for range in budget(pairs.iter().map(cost), self.batch_tokens) {
             let mut batch = PackedBatch::default();

@@ -1,8 +1,8 @@
 //! How long models will compute: the operations that the rows ask for, and the speed of a product, measured here and now.
 
 use crate::error::Result;
-use crate::model::Precision;
 use crate::model::cost::{Cost, calibrate};
+use crate::model::{CausalLm, Precision};
 use crate::pipeline::plan::Plan;
 use crate::stages::{ModelCost, Role, StageCost};
 
@@ -34,7 +34,11 @@ impl<'a> Clock<'a> {
             let cost = Cost::of(&source.describe()?.sizes);
             let frozen = match role {
                 Role::Frozen(precision) => Some(*precision),
-                Role::Trained | Role::Adapted | Role::Stored => None,
+                Role::Trained(precision) | Role::Adapted(precision) => {
+                    let found = CausalLm::training_arithmetic(self.plan.device, *precision)?;
+                    (found != Precision::F32).then_some(found)
+                }
+                Role::Stored => None,
             };
             let operations = cost.forward(*work);
             if operations > 0.0 {

@@ -240,14 +240,19 @@ impl<'a> Run<'a> {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    /// The numbers that the frozen models of `node` compute in on this machine.
+    /// The numbers that the models of `node` compute in on this machine. Training in f32, which every device has, is left out.
     fn arithmetic(&self, node: &Node) -> Result<Vec<Precision>> {
+        let device = self.plan.device;
         let roles = node.operation().models().into_iter().map(|model| model.role);
-        let wanted = roles.filter_map(|role| match role {
-            Role::Frozen(precision) => Some(precision),
-            Role::Trained | Role::Adapted | Role::Stored => None,
+        let in_force = roles.filter_map(|role| match role {
+            Role::Frozen(precision) => Some(CausalLm::arithmetic(device, precision)),
+            Role::Trained(precision) | Role::Adapted(precision) => {
+                let found = CausalLm::training_arithmetic(device, precision);
+                (!matches!(found, Ok(Precision::F32))).then_some(found)
+            }
+            Role::Stored => None,
         });
-        wanted.map(|precision| CausalLm::arithmetic(self.plan.device, precision)).collect()
+        in_force.collect()
     }
 
     /// The lease of what stage `id` makes under a name that all runs share, for one of them at a time.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use serde_json::json;
+use tracing::warn;
 
 use super::Run;
 use super::balance::balanced;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::io::Claim;
 use crate::model::cost::Cost;
 use crate::model::save::{self, Card};
-use crate::model::{CausalLm, Precision};
+use crate::model::{CausalLm, Precision, WeightFormat};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::rejects::Folder;
@@ -25,7 +26,7 @@ use crate::stages::positions::{Fitting, Reads};
 use crate::stages::train::Train;
 use crate::train::example::Wanted;
 use crate::train::stream::Source;
-use crate::train::{Example, Feed, Job, Trained, stream};
+use crate::train::{Example, Feed, Job, Settings, Trained, stream};
 
 impl Run<'_> {
     pub(super) fn train(&mut self, node: &Node, train: &Train) -> Result<()> {
@@ -42,14 +43,27 @@ impl Run<'_> {
         let start = Instant::now();
         let source = self.model(&train.model)?;
         let device = self.plan.device.open()?.autodiff();
+        let precision = CausalLm::training_arithmetic(self.plan.device, train.precision())?;
+        if precision != train.precision() {
+            warn!(
+                "stage `{}`: no training in `{}` on `{}`; it is in f32",
+                node.id,
+                train.precision(),
+                self.plan.device
+            );
+        }
+        let format = match precision {
+            Precision::Bf16 => WeightFormat::Bf16,
+            _ => WeightFormat::Plain,
+        };
         let model = match &train.lora {
-            Some(lora) => CausalLm::load_adapted(&source, lora, self.plan.seed, &device)?,
+            Some(lora) => CausalLm::adapted(&source, lora, self.plan.seed, format, &device)?,
             None => CausalLm::load(&source, &device)?,
         };
         let needs = train.objective.formula().needs();
         let reference = match &train.reference {
             Some(reference) if needs.live_reference() => {
-                Some(CausalLm::open(&self.model(reference)?, self.plan.device, Precision::F32)?.0)
+                Some(CausalLm::open(&self.model(reference)?, self.plan.device, precision)?.0)
             }
             _ => None,
         };
@@ -63,7 +77,7 @@ impl Run<'_> {
         let job = Job {
             name: &node.id,
             device: &device,
-            settings: &train.settings(self.plan.seed),
+            settings: &Settings { precision, ..train.settings(self.plan.seed) },
             reference: reference.as_ref(),
             feed: &feed,
             checkpoints: &checkpoints,

@@ -156,9 +156,9 @@ pub(super) fn cast_to(value: Typed, name: &Named, fails: bool) -> Made {
         }
         (Type::Text, Type::Exact(to)) => {
             let to = *to;
-            (by_rows(&[value.value.clone()], &kind, move |cells| text::whole(cells, to)), true)
+            (by_rows(std::slice::from_ref(&value.value), &kind, move |cells| text::whole(cells, to)), true)
         }
-        (Type::Text, Type::Double) => (by_rows(&[value.value.clone()], &kind, text::double), true),
+        (Type::Text, Type::Double) => (by_rows(std::slice::from_ref(&value.value), &kind, text::double), true),
         (Type::Double, Type::Single) => (value.value.clone().cast(held), false),
         (from, to @ (Type::Single | Type::Double)) if from.is_number() => {
             (widened(value.value.clone(), from, to), false)

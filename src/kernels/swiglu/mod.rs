@@ -1,17 +1,16 @@
 //! SwiGLU: `y = silu(gate) * up`, the gate of Llama's feed-forward network (arXiv 2002.05202).
 
+mod flex;
+#[cfg(feature = "tch")]
+mod libtorch;
+
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
-use rayon::prelude::*;
-
-use super::flex::memory::{tensor, values, whole};
-use super::flex::simd::{exp, vectorized};
 
 /// `silu(gate) * up` for tensors of equal shape.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
@@ -41,12 +40,12 @@ pub trait SwiGlu: Backend {
     }
 }
 
-pub(super) fn portable<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+pub(in crate::kernels) fn portable<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
     let sigmoid = B::sigmoid(gate.clone());
     B::float_mul(B::float_mul(gate, sigmoid), up)
 }
 
-pub(super) fn portable_backward<B: Backend>(
+pub(in crate::kernels) fn portable_backward<B: Backend>(
     gate: FloatTensor<B>,
     up: FloatTensor<B>,
     grad: FloatTensor<B>,
@@ -60,58 +59,8 @@ pub(super) fn portable_backward<B: Backend>(
     (B::float_mul(B::float_mul(grad, up), derivative), grad_up)
 }
 
-#[cfg(feature = "tch")]
-impl SwiGlu for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl SwiGlu for burn::backend::Cube {}
-
-/// Elements per task.
-const CHUNK: usize = 16 * 1024;
-
-impl SwiGlu for Flex {
-    fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        let (mut out, up) = (whole(gate), up.to_contiguous());
-        let gates = out.storage_mut::<f32>().par_chunks_mut(CHUNK);
-        gates.zip(values(&up).par_chunks(CHUNK)).for_each(|(gate, up)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (gate, up) in gate.iter_mut().zip(up) {
-                        *gate = *gate / (1.0 + exp(-*gate)) * up;
-                    }
-                },
-            );
-        });
-        out
-    }
-
-    fn swiglu_backward(gate: FlexTensor, up: FlexTensor, grad: FlexTensor) -> (FlexTensor, FlexTensor) {
-        let (gate, up, grad) = (gate.to_contiguous(), up.to_contiguous(), grad.to_contiguous());
-        let size = values(&gate).len();
-        let (mut grad_gate, mut grad_up) = (vec![0f32; size], vec![0f32; size]);
-        let outputs = grad_gate.par_chunks_mut(CHUNK).zip(grad_up.par_chunks_mut(CHUNK));
-        let inputs = values(&gate).par_chunks(CHUNK).zip(values(&up).par_chunks(CHUNK));
-        let inputs = inputs.zip(values(&grad).par_chunks(CHUNK));
-        outputs.zip(inputs).for_each(|((grad_gate, grad_up), ((gate, up), grad))| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for i in 0..gate.len() {
-                        let sigmoid = 1.0 / (1.0 + exp(-gate[i]));
-                        let silu = gate[i] * sigmoid;
-                        grad_gate[i] = grad[i] * up[i] * (sigmoid + silu * (1.0 - sigmoid));
-                        grad_up[i] = grad[i] * silu;
-                    }
-                },
-            );
-        });
-        (like(grad_gate, &gate), like(grad_up, &gate))
-    }
-}
-
-fn like(values: Vec<f32>, shape: &FlexTensor) -> FlexTensor {
-    tensor(values, [shape.shape().num_elements()]).reshape(shape.shape())
-}
 
 impl<B: SwiGlu, C: CheckpointStrategy> SwiGlu for Autodiff<B, C> {
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {

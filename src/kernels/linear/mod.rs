@@ -3,25 +3,28 @@
 //! In burn's own the gradient of the weight is a transposed view; here it has the layout of the weight, and is not computed for
 //! frozen weights. Few rows use a product of their own (`flex::few_rows`).
 
+mod flex;
+#[cfg(feature = "tch")]
+mod libtorch;
+
 use burn::backend::autodiff::Autodiff;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::flex::FlexTensor;
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{DType, Tensor};
+use burn::backend::{AutodiffBackend, Backend, Dispatch, backend_extension};
+use burn::tensor::{FloatDType, Tensor};
 
-use super::flex::few_rows::{self, FEW_ROWS};
-use super::flex::memory::{tensor, values};
-use super::flex::product::matmul;
-use super::flex::tile::Dtype;
 use super::layout::Layout;
 
 /// `x W^T`, or `x W` for a weight `[in, out]`: x `[rows, in]`, result `[rows, out]`.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>, layout: Layout) -> Tensor<2> {
     Tensor::from_dispatch(<Dispatch as Linear>::rows_linear(x.into_dispatch(), weight.into_dispatch(), layout))
+}
+
+/// `x W^T` in f32, whatever the type of both, and without a gradient: the logits of an output head `[vocabulary, in]`.
+pub fn logits(x: Tensor<2>, head: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as Linear>::logits(x.into_dispatch(), head.into_dispatch()))
 }
 
 /// The kernel; see [`linear`].
@@ -37,6 +40,12 @@ pub trait Linear: Backend {
         many_rows::<Self>(x, weight, layout)
     }
 
+    /// `x W^T` in f32.
+    fn logits(x: FloatTensor<Self>, head: FloatTensor<Self>) -> FloatTensor<Self> {
+        let [x, head] = [x, head].map(|tensor| Self::float_cast(tensor, FloatDType::F32));
+        Self::rows_linear(x, head, Layout::OutIn)
+    }
+
     /// `lhs @ rhs`, of two matrices.
     fn product(lhs: FloatTensor<Self>, rhs: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(lhs, rhs)
@@ -50,34 +59,14 @@ fn many_rows<B: Linear>(x: FloatTensor<B>, weight: FloatTensor<B>, layout: Layou
     }
 }
 
-impl Linear for Flex {
-    fn rows_linear(x: FlexTensor, weight: FlexTensor, layout: Layout) -> FlexTensor {
-        let [input, output] = match layout {
-            Layout::OutIn => [weight.shape()[1], weight.shape()[0]],
-            Layout::InOut => [weight.shape()[0], weight.shape()[1]],
-        };
-        let rows = x.shape()[0];
-        if (1..=FEW_ROWS).contains(&rows) {
-            let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-            return tensor(few_rows::product(values(&x), values(&weight), [input, output], layout), [rows, output]);
-        }
-        many_rows::<Self>(x, weight, layout)
-    }
-
-    fn product(lhs: FlexTensor, rhs: FlexTensor) -> FlexTensor {
-        match [lhs.dtype(), rhs.dtype()] {
-            [DType::F32, DType::F32] if f32::is_fast() => matmul(&lhs, &rhs),
-            _ => Self::float_matmul(lhs, rhs),
-        }
-    }
-}
-
-#[cfg(feature = "tch")]
-impl Linear for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl Linear for burn::backend::Cube {}
 
 impl<B: Linear, C: CheckpointStrategy> Linear for Autodiff<B, C> {
+    fn logits(x: FloatTensor<Self>, head: FloatTensor<Self>) -> FloatTensor<Self> {
+        <Self as AutodiffBackend>::from_inner(B::logits(x.into_primitive(), head.into_primitive()))
+    }
+
     fn rows_linear(x: FloatTensor<Self>, weight: FloatTensor<Self>, layout: Layout) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct Node;

@@ -1,13 +1,12 @@
 //! One AdamW step on one parameter in a single pass (arXiv 1711.05101; the arithmetic of `torch.optim.AdamW`).
 
-use burn::backend::flex::FlexTensor;
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::Tensor;
-use rayon::prelude::*;
+mod flex;
+#[cfg(feature = "tch")]
+mod libtorch;
 
-use super::flex::memory::values;
-use super::flex::simd::vectorized;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
 
 /// The hyperparameters of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,7 +71,7 @@ pub trait AdamW: Backend {
     }
 }
 
-pub(super) fn portable<B: Backend>(
+pub(in crate::kernels) fn portable<B: Backend>(
     parameter: FloatTensor<B>,
     first: FloatTensor<B>,
     second: FloatTensor<B>,
@@ -90,41 +89,5 @@ pub(super) fn portable<B: Backend>(
     (B::float_sub(times(parameter, decay), update), first, second)
 }
 
-#[cfg(feature = "tch")]
-impl AdamW for burn::backend::LibTorch {}
 #[cfg(any(feature = "cuda", feature = "wgpu", feature = "vulkan"))]
 impl AdamW for burn::backend::Cube {}
-
-/// Elements per task.
-const CHUNK: usize = 16 * 1024;
-
-impl AdamW for Flex {
-    fn adamw(
-        mut parameter: FlexTensor,
-        mut first: FlexTensor,
-        mut second: FlexTensor,
-        gradient: FlexTensor,
-        step: Step,
-    ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let gradient = gradient.to_contiguous();
-        let [decay, beta1, beta2, root, eps, rate, scale] = step.factors();
-        let [parameters, firsts, seconds] =
-            [&mut parameter, &mut first, &mut second].map(|tensor| tensor.storage_mut::<f32>().par_chunks_mut(CHUNK));
-        let chunks = parameters.zip(firsts).zip(seconds).zip(values(&gradient).par_chunks(CHUNK));
-        chunks.for_each(|(((parameter, first), second), gradient)| {
-            vectorized(
-                #[inline(always)]
-                || {
-                    for i in 0..gradient.len() {
-                        let g = gradient[i] * scale;
-                        first[i] = first[i] * beta1 + g * (1.0 - beta1);
-                        second[i] = second[i] * beta2 + g * g * (1.0 - beta2);
-                        let denominator = second[i].sqrt() * root + eps;
-                        parameter[i] = parameter[i] * decay - first[i] / denominator * rate;
-                    }
-                },
-            );
-        });
-        (parameter, first, second)
-    }
-}

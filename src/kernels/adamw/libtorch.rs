@@ -1,0 +1,34 @@
+//! AdamW on LibTorch: eight or nine operations in place, and no tensor beyond two of the gradient's size.
+
+use burn::backend::LibTorch;
+use burn::backend::libtorch::TchTensor;
+
+use super::{AdamW, Step};
+use crate::kernels::libtorch::{fresh, owned};
+
+impl AdamW for LibTorch {
+    fn adamw(
+        parameter: TchTensor,
+        first: TchTensor,
+        second: TchTensor,
+        gradient: TchTensor,
+        step: Step,
+    ) -> (TchTensor, TchTensor, TchTensor) {
+        let [decay, beta1, beta2, root, eps, rate, scale] = step.factors().map(f64::from);
+        let [mut parameter, mut first, mut second, mut gradient] = [parameter, first, second, gradient].map(owned);
+        if scale != 1.0 {
+            let _ = gradient.g_mul_scalar_(scale);
+        }
+        let _ = first.lerp_(&gradient, 1.0 - beta1);
+        let _ = second.lerp_(&gradient.square_(), 1.0 - beta2);
+        // rate * m / (sqrt(v) root + eps) with the rate in the denominator, so that one operation divides and subtracts.
+        let mut denominator = second.sqrt();
+        let _ = denominator.g_add_scalar_(eps / root);
+        let _ = denominator.g_mul_scalar_(-root / rate);
+        if decay != 1.0 {
+            let _ = parameter.g_mul_scalar_(decay);
+        }
+        let _ = parameter.addcdiv_(&first, &denominator);
+        (fresh(parameter), fresh(first), fresh(second))
+    }
+}

@@ -1,0 +1,127 @@
+//! Span attention on LibTorch: FlashAttention on gathered keys for bf16 and f16 on CUDA, the portable body for everything else.
+
+use burn::backend::LibTorch;
+use burn::backend::libtorch::TchTensor;
+use tch::{Device, Tensor};
+
+use super::flash::{Flash, Sequences, VariableLength};
+use super::gathered::Gathered;
+use super::{SpanAttention, Spans, portable};
+use crate::kernels::libtorch::{fresh, uploaded};
+
+impl SpanAttention for LibTorch {
+    fn span_attention(q: TchTensor, k: TchTensor, v: TchTensor, spans: Spans) -> (TchTensor, TchTensor) {
+        match Flash::takes(&q.tensor, spans.head_dim) {
+            true => forward::<Flash>(&q, &k, &v, &spans),
+            false => portable::portable::<Self>(q, k, v, spans),
+        }
+    }
+
+    fn span_attention_backward(
+        q: TchTensor,
+        k: TchTensor,
+        v: TchTensor,
+        out: TchTensor,
+        lse: TchTensor,
+        grad: TchTensor,
+        spans: Spans,
+    ) -> (TchTensor, TchTensor, TchTensor) {
+        match Flash::takes(&q.tensor, spans.head_dim) {
+            true => backward::<Flash>([&q, &k, &v, &out, &lse, &grad], &spans),
+            false => portable::portable_backward::<Self>(q, k, v, out, lse, grad, spans),
+        }
+    }
+}
+
+/// The gathered lists of a stream on a device.
+#[derive(Debug, Clone)]
+struct Placed {
+    /// Rows of the keys, ends of the queries, ends of the keys: one list, in 32 bits.
+    lists: TchTensor,
+    /// The lengths of the first two.
+    sizes: [i64; 2],
+    longest: [i64; 2],
+}
+
+impl Placed {
+    /// The lists of the stream of `spans`, made and copied once for all layers.
+    fn new(spans: &Spans, device: Device) -> Self {
+        let fits = |kept: &Self| kept.lists.tensor.device() == device;
+        spans.segments.gathered.get(fits, || {
+            let Gathered { keys, query_ends, key_ends, longest } = Gathered::new(spans);
+            let sizes = [keys.len() as i64, query_ends.len() as i64];
+            let lists = Tensor::from_slice(&[keys, query_ends, key_ends].concat());
+            Self { lists: fresh(uploaded(lists, device)), sizes, longest }
+        })
+    }
+
+    /// Rows of the keys, ends of the queries, ends of the keys.
+    fn lists(&self) -> [Tensor; 3] {
+        let ([keys, ends], list) = (self.sizes, &self.lists.tensor);
+        [list.narrow(0, 0, keys), list.narrow(0, keys, ends), list.narrow(0, keys + ends, ends)]
+    }
+}
+
+fn forward<V: VariableLength>(q: &TchTensor, k: &TchTensor, v: &TchTensor, spans: &Spans) -> (TchTensor, TchTensor) {
+    let placed = Placed::new(spans, q.tensor.device());
+    let [keys, query_ends, key_ends] = placed.lists();
+    let by_head = Heads::new(q, spans);
+    let q = by_head.queries(&q.tensor);
+    let [k, v] = [k, v].map(|x| by_head.keys(&x.tensor.index_select(0, &keys)));
+    let (out, lse) = V::forward([&q, &k, &v], &sequences(&placed, &query_ends, &key_ends, spans));
+    (fresh(by_head.rows(out)), fresh(lse))
+}
+
+fn backward<V: VariableLength>(
+    [q, k, v, out, lse, grad]: [&TchTensor; 6],
+    spans: &Spans,
+) -> (TchTensor, TchTensor, TchTensor) {
+    let placed = Placed::new(spans, q.tensor.device());
+    let [keys, query_ends, key_ends] = placed.lists();
+    let by_head = Heads::new(q, spans);
+    let [of_q, out, grad] = [q, out, grad].map(|x| by_head.queries(&x.tensor));
+    let [of_k, of_v] = [k, v].map(|x| by_head.keys(&x.tensor.index_select(0, &keys)));
+    let sequences = sequences(&placed, &query_ends, &key_ends, spans);
+    let (grad_q, grad_k, grad_v) = V::backward([&of_q, &of_k, &of_v], &out, &lse.tensor, &grad, &sequences);
+    // The gradients of all copies of a key add up.
+    let fold = |x: &TchTensor, grad: Tensor| {
+        let rows = grad.view_([keys.size()[0], -1]);
+        fresh(x.tensor.zeros_like().index_add_(0, &keys, &rows))
+    };
+    (fresh(by_head.rows(grad_q)), fold(k, grad_k), fold(v, grad_v))
+}
+
+fn sequences<'a>(placed: &Placed, query_ends: &'a Tensor, key_ends: &'a Tensor, spans: &Spans) -> Sequences<'a> {
+    let window = spans.window.map(|window| window as i64);
+    Sequences { query_ends, key_ends, longest: placed.longest, scale: f64::from(spans.scale), window }
+}
+
+/// Rows as matrices of heads.
+struct Heads {
+    heads: i64,
+    kv_heads: i64,
+    head_dim: i64,
+}
+
+impl Heads {
+    fn new(q: &TchTensor, spans: &Spans) -> Self {
+        let head_dim = q.tensor.size()[1] / spans.heads as i64;
+        Self { heads: spans.heads as i64, kv_heads: spans.kv_heads as i64, head_dim }
+    }
+
+    /// `[rows, heads, d]` of `[rows, heads * d]`; FlashAttention wants the numbers of a head side by side.
+    fn queries(&self, x: &Tensor) -> Tensor {
+        x.contiguous().view([-1, self.heads, self.head_dim])
+    }
+
+    fn keys(&self, x: &Tensor) -> Tensor {
+        x.view([-1, self.kv_heads, self.head_dim])
+    }
+
+    fn rows(&self, x: Tensor) -> Tensor {
+        x.contiguous().view([-1, self.heads * self.head_dim])
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! How many operations a decoder layer launches on LibTorch, forward and back, counted by LibTorch's own hook for profilers.
+//!
+//! A CPU's LibTorch launches what a GPU's does, with two exceptions that are counted as a GPU has them: `_fused_rms_norm` is one kernel
+//! there, and attention is [`FLASH`].
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char, c_void};
+use std::mem::transmute;
+use std::sync::Once;
+
+use burn::tensor::{Device, Distribution, FloatDType, Tensor, TensorData};
+use sepo::kernels::attention::{Segment, Spans, attention};
+use sepo::model::{CausalLm, Memory, ModelSource, Needed, PackedBatch, Response, WeightFormat, Weights};
+use serde_json::json;
+
+/// Launches of attention forward: two gathers of keys and values, FlashAttention. Back: the gathers, FlashAttention, and for keys and
+/// values zeros and the sum over copies.
+const FLASH: [usize; 2] = [3, 7];
+
+/// `at::RecordFunctionCallback` of `ATen/record_function.h`; C++ passes it as C does, for it is trivially copyable.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Callback {
+    start: extern "C" fn(*mut *mut c_void, *const c_void) -> *mut *mut c_void,
+    end: extern "C" fn(*const c_void, *mut c_void),
+    probability: f64,
+    scopes: [bool; 10],
+    needs: [bool; 3],
+}
+
+thread_local! {
+    /// The operations under way: name, and launches of those that they called.
+    static UNDER_WAY: RefCell<Vec<(String, usize)>> = const { RefCell::new(Vec::new()) };
+    /// The launches so far, by name.
+    static LAUNCHED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+fn symbol(name: &CStr) -> *mut c_void {
+    // SAFETY: the name is a C string.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    assert!(!address.is_null(), "LibTorch has no {name:?}");
+    address
+}
+
+/// A start callback returns a `std::unique_ptr`, which the caller has made room for.
+extern "C" fn start(context: *mut *mut c_void, function: *const c_void) -> *mut *mut c_void {
+    // SAFETY: `const char* RecordFunction::name() const`; the context is the caller's and may be null.
+    let name = unsafe {
+        *context = std::ptr::null_mut();
+        let name = symbol(c"_ZNK2at14RecordFunction4nameEv");
+        let name = transmute::<*mut c_void, extern "C" fn(*const c_void) -> *const c_char>(name);
+        CStr::from_ptr(name(function)).to_string_lossy().into_owned()
+    };
+    UNDER_WAY.with_borrow_mut(|stack| stack.push((name, 0)));
+    context
+}
+
+extern "C" fn end(_: *const c_void, _: *mut c_void) {
+    let Some((name, inner)) = UNDER_WAY.with_borrow_mut(Vec::pop) else { return };
+    let own = launches(&name, inner);
+    UNDER_WAY.with_borrow_mut(|stack| match stack.last_mut() {
+        Some((_, sum)) => *sum += own,
+        None => LAUNCHED.with_borrow_mut(|all| all.extend(std::iter::repeat_n(name, own))),
+    });
+}
+
+/// What an operation launches that called others with `inner` launches.
+fn launches(name: &str, inner: usize) -> usize {
+    // Views, memory, and operations that only call others.
+    const NOTHING: &[&str] = &[
+        "alias",
+        "as_strided",
+        "contiguous",
+        "detach",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "expand",
+        "lift_fresh",
+        "matmul",
+        "narrow",
+        "numpy_T",
+        "permute",
+        "reshape",
+        "resize_",
+        "select",
+        "slice",
+        "squeeze",
+        "t",
+        "to",
+        "transpose",
+        "unflatten",
+        "unsqueeze",
+        "view",
+        "_reshape_alias",
+        "_unsafe_view",
+        "zeros",
+        "zeros_like",
+        "cat",
+        "resolve_conj",
+        "resolve_neg",
+        "to_kind",
+        "_to_copy",
+        "clone",
+    ];
+    let short = name.strip_prefix("aten::").unwrap_or(name);
+    match (short, inner) {
+        ("_fused_rms_norm", _) => 1,
+        ("cat", 0) => 1,
+        (short, 0) => usize::from(!NOTHING.contains(&short)),
+        (_, inner) => inner,
+    }
+}
+
+/// The launches of `work` on this thread.
+fn counted<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let callback = Callback { start, end, probability: 1.0, scopes: [true; 10], needs: [false; 3] };
+        let add = symbol(c"_ZN2at17addGlobalCallbackENS_22RecordFunctionCallbackE");
+        // SAFETY: `CallbackHandle addGlobalCallback(RecordFunctionCallback)`.
+        unsafe { transmute::<*mut c_void, extern "C" fn(Callback) -> u64>(add)(callback) };
+    });
+    LAUNCHED.with_borrow_mut(Vec::clear);
+    let result = work();
+    (result, LAUNCHED.with_borrow_mut(std::mem::take))
+}
+
+fn batch() -> PackedBatch {
+    let mut batch = PackedBatch::default();
+    for prompt in [&[5, 9, 1, 7][..], &[3, 3]] {
+        let responses = [&[4, 8, 2][..], &[6, 1]].map(|ids| Response { ids, needed: Needed::All });
+        batch.push(prompt, &responses);
+    }
+    batch
+}
+
+fn source(layers: usize) -> ModelSource {
+    let config = json!({
+        "model_type": "llama", "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": layers,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+    });
+    ModelSource::new("layers", Weights::Init { config, seed: 1 }, None)
+}
+
+/// Launches of a forward and a backward pass through `layers` layers that train.
+fn passes(layers: usize, format: WeightFormat) -> [Vec<String>; 2] {
+    let device = Device::libtorch().autodiff();
+    let model = CausalLm::frozen(&source(layers), format, &device).unwrap();
+    let batch = batch();
+    // What a batch holds on the device is made by its first pass.
+    drop(model.hidden(&batch, &device));
+    let (pass, forward) = counted(|| model.pass(&batch, &device, Memory::Normal));
+    let logps = model.logps_of(pass.hidden(), &batch);
+    let slopes = TensorData::new(vec![0.5f32; batch.targets.len()], [batch.targets.len()]);
+    let loss = (logps * Tensor::from_data(slopes, &device)).sum();
+    let ((), backward) = counted(|| pass.backward(loss, |_| {}));
+    [forward, backward]
+}
+
+/// Launches of attention alone, forward and back, as it is on a CPU.
+fn attention_alone(dtype: FloatDType) -> [usize; 2] {
+    let device = Device::libtorch().autodiff();
+    let batch = batch();
+    let spans = Spans::new(std::sync::Arc::new(Vec::<Segment>::clone(&batch.segments).into()), 4, 2, 8);
+    let random = |width| {
+        let tensor =
+            Tensor::<2>::random([batch.len(), width], Distribution::Default, &device.clone().without_autodiff());
+        tensor.cast(dtype).autodiff().require_grad()
+    };
+    let (q, k, v) = (random(32), random(16), random(16));
+    drop(attention(q.clone(), k.clone(), v.clone(), spans.clone()));
+    let (out, forward) = counted(|| attention(q, k, v, spans));
+    let sum = out.sum();
+    let (_, backward) = counted(|| sum.backward());
+    // The sum's own way back is not attention's.
+    let leaf = Tensor::<2>::zeros([3, 3], &device.clone().without_autodiff()).cast(dtype).autodiff().require_grad();
+    let sum = leaf.sum();
+    let (_, of_sum) = counted(|| sum.backward());
+    [forward.len(), backward.len() - of_sum.len()]
+}
+
+#[test]
+fn a_layer_launches_few_operations() {
+    let [few, many] = [2, 6].map(|layers| passes(layers, WeightFormat::Bf16));
+    let own = attention_alone(FloatDType::BF16);
+    for (pass, (name, most)) in [("forward", 25), ("backward", 51)].into_iter().enumerate() {
+        let difference = many[pass].len() - few[pass].len();
+        assert!(difference.is_multiple_of(4), "every layer launches the same");
+        let layer = difference / 4 - own[pass] + FLASH[pass];
+        println!("{name}: {layer} launches a layer, {} of them in attention", FLASH[pass]);
+        assert!(layer <= most, "{name}: {layer} launches a layer; of two layers, all: {:?}", few[pass]);
+    }
+}
