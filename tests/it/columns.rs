@@ -206,7 +206,7 @@ fn extension_types_are_read_by_their_meaning() {
     assert!(error.contains("TEXT and example.sealed have no type in common"), "{error}");
     let error = refused(&folder, &format!("{}, where: \"len(prompt[1].content) > 1\"", fixtures(&["extensions"])));
     assert!(error.contains("`len` does not take (arrow.json)"), "{error}");
-    let key = &format!(", where: \"inner.key = '00000000-0000-0000-0000-000000000001' AND prompt[-1].role = 'user'\"");
+    let key = ", where: \"inner.key = '00000000-0000-0000-0000-000000000001' AND prompt[-1].role = 'user'\"";
     assert_eq!(column(&read(&["extensions"], key), "row_id"), keys[1..]);
 }
 
