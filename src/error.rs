@@ -178,7 +178,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// Stopped on request, after a clean stop.
-    #[error("stopped on request; run the same command again to go on")]
+    #[error("stopped on request; run the same command again to resume")]
     Interrupted,
 }
 

@@ -1,7 +1,7 @@
 //! Selective preference optimization as a dataflow pipeline over columnar data.
 //!
 //! ```text
-//! cli -> pipeline -> stages -> train -> { model -> { kernels, text }, objective, columns, io } -> { error, monitor }
+//! cli -> pipeline -> stages -> { train, report } -> { model -> { kernels, text }, objective, columns, io } -> { error, monitor, plot }
 //! ```
 //!
 //! A small oracle, trained with DPO, and its reference give every response token a reward, the difference of their
@@ -25,6 +25,8 @@ pub mod model;
 pub mod monitor;
 pub mod objective;
 pub mod pipeline;
+pub mod plot;
+pub mod report;
 pub mod stages;
 pub mod text;
 pub mod train;

@@ -1,19 +1,25 @@
 //! The command line. stdout is data, stderr is progress and problems.
 
+mod explain;
+mod init;
 mod inspect;
 mod numbers;
 mod plan;
 mod progress;
+mod report;
+mod row;
 mod runs;
+mod shell;
 mod summary;
 mod terminal;
+mod tokenizer;
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
@@ -21,7 +27,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::progress::Progress;
-use self::terminal::{plain, plain_json};
+use self::terminal::{has_colours, plain, plain_json};
 use crate::error::{Error, Result};
 use crate::io::Location;
 use crate::monitor::Monitor;
@@ -29,7 +35,7 @@ use crate::pipeline::estimate::estimate;
 use crate::pipeline::plan::warn;
 use crate::pipeline::{Assignment, Options, Planned, Share, Sources, Spec, Suite, run, schema, sweep};
 
-/// Selective preference optimization as a dataflow pipeline over columnar data.
+/// Finds the tokens of a preference dataset that matter, and trains language models on them.
 #[derive(Debug, Parser)]
 #[command(name = "sepo", version)]
 struct Cli {
@@ -39,64 +45,87 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Report every problem of a pipeline file.
+    /// Write a commented pipeline file for a dataset.
+    Init(init::Init),
+    /// Report all mistakes in a pipeline file.
     Check(Pipeline),
-    /// Print what a pipeline file would do.
+    /// Print the stages of a pipeline file, with estimates of rows, tokens, memory and time.
     Plan(Pipeline),
-    /// Run a pipeline; what an earlier run finished is not done again.
+    /// Run a pipeline. Results of earlier runs are reused.
     Run {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Do again what earlier runs of this pipeline did with its present settings.
+        /// Run all stages again, and replace the results that earlier runs of this pipeline have for its current settings.
         #[arg(long, conflicts_with = "share")]
         fresh: bool,
-        /// Compare the digests of all files that earlier runs wrote, where sizes and times are compared otherwise.
+        /// Verify files of earlier runs by their digests instead of sizes and times.
         #[arg(long)]
         verify: bool,
-        /// Run this stage and what it needs.
+        /// Run only this stage and the stages that it needs.
         #[arg(long, value_name = "STAGE")]
         only: Option<String>,
-        /// Do the i-th of n shares of the units of work, for job arrays; every share works on the same workdir.
+        /// Compute share I of N of the units of work, for job arrays; all shares use the same workdir.
         #[arg(long = "units", value_name = "I/N")]
         share: Option<Share>,
         /// Print one JSON object instead of tables.
         #[arg(long)]
         json: bool,
     },
-    /// Commit what the shares of a job array did, and write its result; no unit is computed.
+    /// Commit the units that the shares of a job array computed, and write the result. Computes no units.
     Merge {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Merge this stage and what it needs.
+        /// Merge only this stage and the stages that it needs.
         #[arg(long, value_name = "STAGE")]
         only: Option<String>,
         /// Print one JSON object instead of tables.
         #[arg(long)]
         json: bool,
     },
-    /// List what a workdir keeps, or remove what no run will use.
+    /// List the content of a workdir, or remove results that no run will use.
     Runs(runs::Runs),
-    /// Print what a dataset holds: schema, provenance, rewards, masks.
+    /// Print schema, provenance and statistics of a dataset, or one of its rows.
     Inspect(inspect::Inspect),
-    /// Make the tables and plots of a sweep again, from the numbers that a run left.
+    /// Write one HTML page about scored rows or a training: numbers, plots, rows token by token.
+    Report(report::Report),
+    /// Make the tables and plots of a sweep again, from its numbers.parquet.
     Tables {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// The folder with numbers.parquet, in which tables and plots are written.
+        /// Folder with numbers.parquet; tables and plots are written to it.
         folder: String,
-        /// Replace tables and plots that are there.
+        /// Replace existing tables and plots.
         #[arg(long)]
         overwrite: bool,
     },
-    /// Print the JSON Schema of pipeline files, for editors.
-    Schema,
+    /// Explain a stage or a setting of a pipeline file.
+    Explain(explain::Explain),
+    /// Print the schema of pipeline files: as JSON Schema for editors, or as the reference in docs/pipeline.md.
+    Schema {
+        /// The format.
+        #[arg(long, value_enum, default_value_t)]
+        format: SchemaFormat,
+    },
+    /// Print completions for a shell.
+    Completions(shell::Completions),
+    /// Print the manual page.
+    Man,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum SchemaFormat {
+    /// JSON Schema.
+    #[default]
+    Json,
+    /// The reference of all settings.
+    Markdown,
 }
 
 #[derive(Debug, Args)]
 struct Pipeline {
-    /// The YAML file, or one that lists several of them under `pipelines:`.
+    /// Pipeline file, or a file that lists several of them under `pipelines:`.
     file: PathBuf,
-    /// A variable of the file.
+    /// Value of a variable of the file.
     #[arg(long = "var", value_name = "NAME=VALUE", value_parser = assignment)]
     vars: Vec<(String, String)>,
 }
@@ -180,7 +209,10 @@ pub fn main() -> ExitCode {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::WARN.into()).from_env_lossy();
     // HTTP clients print headers and URLs, in which keys, tokens and signatures stand.
     let own = filter_fn(|event| event.target().split("::").next() == Some(env!("CARGO_CRATE_NAME")));
-    let stderr = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let stderr = tracing_subscriber::fmt::layer()
+        .with_ansi(has_colours(&io::stderr()))
+        .with_writer(io::stderr)
+        .with_target(false);
     tracing_subscriber::registry().with(stderr.with_filter(filter.and(own))).init();
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -195,6 +227,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<()> {
     let mut opened = Sources::default();
     match command {
+        Command::Init(init) => print(&plain(&init.text()?)),
         Command::Check(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
             let Planned { plans, .. } = source.planned(&mut opened, &Progress::new())?;
             warn(&plans);
@@ -221,11 +254,16 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),
+        Command::Report(report) => print(&report.text()?),
         Command::Tables { pipeline, folder, overwrite } => pipeline.sources()?.iter().try_for_each(|source| {
             let spec = Spec::parse(&source.text, &source.name, &source.vars)?;
             print(&plain(&sweep::again(&spec, &Location::parse(&folder)?, overwrite)?))
         }),
-        Command::Schema => print(&format!("{:#}\n", schema::for_editors())),
+        Command::Explain(explain) => print(&explain.text()),
+        Command::Schema { format: SchemaFormat::Json } => print(&format!("{:#}\n", schema::for_editors())),
+        Command::Schema { format: SchemaFormat::Markdown } => print(&schema::reference::markdown()),
+        Command::Completions(completions) => print(&completions.text(Cli::command())),
+        Command::Man => print(&shell::manual(Cli::command())),
     }
 }
 

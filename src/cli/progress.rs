@@ -51,9 +51,11 @@ impl Progress {
             if STOPPING.swap(true, Ordering::Relaxed) {
                 return;
             }
+            // A terminal shows `^C` where the cursor stands, which may be behind a bar.
+            let _ = writeln!(stderr(), "\nstopping; what is done is kept");
             thread::spawn(|| {
                 thread::sleep(PATIENCE);
-                let _ = writeln!(stderr(), "stopped in mid-work; run the same command again to go on");
+                let _ = writeln!(stderr(), "stopped before the next checkpoint; run the same command again to resume");
                 process::exit(130);
             });
         });

@@ -19,7 +19,7 @@ pub(super) struct Runs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List what the workdir of a pipeline keeps, by stage and fingerprint.
+    /// List the content of a pipeline's workdir, by stage and fingerprint.
     List {
         #[command(flatten)]
         pipeline: Pipeline,
@@ -27,12 +27,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List what no run of a pipeline will use again, and with --yes remove it. What sepo has no record of, and what other
-    /// pipeline files use, is never listed.
+    /// List results that no run of a pipeline will use again; with --yes, remove them. Files that sepo has no record of and
+    /// results that other pipeline files use are never listed.
     Gc {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Remove it.
+        /// Remove them.
         #[arg(long)]
         yes: bool,
     },

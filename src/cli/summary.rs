@@ -8,6 +8,9 @@ use super::numbers;
 use crate::pipeline::report::StageReport;
 use crate::pipeline::{Plan, Report};
 
+/// Characters of a line.
+const WIDTH: usize = 100;
+
 /// The stages' counts, then what each of them measured.
 pub(super) fn summary(plan: &Plan, report: &Report) -> String {
     let mut out = String::new();
@@ -68,13 +71,28 @@ fn measured(out: &mut String, id: &str, stage: &StageReport) {
         return;
     }
     let _ = writeln!(out, "\n{id}");
-    let width = list.iter().map(|(name, _)| name.len()).max().unwrap_or_default().max(28);
-    for (name, value) in list {
-        let _ = writeln!(out, "  {name:<width$} {value}");
-    }
+    let items: Vec<String> = list.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    *out += &lines(&items);
     if !compared.is_empty() {
         table(out, &compared);
     }
+}
+
+/// `items` with commas between them, in indented lines.
+fn lines(items: &[String]) -> String {
+    let (mut out, mut line) = (String::new(), String::new());
+    for item in items {
+        if !line.is_empty() && line.chars().count() + item.chars().count() + 3 > WIDTH {
+            let _ = writeln!(out, " {line},");
+            line.clear();
+        }
+        line += if line.is_empty() { " " } else { ", " };
+        line += item;
+    }
+    if !line.is_empty() {
+        let _ = writeln!(out, " {line}");
+    }
+    out
 }
 
 /// A column for each of several things, a row for every number that any of them has.
@@ -153,12 +171,18 @@ report
     }
 
     #[test]
+    fn a_long_list_is_several_lines() {
+        let items: Vec<String> = (0..30).map(|at| format!("metric_{at} {at}")).collect();
+        let lines = lines(&items);
+        assert!(lines.lines().all(|line| line.starts_with("  m") && line.chars().count() <= WIDTH), "{lines}");
+        assert_eq!(lines.lines().map(str::trim).collect::<Vec<_>>().join(" "), items.join(", "));
+        assert_eq!(super::lines(&[]), "");
+    }
+
+    #[test]
     fn counters_of_nothing_are_not_shown() {
         let out = shown(json!({"rows": 12, "chosen_truncated": 0, "example": "row 3", "share": 0.0}));
-        assert_eq!(
-            out,
-            "\nreport\n  rows                         12\n  example                      row 3\n  share                        0\n"
-        );
+        assert_eq!(out, "\nreport\n  rows 12, example row 3, share 0\n");
         assert_eq!(shown(json!({"stand_ins": 0})), "");
         let out = shown(json!({"a": {"ties": 0, "rows": 1}, "b": {"ties": 0, "rows": 1}}));
         assert!(!out.contains("ties") && out.contains("rows"), "{out}");

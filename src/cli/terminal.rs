@@ -1,4 +1,31 @@
-//! Text that others wrote, for a terminal: names, cells and messages of datasets must never become commands to it.
+//! What a terminal may be sent: text that others wrote must never become commands to it, and colours only where somebody sees
+//! them.
+
+use std::env;
+use std::io::{IsTerminal, stdout};
+
+/// Whether text has colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colours {
+    On,
+    Off,
+}
+
+impl Colours {
+    /// On where stdout is a terminal, unless `NO_COLOR` (<https://no-color.org>) or a terminal that has none says otherwise.
+    pub(super) fn of_stdout() -> Self {
+        let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let has_none = env::var_os("TERM").is_some_and(|name| name == "dumb");
+        if stdout().is_terminal() && !refused && !has_none { Self::On } else { Self::Off }
+    }
+}
+
+use std::io::IsTerminal;
+
+/// Whether text on `stream` may be coloured: on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
+pub(super) fn has_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
 
 /// `text` with everything that a terminal would obey shown as an escape (`\u{1b}`); lines stay lines.
 pub(super) fn plain(text: &str) -> String {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBufferBuilder, ListArray, PrimitiveArray,
-    RecordBatch,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, BooleanBufferBuilder, Int32Array, ListArray,
+    PrimitiveArray, RecordBatch, StringArray, StructArray,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Float32Type, Int32Type};
+use arrow::datatypes::{DataType, Field, Fields, Float32Type, Int32Type};
 
 use super::Side;
 use crate::error::{Error, Place, Result};
@@ -119,6 +119,44 @@ pub fn from_masks(rows: impl IntoIterator<Item = impl AsRef<[bool]>>) -> ArrayRe
     }
     let values = BooleanArray::new(values.finish(), None);
     Arc::new(ListArray::new(element(DataType::Boolean), OffsetBuffer::from_lengths(lengths), Arc::new(values), None))
+}
+
+/// A `list<string>` column from rows.
+pub fn from_texts(rows: &[Vec<String>]) -> ArrayRef {
+    let values = StringArray::from_iter_values(rows.iter().flatten().collect::<Vec<_>>());
+    let lengths = OffsetBuffer::from_lengths(rows.iter().map(Vec::len));
+    Arc::new(ListArray::new(element(DataType::Utf8), lengths, Arc::new(values), None))
+}
+
+/// Characters of a text, from and to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The first character.
+    pub start: i32,
+    /// The one behind the last.
+    pub end: i32,
+}
+
+/// `list<struct<start: int32, end: int32>>`: characters of a text.
+pub fn spans_type() -> DataType {
+    DataType::List(element(DataType::Struct(span_fields())))
+}
+
+fn span_fields() -> Fields {
+    ["start", "end"].into_iter().map(|name| Field::new(name, DataType::Int32, false)).collect()
+}
+
+/// A column of [`spans_type`] from rows; a row may be null.
+pub fn from_spans(rows: &[Option<Vec<Span>>]) -> ArrayRef {
+    let spans = || rows.iter().flatten().flatten();
+    let ends: [ArrayRef; 2] = [
+        Arc::new(Int32Array::from_iter_values(spans().map(|span| span.start))),
+        Arc::new(Int32Array::from_iter_values(spans().map(|span| span.end))),
+    ];
+    let values = StructArray::new(span_fields(), ends.into(), None);
+    let lengths = OffsetBuffer::from_lengths(rows.iter().map(|row| row.as_ref().map_or(0, Vec::len)));
+    let valid = rows.iter().map(Option::is_some).collect();
+    Arc::new(ListArray::new(element(values.data_type().clone()), lengths, Arc::new(values), Some(valid)))
 }
 
 fn element(data_type: DataType) -> Arc<Field> {

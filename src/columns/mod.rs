@@ -108,6 +108,16 @@ impl Side {
         format!("{}_reward", self.name())
     }
 
+    /// `{side}_tokens`: what every token adds to the text of the answer.
+    pub fn tokens(self) -> String {
+        format!("{}_tokens", self.name())
+    }
+
+    /// `{side}_char_spans`: the characters of the answer that every token covers.
+    pub fn char_spans(self) -> String {
+        format!("{}_char_spans", self.name())
+    }
+
     /// `{side}_key_mask`, or `{side}_key_mask_{rule}` for a further named rule: true where a token trains.
     pub fn key_mask(self, rule: Option<&str>) -> String {
         match rule {

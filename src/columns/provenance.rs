@@ -22,6 +22,10 @@ pub struct Provenance {
     /// Digest of the tokenizer's vocabulary, merges and special tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
+    /// The folder of the tokenizer when it made the ids, as the run named it. Only where to look first: what is found there is
+    /// the tokenizer if it has its digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer_folder: Option<String>,
     /// Digest of the chat template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,

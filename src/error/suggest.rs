@@ -16,7 +16,7 @@ pub fn nearest<'a>(word: &str, choices: &[&'a str]) -> Option<(usize, &'a str)> 
 pub fn suggest(word: &str, choices: &[&str]) -> String {
     match nearest(word, choices) {
         Some((_, choice)) => format!("did you mean `{choice}`?"),
-        None if choices.is_empty() => "there are none".into(),
+        None if choices.is_empty() => "none are defined".into(),
         None => format!("one of {}", choices.join(", ")),
     }
 }

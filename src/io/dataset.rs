@@ -9,7 +9,6 @@ mod schema;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
@@ -17,6 +16,7 @@ use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
+use super::at_once::at_once;
 use super::bounds::Bound;
 use super::conform::{Lost, conform};
 use super::extension::told;
@@ -50,9 +50,6 @@ pub struct Unit {
     /// Rows of these groups.
     pub rows: u64,
 }
-
-/// Files that are opened at the same time where every one of them costs several answers of a store.
-const OPENED_AT_ONCE: usize = 16;
 
 /// Files of one schema.
 #[derive(Debug, Clone)]
@@ -225,31 +222,6 @@ impl Dataset {
             Ok(Chunk { batch, first_row })
         })))
     }
-}
-
-/// What `work` makes of all `items`, of several at a time unless they are local.
-fn at_once<T: Sync, U: Send + Sync>(
-    items: &[T],
-    are_local: bool,
-    work: impl Fn(&T) -> Result<U> + Sync,
-) -> Result<Vec<U>> {
-    if are_local {
-        return items.iter().map(work).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let made: Vec<OnceLock<Result<U>>> = items.iter().map(|_| OnceLock::new()).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..OPENED_AT_ONCE.min(items.len()) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(index) else { break };
-                    made[index].get_or_init(|| work(item));
-                }
-            });
-        }
-    });
-    made.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! RecordBatch --> TableWriter --finish--> a file that appears whole
 //! ```
 
+mod at_once;
 pub mod bounds;
 mod conform;
 pub mod csv;
@@ -45,6 +46,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
+pub(crate) use at_once::at_once;
 pub use bounds::Bound;
 pub use dataset::{Chunk, Dataset, Unit};
 pub use lease::Lease;

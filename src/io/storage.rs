@@ -6,35 +6,43 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How object stores are reached. What is left out comes from the usual environment variables (`AWS_*`, `GOOGLE_*`,
-/// `AZURE_*`), keys always do, and without them from the machine's own identity.
+/// How object stores are accessed. Settings that are left out come from the usual environment variables (`AWS_*`,
+/// `GOOGLE_*`, `AZURE_*`). Credentials always come from the environment, or else from the identity of the machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
-    /// The URL of a store that is not its vendor's own, for example `http://127.0.0.1:8333`.
+    /// URL of an S3-compatible store.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["http://127.0.0.1:8333"]))]
     pub endpoint: Option<String>,
-    /// The region of `s3://` buckets.
+    /// Region of `s3://` buckets.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["eu-central-1"]))]
     pub region: Option<String>,
-    /// `s3://` requests name the bucket in the path (true), or in the host's name.
+    /// Whether `s3://` requests name the bucket in the path (true) or in the host name (false).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [true]))]
     pub path_style: Option<bool>,
-    /// Permit an endpoint without TLS.
+    /// Allows an endpoint without TLS.
+    #[schemars(extend("examples" = [true]))]
     pub allow_http: bool,
-    /// What happens when a request fails.
+    /// Retries of failed requests.
+    #[schemars(extend("examples" = [{"max_retries": 5}]))]
     pub retry: Retry,
-    /// How long a request may take.
+    /// Time limits of a request.
+    #[schemars(extend("examples" = [{"request": 120}]))]
     pub timeouts: Timeouts,
 }
 
-/// What happens when a request fails that may work later: it is tried again after a pause that doubles.
+/// Retries of failed requests that may succeed later, with a pause that doubles each time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Retry {
-    /// Tries after the first one.
+    /// Number of retries.
+    #[schemars(extend("examples" = [5]))]
     pub max_retries: u32,
-    /// Seconds after which no further try begins; the run then stops with exit code 75.
+    /// Time after which no retry is started; the run then stops with exit code 75.
+    #[schemars(extend("examples" = [600], "x-unit" = "seconds"))]
     pub timeout: u64,
 }
 
@@ -44,13 +52,15 @@ impl Default for Retry {
     }
 }
 
-/// How long one try of a request may take, in seconds.
+/// Time limits of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
-    /// Until the connection stands.
+    /// Until the connection is established.
+    #[schemars(extend("examples" = [10], "x-unit" = "seconds"))]
     pub connect: u64,
-    /// Until the whole answer is there; a block of 8 MiB is the most that a request moves.
+    /// Until the whole response has arrived. A request moves at most 8 MiB.
+    #[schemars(extend("examples" = [120], "x-unit" = "seconds"))]
     pub request: u64,
 }
 

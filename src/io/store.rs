@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStoreExt, PutMode, PutPayload, Result as StoreResult,
@@ -40,6 +40,9 @@ use wrong::Retryability;
 
 /// Sequential reads fetch this much at a time, uploads send it.
 const BLOCK: usize = 8 << 20;
+
+/// Files that an answer lists, in most stores.
+const PAGE: usize = 1000;
 
 /// A file or folder: a local path, or a URL of a store.
 #[derive(Clone)]
@@ -260,6 +263,23 @@ impl Location {
         Ok(listed.into_iter().filter_map(below).collect())
     }
 
+    /// Names of files directly below that come after `name`, in order: all of them on this machine, as many as one answer
+    /// tells in a store.
+    ///
+    /// # Errors
+    /// A store or a disk that fails.
+    pub fn names_after(&self, name: &str) -> Result<Vec<String>> {
+        if self.local.is_some() {
+            return Ok(self.entries()?.into_iter().filter(|entry| entry.as_str() > name).collect());
+        }
+        let after = self.path.clone().join(name);
+        let list = |_| {
+            self.client.objects.list_with_offset(Some(&self.path), &after).take(PAGE).try_collect::<Vec<ObjectMeta>>()
+        };
+        let listed = persist(&self.client.retry_policy, list).map_err(|error| self.error(&error))?;
+        Ok(listed.iter().filter_map(|meta| meta.location.filename().map(str::to_owned)).collect())
+    }
+
     /// The names of the files and folders directly below.
     ///
     /// # Errors
@@ -463,6 +483,10 @@ mod tests {
         assert_eq!(back, vec![7; BLOCK + 5]);
         assert_eq!(root.list().unwrap().len(), 1);
         assert_eq!(root.list().unwrap()[0].local(), file.local());
+        let folder = root.join("a b");
+        folder.join("y").write("y").unwrap();
+        assert_eq!(folder.names_after("x-1.bin").unwrap(), ["y"]);
+        assert_eq!(folder.names_after("a").unwrap(), ["x-1.bin", "y"]);
     }
 
     #[test]

@@ -10,14 +10,15 @@ use super::architectures::CausalLm;
 use super::batch::PackedBatch;
 use super::layers::cache::KvCache;
 
-/// What a training pass keeps for the backward pass.
+/// What a training pass stores for the backward pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Memory {
-    /// The activations of all layers; the fastest.
+    /// The activations of all layers. The fastest.
     #[default]
     Normal,
-    /// The hidden states between layers. The same gradients, at the cost of a second forward pass.
+    /// Only the hidden states between layers (activation checkpointing). The same gradients, at the cost of a second
+    /// forward pass.
     Low,
 }
 

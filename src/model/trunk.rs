@@ -103,7 +103,7 @@ mod tests {
         let model = CausalLm::load_adapted(source, &lora, 7, &device)
             .unwrap()
             .map_parameters(|name, values| if name.contains("lora_B") { values + 0.05 } else { values });
-        let card = Card { objective: serde_json::json!({}), data: String::new() };
+        let card = Card { objective: serde_json::json!({}), data: String::new(), base: None };
         save::adapted(model, source, &lora, &card, &folder).unwrap();
         ModelSource::folder("adapted", folder)
     }

@@ -8,13 +8,15 @@ use super::contrast::{Contrast, Loss, Reward};
 use super::{Base, Formula, Needs, Outcome, Pair, must_be};
 use crate::error::Problem;
 
-/// The base's loss with token t of a response weighed by `gamma^t`, t from 1. arXiv 2502.14340.
+/// The base's loss with token t of a response, counted from 1, weighted by `gamma^t`. arXiv 2502.14340.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct D2po {
     /// The objective whose token weights decay.
+    #[schemars(extend("examples" = [{"simpo": {}}]))]
     pub base: Base,
-    /// What a token weighs less than the one before it, in (0, 1]; 1 is the base.
+    /// Factor between the weights of consecutive tokens, in (0, 1]; 1 is the base.
+    #[schemars(extend("examples" = [0.98]))]
     pub gamma: f64,
 }
 

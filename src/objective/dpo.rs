@@ -14,16 +14,19 @@ use super::contrast::{Contrast, Loss, Reward, logistic, share_of_wrong_labels};
 use super::{Formula, Needs, Outcome, Pair, above_zero};
 use crate::error::Problem;
 
-/// `-log sigmoid(beta d)`, where `d` is what the policy gained on the reference on the chosen response, minus the same of
-/// the rejected one, summed over tokens. arXiv 2305.18290; robust form arXiv 2403.00409.
+/// `-log sigmoid(beta d)`, where `d` is the summed log-ratio of policy and reference on the chosen response minus
+/// that on the rejected response. arXiv 2305.18290; robust form arXiv 2403.00409.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dpo {
-    /// Strength of the pull towards the reference, per nat.
+    /// Strength of the pull towards the reference.
+    #[schemars(extend("examples" = [0.1], "x-unit" = "1/nat"))]
     pub beta: f64,
     /// Probability that a preference label is wrong, in [0, 0.5).
+    #[schemars(extend("examples" = [0.1], "x-unit" = "probability"))]
     pub label_smoothing: f64,
-    /// Correct for wrong labels instead of learning to doubt them.
+    /// Corrects for label noise (robust DPO) instead of smoothing the labels (conservative DPO).
+    #[schemars(extend("examples" = [true]))]
     pub robust: bool,
 }
 

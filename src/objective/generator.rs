@@ -10,7 +10,7 @@ use super::contrast::{Loss, logistic};
 use super::{above_zero, at_least_zero};
 use crate::error::Problem;
 
-/// What a ratio costs: a word, or a map with one key.
+/// The generator of a Bregman divergence: a word, or a map with one key.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Generator {
@@ -23,14 +23,17 @@ pub enum Generator {
     /// `R^(lambda + 1) - (lambda + 1) / lambda R^-lambda`, and `kliep` at 0: Basu's power divergence.
     Ba {
         /// The power.
+        #[schemars(extend("examples" = [0.5]))]
         lambda: f64,
     },
     /// `R^(lambda + 1) / (s (lambda + 1)) - R^-lambda / (s lambda)`, and `(R + log R) / s` at 0: scaled, so that with `s` 4 and
     /// `lambda` 0 the slope at a ratio of 1 is DPO's.
     Sba {
         /// The power.
+        #[schemars(extend("examples" = [0.0]))]
         lambda: f64,
-        /// What everything is divided by.
+        /// Divisor of the whole.
+        #[schemars(extend("examples" = [4.0]))]
         scale: f64,
     },
 }

@@ -13,7 +13,8 @@ use crate::error::Problem;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hinge {
-    /// Strength of the pull towards the reference: pairs that lead by `1 / beta` nats are left alone.
+    /// Strength of the pull towards the reference. Pairs with a margin above `1 / beta` nats have no gradient.
+    #[schemars(extend("examples" = [0.1], "x-unit" = "1/nat"))]
     pub beta: f64,
 }
 

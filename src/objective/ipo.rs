@@ -14,13 +14,16 @@ use super::contrast::{Contrast, Loss, Reward, log_ratio, spread};
 use super::{Formula, Needs, Outcome, Pair, Response, above_zero};
 use crate::error::Problem;
 
-/// `(h_w - h_l - 1 / (2 beta))^2`, where `h` is the log-ratio of policy and reference, per token. arXiv 2310.12036.
+/// `(h_w - h_l - 1 / (2 beta))^2`, where `h` is the log-ratio of policy and reference, averaged over tokens. arXiv
+/// 2310.12036.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ipo {
-    /// Strength of the pull towards the reference: the margin's target is `1 / (2 beta)`.
+    /// Strength of the pull towards the reference. The target of the margin is `1 / (2 beta)`.
+    #[schemars(extend("examples" = [0.1], "x-unit" = "1/nat"))]
     pub beta: f64,
-    /// Means over tokens, as TRL; without it sums, as the formula was printed.
+    /// Averages log-ratios over tokens, as TRL does. If false, sums them, as in the paper's formula.
+    #[schemars(extend("examples" = [false]))]
     pub length_normalized: bool,
 }
 

@@ -49,36 +49,42 @@ pub use tis_dpo::{TisDpo, Weights};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
-    /// Imitates the chosen responses: the start of every recipe, and the reference of an oracle.
+    /// Negative log-likelihood of the chosen responses. The start of every recipe, and the usual reference of an
+    /// oracle.
     Sft(Sft),
-    /// Direct preference optimization: trains the oracle, and is the baseline to beat; smoothed or robust where labels
-    /// are noisy.
+    /// Direct preference optimization. Trains the oracle, and is the baseline to beat; with label smoothing, or
+    /// robust, for noisy labels.
     Dpo(Dpo),
-    /// Pulls the margin to a target instead of driving it up: for labels so clean that DPO overfits.
+    /// Regresses the margin to a target instead of increasing it without bound. For clean labels on which DPO
+    /// overfits.
     Ipo(Ipo),
-    /// Leaves pairs alone once they are ranked right by a margin: for clean labels and long trainings.
+    /// Ignores pairs that are already ranked correctly by a margin. For clean labels and long trainings.
     Hinge(Hinge),
-    /// Length-normalised and without a reference: when answers of DPO grow too long.
+    /// Length-normalised, without a reference. For cases in which DPO makes answers too long.
     Simpo(Simpo),
-    /// Ranks by mean log-probability and imitates the chosen response: a plain baseline without a reference.
+    /// Ranks by mean log-probability and imitates the chosen response. A simple baseline without a reference.
     Rrhf(Rrhf),
-    /// Selective preference optimization on the key tokens alone: when rewards tell which tokens matter.
+    /// Selective preference optimization on key tokens only. For rewards that identify the tokens that matter.
     Sepo(Sepo),
-    /// DPO in which tokens weigh more where their reward agrees with the label: when no token should be left out.
+    /// DPO with larger weights on tokens whose reward agrees with the label. For keeping all tokens in the loss.
     Tgdpo(Tgdpo),
-    /// DPO or SimPO with token rewards as a regulariser: when rewards are noisy and should only guide.
+    /// DPO or SimPO with token rewards as a regulariser. For noisy rewards that should only guide.
     TReg(TReg),
-    /// DPO with bounded importance weights from token rewards: when their order is trusted more than their size.
+    /// DPO with bounded importance weights from token rewards. For rewards whose order is more reliable than their
+    /// size.
     TisDpo(TisDpo),
-    /// DPO or SimPO in which earlier tokens weigh more: against long answers, without stored rewards.
+    /// DPO or SimPO with larger weights on earlier tokens. Against long answers, without stored rewards.
     D2po(D2po),
-    /// DPO that counts the policy's drift at every token, too: for low learning rates. Keeps its reference at work.
+    /// DPO that also counts the divergence from the reference at every token. For low learning rates. Runs the
+    /// reference at every step.
     Tdpo1(Tdpo1),
-    /// As `tdpo1`, holding back the rejected response's drift alone: for high learning rates.
+    /// As `tdpo1`, but restrains only the divergence on the rejected response. For high learning rates.
     Tdpo2(Tdpo2),
-    /// Compares responses token by token, with the drift as a state's value: when credit should go to single tokens.
+    /// Compares responses token by token, with the divergence as the value of a state. For credit assignment to
+    /// single tokens.
     TbpoA(TbpoA),
-    /// As `tbpo_a`, with a learned value of each state: when no second model fits into memory beside the policy.
+    /// As `tbpo_a`, with a learned value of each state. For memory that does not hold a second model beside the
+    /// policy.
     TbpoQ(TbpoQ),
 }
 

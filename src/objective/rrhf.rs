@@ -16,7 +16,8 @@ use crate::error::Problem;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rrhf {
-    /// Weight of the chosen response's negative log-likelihood.
+    /// Weight of the negative log-likelihood of the chosen response.
+    #[schemars(extend("examples" = [1.0]))]
     pub sft_weight: f64,
 }
 

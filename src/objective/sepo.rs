@@ -13,18 +13,23 @@ use super::simpo::mean_reward;
 use super::{Formula, Needs, Outcome, Pair, Response, Tokens, a_number, above_zero, must_be};
 use crate::error::Problem;
 
-/// `-log sigmoid(u_w - u_l - margin)`, where `u` is gamma times the mean log-probability of the key tokens.
-/// arXiv 2408.13518.
+/// `-log sigmoid(u_w - u_l - margin)`, where `u` is gamma times the mean log-probability of the key tokens. arXiv
+/// 2408.13518.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sepo {
     /// Scale of the mean log-probability of the key tokens.
+    #[schemars(extend("examples" = [2.0]))]
     pub gamma: f64,
-    /// How far the chosen response should lead, after scaling by gamma.
+    /// Target margin between the responses, after scaling by gamma.
+    #[schemars(extend("examples" = [0.5]))]
     pub margin: f64,
-    /// What the sum over key tokens is divided by.
+    /// Denominator of the mean over key tokens.
+    #[schemars(extend("examples" = [{"response_share": [0.3, 0.3]}]))]
     pub normalizer: Normalizer,
-    /// As the authors' script: gamma 1, no margin, the selected count. The other settings are left out.
+    /// The loss of the authors' script: gamma 1, no margin, normalised by the number of key tokens. The other
+    /// settings have no effect.
+    #[schemars(extend("examples" = [true]))]
     pub official: bool,
 }
 
@@ -35,9 +40,9 @@ pub enum Normalizer {
     /// The number of key tokens.
     #[default]
     Selected,
-    /// The response's tokens times these shares, of the chosen and of the rejected response: the paper's `|y| k%`. A
-    /// response whose tokens are all key tokens is divided by their number.
-    ResponseShare([f64; 2]),
+    /// The number of response tokens times these shares, for the chosen and the rejected response: the paper's `|y|
+    /// k%`. A response in which all tokens are key tokens is divided by their number.
+    ResponseShare(#[schemars(extend("examples" = [[0.3, 0.3]]))] [f64; 2]),
 }
 
 impl Default for Sepo {

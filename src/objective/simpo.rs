@@ -16,10 +16,13 @@ use crate::error::Problem;
 #[serde(default, deny_unknown_fields)]
 pub struct Simpo {
     /// Scale of the mean log-probabilities.
+    #[schemars(extend("examples" = [2.0]))]
     pub beta: f64,
-    /// How far the chosen response's reward should lead, after scaling by beta.
+    /// Target margin between the rewards, after scaling by beta.
+    #[schemars(extend("examples" = [1.0]))]
     pub margin: f64,
     /// Probability that a preference label is wrong, in [0, 0.5).
+    #[schemars(extend("examples" = [0.1], "x-unit" = "probability"))]
     pub label_smoothing: f64,
 }
 

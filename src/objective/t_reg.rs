@@ -16,16 +16,19 @@ use super::contrast::{margin, outcome};
 use super::{Base, Formula, Needs, Outcome, Pair, at_least_zero};
 use crate::error::Problem;
 
-/// The base's loss plus `-alpha w sum_t b_t reward_t logp_t` over both responses, where `b_t` is the base's weight of a
-/// token and `w` that of the pair. arXiv 2412.02685.
+/// The base's loss plus `-alpha w sum_t b_t reward_t logp_t` over both responses, where `b_t` is the weight that the
+/// base gives a token and `w` that of the pair. arXiv 2412.02685.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TReg {
-    /// The objective that is regularised.
+    /// The objective to regularise.
+    #[schemars(extend("examples" = [{"simpo": {}}]))]
     pub base: Base,
     /// Strength of the regulariser.
+    #[schemars(extend("examples" = [0.25]))]
     pub alpha: f64,
-    /// Weigh the regulariser of a pair as the base's gradient weighs the pair; without it, by 1.
+    /// Weights the regulariser of a pair by the weight of the pair in the base's gradient. If false, the weight is 1.
+    #[schemars(extend("examples" = [false]))]
     pub sequence_weight: bool,
 }
 

@@ -10,18 +10,22 @@ use super::tbpo::Tbpo;
 use super::{Formula, Generator, Needs, Outcome, Pair, above_zero, must_be};
 use crate::error::Problem;
 
-/// The mean over paired tokens of a Bregman loss of `x = beta (r_l - r_w + b_l - b_w)`, `r` being a token's log-ratio to the
-/// reference and `b` a learned value of the state before it. arXiv 2605.12288.
+/// The mean over paired tokens of a Bregman loss of `x = beta (r_l - r_w + b_l - b_w)`, where `r` is the log-ratio of
+/// a token to the reference and `b` a learned value of the state before it. arXiv 2605.12288.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TbpoQ {
-    /// Strength of the pull towards the reference, per nat.
+    /// Strength of the pull towards the reference.
+    #[schemars(extend("examples" = [0.1], "x-unit" = "1/nat"))]
     pub beta: f64,
-    /// What a ratio costs.
+    /// Generator of the Bregman divergence.
+    #[schemars(extend("examples" = ["lr"]))]
     pub generator: Generator,
     /// Probability that a preference label is wrong, in [0, 0.5).
+    #[schemars(extend("examples" = [0.1], "x-unit" = "probability"))]
     pub label_smoothing: f64,
-    /// Width of the head that learns the states' values.
+    /// Width of the head that learns the values of states.
+    #[schemars(extend("examples" = [512]))]
     pub width: usize,
 }
 

@@ -16,12 +16,13 @@ use super::contrast::{log_ratio, logistic};
 use super::{Formula, Needs, Outcome, Pair, Response, above_zero, at_least_zero};
 use crate::error::Problem;
 
-/// `-log sigmoid(beta (m_w - m_l - (K_l - K_w)))`, `m` being the summed log-ratios to the reference and `K` the summed
-/// divergences from it. arXiv 2404.11999.
+/// `-log sigmoid(beta (m_w - m_l - (K_l - K_w)))`, where `m` is the summed log-ratio to the reference and `K` the
+/// summed divergence from it. arXiv 2404.11999.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tdpo1 {
-    /// Strength of the pull towards the reference, per nat.
+    /// Strength of the pull towards the reference.
+    #[schemars(extend("examples" = [0.1], "x-unit" = "1/nat"))]
     pub beta: f64,
 }
 
@@ -31,14 +32,16 @@ impl Default for Tdpo1 {
     }
 }
 
-/// `-log sigmoid(beta (m_w - m_l - alpha (K_l - K_w)))`, with no gradient through the chosen response's divergence `K_w`.
-/// arXiv 2404.11999.
+/// `-log sigmoid(beta (m_w - m_l - alpha (K_l - K_w)))`, without a gradient through `K_w`, the divergence on the
+/// chosen response. arXiv 2404.11999.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tdpo2 {
-    /// Strength of the pull towards the reference, per nat.
+    /// Strength of the pull towards the reference.
+    #[schemars(extend("examples" = [0.1], "x-unit" = "1/nat"))]
     pub beta: f64,
-    /// How much the divergences matter; 0 is DPO.
+    /// Influence of the divergences; 0 is DPO.
+    #[schemars(extend("examples" = [0.5]))]
     pub alpha: f64,
 }
 

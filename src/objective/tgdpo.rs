@@ -19,11 +19,14 @@ use crate::error::Problem;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tgdpo {
-    /// Strength of the pull towards the reference, per nat; it scales the stored rewards too.
+    /// Strength of the pull towards the reference. Also scales the stored rewards.
+    #[schemars(extend("examples" = [0.1], "x-unit" = "1/nat"))]
     pub beta: f64,
-    /// How much the rewards matter; 0 is DPO.
+    /// Influence of the rewards; 0 is DPO.
+    #[schemars(extend("examples" = [0.5]))]
     pub alpha: f64,
-    /// Cut weights off at 0, where the authors' code lets a token push the other way.
+    /// Clamps weights at 0. The authors' code allows negative weights, which push a token in the opposite direction.
+    #[schemars(extend("examples" = [true]))]
     pub clamp: bool,
 }
 

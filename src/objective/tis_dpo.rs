@@ -15,37 +15,46 @@ use super::dpo::log_ratio_rewards;
 use super::{Formula, Needs, Outcome, Pair, above_zero, at_least_zero, must_be};
 use crate::error::Problem;
 
-/// DPO with token weights from a transform of the rewards, which are negated on the rejected response. arXiv 2410.04350.
+/// DPO with token weights derived from the rewards, with the opposite sign on the rejected response. arXiv
+/// 2410.04350.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TisDpo {
-    /// Strength of the pull towards the reference, per nat.
+    /// Strength of the pull towards the reference.
+    #[schemars(extend("examples" = [0.1], "x-unit" = "1/nat"))]
     pub beta: f64,
     /// How rewards become weights.
+    #[schemars(extend("examples" = [{"clip": {"limit": 1.0, "range": [0.5, 1.5]}}]))]
     pub weights: Weights,
 }
 
-/// From rewards to weights: a map with one key.
+/// How rewards become weights: a map with one key.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Weights {
-    /// The ranks of a response's rewards, from the lowest weight to the highest in equal steps; ties share their mean.
+    /// By rank: the lowest reward of a response gets the first weight and the highest the second, with equal steps
+    /// between them. Ties share their mean. Rewards of the rejected response are negated first.
     Rank {
-        /// The weight of the first and of the last rank.
+        /// Weights of the lowest and of the highest rank.
+        #[schemars(extend("examples" = [[0.7, 1.3]]))]
         range: [f64; 2],
     },
-    /// Rewards cut off at `limit` on both sides, and mapped linearly.
+    /// Rewards are clipped at `-limit` and `limit`, and mapped linearly.
     Clip {
-        /// The largest reward that counts.
+        /// Largest absolute reward.
+        #[schemars(extend("examples" = [1.0], "x-unit" = "nats"))]
         limit: f64,
-        /// The weights of the rewards `-limit` and `limit`.
+        /// Weights at `-limit` and at `limit`.
+        #[schemars(extend("examples" = [[0.5, 1.5]]))]
         range: [f64; 2],
     },
     /// `exp(mu clamp(reward))`, with `-mu` on the rejected response.
     Exp {
-        /// How fast weights grow with rewards.
+        /// Growth of the weights with the rewards.
+        #[schemars(extend("examples" = [1.0]))]
         mu: f64,
-        /// The lowest and the highest reward that count, before the sign.
+        /// Range that rewards are clamped to, before `mu` is applied.
+        #[schemars(extend("examples" = [[-0.5, 1.5]], "x-unit" = "nats"))]
         clamp: [f64; 2],
     },
 }

@@ -46,7 +46,7 @@ fn empty_files(dataset: &Dataset) -> Vec<String> {
 }
 
 fn one_model(field: &str, oracle: &str, reference: &str) -> Problem {
-    let message = format!("oracle `{oracle}` and reference `{reference}` are one model: all rewards would be 0");
+    let message = format!("oracle `{oracle}` and reference `{reference}` are the same model: all rewards would be 0");
     Problem::at(field, message).help("the oracle is the model that was trained with DPO from the reference")
 }
 
@@ -81,7 +81,7 @@ pub(super) fn warnings(plan: &Plan) -> Vec<Problem> {
 fn some_without_rows(dataset: &Dataset) -> Option<Problem> {
     let empty = empty_files(dataset);
     let first = empty.first()?;
-    Some(Problem::at("from", format!("{} of the files hold no rows, {first} is the first", empty.len())))
+    Some(Problem::at("from", format!("{} of the files contain no rows, the first is {first}", empty.len())))
 }
 
 /// Rows that `node` holds out, and that it or one of its models was trained on.
@@ -90,7 +90,7 @@ fn seen(plan: &Plan, node: &Node, held_out: &HeldOut) -> Option<Problem> {
     let models = models.iter().filter_map(|name| plan.node(name)?.training());
     node.training().into_iter().chain(models).find_map(|train| {
         let file = common_rows(source(plan, &train.input)?, source(plan, input)?)?;
-        let message = format!("rows of `{input}` are also those of `{}`, which are trained on: {file}", train.input);
+        let message = format!("rows of `{input}` are also training rows of `{}`: {file}", train.input);
         let help = "read other files, or hold rows out with `split` in both `read` stages";
         Some(Problem::at(field, message).help(help))
     })

@@ -26,16 +26,17 @@ const OBJECTIVE: Ours =
 const LORA: Ours = Way("`lora: { r: 16, alpha: 32 }` in a `train` stage");
 const PRECISION: Ours = Way("`precision: bf16` at the top of the file, for `score` and `generate`; training keeps f32");
 const MODEL: Ours = Way("`models: { NAME: { path: FOLDER } }`, and the name in the stage");
-const READ: Ours = Way("`stages: { pairs: { read: { from: FILE } } }`, and the stage's name as `input` of others");
+const READ: Ours =
+    Way("`stages: { pairs: { read: { from: FILE } } }`, and the stage's name as `input` of other stages");
 const EVAL: Ours = Way("`eval: { input: STAGE, every: STEPS }` in a `train` stage");
-const MEMORY: Ours = Way("`memory: low` in a `train` stage: hidden states between layers alone are kept");
+const MEMORY: Ours = Way("`memory: low` in a `train` stage keeps only the hidden states between layers");
 const BATCH: Ours = Way(
     "`batch_size` of a `train` stage is the pairs of an optimizer step; it takes as many passes of `batch_tokens` tokens as it needs",
 );
 const KERNELS: Ours = Way("leave it out: kernels are chosen for the device");
 const LOGS: Ours = Way("leave it out: metrics are in `logs` of the workdir, as JSON Lines and for TensorBoard");
 const PACKED: Ours = Way("leave it out: batches are always packed, and nothing is padded");
-const THREADS: Ours = Way("leave it out: all cores of the machine work");
+const THREADS: Ours = Way("leave it out: all cores are used");
 const WHOLE_WEIGHTS: Ours = Way("leave it out: weights are not quantized");
 const ONE_PROCESS: Ours = Way("leave it out: one process trains; `sepo run --units I/N` shares scoring among machines");
 const NO_ADAMS_KIN: Ours = Way("leave it out: AdamW is the optimizer");
@@ -77,7 +78,7 @@ const KEYS: &[(&[&str], Ours)] = &[
     (&["save_steps", "save_strategy"], Way("`checkpoint: { every: 200 }` in a `train` stage")),
     (&["save_total_limit"], Way("`checkpoint: { keep: 2 }` in a `train` stage")),
     (&["eval_steps", "eval_strategy", "evaluation_strategy", "eval_dataset", "eval_on_start", "do_eval"], EVAL),
-    (&["resume_from_checkpoint"], Way("leave it out: the same command goes on where it was")),
+    (&["resume_from_checkpoint"], Way("leave it out: the same command resumes the run")),
     (
         &["load_best_model_at_end", "metric_for_best_model", "early_stopping_steps"],
         Way("leave it out: the model of the last step is kept"),
@@ -112,7 +113,7 @@ const KEYS: &[(&[&str], Ours)] = &[
     (&["lora_alpha"], Key("alpha", "`lora` in a `train` stage")),
     (&["lora_target", "lora_target_modules", "target_modules"], Key("targets", "`lora` in a `train` stage")),
     (&["use_rslora"], Key("rslora", "`lora` in a `train` stage")),
-    (&["lora_dropout", "disable_dropout"], Way("leave it out: nothing is dropped")),
+    (&["lora_dropout", "disable_dropout"], Way("leave it out: there is no dropout")),
     (
         &[
             "bf16",
@@ -150,7 +151,7 @@ const KEYS: &[(&[&str], Ours)] = &[
     (
         &["overwrite_output_dir", "overwrite_cache"],
         Way(
-            "`sepo run --fresh` does everything again; `overwrite: true` in a `write` or `train` stage replaces files of others",
+            "`sepo run --fresh` does everything again; `overwrite: true` in a `write` or `train` stage replaces files that sepo did not write",
         ),
     ),
     (&["report_to", "logging_dir", "run_name", "plot_loss", "logging_strategy"], LOGS),
@@ -220,7 +221,7 @@ pub(super) fn key(word: &str, choices: &[&str]) -> Option<Answer> {
     let (_, ours) = KEYS.iter().find(|(words, _)| words.contains(&word))?;
     Some(match ours {
         Key(key, _) if choices.contains(key) => Answer { help: format!("did you mean `{key}`?"), key: Some(key) },
-        Key(key, place) => Answer { help: format!("here it is `{key}` of {place}"), key: None },
+        Key(key, place) => Answer { help: format!("the setting here is `{key}` of {place}"), key: None },
         Way(way) => Answer { help: (*way).to_owned(), key: None },
     })
 }
@@ -257,7 +258,7 @@ mod tests {
     fn a_key_of_the_map_is_named_and_others_are_described() {
         let help = |word, choices: &[&str]| key(word, choices).unwrap().help;
         assert_eq!(help("lr", &["learning_rate", "epochs"]), "did you mean `learning_rate`?");
-        assert_eq!(help("lr", &["workdir"]), "here it is `learning_rate` of a `train` stage");
+        assert_eq!(help("lr", &["workdir"]), "the setting here is `learning_rate` of a `train` stage");
         assert!(help("bf16", &[]).starts_with("`precision: bf16` at the top"));
         assert!(key("wrkdir", &["workdir"]).is_none());
         assert_eq!(choice("sigmoid", &["dpo", "ipo"]).unwrap(), "did you mean `dpo: {}`?");

@@ -80,7 +80,7 @@ fn addresses(file: &File) -> impl Iterator<Item = (&str, Vec<String>)> {
             TokenizerOf::Named(name) => {
                 Some((name, ["stages", id, operation.name(), "tokenizer"].map(str::to_owned).to_vec()))
             }
-            TokenizerOf::Model(_) => None,
+            TokenizerOf::Model(_) | TokenizerOf::Rows => None,
         }
     });
     models.chain(tokenizers).filter(|(text, _)| text.starts_with(SCHEME))

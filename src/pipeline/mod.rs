@@ -23,6 +23,7 @@ pub mod run;
 pub mod schema;
 pub mod sources;
 pub mod spec;
+pub mod starter;
 pub mod suite;
 mod supplies;
 pub mod sweep;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::hub::OnHub;
 use super::spec::{ModelSpec, Spec};
 use crate::error::{Error, Problem, Result};
-use crate::io::hub::SCHEME;
+use crate::io::hub::{Address, SCHEME};
 use crate::io::{Mirror, Stores};
 use crate::model::{ModelSource, Weights};
 use crate::monitor::Monitor;
@@ -111,6 +111,11 @@ impl Models {
         self.specs.keys().map(String::as_str)
     }
 
+    /// The name `org/name` of the model `name`, if it is one of the hub.
+    pub(super) fn hub_name(&self, name: &str) -> Option<String> {
+        Some(Address::parse(self.specs.get(name)?.path.as_deref()?).ok()??.repo)
+    }
+
     /// Where `path`, which may be an address of the hub, lies.
     pub(super) fn local(&self, path: &str) -> PathBuf {
         self.hub.local(path)
@@ -165,8 +170,11 @@ fn no_folder(field: &str, text: &str) -> Option<Problem> {
     if text.contains("://") || folder.is_dir() {
         return None;
     }
-    let what = if folder.exists() { "is a file, where a folder belongs" } else { "is not there" };
-    let problem = Problem::at(field, format!("the folder `{text}` {what}"));
+    let message = match folder.exists() {
+        true => format!("`{text}` is a file, not a folder"),
+        false => format!("the folder `{text}` does not exist"),
+    };
+    let problem = Problem::at(field, message);
     Some(match on_the_hub(text, "") {
         Some(help) => problem.help(help),
         None => problem,

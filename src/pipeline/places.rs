@@ -44,7 +44,7 @@ pub(super) fn problems(spec: &Spec, plan: &Plan) -> Result<Vec<Problem>> {
             problem(what);
         }
         if let Some(model) = models.iter().find(|model| at.is_within(&model.at) || model.at.is_within(at)) {
-            problem(format!("the folder is, holds or lies in {}", model.what));
+            problem(format!("the folder is, contains or is inside {}", model.what));
         }
         if let Some(message) = beside_inputs(plan, *output, at)? {
             problem(message);
@@ -97,7 +97,7 @@ fn beside_inputs(plan: &Plan, output: &dyn Destination, at: &Canonical) -> Resul
         }
         for pattern in read.from.list() {
             if dataset::takes(&pattern, &plan.stores, &written)? {
-                let what = format!("stage `{}` reads `{pattern}`, which this folder is a part of", node.id);
+                let what = format!("stage `{}` reads `{pattern}`, which includes this folder", node.id);
                 return Ok(Some(format!("{what}: the next run would read what this one writes")));
             }
         }
@@ -112,7 +112,7 @@ fn workdir_in_input(plan: &Plan, workdir: &Canonical) -> Result<Vec<Problem>> {
         for pattern in read.from.list() {
             if dataset::takes(&pattern, &plan.stores, &kept)? {
                 let message = format!(
-                    "stage `{}` reads `{pattern}`, which the workdir is a part of: it would read its own results",
+                    "stage `{}` reads `{pattern}`, which includes the workdir: it would read its own results",
                     node.id
                 );
                 return Ok(vec![Problem::at("workdir", message).help("name a workdir beside the inputs")]);

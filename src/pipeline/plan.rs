@@ -215,6 +215,14 @@ impl Plan {
         self.models.source(name, self.seed)
     }
 
+    /// The model of the hub, `org/name`, that the model `name` goes back to, through all `train` stages between.
+    pub fn hub_base(&self, name: &str) -> Option<String> {
+        match self.node(name).and_then(Node::training) {
+            Some(train) => self.hub_base(&train.model),
+            None => self.models.hub_name(name),
+        }
+    }
+
     /// Brings the weights of the models `names` that lie in stores or on the hub to this machine.
     ///
     /// # Errors
@@ -258,7 +266,7 @@ impl Plan {
             (format!("no tokenizer.json in `{}`", folder.display()), way_out(&folder))
         } else {
             let help = on_the_hub(name, "").unwrap_or_else(|| suggest(name, &models));
-            (format!("`{name}` is no model under `models:`, and no folder"), help)
+            (format!("`{name}` is neither a model under `models:` nor a folder"), help)
         };
         Err(vec![Problem::at("tokenizer", message).help(help)])
     }
@@ -279,7 +287,22 @@ impl Plan {
         match operation.tokenizer()?.of {
             TokenizerOf::Named(name) => Some(self.tokenizer(name)),
             TokenizerOf::Model(name) => self.start_of(name)?.tokenizer,
+            TokenizerOf::Rows => self.tokenizer_of_rows(operation),
         }
+    }
+
+    /// The folder of the tokenizer that made the ids of the rows of `operation`, or else of the first model above it.
+    fn tokenizer_of_rows(&self, operation: &dyn Operation) -> Option<PathBuf> {
+        let mut of_model = None;
+        let mut at = operation;
+        while let Some(above) = at.inputs().first().and_then(|(_, input)| self.node(input)) {
+            at = above.operation();
+            if at.longest_row().is_some() {
+                return self.tokenizer_of(at);
+            }
+            of_model = of_model.or_else(|| at.models().iter().find_map(|model| self.start_of(model.name)?.tokenizer));
+        }
+        of_model
     }
 
     /// Plans the passes that stage `id` needs over its rows before it takes them.
@@ -298,9 +321,10 @@ impl Plan {
     fn inputs(&self, operation: &dyn Operation) -> Inputs {
         let rows =
             operation.inputs().into_iter().filter_map(|(_, id)| Some((id.to_owned(), self.node(id)?.columns.clone())));
-        let model = operation.tokenizer().map(|tokenizer| match tokenizer.of {
-            TokenizerOf::Named(name) => name,
-            TokenizerOf::Model(name) => self.first(name),
+        let model = operation.tokenizer().and_then(|tokenizer| match tokenizer.of {
+            TokenizerOf::Named(name) => Some(name),
+            TokenizerOf::Model(name) => Some(self.first(name)),
+            TokenizerOf::Rows => None,
         });
         let tokenizer = match self.tokenizer_of(operation) {
             _ if model.is_some_and(|model| self.models.is_broken(model)) => TokenizerFound::Unknown,
@@ -387,24 +411,26 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
         let has_rows = |name: &str| !matches!(shape(name), Some(Shape::Training(_) | Shape::Sink(_)));
         if !is_id(id) {
             let path = vec!["stages".to_owned(), id.clone()];
-            let message = format!("`{id}` is no stage id: it names files, so it has only letters, digits, `_` and `-`");
+            let message = format!(
+                "`{id}` is not a valid stage id: ids name files and may contain only letters, digits, `_` and `-`"
+            );
             problems.push(Problem { path, message, help: None });
         }
         for (field, name) in operation.inputs() {
             if !stages.contains_key(name) {
                 problems.push(problem(id, field, format!("no stage `{name}`"), Some(suggest(name, &ids))));
             } else if !has_rows(name) {
-                problems.push(problem(id, field, format!("stage `{name}` has no rows to give"), None));
+                problems.push(problem(id, field, format!("stage `{name}` produces no rows"), None));
             }
         }
         for ModelUse { field, name, .. } in operation.models() {
             let known = spec.file.models.contains_key(name);
             if known && stages.contains_key(name) {
-                problems.push(problem(id, field, format!("`{name}` is a model and a stage"), None));
+                problems.push(problem(id, field, format!("`{name}` names both a model and a stage"), None));
             } else if !known && !trains(name) {
                 let models = spec.file.models.keys().chain(stages.keys().filter(|id| trains(id)));
                 let models: Vec<&str> = models.map(String::as_str).collect();
-                let message = format!("no model and no train stage `{name}`");
+                let message = format!("`{name}` is neither a model nor a `train` stage");
                 problems.push(problem(id, field, message, Some(suggest(name, &models))));
             }
         }
@@ -413,7 +439,7 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
     while !waiting.is_empty() {
         let ready = |id: &String| uses(id).iter().all(|name| sorted.contains(name));
         let Some(next) = waiting.iter().position(ready) else {
-            let message = format!("stages that need each other: {}", waiting.join(", "));
+            let message = format!("these stages depend on each other: {}", waiting.join(", "));
             problems.push(problem(&waiting[0], "", message, None));
             break;
         };

@@ -109,8 +109,8 @@ impl TooMany {
 
     /// The error that ends the run, whose rejects lie in `folder`.
     pub(super) fn error(&self, folder: &Location) -> Error {
-        let way_out = "look at them (`sepo inspect`), mend what is wrong or raise `max_reject_share`, and run again";
-        Error::stage(&self.stage, format!("{}; the rows lie in {folder}; {way_out}", self.message))
+        let way_out = "inspect them (`sepo inspect`), fix the cause or raise `max_reject_share`, and run again";
+        Error::stage(&self.stage, format!("{}; the rows are in {folder}; {way_out}", self.message))
     }
 }
 
@@ -148,7 +148,7 @@ impl NoRows {
         let Self { stage, rows, reasons } = self;
         let message = match rows {
             0 => "no row came in: its files hold none, or `where`, `sample` and `split` leave none".to_owned(),
-            rows => format!("all {rows} rows that came in were set aside ({reasons}); they lie in {folder}"),
+            rows => format!("all {rows} rows that came in were set aside ({reasons}); they are in {folder}"),
         };
         let way_out = "where a result without rows is meant, set `allow_empty: true` at the top of the pipeline file";
         Error::stage(stage, format!("{message}; {way_out}"))

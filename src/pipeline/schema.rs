@@ -1,7 +1,8 @@
 //! Checks a YAML tree against the JSON Schema of the pipeline file, so that every mistake in it is found at once and
-//! has a position. `sepo schema` prints one for editors that is made of it.
+//! has a position. Made of it are the schema for editors that `sepo schema` prints, and the reference of all settings.
 
 mod editor;
+pub mod reference;
 
 use schemars::JsonSchema;
 use serde_json::{Map, Number, Value};
@@ -50,7 +51,7 @@ pub(super) fn check(node: &mut Node, schema: &Value, root: &Value, mistakes: &mu
     };
     if !types.iter().any(fits) {
         let wanted: Vec<&str> = types.iter().map(|wanted| describe(wanted)).collect();
-        return mistake(node.at, format!("{} where {} belongs", found(node), wanted.join(" or ")), None);
+        return mistake(node.at, format!("expected {}, found {}", wanted.join(" or "), found(node)), None);
     }
     match &mut node.content {
         Content::Number(number) => {
@@ -123,7 +124,7 @@ fn check_any(node: &mut Node, any: &[Value], root: &Value, mistakes: &mut Vec<Mi
                 None => mistakes.push(unknown(entry.at, "name", &entry.key, &names)),
             },
             _ => {
-                let message = format!("{} keys where one belongs", entries.len());
+                let message = format!("expected one key, found {}", entries.len());
                 mistakes.push(Mistake { at: node.at, message, help: Some(format!("one of {}", names.join(", "))) });
             }
         };
@@ -137,7 +138,7 @@ fn check_any(node: &mut Node, any: &[Value], root: &Value, mistakes: &mut Vec<Mi
         let mistake = match variants.iter().find(|(name, _)| name == word) {
             Some((name, schema)) => {
                 let help = Some(format!("write `{}`", in_full(name, schema, root)));
-                Mistake { at: node.at, message: format!("`{name}` is a map with its settings"), help }
+                Mistake { at: node.at, message: format!("`{name}` takes a map of settings"), help }
             }
             None => {
                 let names = variants.iter().map(|(name, _)| name.as_str()).chain(words);
@@ -182,7 +183,7 @@ fn check_choice(node: &Node, choices: &[&str], mistakes: &mut Vec<Mistake>) {
         Content::Text(text) | Content::Loose(text) => mistakes.push(unknown(node.at, "choice", text, choices)),
         _ => {
             let help = Some(format!("one of {}", choices.join(", ")));
-            mistakes.push(Mistake { at: node.at, message: format!("{} where a word belongs", found(node)), help });
+            mistakes.push(Mistake { at: node.at, message: format!("expected a word, found {}", found(node)), help });
         }
     }
 }
@@ -190,11 +191,21 @@ fn check_choice(node: &Node, choices: &[&str], mistakes: &mut Vec<Mistake>) {
 /// Says what `word`, which is no `what` that is known here, may have meant: a word of another program, or a near spelling.
 pub(super) fn unknown(at: (u64, u64), what: &str, word: &str, choices: &[&str]) -> Mistake {
     let help = match what {
-        "key" => foreign::key(word, choices).map(|answer| answer.help),
+        "key" => foreign::key(word, choices).map(|answer| answer.help).or_else(|| elsewhere(word, choices)),
         _ => foreign::choice(word, choices),
     };
     let help = help.unwrap_or_else(|| suggest(word, choices));
     Mistake { at, message: format!("unknown {what} `{word}`"), help: Some(help) }
+}
+
+/// Settings of this name that few maps have are worth naming.
+const FEW: usize = 4;
+
+/// Where the key `word` belongs, if it is none of `choices` in another spelling.
+fn elsewhere(word: &str, choices: &[&str]) -> Option<String> {
+    let found = if nearest(word, choices).is_none() { reference::called(word) } else { Vec::new() };
+    let names: Vec<String> = found.iter().map(|setting| format!("`{}`", setting.name())).collect();
+    (1..=FEW).contains(&names.len()).then(|| format!("the setting here is {}", names.join(" or ")))
 }
 
 /// The one of `choices` that the unknown key `word` was meant as.

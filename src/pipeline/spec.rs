@@ -18,38 +18,51 @@ use crate::stages::Stage;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct File {
-    /// Variables with their defaults; `--var name=value` overrides, `${name}` uses them.
+    /// Variables and their default values. `${name}` inserts a value, `--var name=value` overrides it on the command
+    /// line.
     #[serde(default)]
+    #[schemars(extend("examples" = [{"model": "hf://org/name", "limit": 1000}]))]
     pub vars: BTreeMap<String, Value>,
-    /// Folder for everything that the run keeps: materialised data, models, metrics, rows set aside. A path or a URL.
+    /// Folder or URL for everything that a run keeps: materialised rows, models, metrics, rejected rows.
+    #[schemars(extend("examples" = ["runs/first", "s3://bucket/runs/first"]))]
     pub workdir: String,
-    /// Where models run.
+    /// Device that models run on: `cpu`, `libtorch`, `libtorch:cuda:N`, `cuda:N`, `vulkan` or `vulkan:cpu`
+    /// (docs/backends.md).
     #[serde(default)]
+    #[schemars(extend("examples" = ["cpu", "libtorch:cuda:0"]))]
     pub device: DeviceSpec,
-    /// Numbers of frozen weights in `score` stages; training keeps f32.
+    /// Precision of frozen weights in `score` and `generate` stages. Training always uses f32.
     #[serde(default)]
+    #[schemars(extend("examples" = ["bf16"]))]
     pub precision: Precision,
-    /// Seed of new parameters and of the order of training rows.
+    /// Seed of newly initialised parameters and of the order of training rows.
     #[serde(default = "default_seed")]
+    #[schemars(extend("examples" = [42]))]
     pub seed: u64,
-    /// The largest share of a stage's rows, in [0, 1], that may be set aside; from 1,000 rows on a run ends that sets
-    /// aside more.
+    /// Largest share of a stage's rows, in [0, 1], that may be set aside. A stage that has seen at least 1,000 rows
+    /// and set aside more than this share fails the run.
     #[serde(default = "default_max_reject_share")]
+    #[schemars(extend("examples" = [0.1], "x-unit" = "share of rows"))]
     pub max_reject_share: f64,
-    /// Whether a result may have no rows. Without it a run ends where a `read` finds no row, where a stage sets all rows
-    /// aside, and where nothing is left to train on, to compare, to answer or to write.
+    /// Accept empty results. By default a run fails if a `read` finds no rows, if a stage sets all rows aside, or if
+    /// no rows are left to train on, compare, answer or write.
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub allow_empty: bool,
-    /// Run the pipeline for every combination of some variables' values.
+    /// Runs the pipeline once for every combination of the values of some variables.
     #[serde(default)]
+    #[schemars(extend("examples" = [{"over": {"rate": [1e-06, 5e-06]}}]))]
     pub sweep: Option<Sweep>,
-    /// How object stores are reached.
+    /// How object stores are accessed.
     #[serde(default)]
+    #[schemars(extend("examples" = [{"region": "eu-central-1"}]))]
     pub storage: Storage,
     /// Models by name.
     #[serde(default)]
+    #[schemars(extend("examples" = [{"base": {"path": "hf://org/name"}}]))]
     pub models: BTreeMap<String, ModelSpec>,
-    /// Stages by id; each is a map with one key that names the operation.
+    /// Stages by id. Each stage is a map with one key, which names the operation.
+    #[schemars(extend("examples" = [{"pairs": {"read": {"from": "pairs.jsonl"}}}]))]
     pub stages: BTreeMap<String, Stage>,
 }
 
@@ -61,22 +74,26 @@ fn default_max_reject_share() -> f64 {
     0.5
 }
 
-/// A model that exists, or is made from a configuration.
+/// A model: a checkpoint, or a configuration from which new parameters are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSpec {
-    /// A folder with config.json, safetensors and tokenizer.json; or with a LoRA adapter that PEFT saved. On this
-    /// machine, in a store (`s3://…`), or on the hub: `hf://org/name[@revision][/folder]`.
+    /// Folder with config.json, safetensors and tokenizer.json, or with a LoRA adapter saved by PEFT. A local path,
+    /// an object store (`s3://…`), or the Hugging Face hub: `hf://org/name[@revision][/folder]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["hf://HuggingFaceTB/SmolLM2-135M-Instruct"]))]
     pub path: Option<String>,
-    /// A folder with a LoRA adapter that PEFT saved, to be put on the model.
+    /// Folder with a LoRA adapter saved by PEFT, which is applied to the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["adapters/oracle"]))]
     pub adapter: Option<String>,
-    /// The content of a config.json, to begin with random parameters.
+    /// Content of a config.json. The model starts with random parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"model_type": "llama", "vocab_size": 1280, "hidden_size": 128}]))]
     pub init: Option<BTreeMap<String, Value>>,
-    /// A folder with tokenizer.json, where it is not the model's; may be on the hub.
+    /// Folder with tokenizer.json, if the tokenizer is not in the model's folder. May be on the hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["data/quickstart/tokenizer"]))]
     pub tokenizer: Option<String>,
 }
 
@@ -160,8 +177,8 @@ impl Spec {
 /// Keys of `tree` that stand twice in one map. Those that stand first remain.
 pub(super) fn repeated(tree: &mut Node) -> Vec<Mistake> {
     let mistake = |(key, at, (line, _)): (String, (u64, u64), (u64, u64))| {
-        let message = format!("the key `{key}` stands twice in one map, first in line {line}");
-        Mistake { at, message, help: Some("keep one of the two".into()) }
+        let message = format!("duplicate key `{key}`; the first one is in line {line}");
+        Mistake { at, message, help: Some("remove one of them".into()) }
     };
     tree.take_repeated().into_iter().map(mistake).collect()
 }

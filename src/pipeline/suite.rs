@@ -15,10 +15,12 @@ use crate::error::{Error, Mistake, Result};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
-    /// The files, in their order; a path is as on the command line.
+    /// Pipeline files, in the order in which they run. Paths are relative to the current folder.
+    #[schemars(extend("examples" = [["pipelines/first.yaml", "pipelines/second.yaml"]]))]
     pub pipelines: Vec<String>,
-    /// Values of variables, for every one of the files; `--var` overrides.
+    /// Values of variables, for all of the files. `--var` overrides them.
     #[serde(default)]
+    #[schemars(extend("examples" = [{"out": "runs/suite"}]))]
     pub vars: BTreeMap<String, Value>,
 }
 

@@ -6,6 +6,7 @@ use super::plan::{Node, Plan};
 use crate::error::{Error, Result};
 use crate::io::Location;
 use crate::model::{DeviceSpec, ModelSource};
+use crate::report::SetAside;
 use crate::stages::Resources;
 use crate::text::Tokenizer;
 
@@ -15,11 +16,18 @@ pub(super) struct NodeResources<'a> {
     node: &'a Node,
     /// Finds the models that `train` stages made.
     trained: &'a dyn Fn(&str) -> Result<ModelSource>,
+    /// Rows that the stages above set aside, where that is known.
+    set_aside: Option<Vec<SetAside>>,
 }
 
 impl<'a> NodeResources<'a> {
     pub(super) fn new(plan: &'a Plan, node: &'a Node, trained: &'a dyn Fn(&str) -> Result<ModelSource>) -> Self {
-        Self { plan, node, trained }
+        Self { plan, node, trained, set_aside: None }
+    }
+
+    /// The same, where the stages above set these rows aside.
+    pub(super) fn behind(self, set_aside: Option<Vec<SetAside>>) -> Self {
+        Self { set_aside, ..self }
     }
 }
 
@@ -46,6 +54,10 @@ impl Resources for NodeResources<'_> {
 
     fn columns(&self) -> SchemaRef {
         self.node.columns.clone()
+    }
+
+    fn set_aside(&self) -> Option<Vec<SetAside>> {
+        self.set_aside.clone()
     }
 
     fn locate(&self, path: &str) -> Result<Location> {

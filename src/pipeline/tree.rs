@@ -212,10 +212,12 @@ pub(super) fn lookup(vars: &Vars, name: &str) -> Result<String, Unresolved> {
     match (name.strip_prefix("env:"), vars.get(name)) {
         (Some(env), _) => Ok(std::env::var(env).map_err(|_| format!("environment variable `{env}` is not set"))?),
         (None, Some(value)) => value.clone().ok_or(Unresolved(None)),
-        (None, None) if vars.is_empty() => Err(format!("no variable `{name}`; none stands before it").into()),
+        (None, None) if vars.is_empty() => {
+            Err(format!("unknown variable `{name}`; no variable is defined before it").into())
+        }
         (None, None) => {
             let names = vars.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            Err(format!("no variable `{name}`; there are {names}").into())
+            Err(format!("unknown variable `{name}`; the variables are {names}").into())
         }
     }
 }
@@ -309,6 +311,6 @@ mod tests {
         node.substitute(&|name| lookup(&vars, name), &mut problems);
         assert_eq!(node.get("a").unwrap().content, Content::Loose("3".into()));
         assert_eq!(node.get("b").unwrap().content, Content::Text("x/3/y".into()));
-        assert_eq!(problems, [((3, 4), "no variable `nothing`; there are broken, m, n".to_owned())]);
+        assert_eq!(problems, [((3, 4), "unknown variable `nothing`; the variables are broken, m, n".to_owned())]);
     }
 }

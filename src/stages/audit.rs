@@ -17,14 +17,17 @@ use super::{
 use crate::columns::Side;
 use crate::columns::lists::{floats, masks};
 use crate::error::{Error, Problem, Result};
+use crate::report::Gathered;
 
 /// Compares rewards and masks with known answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Audit {
-    /// The stage whose rows to take: scored and selected.
+    /// Stage that provides the rows, scored and selected.
+    #[schemars(extend("examples" = ["keyed"]))]
     pub input: String,
-    /// The spans that `tokenize` turned into `{side}_{spans}_mask`.
+    /// Name of the spans, listed in `tokenize`'s `spans`, whose `{side}_{spans}_mask` marks the known key tokens.
+    #[schemars(extend("examples" = ["planted"]))]
     pub spans: String,
 }
 
@@ -78,32 +81,10 @@ pub struct AuditSums {
     gathered: [Gathered; 2],
 }
 
-/// The reward in the best tenths of every response's tokens: those that are best for `sepo`, the highest of a chosen
-/// response, the lowest of a rejected one.
-#[derive(Debug, Default)]
-struct Gathered {
-    /// By tenths of a response's tokens, rounded up: their reward, counted positive where it speaks for its side.
-    tenths: [f64; 10],
-    /// Everything that speaks for its side.
-    whole: f64,
-}
-
-impl Gathered {
-    /// Adds a response; `rewards` are positive where they speak for its side.
-    fn add(&mut self, mut rewards: Vec<f64>) {
-        rewards.sort_unstable_by(|a, b| b.total_cmp(a));
-        for (tenth, sum) in self.tenths.iter_mut().enumerate() {
-            *sum += rewards.iter().take((rewards.len() * (tenth + 1)).div_ceil(10)).sum::<f64>();
-        }
-        self.whole += rewards.iter().filter(|reward| **reward > 0.0).sum::<f64>();
-    }
-
-    /// `reward_in_best_10` to `reward_in_best_100`: shares of `whole`. What speaks against its side is subtracted, so
-    /// that the shares fall again where it begins.
-    fn shares(&self) -> impl Iterator<Item = (String, Value)> + '_ {
-        let name = |tenth: usize| format!("reward_in_best_{}", 10 * (tenth + 1));
-        self.tenths.iter().enumerate().map(move |(tenth, sum)| (name(tenth), json!(sum / self.whole)))
-    }
+/// `reward_in_best_10` to `reward_in_best_100`.
+fn shares(gathered: &Gathered) -> impl Iterator<Item = (String, Value)> + '_ {
+    let tenths = gathered.shares().filter(|(percent, _)| percent % 10 == 0);
+    tenths.map(|(percent, share)| (format!("reward_in_best_{percent}"), json!(share)))
 }
 
 impl AuditSums {
@@ -158,7 +139,7 @@ impl AuditSums {
                 "planted_places": places, "reward_place_auroc": by_place[0],
                 "reference_logp_place_auroc": by_place[1], "random_place_auroc": by_place[2],
             });
-            numbers.as_object_mut().into_iter().for_each(|numbers| numbers.extend(self.gathered[index].shares()));
+            numbers.as_object_mut().into_iter().for_each(|numbers| numbers.extend(shares(&self.gathered[index])));
             metrics.insert(side.name().to_owned(), numbers);
         }
         metrics
@@ -260,17 +241,6 @@ mod tests {
         }
         assert_eq!(ranking.tokens.len(), 6);
         assert_eq!(ranking.places, [(0.2, false), (0.9, true), (0.4, false), (0.0, true)]);
-    }
-
-    #[test]
-    fn few_tokens_hold_most_of_the_reward() {
-        let mut gathered = Gathered::default();
-        gathered.add(vec![0.5, 6.0, -1.0, 1.5]);
-        gathered.add(vec![2.0]);
-        let shares: Vec<f64> = gathered.shares().map(|(_, share)| share.as_f64().unwrap()).collect();
-        // 1, 1, 2, 2, 2, 3, 3, 4, 4, 4 tokens of the first response, the only one of the second.
-        assert_eq!(shares, [0.8, 0.8, 0.95, 0.95, 0.95, 1.0, 1.0, 0.9, 0.9, 0.9]);
-        assert_eq!(gathered.shares().last().unwrap().0, "reward_in_best_100");
     }
 
     // sklearn 1.7: roc_auc_score([0, 0, 1, 1, 0], [0.1, 0.4, 0.35, 0.8, 0.35]) -> 0.75

@@ -31,28 +31,36 @@ pub use judge::{Judge, Reward};
 /// Compares models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("examples" = [{ "input": "held_out", "start": "ref", "models": { "sepo": "policy" } }]))]
 pub struct Evaluate {
-    /// The stage whose pairs the models are compared on.
+    /// Stage that provides the pairs on which models are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["held_out"]))]
     pub input: Option<String>,
-    /// The models, by the names that the table gives them.
+    /// Models to compare, by the labels of the result table.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("examples" = [{"sepo": "policy", "dpo": "oracle"}]))]
     pub models: BTreeMap<String, String>,
-    /// The model that they started from: rewards, drift and divergence are taken against it.
+    /// Model that all of them were trained from. Rewards, drift and divergence are relative to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["ref"]))]
     pub start: Option<String>,
-    /// Stages with answers (`generate`), by the names that the table gives them. Where `models` has the name too, the
-    /// model's divergence from `start` is measured on its answers.
+    /// `generate` stages to compare, by the labels of the result table. For labels that are also in `models`, the
+    /// divergence of the model from `start` is measured on its own answers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("examples" = [{"sepo": "policy_answers"}]))]
     pub answers: BTreeMap<String, String>,
-    /// Who judges answers.
+    /// Judge of the answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"reward": {"oracle": "oracle", "reference": "ref"}}]))]
     pub judge: Option<Judge>,
-    /// The name among `answers` that all others are judged against.
+    /// Label in `answers` that all other labels are compared with for win rates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["before"]))]
     pub against: Option<String>,
-    /// Most tokens in one forward pass.
+    /// Largest number of tokens in a forward pass.
     #[serde(default = "default_batch_tokens")]
+    #[schemars(extend("examples" = [8192], "x-unit" = "tokens"))]
     pub batch_tokens: usize,
 }
 

@@ -34,51 +34,67 @@ use crate::text::{Template, Tokenizer};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Generate {
-    /// The stage whose rows to take: with `prompt_ids`, or with `prompt`.
+    /// Stage that provides the rows, with `prompt_ids` or `prompt`.
+    #[schemars(extend("examples" = ["held_out"]))]
     pub input: String,
-    /// The model that answers.
+    /// Model that generates the answers.
+    #[schemars(extend("examples" = ["policy"]))]
     pub model: String,
-    /// Logits are divided by it; 0, as without a word about it, takes the likeliest token every time.
+    /// Sampling temperature. 0, the default, always takes the most likely token.
     #[serde(default)]
+    #[schemars(extend("examples" = [0.7]))]
     pub temperature: f64,
-    /// Draw from the smallest set of likeliest tokens that have this probability together, in (0, 1]. Needs a `temperature`
-    /// above 0.
+    /// Nucleus sampling: draw from the smallest set of most likely tokens whose probabilities sum to at least this
+    /// value, in (0, 1]. Requires a `temperature` above 0.
     #[serde(default = "default_top_p")]
+    #[schemars(extend("examples" = [0.9]))]
     pub top_p: f64,
     /// `model`: the sampling, the penalties and the end tokens of the model's generation_config.json, in place of `temperature` and
     /// `top_p`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation_config: Option<Meant>,
-    /// Tokens after which an answer is cut. A prompt that leaves no room for them in the model's positions is set aside.
+    /// Longest answer. Prompts that leave no room for an answer within the model's positions are set aside.
     #[serde(default = "default_max_tokens")]
+    #[schemars(extend("examples" = [256], "x-unit" = "tokens"))]
     pub max_tokens: usize,
-    /// Texts that end an answer, beside the model's own end tokens; the name of a special token is that token.
+    /// Texts that end an answer, in addition to the model's end tokens. The name of a special token stands for that
+    /// token.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("examples" = [["###"]]))]
     pub stop: Vec<String>,
-    /// Token ids that end an answer instead of the model's own.
+    /// Token ids that end an answer, instead of the model's end tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [[2]]))]
     pub stop_ids: Option<Vec<i32>>,
-    /// Answers to every prompt; several are in the column `answers`, and need a `temperature` above 0.
+    /// Answers per prompt. Several answers are written to the column `answers`, and require a `temperature` above 0.
     #[serde(default = "default_samples")]
+    #[schemars(extend("examples" = [4]))]
     pub samples: usize,
-    /// Seed of the random numbers; by default the file's.
+    /// Seed for sampling. The default is the file's `seed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [7]))]
     pub seed: Option<u64>,
-    /// Most tokens whose keys and values are kept at a time.
+    /// Largest number of tokens whose keys and values are cached at a time.
     #[serde(default = "default_batch_tokens")]
+    #[schemars(extend("examples" = [16384], "x-unit" = "tokens"))]
     pub batch_tokens: usize,
-    /// Numbers of the weights; by default what the file's `precision` says.
+    /// Precision of the weights. The default is the file's `precision`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["bf16"]))]
     pub precision: Option<Precision>,
-    /// The model whose tokenizer to use, or a folder with tokenizer.json; by default the model's own.
+    /// Model whose tokenizer is used, or a folder with tokenizer.json. The default is the model's own tokenizer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["base"]))]
     pub tokenizer: Option<String>,
-    /// The chat template for rows without `prompt_ids`: `auto` (the tokenizer's own), `none` (contents joined as they are), the
-    /// name of one of the tokenizer's templates, or a file.
+    /// Chat template for rows without `prompt_ids`: `auto` (the tokenizer's own), `none` (contents are concatenated
+    /// without a template), the name of one of the tokenizer's templates, or a Jinja file.
     #[serde(default)]
+    #[schemars(extend("examples" = ["none"]))]
     pub template: TemplateChoice,
-    /// Variables of the chat template, such as `enable_thinking: false`. A row's own, in the column `chat_template_kwargs`, win.
+    /// Variables that the chat template receives, such as `enable_thinking: false`. Values in a row's
+    /// `chat_template_kwargs` column take precedence.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(extend("examples" = [{"enable_thinking": false}]))]
     pub template_args: Map<String, Value>,
 }
 

@@ -11,6 +11,7 @@ pub mod generate;
 mod operation;
 pub mod positions;
 pub mod read;
+pub mod report;
 pub mod score;
 pub mod select;
 mod shape;
@@ -40,24 +41,26 @@ pub use shape::{Derived, Destination, Ending, Finished, Resources, Rows, Shape, 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Rows of a preference dataset.
+    /// Reads preference pairs, or prompts, from files.
     Read(read::Read),
-    /// Conversations to token ids.
+    /// Renders conversations with a chat template and tokenizes them.
     Tokenize(tokenize::Tokenize),
-    /// Token rewards from an oracle and its reference.
+    /// Adds log-probabilities and token rewards, from an oracle and its reference.
     Score(score::Score),
-    /// Key-token masks from token rewards.
+    /// Adds key-token masks, computed from token rewards.
     Select(select::Select),
-    /// Files that any engine reads.
+    /// Writes rows to Parquet, Arrow or AlpacaEval files.
     Write(write::Write),
-    /// A model trained on the rows.
+    /// Trains a model. Other stages use it by the stage's id.
     Train(train::Train),
-    /// What a model answers.
+    /// Generates answers with a model.
     Generate(generate::Generate),
-    /// Models compared on held-out pairs, and by their answers.
+    /// Compares models on held-out pairs, and by their answers.
     Evaluate(evaluate::Evaluate),
-    /// Rewards and masks compared with known answers.
+    /// Compares rewards and masks with known key tokens.
     Audit(audit::Audit),
+    /// A page about scored rows.
+    Report(report::Report),
 }
 
 /// The operation of a stage: the one list of what the variants are.
@@ -73,6 +76,7 @@ macro_rules! operation {
             Stage::Generate(operation) => operation,
             Stage::Evaluate(operation) => operation,
             Stage::Audit(operation) => operation,
+            Stage::Report(operation) => operation,
         }
     };
 }
@@ -220,6 +224,7 @@ mod tests {
             "evaluate": { "input": "rows", "start": "base", "models": { "one": "better" }, "answers": { "one": "more" },
                 "judge": { "reward": { "oracle": "better", "reference": "base" } } },
             "audit": { "input": "rows", "spans": "planted" },
+            "report": { "input": "rows", "to": "out" },
         })
     }
 
@@ -242,8 +247,9 @@ mod tests {
             for (field, used) in stage.operation().uses() {
                 assert!(stages[name][field].to_string().contains(used), "{name}: {field} does not name {used}");
             }
-            let tokenizer = stages[name].get("tokenizer").and_then(Value::as_str).map(TokenizerOf::Named);
-            assert_eq!(stage.operation().tokenizer().map(|used| used.of), tokenizer, "{name}");
+            let named = stages[name].get("tokenizer").and_then(Value::as_str).map(TokenizerOf::Named);
+            let used = stage.operation().tokenizer().map(|used| used.of);
+            assert!(used == named || named.is_none() && used == Some(TokenizerOf::Rows), "{name}: {used:?}");
             assert_eq!(
                 stage.operation().cost(&Volume::default()).is_some(),
                 !stage.operation().models().is_empty(),
@@ -261,6 +267,7 @@ mod tests {
             ("train", "log_every"),
             ("train", "overwrite"),
             ("write", "overwrite"),
+            ("report", "overwrite"),
         ];
         for (name, settings) in stages.as_object().unwrap() {
             let own = stage(name, settings);

@@ -151,6 +151,8 @@ pub enum TokenizerOf<'a> {
     Named(&'a str),
     /// The model, which may have none.
     Model(&'a str),
+    /// The one that made the ids of the stage's rows, or else that of a model that read them; there may be none.
+    Rows,
 }
 
 /// What is known of a stage's tokenizer before a row is read.

@@ -35,21 +35,27 @@ use crate::model::{DeviceSpec, ModelSource, PairIds, Precision, Scorer};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Score {
-    /// The stage whose rows to take.
+    /// Stage that provides the rows, tokenized.
+    #[schemars(extend("examples" = ["tokens"]))]
     pub input: String,
-    /// The model that was trained with DPO; without one, only the reference's log-probabilities are added.
+    /// Model trained with DPO. Without one, only the log-probabilities of the reference are added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["oracle"]))]
     pub oracle: Option<String>,
-    /// The model that the oracle started from; with `contrast`, the one that is asked.
+    /// Model that the oracle was trained from. With `contrast`, the model that scores both prompts.
+    #[schemars(extend("examples" = ["ref"]))]
     pub reference: String,
-    /// Rewards from two prompts in place of an oracle. Reads what `tokenize` with `contrast` writes.
+    /// Computes rewards from two prompts instead of an oracle. Reads what `tokenize` with `contrast` writes.
     #[serde(default, skip_serializing_if = "Not::not")]
+    #[schemars(extend("examples" = [true]))]
     pub contrast: bool,
-    /// Most tokens in one forward pass, above 0; a longer row has a pass of its own.
+    /// Largest number of tokens in a forward pass, above 0. A longer row gets a pass of its own.
     #[serde(default = "default_batch_tokens")]
+    #[schemars(extend("examples" = [8192], "x-unit" = "tokens"))]
     pub batch_tokens: usize,
-    /// Numbers of the weights; by default what the file's `precision` says.
+    /// Precision of the weights. The default is the file's `precision`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["bf16"]))]
     pub precision: Option<Precision>,
 }
 
@@ -83,6 +89,12 @@ pub fn distinct(oracle: &ModelSource, reference: &ModelSource) -> Result<()> {
         reference.name
     );
     Err(Error::model(oracle, message))
+}
+
+/// Checks that the answers' token columns are there.
+pub(super) fn needs_answers(input: &Schema) -> Vec<Problem> {
+    let sides = Side::BOTH.map(Side::ids);
+    needs_ids(input).into_iter().filter(|problem| sides.iter().any(|name| problem.message.contains(name))).collect()
 }
 
 /// Checks that the token columns are there.

@@ -30,34 +30,42 @@ pub use rules::{Pick, Rule};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Select {
-    /// The stage whose rows to take.
+    /// Stage that provides the rows, scored.
+    #[schemars(extend("examples" = ["scored"]))]
     pub input: String,
     /// Which tokens of the chosen response are key tokens.
     #[serde(default = "default_chosen")]
+    #[schemars(extend("examples" = [{"top": 0.3}]))]
     pub chosen: Pick,
     /// Which tokens of the rejected response are key tokens.
     #[serde(default = "default_rejected")]
+    #[schemars(extend("examples" = [{"bottom": 0.3}]))]
     pub rejected: Pick,
-    /// How the picks are applied.
+    /// How picks are turned into masks.
     #[serde(default)]
+    #[schemars(extend("examples" = ["official"]))]
     pub rule: Rule,
-    /// Further masks by name, `{side}_key_mask_{name}`, with what they change.
+    /// Additional masks by name, written to `{side}_key_mask_{name}`, with the settings in which they differ.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("examples" = [{"random": {"rule": "random"}}]))]
     pub also: BTreeMap<String, Named>,
 }
 
-/// A further mask: what is left out is as in the stage itself.
+/// An additional mask. Settings that are left out are those of the stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Named {
     /// Which tokens of the chosen response are key tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"top": 0.1}]))]
     pub chosen: Option<Pick>,
     /// Which tokens of the rejected response are key tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"bottom": 0.1}]))]
     pub rejected: Option<Pick>,
-    /// How the picks are applied.
+    /// How picks are turned into masks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["random"]))]
     pub rule: Option<Rule>,
 }
 

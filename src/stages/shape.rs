@@ -13,6 +13,7 @@ use super::{Metrics, Transform};
 use crate::error::Result;
 use crate::io::Location;
 use crate::model::{DeviceSpec, ModelSource};
+use crate::report::SetAside;
 use crate::text::Tokenizer;
 
 /// How a run treats a stage.
@@ -89,6 +90,9 @@ pub trait Resources {
     /// The columns of the stage's rows, or of its input where it has none.
     fn columns(&self) -> SchemaRef;
 
+    /// The rows that the stages before this one set aside; none where that is not known before its rows come.
+    fn set_aside(&self) -> Option<Vec<SetAside>>;
+
     /// The place that `path`, a path or a URL of the pipeline file, names.
     ///
     /// # Errors
@@ -116,6 +120,8 @@ pub trait Sink {
 pub struct Finished {
     /// Numbers.
     pub metrics: Metrics,
+    /// What is probably wrong with the rows although nothing failed.
+    pub warnings: Vec<String>,
     /// Files that are whole and do not have their names yet: the run puts them into the folder of [`Ending::destination`].
     pub files: Vec<Shard>,
 }

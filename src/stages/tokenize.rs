@@ -40,32 +40,42 @@ pub(super) use template::contexts;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokenize {
-    /// The stage whose rows to take.
+    /// Stage that provides the rows: `prompt`, `chosen` and `rejected` as conversations.
+    #[schemars(extend("examples" = ["pairs"]))]
     pub input: String,
-    /// The model whose tokenizer to use, or a folder with tokenizer.json.
+    /// Model whose tokenizer is used, or a folder with tokenizer.json.
+    #[schemars(extend("examples" = ["base"]))]
     pub tokenizer: String,
-    /// The chat template: `auto` (the tokenizer's own), `none` (texts joined as they are, for base models), the name of one of
-    /// the tokenizer's templates, or a file.
+    /// Chat template: `auto` (the tokenizer's own), `none` (texts are concatenated without a template, for base
+    /// models), the name of one of the tokenizer's templates, or a Jinja file.
     #[serde(default)]
+    #[schemars(extend("examples" = ["none", "templates/chat.jinja"]))]
     pub template: TemplateChoice,
-    /// Variables of the chat template, such as `enable_thinking: false`. A row's own, in the column `chat_template_kwargs`, win.
+    /// Variables that the chat template receives, such as `enable_thinking: false`. Values in a row's
+    /// `chat_template_kwargs` column take precedence.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[schemars(extend("examples" = [{"enable_thinking": false}]))]
     pub template_args: Map<String, Value>,
-    /// Longest prompt and answer together, in tokens; answers are cut there, longer prompts set aside. By default 2048, or
-    /// as many as the positions of a model that reads the rows and has fewer; models have at least the number given here.
+    /// Longest prompt and answer together. Longer answers are truncated; rows whose prompt alone is longer are set
+    /// aside. By default 2048, or the number of positions of a model that reads the rows if that is lower. If the
+    /// limit is set explicitly, such models must have at least that many positions.
     #[serde(default = "default_max_length")]
+    #[schemars(extend("examples" = [1024], "x-unit" = "tokens"))]
     pub max_length: usize,
-    /// The rule for tokens that span the end of the prompt and the beginning of an answer; as a map, also shares of rows above
-    /// which the stage fails, by fault.
+    /// Rule for tokens that span the end of the prompt and the start of an answer. As a map, also limits on the share
+    /// of rows with each tokenization fault; the stage fails above them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"rule": "set_aside", "truncated": 0.05}]))]
     pub boundary: Option<BoundarySetting>,
-    /// Write the prompts in two more wordings as well, `better_prompt_ids` and `worse_prompt_ids`, which `score` with
-    /// `contrast` compares. They may be longer than `max_length` by their wording.
+    /// Also writes the prompt in two other wordings, as `better_prompt_ids` and `worse_prompt_ids`, for `score` with
+    /// `contrast`. These may exceed `max_length` by the length of the added wording.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{}]))]
     pub contrast: Option<Contrast>,
-    /// Span columns to turn into token masks: `planted` makes `{side}_planted_mask` from `{side}_planted`
-    /// (list<struct<start, end>> in characters of the answer).
+    /// Span columns to convert to token masks: `planted` makes `{side}_planted_mask` from `{side}_planted`
+    /// (`list<struct<start, end>>`, in characters of the answer).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("examples" = [["planted"]]))]
     pub spans: Vec<String>,
 }
 
@@ -220,7 +230,10 @@ impl Transform for Tokenizing {
         }
         let (tokenizer, template) = (Some(self.digest.clone()), Some(self.template.digest()));
         let contrast = self.stage.contrast.as_ref().and_then(|contrast| serde_json::to_value(contrast).ok());
-        let out = Provenance { tokenizer, template, contrast, ..Provenance::of(&out.schema()) }.stamp_rows(&out);
+        let tokenizer_folder = Some(self.tokenizer.folder().display().to_string());
+        let provenance =
+            Provenance { tokenizer, tokenizer_folder, template, contrast, ..Provenance::of(&out.schema()) };
+        let out = provenance.stamp_rows(&out);
         Outcome::sort_out(&out, &rows.iter().map(|row| row.reason).collect::<Vec<_>>())
     }
 

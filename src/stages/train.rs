@@ -24,97 +24,125 @@ use crate::train::{Checkpoints, Settings};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// The stage whose rows to train on.
+    /// Stage that provides the training rows.
+    #[schemars(extend("examples" = ["keyed"]))]
     pub input: String,
-    /// The model to start from: a name under `models:`, or a `train` stage.
+    /// Model to start from: a name under `models:`, or a `train` stage.
+    #[schemars(extend("examples" = ["ref"]))]
     pub model: String,
-    /// The reference of DPO and its kin; by default the model that training starts from. Its log-probabilities are taken
-    /// from the columns, or computed once before the training begins. `tdpo1`, `tdpo2` and `tbpo_a` keep it at work beside the
-    /// policy, and have no default.
+    /// Reference model of DPO and related objectives. The default is the model that training starts from. Its
+    /// log-probabilities are taken from the columns if present, and otherwise computed once before training. `tdpo1`,
+    /// `tdpo2` and `tbpo_a` run the reference at every step and have no default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["ref"]))]
     pub reference: Option<String>,
-    /// What to minimise.
+    /// Loss to minimise.
+    #[schemars(extend("examples" = [{"sepo": {"gamma": 2.0}}]))]
     pub objective: Objective,
-    /// Train LoRA adapters and leave the model's own weights as they are.
+    /// Trains LoRA adapters and leaves the model's own weights unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"r": 16}]))]
     pub lora: Option<Lora>,
-    /// Train on `{side}_key_mask_{mask}` instead of `{side}_key_mask`.
+    /// Trains on `{side}_key_mask_{mask}` instead of `{side}_key_mask`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["random"]))]
     pub mask: Option<String>,
     /// Passes over the rows.
     #[serde(default = "one")]
+    #[schemars(extend("examples" = [3]))]
     pub epochs: u32,
-    /// Stop after this many optimizer steps, if that is earlier.
+    /// Largest number of optimizer steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [1000], "x-unit" = "steps"))]
     pub max_steps: Option<u64>,
-    /// Pairs of an optimizer step.
+    /// Pairs per optimizer step.
     #[serde(default = "default_batch_size")]
+    #[schemars(extend("examples" = [64], "x-unit" = "pairs"))]
     pub batch_size: usize,
-    /// Most tokens in one forward and backward pass; a step takes as many passes as it needs.
+    /// Largest number of tokens in one forward and backward pass. A step uses as many passes as it needs (gradient
+    /// accumulation).
     #[serde(default = "default_batch_tokens")]
+    #[schemars(extend("examples" = [8192], "x-unit" = "tokens"))]
     pub batch_tokens: usize,
-    /// What a pass keeps for its way back: `low` takes a third more time and much less memory. The gradients are the same, so
-    /// it can change in the middle of a training.
+    /// What a forward pass stores for the backward pass. `low` takes about a third more time and much less memory.
+    /// Gradients are the same, so the setting may change in the middle of a training.
     #[serde(default)]
+    #[schemars(extend("examples" = ["low"]))]
     pub memory: Memory,
-    /// The highest learning rate, above 0 and at most 1.
+    /// Peak learning rate, above 0 and at most 1.
     #[serde(default = "default_learning_rate")]
+    #[schemars(extend("examples" = [5e-07]))]
     pub learning_rate: f64,
-    /// Share of the steps that warm up, in [0, 1), rounded up to `w` whole steps: step `s` of them, counted from 0, has the
-    /// learning rate times `(s + 1) / (w + 1)`. `transformers` has `s / w`, which is 0 at first; from the peak on, which is
-    /// reached at the same step, both are equal.
+    /// Share of the steps, in [0, 1), for linear warm-up, rounded up to `w` whole steps. Step `s`, counted from 0,
+    /// has the peak rate times `(s + 1) / (w + 1)`. `transformers` uses `s / w`, which starts at 0; both reach the
+    /// peak at the same step and are equal from there on.
     #[serde(default = "default_warmup")]
+    #[schemars(extend("examples" = [0.1], "x-unit" = "share of steps"))]
     pub warmup: f64,
-    /// The learning rate after the warm-up.
+    /// Learning rate schedule after warm-up.
     #[serde(default)]
+    #[schemars(extend("examples" = ["linear"]))]
     pub decay: Decay,
     /// AdamW's betas, in [0, 1).
     #[serde(default = "default_betas")]
+    #[schemars(extend("examples" = [[0.9, 0.95]]))]
     pub betas: [f64; 2],
-    /// AdamW's eps.
+    /// AdamW's epsilon.
     #[serde(default = "default_eps")]
+    #[schemars(extend("examples" = [1e-08]))]
     pub eps: f64,
-    /// Decoupled weight decay of matrices.
+    /// Decoupled weight decay, applied to matrices only.
     #[serde(default)]
+    #[schemars(extend("examples" = [0.01]))]
     pub weight_decay: f64,
-    /// Largest norm of the gradient.
+    /// Gradients with a larger norm are scaled down to it.
     #[serde(default = "default_max_grad_norm")]
+    #[schemars(extend("examples" = [1.0]))]
     pub max_grad_norm: f64,
-    /// Rows held back to be drawn from, so that the order is random; 0 takes the rows in order.
+    /// Size of the buffer that rows are drawn from in random order. 0 keeps the order of the rows.
     #[serde(default = "default_shuffle_window")]
+    #[schemars(extend("examples" = [0], "x-unit" = "rows"))]
     pub shuffle_window: usize,
-    /// Look at held-out rows during the training.
+    /// Evaluates on held-out rows during training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"input": "held_out", "every": 100}]))]
     pub eval: Option<Eval>,
-    /// When to save what an interrupted training needs to go on.
+    /// When to save the state from which an interrupted training resumes.
     #[serde(default)]
+    #[schemars(extend("examples" = [{"every": 500}]))]
     pub checkpoint: Checkpoint,
-    /// Steps between two lines of metrics.
+    /// Interval between log entries.
     #[serde(default = "default_log_every")]
+    #[schemars(extend("examples" = [1], "x-unit" = "steps"))]
     pub log_every: u64,
-    /// Put the model into a folder of the workdir that holds other files, too, and replace those of the same names. Without
-    /// it such a folder is refused; a model that the stage itself trained earlier it always replaces.
+    /// Allow a model folder in the workdir that contains other files, and replace those with the same names. By
+    /// default such a folder is refused. A model that the stage itself trained earlier is always replaced.
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub overwrite: bool,
 }
 
-/// Held-out rows to look at.
+/// Evaluation on held-out rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Eval {
-    /// The stage whose rows to take.
+    /// Stage that provides the rows.
+    #[schemars(extend("examples" = ["held_out"]))]
     pub input: String,
-    /// Steps between two looks; the end of the training is always one.
+    /// Interval between evaluations. There is always one at the end of the training.
+    #[schemars(extend("examples" = [100], "x-unit" = "steps"))]
     pub every: u64,
 }
 
-/// When to save checkpoints. A training that is asked to stop saves one too.
+/// When to save checkpoints. One is also saved when a training is asked to stop.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Checkpoint {
-    /// Steps between two checkpoints.
+    /// Interval between checkpoints.
+    #[schemars(extend("examples" = [500], "x-unit" = "steps"))]
     pub every: u64,
-    /// How many are kept, the newest.
+    /// Number of latest checkpoints to keep.
+    #[schemars(extend("examples" = [1]))]
     pub keep: usize,
 }
 

@@ -3,49 +3,68 @@
 
 mod alpaca_eval;
 mod axolotl;
+mod features;
 mod format;
 mod labels;
 mod llama_factory;
+mod tokens;
 mod trl;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{Schema, SchemaRef};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io::Write as _;
-use std::sync::Arc;
+use std::ops::Not;
 
 use super::{
-    Destination, Ending, Finished, Inputs, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerUse, Volume,
+    Destination, Ending, Finished, Inputs, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerFound,
+    TokenizerOf, TokenizerUse, Volume,
 };
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::{Location, TableWriter, Written};
+use features::with_features;
 pub use format::Format;
+use tokens::Words;
 
 /// Writes a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Write {
-    /// The stage whose rows to take.
+    /// Stage that provides the rows.
+    #[schemars(extend("examples" = ["keyed"]))]
     pub input: String,
-    /// The folder.
+    /// Output folder, a path or a URL.
+    #[schemars(extend("examples" = ["runs/first/scored"]))]
     pub to: String,
-    /// The format of the files.
+    /// File format.
     #[serde(default)]
+    #[schemars(extend("examples" = ["arrow"]))]
     pub format: Format,
-    /// The first part of the file names.
+    /// First part of the file names: `train` makes `train-00000-of-00001.parquet`.
     #[serde(default = "default_split")]
+    #[schemars(extend("examples" = ["test"]))]
     pub split: String,
-    /// The further key mask that `llama_factory` and `axolotl` take, by its name in `select`; by default the first one.
+    /// Further key mask that `llama_factory` and `axolotl` take, by its name in `select`; by default the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
-    /// A file is closed when it reaches this size, in MiB.
+    /// Write the tokens of answers as text, too: `{side}_tokens`, the text that each token adds, and `{side}_char_spans`, the
+    /// characters of the answer's first message that it covers.
+    #[serde(default, skip_serializing_if = "Not::not")]
+    pub tokens: bool,
+    /// For `tokens`, the model whose tokenizer to use, or a folder with tokenizer.json; by default the tokenizer that made the
+    /// rows' ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// A file is closed once it reaches this size.
     #[serde(default = "default_shard_mib")]
+    #[schemars(extend("examples" = [256], "x-unit" = "MiB"))]
     pub shard_mib: u64,
-    /// Write into a folder that holds other files, too, and replace those of the same names. Without it such a folder is
-    /// refused; what the stage itself wrote earlier it always replaces.
+    /// Allow an output folder that contains other files, and replace those with the same names. By default such a
+    /// folder is refused. Files that the stage itself wrote earlier are always replaced.
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub overwrite: bool,
 }
 
@@ -84,9 +103,6 @@ fn default_shard_mib() -> u64 {
     500
 }
 
-/// The footer's key that `datasets` looks at.
-const FEATURES: &str = "huggingface";
-
 /// Shards being written.
 pub struct Shards {
     stage: Write,
@@ -107,6 +123,11 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The whole file at `draft`, which is to be called `name`.
+    pub fn new(draft: Location, name: String, written: Written) -> Self {
+        Self { draft: Some(draft), name, written }
+    }
+
     /// Moves it to `to`, in place of a file that may be there.
     ///
     /// # Errors
@@ -158,7 +179,7 @@ impl Shards {
     fn close(&mut self) -> Result<()> {
         if let Some((location, writer)) = self.open.take() {
             let written = writer.finish()?;
-            self.closed.push(Shard { draft: Some(location), name: String::new(), written });
+            self.closed.push(Shard::new(location, String::new(), written));
         }
         Ok(())
     }
@@ -184,67 +205,10 @@ impl Shards {
             let sent = upload.write_all(content.to_string().as_bytes());
             sent.map_err(|error| draft.cause(Error::data(Place::file(&draft), error)))?;
             let written = upload.finish()?;
-            beside.push(Shard { draft: Some(draft), name: name.to_owned(), written });
+            beside.push(Shard::new(draft, name.to_owned(), written));
         }
         self.closed.extend(beside);
         Ok(self.closed)
-    }
-}
-
-/// The schema with the `huggingface` metadata, from which `datasets` restores the types; without it where a type has no
-/// name there.
-fn with_features(schema: &Schema) -> SchemaRef {
-    let feature = |field: &FieldRef| Some((field.name().clone(), feature(field.data_type())?));
-    let features: Option<Map<String, Value>> = schema.fields().iter().map(feature).collect();
-    let mut metadata = schema.metadata().clone();
-    match features {
-        Some(features) => metadata.insert(FEATURES.to_owned(), json!({"info": {"features": features}}).to_string()),
-        None => metadata.remove(FEATURES),
-    };
-    Arc::new(schema.clone().with_metadata(metadata))
-}
-
-/// What `datasets` calls a type: the names of `datasets.features.features.string_to_arrow`.
-fn feature(data_type: &DataType) -> Option<Value> {
-    let list = |element: &FieldRef, name: &str| Some(json!({"feature": feature(element.data_type())?, "_type": name}));
-    let dtype = match data_type {
-        DataType::List(element) => return list(element, "List"),
-        DataType::LargeList(element) => return list(element, "LargeList"),
-        DataType::FixedSizeList(element, length) => {
-            return Some(json!({"feature": feature(element.data_type())?, "length": length, "_type": "List"}));
-        }
-        DataType::Struct(fields) => {
-            return fields.iter().map(|field| Some((field.name().clone(), feature(field.data_type())?))).collect();
-        }
-        // A way to store values, which readers undo.
-        DataType::Dictionary(_, values) => return feature(values),
-        DataType::Utf8 | DataType::Utf8View => "string".to_owned(),
-        DataType::LargeUtf8 => "large_string".to_owned(),
-        DataType::Binary | DataType::BinaryView => "binary".to_owned(),
-        DataType::LargeBinary => "large_binary".to_owned(),
-        DataType::Boolean => "bool".to_owned(),
-        DataType::Null => "null".to_owned(),
-        DataType::Date32 => "date32".to_owned(),
-        DataType::Date64 => "date64".to_owned(),
-        DataType::Timestamp(unit, None) => format!("timestamp[{}]", unit_name(*unit)),
-        DataType::Timestamp(unit, Some(zone)) => format!("timestamp[{}, tz={zone}]", unit_name(*unit)),
-        DataType::Time32(unit) => format!("time32[{}]", unit_name(*unit)),
-        DataType::Time64(unit) => format!("time64[{}]", unit_name(*unit)),
-        DataType::Duration(unit) => format!("duration[{}]", unit_name(*unit)),
-        DataType::Decimal128(precision, scale) => format!("decimal128({precision}, {scale})"),
-        DataType::Decimal256(precision, scale) => format!("decimal256({precision}, {scale})"),
-        number if number.is_integer() || number.is_floating() => number.to_string().to_lowercase(),
-        _ => return None,
-    };
-    Some(json!({"dtype": dtype, "_type": "Value"}))
-}
-
-fn unit_name(unit: TimeUnit) -> &'static str {
-    match unit {
-        TimeUnit::Second => "s",
-        TimeUnit::Millisecond => "ms",
-        TimeUnit::Microsecond => "us",
-        TimeUnit::Nanosecond => "ns",
     }
 }
 
@@ -262,7 +226,8 @@ impl Operation for Write {
     }
 
     fn tokenizer(&self) -> Option<TokenizerUse<'_>> {
-        None
+        let of = self.tokenizer.as_deref().map_or(TokenizerOf::Rows, TokenizerOf::Named);
+        self.tokens.then_some(TokenizerUse { of, template: None })
     }
 
     fn shape(&self) -> Shape<'_> {
@@ -271,8 +236,19 @@ impl Operation for Write {
 
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
         let input = inputs.of(&self.input);
-        let problems = self.problems(&input);
-        if problems.is_empty() { Ok(input) } else { Err(problems) }
+        let mut problems = self.problems(&input);
+        if !self.tokens {
+            return if problems.is_empty() { Ok(input) } else { Err(problems) };
+        }
+        if !self.format.keeps_columns() {
+            problems.push(Problem::at("tokens", "the format has no place for tokens").help("leave `tokens` out"));
+        }
+        if inputs.tokenizer == TokenizerFound::Nowhere {
+            let message = "no stage above says which tokenizer made the ids";
+            problems.push(Problem::at("tokens", message).help("name it: `tokenizer: MODEL` or `tokenizer: FOLDER`"));
+        }
+        let columns = tokens::columns_of(&input).map_err(|more| problems.extend(more));
+        columns.ok().filter(|_| problems.is_empty()).ok_or(problems)
     }
 
     fn fingerprint(&self) -> Value {
@@ -287,7 +263,8 @@ impl Operation for Write {
 impl Ending for Write {
     fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Sink>> {
         let shards = Shards::create(self, resources.locate(&self.to)?);
-        Ok(Box::new(Writing { shards, columns: resources.columns() }))
+        let tokenizer = if self.tokens { resources.tokenizer()? } else { None };
+        Ok(Box::new(Writing { shards, words: tokenizer.map(Words::new), columns: resources.columns() }))
     }
 
     fn destination(&self) -> Option<&dyn Destination> {
@@ -315,45 +292,20 @@ impl Destination for Write {
 
 struct Writing {
     shards: Shards,
+    /// Writes out tokens, if they are wanted.
+    words: Option<Words>,
     columns: SchemaRef,
 }
 
 impl Sink for Writing {
     fn take(&mut self, _input: usize, batch: &RecordBatch) -> Result<()> {
-        self.shards.write(batch)
+        match &self.words {
+            Some(words) => self.shards.write(&words.add(batch)?),
+            None => self.shards.write(batch),
+        }
     }
 
     fn finish(self: Box<Self>) -> Result<Finished> {
         Ok(Finished { files: self.shards.finish(&self.columns)?, ..Finished::default() })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use arrow::datatypes::Field;
-
-    #[test]
-    fn every_type_has_the_name_that_datasets_gives_it() {
-        let named = |data_type: DataType| feature(&data_type).map(|value| value["dtype"].as_str().unwrap().to_owned());
-        let text = || Box::new(DataType::Utf8);
-        let micro = TimeUnit::Microsecond;
-        for (data_type, expected) in [
-            (DataType::Int64, "int64"),
-            (DataType::UInt8, "uint8"),
-            (DataType::Float16, "float16"),
-            (DataType::Float64, "float64"),
-            (DataType::Dictionary(Box::new(DataType::Int32), text()), "string"),
-            (DataType::Utf8View, "string"),
-            (DataType::Timestamp(micro, None), "timestamp[us]"),
-            (DataType::Timestamp(micro, Some("UTC".into())), "timestamp[us, tz=UTC]"),
-            (DataType::Time32(TimeUnit::Second), "time32[s]"),
-            (DataType::Decimal128(10, 2), "decimal128(10, 2)"),
-        ] {
-            assert_eq!(named(data_type.clone()).as_deref(), Some(expected), "{data_type}");
-        }
-        // Without a name for one, none is claimed.
-        let odd = Field::new("odd", DataType::Interval(arrow::datatypes::IntervalUnit::DayTime), true);
-        assert!(!with_features(&Schema::new(vec![odd])).metadata().contains_key(FEATURES));
     }
 }

@@ -5,4 +5,4 @@ pub(crate) mod description;
 pub mod tokenizer;
 
 pub use chat_template::{ChatTemplate, Message, Rendered, Template};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Piece, Tokenizer};

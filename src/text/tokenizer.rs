@@ -7,6 +7,7 @@
 mod class;
 pub mod compare;
 mod growth;
+mod pieces;
 mod special_tokens;
 mod templates;
 
@@ -21,6 +22,7 @@ use super::description;
 use crate::error::{Error, Place, Result, caught};
 use class::Class;
 use growth::{Growth, check_token};
+pub use pieces::Piece;
 use special_tokens::{Files, Found};
 use templates::Templates;
 pub use templates::names as template_names;
@@ -95,6 +97,11 @@ impl Tokenizer {
         let default = templates.parse(templates::DEFAULT, &named)?;
         let folder = folder.to_owned();
         Ok(Self { inner, growth, longest_token, folder, special_tokens: named, templates, default, note })
+    }
+
+    /// The folder that it was loaded from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What a user should know about how it was made.

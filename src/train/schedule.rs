@@ -7,16 +7,16 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What follows the warm-up.
+/// Learning rate schedules after warm-up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
-    /// Half a cosine to 0.
+    /// Half a cosine, to 0.
     #[default]
     Cosine,
-    /// A line to 0.
+    /// Linear, to 0.
     Linear,
-    /// The full rate to the end.
+    /// The peak rate until the end.
     Constant,
 }
 

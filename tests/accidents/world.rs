@@ -286,7 +286,7 @@ impl World {
     pub(crate) fn settle(&mut self, tally: &mut Tally) -> Result<(), String> {
         let mut run = || run_once(self, self.settings(0), &Options::default(), None, tally);
         let said = match run()? {
-            Some(said) if said.contains("run the same command again to make it again") => run()?,
+            Some(said) if said.contains("run the same command again to restore it") => run()?,
             said => said,
         };
         match said {

@@ -113,7 +113,8 @@ fn what_lies_beside_the_weights_is_kept_and_the_training_told() {
     fs::copy(tokenizer, base.join("tokenizer.json")).unwrap();
     let source = ModelSource::folder("base", &base);
     let model = CausalLm::load(&source, &device).unwrap();
-    let card = Card { objective: json!({ "dpo": { "beta": 0.1 } }), data: "12 rows of `tokens` in p.yaml".into() };
+    let card =
+        Card { objective: json!({ "dpo": { "beta": 0.1 } }), data: "12 rows of `tokens` in p.yaml".into(), base: None };
     let saved = out.path("saved");
     save::whole(&model, &source, Some(&card), &saved).unwrap();
     assert_eq!(json_file(&saved.join("generation_config.json")), generation);

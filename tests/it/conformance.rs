@@ -122,7 +122,7 @@ fn outputs(folder: &Folder, run: &str) -> Vec<BTreeMap<String, Vec<u8>>> {
 }
 
 /// Rows in are rows out and rows set aside, in every stage; what comes out of one comes into the next.
-fn balances(report: &Value) {
+fn balances(report: &Value, read: u64) {
     let stage = |name: &str| &report["stages"][name];
     let count = |name: &str, what: &str| stage(name)[what].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));
     for name in ["rows", "tokens", "scored", "keyed", "answered"] {
@@ -133,7 +133,7 @@ fn balances(report: &Value) {
     for (before, after) in [("rows", "tokens"), ("tokens", "scored"), ("scored", "keyed"), ("keyed", "answered")] {
         assert_eq!(count(before, "rows_out"), count(after, "rows_in"), "{before} to {after}");
     }
-    assert_eq!((count("rows", "rows_in"), count("keyed", "rows_out")), (24, 21));
+    assert_eq!((count("rows", "rows_in"), count("keyed", "rows_out")), (read, 21));
 }
 
 /// The columns of the plan are those of the output.
@@ -156,7 +156,9 @@ fn every_format_and_stage_keeps_what_is_promised() {
     for format in FORMATS {
         let file = every_stage(&folder, &input(&folder, format));
         let report = folder.succeeds(&["run", &file, "--json", "--fresh"]);
-        balances(&serde_json::from_str(&report).unwrap());
+        // What sepo wrote has lost the pairs that nothing can use.
+        let read = if ["parquet", "arrow"].contains(&format) { 21 } else { 24 };
+        balances(&serde_json::from_str(&report).unwrap(), read);
         keeps_its_plan(&folder, &file);
         let whole = outputs(&folder, "whole");
         assert!(whole.iter().all(|files| !files.is_empty()));

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::harness::{Folder, repository};
+use crate::harness::{Folder, repository, small_model};
 
 const COUNT: &str = "
 import sys, polars, duckdb, pandas
@@ -13,14 +13,42 @@ print(duckdb.sql(f\"select sum(len(list_filter(chosen_key_mask, lambda x: x))) f
 print(sum(int(sum(mask)) for mask in pandas.read_parquet(sys.argv[1])['chosen_key_mask']))
 ";
 
-#[test]
-fn polars_duckdb_and_pandas_count_the_same_masks() {
+/// A Python with the engines.
+fn python() -> Option<String> {
     let python = std::env::var("SEPO_TEST_PYTHON").unwrap_or("python3".into());
     let found = Command::new(&python).args(["-c", "import polars, duckdb, pandas, pyarrow"]).output();
-    if !found.is_ok_and(|output| output.status.success()) {
+    let has_engines = found.is_ok_and(|output| output.status.success());
+    if !has_engines {
         println!("skipped: {python} has no polars, duckdb, pandas and pyarrow");
-        return;
     }
+    has_engines.then_some(python)
+}
+
+#[test]
+fn questions_of_the_documentation_have_one_answer_in_every_engine() {
+    let Some(python) = python() else { return };
+    let folder = Folder::new();
+    let rows = repository().join("data/quickstart/train.parquet").display().to_string();
+    let text = format!(
+        "workdir: run\n{}stages:\n  pairs: {{ read: {{ from: \"{rows}\", limit: 200 }} }}\n  \
+         tokens: {{ tokenize: {{ input: pairs, tokenizer: base }} }}\n  \
+         oracle: {{ train: {{ input: tokens, model: base, objective: {{ dpo: {{}} }}, learning_rate: 0.01 }} }}\n  \
+         scored: {{ score: {{ input: tokens, oracle: oracle, reference: base }} }}\n  \
+         keyed: {{ select: {{ input: scored, also: {{ random: {{ rule: random }} }} }} }}\n  \
+         out: {{ write: {{ input: keyed, to: run/scored, tokens: true }} }}\n",
+        small_model()
+    );
+    folder.succeeds(&["run", folder.write("p.yaml", &text).to_str().unwrap()]);
+    let program = repository().join("tests/peers/analysis.py");
+    let output = Command::new(python).arg(program).arg(folder.path("run/scored")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.matches("agree ").count() >= 12, "{said}");
+}
+
+#[test]
+fn polars_duckdb_and_pandas_count_the_same_masks() {
+    let Some(python) = python() else { return };
     let folder = Folder::new();
     let fixtures = repository().join("tests/fixtures").display().to_string();
     let rows = "{\"prompt_ids\": [1, 2], \"chosen_ids\": [3, 4, 5, 6, 7, 8, 9], \"rejected_ids\": [9, 8]}\n";

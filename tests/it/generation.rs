@@ -302,7 +302,7 @@ fn mistakes_about_answers_are_found_before_a_run() {
     fails(
         "trained: { generate: { input: prompts",
         "trained: { generate: { input: prompts, tokenizer: nowhere",
-        "`nowhere` is no model under `models:`, and no folder",
+        "`nowhere` is neither a model under `models:` nor a folder",
     );
     let ids = "workdir: run\nmodels: { base: { path: MODEL } }\nstages:\n  rows: { read: { from: rows.jsonl } }\n  \
                said: { generate: { input: rows, model: base, stop: [x] } }\n";

@@ -77,10 +77,9 @@ fn tokens_give_no_orders_either() {
     folder.succeeds(&["run", folder.write("p.yaml", &text).to_str().unwrap()]);
     let tokenizer = data.join("tokenizer").display().to_string();
     let shown = said(&folder, &["inspect", "run/out", "--row", "1", "--tokenizer", &tokenizer]);
-    // Its own colours are all that it sends.
-    let rest: String = shown.split("\u{1b}[").map(|part| part.split_once('m').map_or(part, |(_, rest)| rest)).collect();
-    assert!(shown.contains("\u{1b}[30;48;2;"), "{shown:?}");
-    assert!(!rest.chars().any(|c| c.is_control() && c != '\n') && !rest.contains('\u{202e}'), "{rest:?}");
+    // Into a pipe it sends no colours of its own either.
+    assert!(shown.contains("\\u{1b}") && shown.contains("\\u{202e}"), "{shown:?}");
+    assert!(!shown.chars().any(|c| c.is_control() && c != '\n') && !shown.contains('\u{202e}'), "{shown:?}");
 }
 
 #[test]
@@ -99,7 +98,7 @@ fn names_that_would_leave_the_workdir_are_refused() {
         let output = check(id, "train");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(78), "{id}: {stderr}");
-        assert!(stderr.contains("is no stage id: it names files"), "{id}: {stderr}");
+        assert!(stderr.contains("is not a valid stage id: ids name files"), "{id}: {stderr}");
     }
     for split in ["../train", "a/b", ".train", ""] {
         let output = check("out", split);

@@ -43,7 +43,7 @@ fn source(name: &str) -> ModelSource {
 }
 
 fn card() -> Card {
-    Card { objective: json!({ "dpo": { "beta": 0.1 } }), data: "4 rows of `tokens` in a test".into() }
+    Card { objective: json!({ "dpo": { "beta": 0.1 } }), data: "4 rows of `tokens` in a test".into(), base: None }
 }
 
 fn tensors(file: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {

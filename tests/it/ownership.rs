@@ -175,11 +175,11 @@ fn a_collection_leaves_what_it_has_no_record_of_and_what_others_use() {
 fn places_that_feed_on_one_another_are_found_before_the_run() {
     for (from, to, workdir, message) in [
         ("data", "data", "run", "the folder holds data/train-00000-of-00002.jsonl, which stage `rows` reads"),
-        ("data", "data/scored", "run", "stage `rows` reads `data`, which this folder is a part of"),
-        ("\"data/**/train-0*\"", "data/scored", "run", "reads `data/**/train-0*`, which this folder is a part of"),
+        ("data", "data/scored", "run", "stage `rows` reads `data`, which includes this folder"),
+        ("\"data/**/train-0*\"", "data/scored", "run", "reads `data/**/train-0*`, which includes this folder"),
         ("data/train-00000-of-00002.jsonl", "data", "run", "the folder holds data/train-00000-of-00002.jsonl"),
         ("data/train-00000-of-00002.jsonl", "link", "run", "the folder holds data/train-00000-of-00002.jsonl"),
-        (".", "../elsewhere", "run", "reads `.`, which the workdir is a part of"),
+        (".", "../elsewhere", "run", "reads `.`, which includes the workdir"),
         ("data", "run/data/scored-final", "run", "sepo keeps what is its own in `data` of the workdir"),
         ("data", "run/models", "./run/", "sepo keeps what is its own in `models` of the workdir"),
         ("data", "work/..", "work/run", "the folder is or holds the workdir"),
@@ -240,7 +240,7 @@ fn models_are_no_places_for_outputs() {
         let text = format!("{}m{}", &text[..start], &text[end..]);
         let file = folder.write("p.yaml", &text);
         let said = folder.fails(&["check", file.to_str().unwrap()], 78);
-        assert!(said.contains("the folder is, holds or lies in `m` of model `a`"), "{to}: {said}");
+        assert!(said.contains("the folder is, contains or is inside `m` of model `a`"), "{to}: {said}");
     }
 }
 

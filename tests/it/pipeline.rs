@@ -89,10 +89,10 @@ fn every_mistake_is_reported_with_its_place() {
     let stderr = folder.fails(&["check", broken.to_str().unwrap()], 78);
     for expected in [
         "broken.yaml:3:1: unknown key `workdri`\n  help: did you mean `workdir`?",
-        "text `many` where a whole number or nothing belongs",
+        "expected a whole number or nothing, found text `many`",
         "unknown name `stf`\n  help: did you mean `sft`?",
         "unknown key `max_lenght`\n  help: did you mean `max_length`?",
-        "text `planted` where a list belongs",
+        "expected a list, found text `planted`",
     ] {
         assert!(stderr.contains(expected), "{expected}\n---\n{stderr}");
     }
@@ -106,7 +106,7 @@ fn every_mistake_is_reported_with_its_place() {
     let stderr = folder.fails(&["check", broken.to_str().unwrap()], 78);
     for expected in [
         "no stage `keyd`\n  help: did you mean `keyed`?",
-        "no model and no train stage `reff`",
+        "`reff` is neither a model nor a `train` stage",
         "no column `chosen_token_rewards`",
     ] {
         assert!(stderr.contains(expected), "{expected}\n---\n{stderr}");
@@ -330,7 +330,7 @@ fn an_id_with_a_dot_is_refused_where_it_stands() {
     let line = dotted.lines().position(|line| line.starts_with("  oracle.reference")).unwrap() + 1;
     let stderr = folder.fails(&["check", folder.write("dotted.yaml", &dotted).to_str().unwrap()], 78);
     let expected = format!(
-        "dotted.yaml:{line}:3: `oracle.reference` is no stage id: it names files, so it has only letters, digits, `_` and `-`"
+        "dotted.yaml:{line}:3: `oracle.reference` is not a valid stage id: ids name files and may contain only letters, digits, `_` and `-`"
     );
     assert!(stderr.contains(&expected), "{expected}\n---\n{stderr}");
 }

@@ -34,7 +34,7 @@ fn a_run_that_sets_most_of_its_rows_aside_is_stopped_early() {
     let said = folder.fails(&["run", &file], 1);
     // The first file has 600 rows; of the second, batches of 256 are read until 1000 are full.
     let expected = "stage `rows`: 834 of the first 1112 rows were set aside (834 identical answers), more than \
-                    `max_reject_share: 0.5` permits; the rows lie in run/rejects/out-";
+                    `max_reject_share: 0.5` permits; the rows are in run/rejects/out-";
     assert!(said.contains(expected), "{said}");
     assert!(!folder.path("run/out/train-00000-of-00001.parquet").exists());
     let aside = shown(&folder, "run/rejects")["rows"].as_u64().unwrap();
@@ -65,7 +65,7 @@ fn a_run_without_a_row_fails_unless_that_is_meant() {
     let folder = Folder::new();
     let file = pipeline(&folder, 900, |_| true, "");
     let said = folder.fails(&["run", &file], 1);
-    let expected = "stage `rows`: all 900 rows that came in were set aside (900 identical answers); they lie in \
+    let expected = "stage `rows`: all 900 rows that came in were set aside (900 identical answers); they are in \
                     run/rejects/out-";
     assert!(said.contains(expected) && said.contains("`allow_empty: true`"), "{said}");
     assert!(!folder.path("run/out").exists());
@@ -104,7 +104,7 @@ fn rows_that_nothing_leaves_and_files_without_rows_are_errors() {
     let output = folder.sepo(&["run", folder.write("p.yaml", &text).to_str().unwrap()]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
-        output.status.success() && said.contains("1 of the files hold no rows, rows/more.jsonl is the first"),
+        output.status.success() && said.contains("1 of the files contain no rows, the first is rows/more.jsonl"),
         "{said}"
     );
     let both = text.replace("from: rows ", "from: [rows/00000.jsonl, rows/more.jsonl] ");

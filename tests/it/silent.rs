@@ -59,7 +59,7 @@ fn an_oracle_that_is_its_reference_is_refused() {
     folder.write("rows.jsonl", &rows(&[6; 4]));
     let score = |oracle: &str| format!("  scored: {{ score: {{ input: rows, oracle: {oracle}, reference: a }} }}\n");
     let said = folder.fails(&["check", &pipeline(&folder, &score("a"))], 78);
-    assert!(said.contains("p.yaml:5:") && said.contains("oracle `a` and reference `a` are one model"), "{said}");
+    assert!(said.contains("p.yaml:5:") && said.contains("oracle `a` and reference `a` are the same model"), "{said}");
 
     // Another name for the same folder, and a copy of it.
     std::os::unix::fs::symlink(fixture("llama-tied"), folder.path("link")).unwrap();
@@ -73,14 +73,14 @@ fn an_oracle_that_is_its_reference_is_refused() {
         folder.write("p.yaml", &text).to_str().unwrap().to_owned()
     };
     let said = folder.fails(&["check", &named("link")], 78);
-    assert!(said.contains("oracle `twin` and reference `a` are one model"), "{said}");
+    assert!(said.contains("oracle `twin` and reference `a` are the same model"), "{said}");
     let said = folder.fails(&["run", &named("copy")], 1);
     assert!(said.contains("stage `scored`: copy: is the same model as the reference `a`"), "{said}");
 
     let judged = "  said: { generate: { input: rows, model: a, max_tokens: 2 } }\n  report:\n    evaluate: { answers: { a: said }, \
                   judge: { reward: { oracle: b, reference: b } } }\n";
     let said = folder.fails(&["check", &pipeline(&folder, judged)], 78);
-    assert!(said.contains("oracle `b` and reference `b` are one model"), "{said}");
+    assert!(said.contains("oracle `b` and reference `b` are the same model"), "{said}");
 }
 
 #[test]
@@ -338,7 +338,7 @@ fn held_out_rows_that_are_trained_on_and_references_without_use_are_warned_of() 
     let both = said(&pipeline(&folder, &stages(["", ""])));
     for expected in [
         "`sft` reads no reference: this one changes nothing",
-        "rows of `unseen` are also those of `seen`, which are trained on: rows.jsonl",
+        "rows of `unseen` are also training rows of `seen`: rows.jsonl",
     ] {
         assert!(both.contains(expected) && both.contains("p.yaml:8:"), "{both}");
     }

@@ -1,5 +1,6 @@
 //! Stops that are asked for, and disks that are full: what is finished stays, and the same command goes on.
 
+use std::fs::File;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -52,7 +53,7 @@ fn terminate(folder: &Folder, file: &str, ready: impl Fn() -> bool) -> (Option<i
         .args(["run", file])
         .current_dir(folder.path(""))
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stderr(File::create(folder.path("stderr")).unwrap())
         .spawn()
         .unwrap();
     let start = Instant::now();
@@ -73,6 +74,9 @@ fn sigterm_stops_between_units_and_the_run_goes_on() {
     assert_eq!(code, Some(130));
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert!((2..60).contains(&notes(&folder)));
+    let said = std::fs::read_to_string(folder.path("stderr")).unwrap();
+    assert!(said.contains("\nstopping; what is done is kept\n"), "{said}");
+    assert!(said.ends_with("error: stopped on request; run the same command again to resume\n"), "{said}");
     let report: serde_json::Value = serde_json::from_str(&folder.succeeds(&["run", &file, "--json"])).unwrap();
     assert_eq!(report["stages"]["scored"]["rows_out"], 59 * 30 + 400);
 }

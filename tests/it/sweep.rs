@@ -87,9 +87,12 @@ sweep:
   choose: { variable: lr, stage: nowhere, metric: accuracy }";
     folder.write("sweep.yaml", &pipeline(sweep));
     let said = folder.fails(&["check", "sweep.yaml"], 78);
-    for part in
-        ["sweep.yaml:5:11: `sed` is no variable", "`lr` takes a list", "`k` is not under `over`", "no stage `nowhere`"]
-    {
+    for part in [
+        "sweep.yaml:5:11: `sed` is not a variable",
+        "`lr` takes a list",
+        "`k` is not under `over`",
+        "no stage `nowhere`",
+    ] {
         assert!(said.contains(part), "{said}");
     }
     let sweep = "\
@@ -112,7 +115,7 @@ sweep:
         "the stage has no number `drift`",
         "the stage has no number `accurcy`\n  help: did you mean `accuracy`?",
         "`label` is the number that a name ends with, as in `share_10`; none of the stage's names ends so",
-        "no numbers of the stage are called `reward_in_best` and a number",
+        "the stage has no metrics named `reward_in_best` and a number",
         "no stage `reprot`\n  help: did you mean `report`?",
     ] {
         assert!(said.contains(part), "{part}: {said}");

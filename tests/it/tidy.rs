@@ -1,7 +1,9 @@
 //! The house rules that a compiler does not know: which module may use which, and what every file begins with.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::harness::repository;
 
@@ -16,10 +18,10 @@ const RANKED: [(&str, Ranks); 7] = [
             &["cli"],
             &["pipeline"],
             &["stages"],
-            &["train"],
+            &["train", "report"],
             &["model", "objective", "columns", "io"],
             &["kernels", "text"],
-            &["error", "monitor"],
+            &["error", "monitor", "plot"],
         ],
     ),
     (
@@ -74,7 +76,7 @@ const KEEPERS: [(&str, &[&str]); 8] = [
     ("polars::", &["stages/read/sql/"]),
     ("sqlparser::", &["stages/read/sql/"]),
     ("crate::kernels::", &["kernels", "model", "train"]),
-    ("crate::text::", &["cli", "pipeline", "stages", "model", "text"]),
+    ("crate::text::", &["cli", "pipeline", "stages", "report", "model", "text"]),
 ];
 
 /// What removes files and folders, and where that is done: in one place by the records of what was made, elsewhere for drafts
@@ -279,6 +281,23 @@ fn one_version_of_the_arrow_family() {
         let count = lock.lines().filter(|line| *line == format!("name = \"{name}\"")).count();
         assert_eq!(count, 1, "{name}");
     }
+}
+
+/// `cargo run` and `cargo test` share one build of every dependency: a crate that the tests alone need switches on no feature
+/// of another one.
+#[test]
+fn tests_need_no_other_features() {
+    let tree = |edges: &str| {
+        let arguments = ["tree", "--locked", "--offline", "--prefix", "none", "--format", "{p} {f}", "--edges", edges];
+        let output = Command::new(env!("CARGO")).args(arguments).current_dir(repository()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect::<BTreeSet<String>>()
+    };
+    let (alone, tested) = (tree("normal,build"), tree("normal,build,dev"));
+    assert!(alone.len() > 300, "{}", alone.len());
+    let changed: Vec<&String> = alone.difference(&tested).collect();
+    assert!(changed.is_empty(), "built again for the tests: {changed:#?}");
 }
 
 #[test]

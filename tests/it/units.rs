@@ -137,7 +137,9 @@ fn a_damaged_part_is_made_again() {
     std::fs::write(&note, &text[..text.len() / 2]).unwrap();
     let said = stderr(&folder, &["run", &file]);
     for made_again in ["part-00000.json", "part-00002-"] {
-        let says = |line: &str| line.contains(made_again) && line.contains("is damaged, cut or gone; it is made again");
+        let says = |line: &str| {
+            line.contains(made_again) && line.contains("is damaged, truncated or missing; it is computed again")
+        };
         assert!(said.lines().any(says), "{said}");
     }
     let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
@@ -153,7 +155,7 @@ fn a_part_that_was_damaged_after_its_commit_is_named_and_made_again_by_the_next_
     for damage in [flip_a_byte, |path: &std::path::Path| std::fs::remove_file(path).unwrap()] {
         damage(&part(&folder, "part-00001-"));
         let said = folder.fails(&["run", &file], 1);
-        assert!(said.contains(".parquet is damaged, cut or gone; run the same command again"), "{said}");
+        assert!(said.contains(".parquet is damaged, truncated or missing; run the same command again"), "{said}");
         assert!(said.contains("/part-00001-"), "{said}");
         folder.succeeds(&["run", &file, "--only", "scored"]);
     }
@@ -191,6 +193,25 @@ fn workers_without_shares_give_the_rows_of_one() {
     }
     let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
     assert_eq!(shown("run/scored"), shown("whole/scored"));
+}
+
+#[test]
+fn what_workers_tell_one_another_is_a_hint_and_no_more() {
+    let folder = Folder::new();
+    let file = scoring(&folder);
+    folder.succeeds(&["run", &file, "--var", "out=whole"]);
+    folder.succeeds(&["run", &file, "--units", "1/2"]);
+    // Bits that say of all four units that they are finished, and of another number of units.
+    let known = part(&folder, "part-00000.json").with_file_name("known.bits");
+    for bits in [&[0b1111_u8][..], &[0xff; 9]] {
+        std::fs::write(&known, bits).unwrap();
+        folder.succeeds(&["run", &file]);
+        let shown = |path: &str| folder.succeeds(&["inspect", path, "--json"]);
+        assert_eq!(shown("run/scored"), shown("whole/scored"));
+        for name in ["manifest.json", "part-00001.json"] {
+            std::fs::remove_file(part(&folder, name)).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -45,12 +45,12 @@ fn a_model_folder_that_is_missing_is_one_mistake_at_its_own_line() {
     let (start, end) = (text.find("models:").unwrap(), text.find("stages:").unwrap());
     let with = |models: &str| format!("{}{models}{}", &text[..start], &text[end..]);
     let said = check(&folder, &with("models:\n  base: { path: nowhere/at/all }\n"));
-    assert_eq!(said, ["4:11: the folder `nowhere/at/all` is not there"]);
+    assert_eq!(said, ["4:11: the folder `nowhere/at/all` does not exist"]);
     let said = check(&folder, &with("models:\n  base: { path: meta-llama/Llama-3.2-1B }\n"));
-    let expected = "4:11: the folder `meta-llama/Llama-3.2-1B` is not there\n  help: on the hub it is `hf://meta-llama/Llama-3.2-1B`";
+    let expected = "4:11: the folder `meta-llama/Llama-3.2-1B` does not exist\n  help: on the hub it is `hf://meta-llama/Llama-3.2-1B`";
     assert_eq!(said, [expected]);
     let said = check(&folder, &with("models:\n  base: { path: rows.jsonl }\n"));
-    assert_eq!(said, ["4:11: the folder `rows.jsonl` is a file, where a folder belongs"]);
+    assert_eq!(said, ["4:11: `rows.jsonl` is a file, not a folder"]);
     fs::create_dir(folder.path("empty")).unwrap();
     let said = check(&folder, &with("models:\n  base: { path: empty }\n"));
     assert!(said.len() == 1 && said[0].starts_with("4:11: ") && said[0].contains("empty/config.json"), "{said:?}");
@@ -71,7 +71,7 @@ fn tokenizers_and_data_of_the_hub_are_told_from_folders() {
     let folder = Folder::new();
     let text = pipeline(&folder);
     let said = check(&folder, &text.replace("tokenizer: base }", "tokenizer: openai-community/gpt2 }"));
-    let expected = "`openai-community/gpt2` is no model under `models:`, and no folder\n  help: on the hub it is `hf://openai-community/gpt2`";
+    let expected = "`openai-community/gpt2` is neither a model under `models:` nor a folder\n  help: on the hub it is `hf://openai-community/gpt2`";
     assert!(said.len() == 1 && said[0].ends_with(expected), "{said:?}");
     let said = check(&folder, &text.replace("tokenizer: base }", "tokenizer: bse }"));
     assert!(said.len() == 1 && said[0].ends_with("help: did you mean `base`?"), "{said:?}");
@@ -105,9 +105,13 @@ fn words_of_trl_and_llama_factory_are_answered_by_ours() {
         ("bf16: true", "unknown key `bf16`", "`precision: bf16` at the top of the file"),
         ("gradient_checkpointing: true", "unknown key `gradient_checkpointing`", "`memory: low`"),
         ("beta: 0.1", "unknown key `beta`", "`objective: { dpo: { beta: 0.1 } }`"),
-        ("max_prompt_length: 512", "unknown key `max_prompt_length`", "here it is `max_length` of a `tokenize` stage"),
+        (
+            "max_prompt_length: 512",
+            "unknown key `max_prompt_length`",
+            "the setting here is `max_length` of a `tokenize` stage",
+        ),
         ("save_steps: 100", "unknown key `save_steps`", "`checkpoint: { every: 200 }`"),
-        ("lora_r: 8", "unknown key `lora_r`", "here it is `r` of `lora` in a `train` stage"),
+        ("lora_r: 8", "unknown key `lora_r`", "the setting here is `r` of `lora` in a `train` stage"),
         ("lora: { lora_alpha: 8 }", "unknown key `lora_alpha`", "did you mean `alpha`?"),
         ("decay: constant_with_warmup", "unknown choice `constant_with_warmup`", "did you mean `constant`?"),
     ] {
@@ -118,7 +122,7 @@ fn words_of_trl_and_llama_factory_are_answered_by_ours() {
         |word: &str| check(&folder, &text.replace("objective: { sepo: {} }", &format!("objective: {word}")));
     let said = objective("sepo");
     assert!(
-        said.len() == 1 && said[0].ends_with("`sepo` is a map with its settings\n  help: write `{ sepo: {} }`"),
+        said.len() == 1 && said[0].ends_with("`sepo` takes a map of settings\n  help: write `{ sepo: {} }`"),
         "{said:?}"
     );
     let said = objective("sigmoid");
@@ -132,7 +136,7 @@ fn words_of_trl_and_llama_factory_are_answered_by_ours() {
     let said = check(&folder, "model_name_or_path: x\nstage: dpo\ncutoff_len: 512\noutput_dir: out\n");
     for (line, help) in [
         (1, "`models: { NAME: { path: FOLDER } }`, and the name in the stage"),
-        (3, "here it is `max_length` of a `tokenize` stage"),
+        (3, "the setting here is `max_length` of a `tokenize` stage"),
         (4, "did you mean `workdir`?"),
     ] {
         let answered = said.iter().any(|said| said.starts_with(&format!("{line}:")) && said.ends_with(help));
@@ -149,9 +153,9 @@ fn a_second_mistake_does_not_follow_from_the_first() {
     assert!(said.len() == 1 && said[0].ends_with("unknown key `form`\n  help: did you mean `from`?"), "{said:?}");
     // A variable that is not there has no wrong type as well; one without a value is reported where it stands.
     let said = check(&folder, &text.replace("'${n}'", "'${m}'"));
-    assert!(said.len() == 1 && said[0].contains("no variable `m`; there are n"), "{said:?}");
+    assert!(said.len() == 1 && said[0].contains("unknown variable `m`; the variables are n"), "{said:?}");
     let said = check(&folder, &text.replace("n: 8", "n: '${k}'"));
-    assert!(said.len() == 1 && said[0].starts_with("1:9: no variable `k`"), "{said:?}");
+    assert!(said.len() == 1 && said[0].starts_with("1:9: unknown variable `k`"), "{said:?}");
 }
 
 #[test]
@@ -161,12 +165,11 @@ fn a_key_that_stands_twice_is_named_with_both_lines() {
     let said = check(&folder, &text);
     let last = text.lines().count();
     assert_eq!(said.len(), 2, "{said:?}");
-    assert!(said[0].contains("the key `input` stands twice in one map, first in line"), "{said:?}");
-    let expected =
-        format!("{last}:1: the key `workdir` stands twice in one map, first in line 2\n  help: keep one of the two");
+    assert!(said[0].contains("duplicate key `input`; the first one is in line"), "{said:?}");
+    let expected = format!("{last}:1: duplicate key `workdir`; the first one is in line 2\n  help: remove one of them");
     assert_eq!(said[1], expected);
     folder.write("all.yaml", "pipelines: [a.yaml]\npipelines: [b.yaml]\n");
-    assert!(folder.fails(&["check", "all.yaml"], 78).contains("all.yaml:2:1: the key `pipelines` stands twice"));
+    assert!(folder.fails(&["check", "all.yaml"], 78).contains("all.yaml:2:1: duplicate key `pipelines`"));
 }
 
 #[test]

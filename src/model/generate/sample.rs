@@ -181,7 +181,7 @@ mod tests {
                 min_p: number("min_p", 0.0),
                 typical_p: number("typical_p", 1.0),
             };
-            let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let highest = logits.iter().copied().max_by(f64::total_cmp).unwrap();
             let weights: Vec<f64> =
                 logits.iter().map(|logit| ((logit - highest) / sampling.temperature).exp()).collect();
             let mut left = sampling.candidates(&weights).0;

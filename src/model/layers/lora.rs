@@ -10,28 +10,34 @@ use serde::{Deserialize, Serialize};
 use crate::kernels::layout::Layout;
 use crate::kernels::linear::linear;
 
-/// Which layers to adapt, and how.
+/// LoRA adapters: which layers have one, and how they are scaled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Lora {
     /// Rank of the adapters.
     #[serde(default = "default_r")]
+    #[schemars(extend("examples" = [16]))]
     pub r: usize,
-    /// The adapters are scaled by `alpha / r`.
+    /// Adapters are scaled by `alpha / r`.
     #[serde(default = "default_alpha")]
+    #[schemars(extend("examples" = [32.0]))]
     pub alpha: f64,
-    /// Layers to adapt, by the last components of their names. By default every linear layer except the output head.
+    /// Layers to adapt, by the last components of their names. By default all linear layers except the output head.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [["q_proj", "v_proj"]]))]
     pub targets: Option<Vec<String>>,
-    /// Adapt only the last `last_layers` layers; all by default. `score` runs the layers below them once for the adapted model and
-    /// its base.
+    /// Adapts only the last `last_layers` transformer layers. By default all. `score` runs the layers below only once
+    /// for the adapted model and its base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [4], "x-unit" = "layers"))]
     pub last_layers: Option<usize>,
-    /// Scale by `alpha / sqrt(r)` instead (arXiv 2312.03732).
+    /// Scales by `alpha / sqrt(r)` instead (arXiv 2312.03732).
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub rslora: bool,
-    /// Save the whole model with the adapters merged into it, instead of the adapters.
+    /// Saves the whole model with the adapters merged, instead of the adapters.
     #[serde(default)]
+    #[schemars(extend("examples" = [true]))]
     pub merge: bool,
 }
 

@@ -20,7 +20,7 @@ pub(super) fn balanced(reports: &Reports, way: &[String], came: Option<u64>, kep
         };
         let (rows_in, rows_out) = (report.rows_in, report.rows_out);
         if let Some(before) = before.filter(|before| *before != rows_in) {
-            return Err(wrong(format!("{before} were there to take, {rows_in} came in")));
+            return Err(wrong(format!("{before} were available, {rows_in} came in")));
         }
         if rows_in != rows_out + aside {
             return Err(wrong(format!("{rows_in} came in, {rows_out} went on and {aside} were set aside")));
@@ -29,7 +29,7 @@ pub(super) fn balanced(reports: &Reports, way: &[String], came: Option<u64>, kep
     }
     match (way.last().filter(|id| reports.contains_key(*id)), before, kept) {
         (Some(last), Some(gave), Some(kept)) if gave != kept => {
-            let message = format!("the rows do not add up: {gave} went on, {kept} are there; run again with --fresh");
+            let message = format!("the rows do not add up: {gave} passed on, {kept} stored; run again with --fresh");
             Err(Error::stage(last, message))
         }
         _ => Ok(()),
@@ -60,12 +60,9 @@ mod tests {
                 check(stage(10, 8, 1), stage(8, 8, 0), 10, 8),
                 "`read`: the rows do not add up: 10 came in, 8 went on and 1",
             ),
-            (check(stage(10, 8, 2), stage(7, 7, 0), 10, 7), "`score`: the rows do not add up: 8 were there to take, 7"),
-            (
-                check(stage(10, 8, 2), stage(8, 8, 0), 11, 8),
-                "`read`: the rows do not add up: 11 were there to take, 10",
-            ),
-            (check(stage(10, 8, 2), stage(8, 8, 0), 10, 9), "`score`: the rows do not add up: 8 went on, 9 are there"),
+            (check(stage(10, 8, 2), stage(7, 7, 0), 10, 7), "`score`: the rows do not add up: 8 were available, 7"),
+            (check(stage(10, 8, 2), stage(8, 8, 0), 11, 8), "`read`: the rows do not add up: 11 were available, 10"),
+            (check(stage(10, 8, 2), stage(8, 8, 0), 10, 9), "`score`: the rows do not add up: 8 passed on, 9 stored"),
         ] {
             assert!(wrong.as_ref().is_err_and(|error| error.contains(expected)), "{wrong:?}");
         }

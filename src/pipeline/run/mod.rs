@@ -15,8 +15,8 @@
 //! Where the variants of a sweep share the workdir, models and results have fingerprints in their names, too.
 
 mod balance;
-mod exact;
 mod kept;
+mod materialise;
 mod parts;
 pub mod preflight;
 mod record;
@@ -96,7 +96,7 @@ fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
     let Some(only) = &options.only else { return Ok(plan.nodes.iter().map(|node| node.id.clone()).collect()) };
     if plan.node(only).is_none() {
         let ids: Vec<&str> = plan.nodes.iter().map(|node| node.id.as_str()).collect();
-        return Err(Error::stage(only, format!("no such stage; there are {}", ids.join(", "))));
+        return Err(Error::stage(only, format!("no such stage; the stages are {}", ids.join(", "))));
     }
     let mut needed = vec![only.clone()];
     let mut at = 0;
@@ -341,6 +341,12 @@ impl<'a> Run<'a> {
     /// The name of what is kept of the stage `id` for people to find.
     fn kept_name(&self, id: &str) -> String {
         if self.plan.shared { self.folder_name(id) } else { id.to_owned() }
+    }
+
+    /// The name of the pipeline file without its folder, which means nothing elsewhere.
+    fn file_name(&self) -> String {
+        let file = std::path::Path::new(&self.report.pipeline).file_name();
+        file.map_or_else(|| self.report.pipeline.clone(), |file| file.to_string_lossy().into_owned())
     }
 
     /// The model `name`: one of the file's, or what a `train` stage made.

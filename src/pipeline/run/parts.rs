@@ -6,21 +6,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::Run;
-use super::exact::{from_json, to_json};
 use super::record::Record;
+use super::share::Walk;
 use super::workdir::Workdir;
 use crate::error::{Error, Result};
-use crate::io::{Dataset, Location, Owned, Written, owned, session};
+use crate::io::{Dataset, Location, Owned, Written, at_once, owned, session};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::Reports;
 
 /// The record of all parts, in the folder of a stage.
 pub(super) const MANIFEST: &str = "manifest.json";
+
+/// What workers tell one another of finished units, in the folder of a stage: a bit for each unit.
+pub(super) const KNOWN: &str = "known.bits";
 
 /// The ending of notes.
 const NOTE: &str = ".json";
@@ -55,20 +59,84 @@ pub(super) fn mark_of(name: &str) -> Option<&str> {
     (number.bytes().all(|byte| byte.is_ascii_digit()) && mark.len() == 16).then_some(mark)
 }
 
+/// The unit of the note `name`; none for any other name.
+fn unit_of(name: &str) -> Option<usize> {
+    name.strip_prefix("part-")?.strip_suffix(NOTE)?.parse().ok()
+}
+
+/// The bit of `unit`; not set where there are too few.
+fn is_set(bits: &[u8], unit: usize) -> bool {
+    bits.get(unit / 8).is_some_and(|byte| byte >> (unit % 8) & 1 == 1)
+}
+
 /// The units of a stage, finished or not.
 pub(super) struct Units {
     folder: Location,
-    /// Files that were there before this process did anything.
-    found: BTreeSet<String>,
+    count: usize,
+    /// Those with a note before this process did anything.
+    found: BTreeSet<usize>,
 }
 
 impl Units {
-    /// Those in the folder of a stage with `count` units.
+    /// Those in the folder of a stage with `count` units, all of whose notes are looked for.
     pub(super) fn of(mut folder: Owned, count: usize) -> Result<Self> {
         folder.expect_numbered(count, NOTE)?;
         let folder = folder.folder().clone();
-        let found = folder.list()?.iter().map(|file| file.name().to_owned()).collect();
-        Ok(Self { folder, found })
+        let found = noted(&folder)?;
+        Ok(Self { folder, count, found })
+    }
+
+    /// As [`Self::of`], but where workers told one another what is finished, that is believed: a thousand processes that list a
+    /// million files each are too many.
+    pub(super) fn told(mut folder: Owned, count: usize) -> Result<Self> {
+        folder.expect_numbered(count, NOTE)?;
+        let units = Self { folder: folder.folder().clone(), count, found: BTreeSet::new() };
+        let found = match units.known()? {
+            Some(known) => (0..count).filter(|unit| is_set(&known, *unit)).collect(),
+            None => noted(&units.folder)?,
+        };
+        Ok(Self { found, ..units })
+    }
+
+    /// Those that were not finished before this process did anything.
+    pub(super) fn left(&self) -> Vec<usize> {
+        (0..self.count).filter(|unit| !self.found.contains(unit)).collect()
+    }
+
+    /// Those that are not finished now.
+    pub(super) fn look_again(&self) -> Result<Vec<usize>> {
+        let noted = noted(&self.folder)?;
+        Ok((0..self.count).filter(|unit| !noted.contains(unit)).collect())
+    }
+
+    /// Whether `unit` is finished.
+    pub(super) fn is_noted(&self, unit: usize) -> Result<bool> {
+        self.note(unit).is_file()
+    }
+
+    /// `unit`, which is finished, and others that are, as many after it as one answer of the store names.
+    pub(super) fn noted_from(&self, unit: usize) -> Result<Vec<usize>> {
+        let names = self.folder.names_after(self.note(unit).name())?;
+        Ok([unit].into_iter().chain(names.iter().filter_map(|name| unit_of(name))).collect())
+    }
+
+    /// Leaves out of `walk` what other workers know to be finished, and tells them what is behind it. Whoever writes at the same
+    /// time as another one may undo what that one told; the next time it tells it again. Nothing is believed that
+    /// matters: before a commit all notes are read.
+    pub(super) fn tell(&self, walk: &mut Walk) -> Result<()> {
+        let told = self.known()?.unwrap_or_default();
+        let is_told = |unit: &usize| is_set(&told, *unit);
+        let mut known = vec![0_u8; self.count.div_ceil(8)];
+        walk.leave_out(&(0..self.count).filter(is_told).collect::<Vec<_>>());
+        for unit in (0..self.count).filter(is_told).chain(self.found.iter().copied()).chain(walk.gone()) {
+            known[unit / 8] |= 1 << (unit % 8);
+        }
+        if known != told { self.folder.join(KNOWN).write(known) } else { Ok(()) }
+    }
+
+    /// What workers told one another, if they did.
+    fn known(&self) -> Result<Option<Bytes>> {
+        Ok(self.folder.join(KNOWN).read()?.filter(|known| known.len() == self.count.div_ceil(8)))
     }
 
     /// Where this process puts the part of `unit`.
@@ -80,25 +148,28 @@ impl Units {
         self.folder.join(&owned::numbered(unit, NOTE))
     }
 
-    /// The note of `unit`, if it is finished. With `check`, all bytes of a part that an earlier run left are read; what is
+    /// The notes of `units`, those that are there. Parts that were there before this process did anything are read: what is
     /// damaged is taken away.
-    pub(super) fn finished(&self, unit: usize, check: bool) -> Result<Option<Note>> {
+    pub(super) fn sound(&self, units: &[usize]) -> Result<Vec<Option<Note>>> {
+        at_once(units, self.folder.local().is_some(), |unit| self.sound_note(*unit))
+    }
+
+    fn sound_note(&self, unit: usize) -> Result<Option<Note>> {
         let at = self.note(unit);
         let Some(bytes) = at.read()? else { return Ok(None) };
-        let note: Option<Note> = from_json(&bytes);
+        let note: Option<Note> = serde_json::from_slice(&bytes).ok();
         let (part, sound) = match &note {
             Some(note) => {
                 let part = self.folder.join(&note.part.name);
-                let read = check && self.found.contains(at.name());
-                let sound = !read || part.digest()?.as_ref() == Some(&note.part.file);
+                let sound = !self.found.contains(&unit) || part.digest()?.as_ref() == Some(&note.part.file);
                 (part, sound)
             }
-            None => (at.clone(), false),
+            None => (at, false),
         };
         if sound {
             return Ok(note);
         }
-        warn!("{part} is damaged, cut or gone; it is made again");
+        warn!("{part} is damaged, truncated or missing; it is computed again");
         self.forget(unit, note.as_ref().map(|note| &note.part))?;
         Ok(None)
     }
@@ -116,8 +187,13 @@ impl Units {
 
     /// Notes that `unit` is finished; false where another worker was faster.
     pub(super) fn finish(&self, unit: usize, note: &Note) -> Result<bool> {
-        self.note(unit).create(to_json(note))
+        self.note(unit).create(serde_json::to_vec_pretty(note).expect("a note is plain data"))
     }
+}
+
+/// The units with a note in `folder`.
+fn noted(folder: &Location) -> Result<BTreeSet<usize>> {
+    Ok(folder.list()?.iter().filter_map(|file| unit_of(file.name())).collect())
 }
 
 impl Workdir {
@@ -133,7 +209,7 @@ impl Workdir {
             if mark_of(file.name()).is_some_and(|mark| marks.contains(mark)) {
                 found.insert(file.name().to_owned(), None);
             } else if file.name().starts_with("part-") && file.name().ends_with(NOTE) {
-                let note: Option<Note> = file.read()?.and_then(|bytes| from_json(&bytes));
+                let note: Option<Note> = file.read()?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
                 parts.extend(note.map(|note| note.part));
             }
         }
@@ -188,7 +264,7 @@ impl Run<'_> {
         let manifest = folder.join(MANIFEST);
         let gone = || Error::stage(&node.id, "its rows are gone; run the pipeline again");
         let record = self.finished(&manifest, &node.id)?.ok_or_else(gone)?;
-        let units = Units { folder, found: BTreeSet::new() };
+        let units = Units { folder, count: record.parts.len(), found: BTreeSet::new() };
         if !self.sound.borrow().contains(&node.id) {
             for (unit, part) in record.parts.iter().enumerate() {
                 let at = units.folder.join(&part.name);
@@ -196,7 +272,8 @@ impl Run<'_> {
                     // Without them the next run makes this part again, and no other.
                     units.forget(unit, Some(part))?;
                     manifest.delete()?;
-                    let message = format!("{at} is damaged, cut or gone; run the same command again to make it again");
+                    let message =
+                        format!("{at} is damaged, truncated or missing; run the same command again to restore it");
                     return Err(Error::stage(&node.id, message));
                 }
             }

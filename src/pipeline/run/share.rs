@@ -47,22 +47,42 @@ impl std::str::FromStr for Share {
     }
 }
 
-/// A way through all units, each once: in their order, until another worker turns out to be at the same place.
+/// A way through units of work, each once: one after the other, until it meets what another worker did; then from a random
+/// one on. So workers that know nothing of one another spread, and each has a stretch to itself.
 pub(super) struct Walk {
+    /// In order.
+    units: Vec<usize>,
+    /// Indices of those that are left.
     left: BTreeSet<usize>,
     at: usize,
-    of: usize,
 }
 
 impl Walk {
-    pub(super) fn new(units: usize) -> Self {
-        Self { left: (0..units).collect(), at: 0, of: units }
+    /// A way through `units`, which are in order.
+    pub(super) fn through(units: Vec<usize>) -> Self {
+        Self { left: (0..units.len()).collect(), units, at: 0 }
     }
 
-    /// Goes on somewhere else. Where, differs between processes.
+    /// Leaves out `done`, which other workers did.
+    pub(super) fn leave_out(&mut self, done: &[usize]) {
+        for unit in done {
+            if let Ok(index) = self.units.binary_search(unit) {
+                self.left.remove(&index);
+            }
+        }
+    }
+
+    /// Units of the way that are not left: done by this worker, or left out.
+    pub(super) fn gone(&self) -> impl Iterator<Item = usize> {
+        let gone = self.units.iter().enumerate().filter(|(index, _)| !self.left.contains(index));
+        gone.map(|(_, unit)| *unit)
+    }
+
+    /// Goes on at any of the units that are left. At which, differs between processes.
     pub(super) fn jump(&mut self) {
         let number = u64::from_str_radix(&nonce()[..16], 16).expect("a nonce is hexadecimal");
-        self.at = (number % self.of.max(1) as u64) as usize;
+        let index = (number % self.left.len().max(1) as u64) as usize;
+        self.at = self.left.iter().nth(index).copied().unwrap_or_default();
     }
 }
 
@@ -70,10 +90,13 @@ impl Iterator for Walk {
     type Item = usize;
 
     fn next(&mut self) -> Option<usize> {
-        let next = self.left.range(self.at..).next().or_else(|| self.left.first()).copied()?;
-        self.left.remove(&next);
-        self.at = next + 1;
-        Some(next)
+        // Behind what another worker did it is probably still at work.
+        if !self.left.contains(&self.at) {
+            self.jump();
+        }
+        let index = self.at;
+        self.at += 1;
+        self.left.remove(&index).then(|| self.units[index])
     }
 }
 
@@ -83,21 +106,41 @@ mod tests {
 
     #[test]
     fn a_walk_meets_every_unit_once_wherever_it_goes_on() {
-        assert_eq!(Walk::new(5).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-        let mut walk = Walk::new(100);
+        let all = |units: usize| (0..units).collect::<Vec<_>>();
+        assert_eq!(Walk::through(all(5)).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        let mut walk = Walk::through(vec![1, 4, 7, 10]);
+        assert_eq!((walk.next(), walk.next()), (Some(1), Some(4)));
+        let mut walk = Walk::through(all(100));
         let mut met = vec![walk.next().unwrap(), walk.next().unwrap()];
         walk.jump();
         let place = walk.at;
         met.extend(&mut walk);
-        assert!(met[2] == place || place < 2 && met[2] == 2);
+        assert_eq!(met[2], place);
         met.sort_unstable();
-        assert_eq!(met, (0..100).collect::<Vec<_>>());
+        assert_eq!(met, all(100));
+        assert_eq!(walk.next(), None);
+    }
+
+    #[test]
+    fn what_others_did_is_left_out_and_never_entered_from_behind() {
+        let mut walk = Walk::through((0..1_000_000).collect());
+        assert_eq!(walk.next(), Some(0));
+        walk.leave_out(&[1, 2, 3]);
+        // One in a million that it is 4.
+        let somewhere = walk.next().unwrap();
+        assert!(somewhere > 4, "{somewhere}");
+        let mut walk = Walk::through(vec![2, 5, 8]);
+        walk.leave_out(&[5, 6, 7]);
+        assert_eq!(walk.gone().collect::<Vec<_>>(), [5]);
+        let mut met: Vec<usize> = walk.by_ref().collect();
+        met.sort_unstable();
+        assert_eq!((met, walk.gone().count()), (vec![2, 8], 3));
     }
 
     #[test]
     fn workers_go_on_at_different_places() {
         let place = || {
-            let mut walk = Walk::new(1_000_000);
+            let mut walk = Walk::through((0..1_000_000).collect());
             walk.jump();
             walk.at
         };

@@ -1,5 +1,6 @@
-//! Stages that rows end in.
+//! Stages that rows end in, and what is known above them.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::Run;
@@ -7,8 +8,9 @@ use crate::error::Result;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::{Reports, StageReport, add};
 use crate::pipeline::supplies::NodeResources;
-use crate::stages::Ending;
+use crate::report::SetAside;
 use crate::stages::write::Shard;
+use crate::stages::{Ending, Shape};
 
 /// What a sink made of all rows, and what the stages on their way did.
 pub(super) struct Drained {
@@ -35,7 +37,8 @@ impl Run<'_> {
     pub(super) fn drain(&self, node: &Node, ending: &dyn Ending) -> Result<Drained> {
         let start = Instant::now();
         let trained = |name: &str| self.trained(name);
-        let mut sink = ending.open(&NodeResources::new(self.plan, node, &trained))?;
+        let resources = NodeResources::new(self.plan, node, &trained).behind(self.set_aside_above(node));
+        let mut sink = ending.open(&resources)?;
         let load_seconds = start.elapsed().as_secs_f64();
         let start = Instant::now();
         let (mut report, mut passed) = (StageReport { load_seconds, ..StageReport::default() }, Reports::new());
@@ -51,8 +54,34 @@ impl Run<'_> {
         }
         let finished = sink.finish()?;
         report.seconds = start.elapsed().as_secs_f64();
-        report.metrics = finished.metrics;
+        (report.metrics, report.warnings) = (finished.metrics, finished.warnings);
         report.bytes = finished.files.iter().map(|file| file.written.bytes).sum();
         Ok(Drained { report, passed, files: finished.files })
+    }
+
+    /// The rows that the stages above `node` set aside. None where one of them, which might do so, has not run yet: it joins the
+    /// pass of `node`.
+    fn set_aside_above(&self, node: &Node) -> Option<Vec<SetAside>> {
+        let mut above = BTreeSet::new();
+        let mut next: Vec<&str> = node.operation().inputs().into_iter().map(|(_, input)| input).collect();
+        while let Some(node) = next.pop().and_then(|id| self.plan.node(id)) {
+            if above.insert(&node.id) {
+                next.extend(node.operation().inputs().into_iter().map(|(_, input)| input));
+            }
+        }
+        let mut set_aside = Vec::new();
+        for id in above {
+            let Some(report) = self.report.stages.get(id) else {
+                let derives = self.plan.node(id).is_some_and(|node| matches!(node.shape(), Shape::Inline(_)));
+                if derives { continue } else { return None }
+            };
+            let reasons = report.set_aside.iter().filter(|(_, rows)| **rows > 0);
+            set_aside.extend(reasons.map(|(reason, rows)| SetAside {
+                stage: id.clone(),
+                reason: reason.clone(),
+                rows: *rows,
+            }));
+        }
+        Some(set_aside)
     }
 }

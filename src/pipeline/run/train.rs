@@ -74,7 +74,8 @@ impl Run<'_> {
         let Trained { model, metrics, seconds } = job.run(model)?;
         let card = Card {
             objective: json!(train.objective),
-            data: format!("{} rows of `{}` in {}", feed.examples, train.input, self.report.pipeline),
+            data: format!("{} rows of `{}` in {}", feed.examples, train.input, self.file_name()),
+            base: self.plan.hub_base(&train.model),
         };
         conclude(&mut passed, self.plan)?;
         for rows in feed.held_out.iter().map(|(rows, _)| rows).chain([&feed.input]) {

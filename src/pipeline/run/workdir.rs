@@ -51,9 +51,12 @@ pub(super) fn obstacle(at: &Location) -> Result<Option<String>> {
     // A new file system has this folder.
     let is_foreign = |path: &str| path != "lost+found" && session::mark_of(path).is_none();
     let foreign: Vec<String> = at.entries()?.into_iter().filter(|path| is_foreign(path)).collect();
+    // Another run may have made the workdir between the two looks.
+    if foreign.is_empty() || marker(at)?.is_some() {
+        return Ok(None);
+    }
     let way_out = "a workdir is a new or an empty folder, or one that an earlier run made";
-    Ok((!foreign.is_empty())
-        .then(|| format!("the folder holds {}, which sepo did not make; {way_out}", some_of(&foreign))))
+    Ok(Some(format!("the folder holds {}, which sepo did not make; {way_out}", some_of(&foreign))))
 }
 
 fn marker(at: &Location) -> Result<Option<String>> {
@@ -113,6 +116,12 @@ impl Workdir {
         let name = format!("{mark}.json");
         let found = self.at.join("sessions").scan()?.into_iter().find(|found| found.path == name);
         Ok(found.is_some_and(|found| super::kept::is_abandoned(found.changed)))
+    }
+
+    /// Whether other runs are at work, or were killed.
+    pub(super) fn has_others(&self) -> Result<bool> {
+        let own = format!("{}.json", session::mark());
+        Ok(self.at.join("sessions").entries()?.iter().any(|name| *name != own))
     }
 
     /// The runs that are at work, or were killed.

@@ -21,9 +21,9 @@ pub(super) fn problems(sweep: &Sweep, spec: &Spec) -> Vec<Problem> {
         let index = index.to_string();
         let path = ["compare", &index];
         if sweep.repeats.is_none() {
-            let problem = Problem::at("compare", "differences are taken repeat by repeat");
+            let problem = Problem::at("compare", "comparisons are paired by repeat");
             problems.push(
-                problem.help("name the variable that repeats, mostly a seed: `repeats: seed`").within(&["sweep"]),
+                problem.help("name the variable to repeat over, usually a seed: `repeats: seed`").within(&["sweep"]),
             );
         }
         let Some(compared) = stage(spec, &compare.stage, &path, &mut problems) else { continue };
@@ -56,7 +56,7 @@ fn variables(sweep: &Sweep, spec: &Spec) -> Vec<Problem> {
     };
     for (name, values) in &sweep.over {
         if !spec.file.vars.contains_key(name) {
-            problem(&["over", name], format!("`{name}` is no variable of the file; give it a default under `vars`"));
+            problem(&["over", name], format!("`{name}` is not a variable of the file; give it a default under `vars`"));
         }
         if values.is_empty() || values.iter().any(|value| value.is_array() || value.is_object()) {
             problem(&["over", name], format!("`{name}` takes a list of numbers or words"));
@@ -100,7 +100,7 @@ fn stage(spec: &Spec, id: &str, path: &[&str], problems: &mut Vec<Problem>) -> O
 fn number(compared: &Compared, name: &str) -> Option<Problem> {
     let names: Vec<&str> = compared.numbers.iter().map(String::as_str).collect();
     (!names.contains(&name))
-        .then(|| Problem::at("", format!("the stage has no number `{name}`")).help(suggest(name, &names)))
+        .then(|| Problem::at("", format!("the stage has no metric `{name}`")).help(suggest(name, &names)))
 }
 
 /// Names of a plot that nothing has.
@@ -115,7 +115,7 @@ fn plotted(plot: &Plot, compared: &Compared) -> Vec<Problem> {
             if !stems.contains(&plot.y) {
                 let mut stems: Vec<&str> = stems.iter().map(String::as_str).collect();
                 stems.dedup();
-                let problem = Problem::at("y", format!("no numbers of the stage are called `{}` and a number", plot.y));
+                let problem = Problem::at("y", format!("the stage has no metrics named `{}` and a number", plot.y));
                 problems.push(problem.help(suggest(&plot.y, &stems)));
             }
             return problems;

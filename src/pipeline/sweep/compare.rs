@@ -9,15 +9,18 @@ use super::numbers::Measured;
 use super::statistics::{Mean, decimals, holm, shown, shown_p};
 use super::table::{Choice, Line, heads, lines, markdown};
 
-/// Compares what a stage measured of one thing with what it measured of all others.
+/// Compares one label of a stage's result table with all others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Compare {
     /// The stage.
+    #[schemars(extend("examples" = ["report"]))]
     pub stage: String,
-    /// The name that all others are compared with.
+    /// Label that all others are compared with.
+    #[schemars(extend("examples" = ["sepo"]))]
     pub against: String,
-    /// The numbers to compare.
+    /// Metrics to compare.
+    #[schemars(extend("examples" = [["accuracy", "margin"]]))]
     pub metrics: Vec<String>,
 }
 

@@ -35,38 +35,46 @@ use crate::monitor::Monitor;
 const VARIANTS: usize = 10_000;
 const BYTES: usize = 64 << 20;
 
-/// Runs the pipeline for every combination of values.
+/// Runs the pipeline once for every combination of values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sweep {
-    /// Variables of the file and the values that each of them takes. A variable given by `--var` keeps that one value.
+    /// Variables of the file and the values that each of them takes. A variable that is given by `--var` keeps that
+    /// one value.
+    #[schemars(extend("examples" = [{"share": [0.1, 0.3], "seed": [1, 2, 3]}]))]
     pub over: BTreeMap<String, Vec<Value>>,
-    /// The variable, mostly a seed, over whose values tables give the mean and a 95 % interval (Student's t).
+    /// Variable, usually a seed, over which tables report the mean and a 95 % interval (Student's t).
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["seed"]))]
     pub repeats: Option<String>,
-    /// A variable, mostly a learning rate, of which every row of a table has the value that did well elsewhere. Tables show
-    /// all values and mark that one.
+    /// Selects the value of a variable, usually a learning rate, for each row of a table. Tables show all values and
+    /// mark the selected one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"variable": "rate", "stage": "validation", "metric": "accuracy"}]))]
     pub choose: Option<Choose>,
-    /// Differences over the repeats, pair by pair, with 95 % intervals (Student's t) and p-values by Holm's correction.
+    /// Paired differences over the repeats, with 95 % intervals (Student's t) and p-values with Holm's correction.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("examples" = [[{"stage": "report", "against": "sepo", "metrics": ["accuracy"]}]]))]
     pub compare: Vec<Compare>,
-    /// Plots by name, each a file beside the tables.
+    /// Plots by name, written beside the tables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("examples" = [{"curve": {"stage": "report", "x": "share", "y": "accuracy"}}]))]
     pub plots: BTreeMap<String, Plot>,
 }
 
-/// How a variable's value is chosen: by the one-standard-error rule, the first in the list of `over` whose mean is at most one
-/// standard error of the best mean below it. List the values so that the one to prefer comes first, mostly the lowest learning
-/// rate.
+/// Selection by the one-standard-error rule: the first value in the list of `over` whose mean is at most one standard
+/// error below the best mean. List the preferred values first, usually the lowest learning rates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Choose {
     /// The variable.
+    #[schemars(extend("examples" = ["rate"]))]
     pub variable: String,
-    /// The `evaluate` stage that decides. Its rows should be no others' whose numbers are reported.
+    /// `evaluate` stage that decides. Its rows should not be used for results that are reported.
+    #[schemars(extend("examples" = ["validation"]))]
     pub stage: String,
-    /// The number that should be high, averaged over the repeats.
+    /// Metric to maximise, averaged over the repeats.
+    #[schemars(extend("examples" = ["accuracy"]))]
     pub metric: String,
 }
 
@@ -160,7 +168,7 @@ pub fn plans(variants: &[Variant], sources: &mut Sources, monitor: &dyn Monitor)
     };
     let plans: Vec<Plan> = variants.iter().map(plan).collect::<Result<_>>()?;
     if plans.windows(2).any(|pair| pair[0].workdir != pair[1].workdir) {
-        let message = "the variants of a sweep share one workdir; leave its variables out of `workdir`";
+        let message = "the variants of a sweep share one workdir, so `workdir` must not use its variables";
         return Err(variants[0].spec.report(vec![Problem::at("workdir", message)]));
     }
     let clashes = places::clashes(&plans)?;
@@ -211,7 +219,7 @@ pub fn again(spec: &Spec, folder: &Location, overwrite: bool) -> Result<String> 
     let mut place = |name: &str| {
         let file = folder.join(name);
         if file.exists()? && !overwrite {
-            return Err(Error::stage("tables", format!("{file} is there already; --overwrite replaces it")));
+            return Err(Error::stage("tables", format!("{file} exists already; --overwrite replaces it")));
         }
         Ok(file)
     };

@@ -100,7 +100,7 @@ pub(super) fn read(sweep: &Sweep, folder: &Location) -> Result<Vec<Measured>> {
             let batch = chunk?.batch;
             let column = |name: &str, kind: &DataType| {
                 let column = batch.column_by_name(name).ok_or_else(|| {
-                    let message = "there is no such column: these are not the numbers of this sweep";
+                    let message = "no such column: these are not the numbers of this sweep";
                     Error::data(Place { column: Some(name.to_owned()), ..Place::file(&file) }, message)
                 })?;
                 cast(column, kind).map_err(wrong)

@@ -13,19 +13,21 @@ use crate::model::{PairIds, Scorer};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Judge {
-    /// The grammar of the quickstart's data: facts right, polite, format kept.
+    /// The rules of the quickstart's data: correct facts, politeness, format.
     Quickstart,
     /// The reward that a DPO-trained oracle implies: `log oracle(y | x) - log reference(y | x)`, in nats.
     Reward(Reward),
 }
 
-/// The models behind a reward.
+/// The models that define a reward.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reward {
-    /// The model that was trained with DPO.
+    /// Model trained with DPO.
+    #[schemars(extend("examples" = ["oracle"]))]
     pub oracle: String,
-    /// The model that it started from.
+    /// Model that the oracle was trained from.
+    #[schemars(extend("examples" = ["ref"]))]
     pub reference: String,
 }
 

@@ -39,37 +39,47 @@ use sql::Filter;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Read {
-    /// A file, glob or folder (Parquet, JSON Lines, JSON, CSV, Arrow IPC), or a list of them; on this machine, or on the
-    /// hub: `hf://datasets/org/name[@revision][/file, folder or glob]`.
+    /// A file, glob or folder (Parquet, JSON Lines, JSON, CSV, Arrow IPC), or a list of them. Local, in an object
+    /// store, or on the Hugging Face hub: `hf://datasets/org/name[@revision][/file, folder or glob]`.
+    #[schemars(extend("examples" = ["pairs.jsonl", "hf://datasets/Anthropic/hh-rlhf/helpful-base"]))]
     pub from: Paths,
-    /// Other names for columns of the source: `{ old: new }`. All other settings go by the new ones.
+    /// New names for source columns: `{ old: new }`. All other settings use the new names.
     #[serde(default, skip_serializing_if = "Rename::is_empty")]
+    #[schemars(extend("examples" = [{"margin": "source_margin"}]))]
     pub rename: Rename,
-    /// What the columns hold; found from their names and types by default.
+    /// Layout of the data. By default it is detected from column names and types.
     #[serde(default)]
+    #[schemars(extend("examples" = ["ultrafeedback"]))]
     pub format: Format,
-    /// The source's names of the columns that `pairs` and `prompts` read, where they are not `prompt`, `chosen` and `rejected`,
-    /// and in every format that of the column with the rows' ids, where it is not `row_id`.
+    /// Names of the source columns that `pairs` and `prompts` read, if they are not `prompt`, `chosen` and `rejected`, and, in
+    /// every format, of the column with the rows' ids, if it is not `row_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"chosen": "answer", "rejected": "other"}]))]
     pub columns: Option<ColumnNames>,
-    /// The source's columns to keep beside those that the format makes and `row_id`; all by default. Others are not even
-    /// read, and do not count for `sample`.
+    /// Source columns to keep, in addition to `row_id` and the columns that the format produces. All are kept by
+    /// default. Columns that are not kept are not read, and are not part of the hash that `sample` uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [["source", "score"]]))]
     pub select: Option<Vec<String>>,
-    /// The pairs that a row of ranked answers makes (`nectar`, `nemo_rl`); `best_worst` by default.
+    /// How a row of ranked answers (`nectar`, `nemo_rl`) becomes pairs. The default is `best_worst`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["all"]))]
     pub pair_rule: Option<PairRule>,
-    /// A SQL expression over the source's columns, with the meaning that DuckDB gives it; rows where it is not true are left out.
+    /// SQL expression over the source columns, with DuckDB's semantics. Rows for which it is not true are dropped.
     #[serde(rename = "where", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["score > 0.5 AND source = 'helpful'"]))]
     pub filter: Option<String>,
-    /// Share of the rows to take, in (0, 1], chosen by a stable hash of the row.
+    /// Share of the rows to take, in (0, 1]. Rows are chosen by a stable hash of their content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [0.5], "x-unit" = "share of rows"))]
     pub sample: Option<f64>,
-    /// One side of a split by a stable hash of the prompt.
+    /// Takes one side of a train/held-out split. Rows are assigned by a stable hash of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [{"held_out": 0.1, "keep": "train"}]))]
     pub split: Option<Split>,
-    /// Take at most this many rows, above 0, after `where`, `sample` and `split`.
+    /// Largest number of rows to take, above 0. Applied after `where`, `sample` and `split`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [1000], "x-unit" = "rows"))]
     pub limit: Option<u64>,
 }
 
@@ -93,14 +103,14 @@ impl Paths {
     }
 }
 
-/// What the columns of a source hold.
+/// The layout of a source's columns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// Find out from the columns.
+    /// Detected from the columns.
     #[default]
     Auto,
-    /// `chosen` and `rejected`, and mostly `prompt`, as text or messages (TRL's formats; HH-RLHF transcripts, too).
+    /// `chosen` and `rejected`, usually with `prompt`, as text or messages (TRL's formats, and HH-RLHF transcripts).
     Pairs,
     /// `prompt` as text beside `chosen` and `rejected` as whole conversations (UltraFeedback binarized).
     Ultrafeedback,
@@ -114,11 +124,11 @@ pub enum Format {
     NemoRl,
     /// `context`, `response1`, `response2`, `overall_preference` (below 0: response 1 is better).
     Helpsteer3,
-    /// `instruction`, `chosen`, `rejected`, and where they are there `input`, `system`, `history` (LLaMA-Factory).
+    /// `instruction`, `chosen`, `rejected`, and optionally `input`, `system`, `history` (LLaMA-Factory).
     Alpaca,
-    /// `conversations`, `chosen`, `rejected` of `from` and `value` (LLaMA-Factory).
+    /// `conversations`, `chosen`, `rejected`, made of `from` and `value` (LLaMA-Factory).
     Sharegpt,
-    /// `prompt` alone, as text or messages, for a `generate` stage.
+    /// Only `prompt`, as text or messages, for a `generate` stage.
     Prompts,
     /// `prompt_ids`, `chosen_ids`, `rejected_ids`.
     Tokens,
@@ -126,7 +136,7 @@ pub enum Format {
 
 impl Format {
     /// The word that names it in YAML.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Pairs => "pairs",
@@ -144,21 +154,25 @@ impl Format {
     }
 }
 
-/// What a source calls the columns of `pairs`.
+/// The source's names for the columns of `pairs`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnNames {
     /// The prompt, as text or messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["question"]))]
     pub prompt: Option<String>,
-    /// The text of a system message in front of the prompt.
+    /// Text of a system message that is put before the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["system_prompt"]))]
     pub system: Option<String>,
-    /// The better answer.
+    /// The preferred answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["answer"]))]
     pub chosen: Option<String>,
-    /// The worse answer.
+    /// The other answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["other"]))]
     pub rejected: Option<String>,
     /// The rows' ids, texts or whole numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,16 +197,17 @@ impl ColumnNames {
     }
 }
 
-/// Which answers of a ranked list make pairs.
+/// Which answers of a ranked list form pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PairRule {
     /// The best and the worst.
     #[default]
     BestWorst,
-    /// The best and one of the others, which a hash of the row's texts picks.
+    /// The best, and one of the rest chosen by a hash of the row's texts.
     BestRandom,
-    /// Every two of different ranks. A row becomes several, with the places of both answers behind its `row_id`.
+    /// Every two answers of different ranks. A row becomes several; the positions of both answers are appended to its
+    /// `row_id`.
     All,
 }
 
@@ -200,9 +215,11 @@ pub enum PairRule {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Split {
-    /// Share of the rows that are held out, in (0, 1).
+    /// Share of the rows that is held out, in (0, 1).
+    #[schemars(extend("examples" = [0.1], "x-unit" = "share of rows"))]
     pub held_out: f64,
     /// The side to read.
+    #[schemars(extend("examples" = ["held_out"]))]
     pub keep: Keep,
 }
 
@@ -217,6 +234,23 @@ pub enum Keep {
 }
 
 impl Read {
+    /// The format that columns as in `schema` have. Prompts without answers count as `prompts` here, which `auto` never takes.
+    ///
+    /// # Errors
+    /// Columns of no known format.
+    pub fn detected(&self, schema: &Schema) -> Result<Format, Problem> {
+        let answers = ["chosen", "rejected", "label", "kto_tag"];
+        let prompts = || {
+            let form = Form::named(Format::Prompts)?;
+            let is_alone = answers.iter().all(|name| schema.field_with_name(name).is_err());
+            (is_alone && form.problems(schema, &ColumnNames::default()).is_empty()).then_some(form.format)
+        };
+        match self.form(schema) {
+            Ok(form) => Ok(form.map_or(Format::Tokens, |form| form.format)),
+            Err(problem) => prompts().ok_or(problem),
+        }
+    }
+
     /// The form of a source with `schema`; none where it is tokenized already.
     fn form(&self, schema: &Schema) -> Result<Option<&'static Form>, Problem> {
         match self.format {

@@ -6,49 +6,50 @@ use serde::{Deserialize, Serialize};
 use crate::columns::Side;
 use crate::columns::lists::Lists;
 
-/// Which tokens of a response are key tokens, by reward: a share in (0, 1] of them, or those beyond a reward.
+/// Which tokens of a response are key tokens: a share, in (0, 1], or those beyond a reward.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pick {
-    /// A share of the tokens, those with the highest rewards.
-    Top(f64),
-    /// A share of the tokens, those with the lowest rewards.
-    Bottom(f64),
-    /// A share of the tokens, those whose rewards are largest whatever their sign.
-    Largest(f64),
-    /// The tokens with rewards above this one.
-    Above(f64),
-    /// The tokens with rewards below this one.
-    Below(f64),
+    /// The share of tokens with the highest rewards.
+    Top(#[schemars(extend("examples" = [0.3], "x-unit" = "share of tokens"))] f64),
+    /// The share of tokens with the lowest rewards.
+    Bottom(#[schemars(extend("examples" = [0.3], "x-unit" = "share of tokens"))] f64),
+    /// The share of tokens with the largest absolute rewards.
+    Largest(#[schemars(extend("examples" = [0.3], "x-unit" = "share of tokens"))] f64),
+    /// Tokens with a reward above this value.
+    Above(#[schemars(extend("examples" = [0.5], "x-unit" = "nats"))] f64),
+    /// Tokens with a reward below this value.
+    Below(#[schemars(extend("examples" = [-0.5], "x-unit" = "nats"))] f64),
 }
 
-/// How a pick becomes masks. But for the official rule and the controls, a response keeps its first token where nothing
-/// else would be selected.
+/// How picks are turned into masks. If a rule selects no token of a response, the first token is kept, except under
+/// `official` and the controls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// The pick as it stands; a share of n tokens is `share * n`, computed in decimal and rounded half up: 0.7 of 45 tokens
+    /// The pick itself. A share of n tokens is `share * n`, computed in decimal and rounded half up: 0.7 of 45 tokens
     /// is 32. Ties go to the lower index.
     #[default]
     Share,
-    /// The authors' script: the first token is never scored, `trunc(share * (n - 1))` of the others.
+    /// The authors' script: the first token is never a candidate, and `trunc(share * (n - 1))` of the remaining
+    /// tokens are selected.
     Official,
-    /// The fewest tokens that hold the share of the response's reward: of its positive rewards for `top`, of its negative
-    /// ones for `bottom`, of all absolute ones for `largest`.
+    /// The fewest tokens that account for the share of the response's reward: of its positive rewards for `top`, its
+    /// negative rewards for `bottom`, and all absolute rewards for `largest`.
     RewardShare,
-    /// The share of all tokens of a batch, as Rho-1 (arXiv 2404.07965): long answers and good ones get more of it. A batch
-    /// is the rows that are read together, at most 256; each side has its own.
+    /// The share of all tokens of a batch, as in Rho-1 (arXiv 2404.07965): responses with higher rewards get more of
+    /// it. A batch is up to 256 rows that are read together; each side has its own.
     BatchShare,
-    /// ConfPO (arXiv 2506.08712): tokens that the reference finds less likely than the mean of the response's token
-    /// probabilities; none where all are equally likely. Reads `{side}_ref_logps` and no rewards; the pick does not matter.
+    /// ConfPO (arXiv 2506.08712): tokens whose probability under the reference is below the mean token probability of
+    /// the response; none if all are equal. Reads `{side}_ref_logps` and no rewards; the pick has no effect.
     Confidence,
-    /// A control: as many tokens as the pick has, drawn at random by a hash of the row.
+    /// Control: as many tokens as the pick selects, drawn by a hash of the row.
     Random,
-    /// A control: key tokens of the chosen response alone.
+    /// Control: only key tokens of the chosen response.
     ChosenOnly,
-    /// A control: key tokens of the rejected response alone.
+    /// Control: only key tokens of the rejected response.
     RejectedOnly,
-    /// A control: every token.
+    /// Control: every token.
     All,
 }
 

@@ -20,13 +20,13 @@ const REFUSED_EXAMPLE: &str = "template_refused_example";
 /// Tokens that an example shows on each side of the boundary.
 const SHOWN: usize = 3;
 
-/// The setting `boundary`: a rule, or a rule and limits.
+/// The setting `boundary`: a rule, or a rule with limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum BoundarySetting {
-    /// The rule alone.
+    /// Only the rule.
     Rule(BoundaryRule),
-    /// With limits.
+    /// The rule and limits.
     Limits(Boundary),
 }
 
@@ -40,25 +40,30 @@ impl BoundarySetting {
     }
 }
 
-/// The rule for tokens that span the end of the prompt, and shares of rows, 0 to 1, above which the stage fails. A fault
-/// without a share is only counted.
+/// The rule for tokens that span the end of the prompt, and limits: shares of rows, in [0, 1], above which the stage
+/// fails. Faults without a limit are only counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Boundary {
-    /// What becomes of a token that spans the end of the prompt.
+    /// Where a token that spans the end of the prompt goes.
     #[serde(default)]
+    #[schemars(extend("examples" = ["merge_to_prompt"]))]
     pub rule: BoundaryRule,
-    /// Rows with a token that spans the end of the prompt.
+    /// Limit for rows with a token that spans the end of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [0.01], "x-unit" = "share of rows"))]
     pub merged: Option<f64>,
-    /// Rows with an answer that no special token ends: the model is not taught to stop.
+    /// Limit for rows with an answer that does not end in a special token, so that the model does not learn to stop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [0.0], "x-unit" = "share of rows"))]
     pub missing_eos: Option<f64>,
-    /// Rows whose prompt begins with two BOS tokens, or an answer with one.
+    /// Limit for rows whose prompt begins with two BOS tokens, or whose answer begins with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [0.0], "x-unit" = "share of rows"))]
     pub double_bos: Option<f64>,
-    /// Rows with an answer that is cut at `max_length`.
+    /// Limit for rows with an answer that is truncated at `max_length`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [0.05], "x-unit" = "share of rows"))]
     pub truncated: Option<f64>,
 }
 

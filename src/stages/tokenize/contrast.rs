@@ -11,13 +11,15 @@ use crate::error::Problem;
 /// Where the last user turn goes.
 const PROMPT: &str = "{prompt}";
 
-/// What is asked in place of a prompt's last user turn; `{prompt}` stands for that turn.
+/// The wordings that replace the last user turn of a prompt. `{prompt}` stands for that turn.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Contrast {
-    /// The wording that asks for a better answer.
+    /// Asks for a better answer.
+    #[schemars(extend("examples" = ["{prompt}\n\nAnswer helpfully."]))]
     pub better: String,
-    /// The wording that asks for a worse answer.
+    /// Asks for a worse answer.
+    #[schemars(extend("examples" = ["{prompt}\n\nAnswer unhelpfully."]))]
     pub worse: String,
 }
 

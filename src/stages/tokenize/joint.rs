@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::text::{Rendered, Tokenizer};
 
-/// What becomes of a token that spans the end of the prompt and the beginning of an answer.
+/// Where a token that spans the end of the prompt and the start of an answer goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BoundaryRule {
-    /// It belongs to the answer: the prompt keeps the prefix that its own ids and those of both texts have in common.
+    /// To the answer. The prompt keeps the common prefix of its own ids and the ids of both texts.
     #[default]
     MergeToAnswer,
-    /// It belongs to the prompt, if both texts have the same ids there; else the row is set aside.
+    /// To the prompt, if both texts have the same ids there. Otherwise the row is set aside.
     MergeToPrompt,
     /// The row is set aside.
     SetAside,

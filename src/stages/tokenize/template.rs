@@ -14,8 +14,8 @@ use crate::text::chat_template::Context;
 use crate::text::tokenizer::template_names;
 use crate::text::{Template, Tokenizer};
 
-/// Where the chat template comes from: `auto`, the tokenizer folder's; `none`, contents one after the other, and the
-/// end-of-text token after every answer; or else the name of one of the folder's templates, or a file.
+/// Where the chat template comes from: `auto` is the tokenizer's own; `none` concatenates the contents and puts the
+/// end-of-text token after each answer; any other value is the name of one of the tokenizer's templates, or a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "String", into = "String")]
 #[schemars(with = "String")]

@@ -49,6 +49,11 @@ impl Format {
         self == Self::AlpacaEval
     }
 
+    /// Whether the files hold all columns of the rows.
+    pub(super) fn keeps_columns(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow)
+    }
+
     /// Whether the files hold key tokens as labels.
     fn has_labels(self) -> bool {
         matches!(self, Self::LlamaFactory | Self::Axolotl)

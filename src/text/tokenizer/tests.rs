@@ -74,6 +74,36 @@ fn ids_offsets_and_text_agree() {
 }
 
 #[test]
+fn pieces_are_what_tokens_add_to_the_text() {
+    let folder_of = |json: Value| folder(&[("tokenizer.json", json.to_string())]);
+    let bytes = folder_of(tokenizer_json(&["<e>"]));
+    let tokenizer = Tokenizer::load(bytes.path()).unwrap();
+    let ids = tokenizer.encode("cé ab<e>").unwrap();
+    let pieces = tokenizer.pieces(&ids).unwrap();
+    let texts: Vec<&str> = pieces.iter().map(|piece| &piece.text[..]).collect();
+    // `é` is two bytes and two tokens: the first has the character.
+    assert_eq!(texts, ["c", "é", "", " ", "ab", "<e>"]);
+    assert_eq!(texts.concat(), tokenizer.decode(&ids).unwrap());
+    let offsets = tokenizer.encode_with_offsets("cé ab<e>").unwrap().1;
+    assert_eq!(pieces.iter().map(|piece| piece.span).collect::<Vec<_>>(), offsets);
+    // A character that never ends, ids of no token.
+    let odd: Vec<String> =
+        tokenizer.pieces(&[0, 4, 0, 500, -1, 4]).unwrap().into_iter().map(|piece| piece.text).collect();
+    assert_eq!(odd, ["a", "\u{fffd}a", "", "", "", "\u{fffd}"]);
+    assert!(tokenizer.pieces(&[]).unwrap().is_empty());
+
+    // A decoder that takes the space from the beginning of a text takes it from its first token alone.
+    let mut json = tokenizer_json(&[]);
+    json["decoder"] = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    json["model"]["vocab"] = json!({"▁a": 0, "b": 1});
+    json["model"]["merges"] = json!([]);
+    let spaces = folder_of(json);
+    let tokenizer = Tokenizer::load(spaces.path()).unwrap();
+    let texts: Vec<String> = tokenizer.pieces(&[0, 1, 0, 0]).unwrap().into_iter().map(|piece| piece.text).collect();
+    assert_eq!(texts, ["a", "b", " a", " a"]);
+}
+
+#[test]
 fn the_digest_sees_content_and_not_layout() {
     let json = tokenizer_json(&["<e>"]);
     let digest = |text: String| Tokenizer::load(folder(&[("tokenizer.json", text)]).path()).unwrap().digest().unwrap();

@@ -8,7 +8,7 @@ use super::*;
 use crate::pipeline::tree::Node;
 
 /// Keywords that tell people something and decide nothing. `format` is an annotation by default.
-const ANNOTATIONS: [&str; 7] = ["$schema", "$defs", "title", "description", "default", "examples", "format"];
+const ANNOTATIONS: [&str; 8] = ["$schema", "$defs", "title", "description", "default", "examples", "format", "x-unit"];
 
 struct Checker(Value);
 
@@ -138,7 +138,7 @@ fn shipped_pipelines_name_the_schema_that_is_shipped() {
             first.strip_prefix("# yaml-language-server: $schema=").unwrap_or_else(|| panic!("{}", file.display()));
         let schema = fs::read_to_string(file.parent().unwrap().join(schema)).unwrap();
         let schema: Value = serde_json::from_str(&schema).unwrap();
-        assert!(schema == for_editors(), "write it anew: sepo schema > pipelines/schema.json");
+        assert!(schema == for_editors(), "make it again: sepo schema > pipelines/schema.json");
     }
 }
 

@@ -43,6 +43,7 @@ fn answer(sql: &str, batch: &RecordBatch) -> Result<String, Problem> {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the table of the docs, and what is refused")]
 fn an_expression_gives_the_rows_of_duckdb_or_is_refused() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = repository.join("tests/fixtures/where");

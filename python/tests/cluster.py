@@ -1,0 +1,87 @@
+"""A Ray cluster on the loopback address, whose nodes are processes that can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# Read when ray is imported: without the first Ray asks for this machine's outer address, where it cannot reach itself;
+# the second keeps it from calling home.
+os.environ.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_USAGE_STATS_ENABLED="0")
+# Nodes come up slowly where CI does other work at the same time.
+os.environ.update(RAY_raylet_start_wait_time_s="120")
+
+import ray
+from ray.cluster_utils import Cluster
+
+
+class Nodes:
+    """A head without room for workers, and nodes with room for one each."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.address = str(cluster.address)
+        self.nodes: list[Any] = []
+
+    def add(self, count: int = 1) -> None:
+        self.nodes += [self.cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(count)]
+
+    def kill(self, pid: int) -> None:
+        """Kills the node on which process `pid` of the program runs, and the process as the node's end would."""
+        node = next(node for node in self.nodes if raylet(node) in ancestors(pid))
+        self.nodes.remove(node)
+        os.kill(pid, signal.SIGKILL)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+
+def raylet(node: Any) -> int:
+    processes = node.all_processes["raylet"]
+    return int(processes[0].process.pid)
+
+
+def ancestors(pid: int) -> set[int]:
+    found = set()
+    while pid > 1:
+        status = Path(f"/proc/{pid}/status").read_text()
+        pid = int(status.split("\nPPid:", 1)[1].split()[0])
+        found.add(pid)
+    return found
+
+
+def programs(program: Path, word: str = "run") -> list[int]:
+    """Processes of the program at `sepo <word>`, of this user's clusters."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if command[0] == os.fsencode(program) and command[1:2] == [word.encode()]:
+            found.append(int(process.name))
+    return found
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+
+
+@contextmanager
+def cluster(nodes: int, environment: Mapping[str, str]) -> Iterator[Nodes]:
+    """Nodes begin with this process's environment and with `environment`."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1"})
+    try:
+        made = Nodes(head)
+        made.add(nodes)
+        yield made
+    finally:
+        ray.shutdown()
+        head.shutdown()
+        os.environ.clear()
+        os.environ.update(before)
