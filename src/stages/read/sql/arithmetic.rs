@@ -1,5 +1,7 @@
 //! Arithmetic and casts. What has no value is null: a division of whole numbers by zero, a number beyond the bounds of its type.
 
+use std::slice::from_ref;
+
 use polars::prelude::{DataType, RoundMode};
 use polars_lazy::dsl::{Expr, lit, ternary_expr};
 use polars_lazy::prelude::NULL;
@@ -156,9 +158,9 @@ pub(super) fn cast_to(value: Typed, name: &Named, fails: bool) -> Made {
         }
         (Type::Text, Type::Exact(to)) => {
             let to = *to;
-            (by_rows(std::slice::from_ref(&value.value), &kind, move |cells| text::whole(cells, to)), true)
+            (by_rows(from_ref(&value.value), &kind, move |cells| text::whole(cells, to)), true)
         }
-        (Type::Text, Type::Double) => (by_rows(std::slice::from_ref(&value.value), &kind, text::double), true),
+        (Type::Text, Type::Double) => (by_rows(from_ref(&value.value), &kind, text::double), true),
         (Type::Double, Type::Single) => (value.value.clone().cast(held), false),
         (from, to @ (Type::Single | Type::Double)) if from.is_number() => {
             (widened(value.value.clone(), from, to), false)

@@ -92,7 +92,7 @@ fn of_rows(
     let (held, named) = (kind.held(), kind.held());
     let made = move |columns: &mut [Column]| {
         // A constant is a column of one row.
-        let is_empty = columns.iter().any(|column| column.is_empty());
+        let is_empty = columns.iter().any(Column::is_empty);
         let rows = if is_empty { 0 } else { columns.iter().map(Column::len).max().unwrap_or(0) };
         let mut made = Vec::with_capacity(rows);
         for row in 0..rows {
