@@ -49,8 +49,8 @@ use crate::text::Tokenizer;
 
 pub use kept::{Kept, Orphan, kept, orphans};
 pub use share::{Share, Work};
-pub use workdir::FOLDERS;
 use workdir::Workdir;
+pub use workdir::{FOLDERS, MARKER};
 
 /// What a run may be told.
 #[derive(Debug, Clone, Default)]
