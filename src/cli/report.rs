@@ -14,6 +14,7 @@ use crate::columns::provenance::Provenance;
 use crate::error::{Error, Place, Result};
 use crate::io::{Dataset, Location, Stores};
 use crate::monitor::Monitor;
+use crate::pipeline::run::MARKER;
 use crate::report::{Builder, Contents, Page, SHOWN_ROWS, SetAside, Settings, Training, html, training};
 
 /// Rows that are read at once.
@@ -125,13 +126,15 @@ impl Report {
         builder.finish(self.path.clone(), self.set_aside(&progress)?)
     }
 
-    /// Rows set aside by stage and reason; none where no folder has them.
+    /// Rows set aside by stage and reason; none where nothing is known of them.
     fn set_aside(&self, monitor: &dyn Monitor) -> Result<Option<Vec<SetAside>>> {
-        let beside = || {
-            let folder = Path::new(&self.path).parent()?.join("rejects");
-            folder.is_dir().then(|| folder.display().to_string())
+        let above = Path::new(&self.path).parent().unwrap_or(Path::new(""));
+        let beside = Some(above.join("rejects")).filter(|folder| folder.is_dir());
+        let folder = self.rejects.clone().or_else(|| beside.map(|folder| folder.display().to_string()));
+        let Some(folder) = folder else {
+            // A run makes the folder for the first row that it sets aside.
+            return Ok(above.join(MARKER).is_file().then(Vec::new));
         };
-        let Some(folder) = self.rejects.clone().or_else(beside) else { return Ok(None) };
         if Location::parse(&folder)?.list_all()?.is_empty() {
             return Ok(Some(Vec::new()));
         }

@@ -74,8 +74,8 @@ impl Training {
         self.curves.is_empty()
     }
 
-    /// The plots, as SVG files by name.
-    pub fn plots(&self) -> BTreeMap<&'static str, String> {
+    /// The plots, as SVG files with their names.
+    pub fn plots(&self) -> Vec<(&'static str, String)> {
         let svg = |(file, title, y, metrics): (&'static str, &str, &str, &[&str])| {
             let series = metrics.iter().flat_map(|metric| ["train", "eval"].map(|part| format!("{part}/{metric}")));
             let series = series.filter_map(|name| {
@@ -104,8 +104,8 @@ mod tests {
         assert_eq!(found.curves["train/loss"], [(1, 0.5), (2, 0.25)]);
         assert_eq!((found.steps, found.broken_lines, found.last["eval/loss"]), (2, 1, 0.75));
         let plots = found.plots();
-        assert_eq!(plots.keys().copied().collect::<Vec<_>>(), ["drift", "loss"]);
-        assert!(plots["loss"].contains(">train/loss</text>") && plots["loss"].contains(">eval/loss</text>"));
+        assert_eq!(plots.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["loss", "drift"]);
+        assert!(plots[0].1.contains(">train/loss</text>") && plots[0].1.contains(">eval/loss</text>"));
     }
 
     #[test]

@@ -18,8 +18,6 @@ mod sample;
 mod statistics;
 mod vocabulary;
 
-use std::collections::BTreeMap;
-
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use serde::Serialize;
@@ -123,6 +121,7 @@ impl Builder {
     /// # Errors
     /// Lists of one answer that differ in length; a tokenizer that cannot say what an id is.
     pub fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        let batch = &rows::canonical(batch)?;
         let rows = Rows::of(batch, &self.masks)?;
         for index in 0..batch.num_rows() {
             self.rows += 1;
@@ -149,8 +148,8 @@ impl Builder {
 }
 
 impl Contents {
-    /// The plots, as SVG files by name.
-    pub fn plots(&self) -> BTreeMap<&'static str, String> {
+    /// The plots, as SVG files with their names.
+    pub fn plots(&self) -> Vec<(&'static str, String)> {
         plots::of(&self.statistics)
     }
 }

@@ -48,7 +48,7 @@
 
   const SIDES = ["chosen", "rejected"];
 
-  const numbers = ({ statistics, warnings, provenance, set_aside }) => {
+  const numbers = ({ statistics, warnings, set_aside }) => {
     const sides = SIDES.map((side) => statistics[side]);
     const row = (name, value) => [name, ...sides.map(value)];
     before.append(...warnings.map((warning) => make("p", plain(warning), "warning")));
@@ -74,11 +74,12 @@
           setAside(set_aside),
         ], "tables"),
       ]),
-      section("What made them", [
-        table("Digests of models, tokenizer and template; rules of masks", ["", "value"],
-          Object.entries(provenance).map(([name, value]) => [words(name), make("td", plain(shown(value)), "text")])),
-      ]),
     );
+  };
+
+  const made = ({ provenance }) => {
+    const rows = Object.entries(provenance).map(([name, value]) => [words(name), make("td", plain(shown(value)), "text")]);
+    after.append(section("What made the rows", [table("Digests of models, tokenizer and template; rules of masks", ["", "value"], rows)]));
   };
 
   const setAside = (reasons) => {
@@ -259,5 +260,5 @@
   };
 
   if (data.kind === "training") training(data);
-  else [numbers, tokens, masks, viewer].forEach((part) => part(data));
+  else [numbers, tokens, masks, viewer, made].forEach((part) => part(data));
 })();

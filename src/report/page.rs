@@ -4,8 +4,6 @@
 //! Text of a dataset never becomes markup: it is in the page as JSON in which nothing can end the element around it, and the
 //! script puts it into the document as text alone. The page's own policy forbids every other script, style and request.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use serde_json::json;
 
@@ -39,8 +37,8 @@ impl Page<'_> {
         }
     }
 
-    /// The plots, as SVG files by name.
-    pub fn plots(&self) -> BTreeMap<&'static str, String> {
+    /// The plots, as SVG files with their names.
+    pub fn plots(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Rows(contents) => contents.plots(),
             Self::Training(training) => training.plots(),

@@ -1,12 +1,10 @@
 //! The plots of a report of scored rows.
 
-use std::collections::BTreeMap;
-
 use super::statistics::{Histogram, SideSummary, Sum, Summary};
 use crate::plot::{Marks, Plot, Point, Series};
 
-/// The plots of `summary`, as SVG files by name. A plot of which there is no number is left out.
-pub(super) fn of(summary: &Summary) -> BTreeMap<&'static str, String> {
+/// The plots of `summary`, as SVG files with their names. A plot of which there is no number is left out.
+pub(super) fn of(summary: &Summary) -> Vec<(&'static str, String)> {
     let plots = [
         ("rewards", histogram(summary, "Rewards of answers", "reward (nats)", "answers", |side| &side.rewards)),
         ("margins", margins(summary)),

@@ -1,32 +1,54 @@
 //! Scored rows as a report reads them: both answers of a pair, with every list as long as the answer has tokens.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Float32Type, Schema};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Float32Type, Schema};
 
 use crate::columns::lists::{Lists, assistant_masks, floats, ids, masks};
-use crate::columns::{PROMPT_IDS, REWARD_MARGIN, Side, list_type};
+use crate::columns::{PROMPT_IDS, REWARD_MARGIN, Side, with_column};
 use crate::error::{Error, Place, Problem, Result};
+use crate::io::list_element;
 
 /// The columns that a report of rows with the columns of `schema` lacks.
 pub fn problems(schema: &Schema) -> Vec<Problem> {
     let needed = Side::BOTH.into_iter().flat_map(|side| {
         [(side.ids(), DataType::Int32, "tokenize"), (side.token_rewards(), DataType::Float32, "score")]
     });
-    let missing = needed.filter(|(name, element, _)| !has(schema, name, &list_type(element.clone())));
+    let missing = needed.filter(|(name, element, _)| !has(schema, name, element));
     let problem = |(name, _, stage)| {
         Problem::at("input", format!("no column `{name}`")).help(format!("a `{stage}` stage makes it"))
     };
     missing.map(problem).collect()
 }
 
-fn has(schema: &Schema, name: &str, data_type: &DataType) -> bool {
-    schema.field_with_name(name).is_ok_and(|field| field.data_type() == data_type)
+/// Whether there are lists of `element` in column `name`, whatever kind of lists.
+fn has(schema: &Schema, name: &str, element: &DataType) -> bool {
+    schema.field_with_name(name).is_ok_and(|field| list_element(field.data_type()) == Some(element))
+}
+
+/// `batch` with lists and texts of one kind: other engines write back other kinds of them.
+pub(super) fn canonical(batch: &RecordBatch) -> Result<RecordBatch> {
+    let is_text = |element: &DataType| matches!(element, DataType::LargeUtf8 | DataType::Utf8View);
+    let mut out = batch.clone();
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let Some(element) = list_element(field.data_type()) else { continue };
+        if element.is_nested() || matches!(field.data_type(), DataType::List(_)) && !is_text(element) {
+            continue;
+        }
+        let element = if is_text(element) { DataType::Utf8 } else { element.clone() };
+        let list = DataType::List(Arc::new(Field::new("element", element, true)));
+        let column = cast(column, &list).and_then(|column| with_column(&out, field.name(), column));
+        out = column.map_err(|error| Error::data(Place::column(field.name()), error))?;
+    }
+    Ok(out)
 }
 
 /// The masks that both sides have, by what stands behind the side in the columns' names; the stage's own comes first.
 pub(super) fn masks_of(schema: &Schema) -> Vec<String> {
     let own = Side::Chosen.key_mask(None);
-    let is_mask = |name: &str| has(schema, name, &list_type(DataType::Boolean));
+    let is_mask = |name: &str| has(schema, name, &DataType::Boolean);
     let names = schema.fields().iter().map(|field| field.name().as_str());
     let of_chosen =
         names.filter(|name| *name == own || name.starts_with(&format!("{own}_"))).filter(|name| is_mask(name));

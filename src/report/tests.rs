@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array, ListArray, StringArray};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{Field, Float32Type, Int32Type, Schema};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Schema};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::columns::lists::{from_masks, from_rows};
+use crate::io::list_element;
 
 /// An answer's ids, rewards and two masks, as texts of `0` and `1`.
 type Given<'a> = (&'a [i32], &'a [f32], [&'a str; 2]);
@@ -106,6 +108,22 @@ fn sums_are_those_made_by_hand() {
 }
 
 #[test]
+fn rows_that_another_engine_wrote_give_the_same_numbers() {
+    let rows = rows();
+    let schema = rows.schema();
+    // As polars writes them: large lists whose elements may be null.
+    let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| {
+        let large = match list_element(column.data_type()) {
+            Some(DataType::Utf8) => Some(DataType::LargeUtf8),
+            other => other.cloned(),
+        };
+        let large = large.map(|element| DataType::LargeList(Arc::new(Field::new("item", element, true))));
+        (field.name().clone(), large.map_or_else(|| column.clone(), |large| cast(column, &large).unwrap()))
+    });
+    assert_eq!(report(&RecordBatch::try_from_iter(columns).unwrap()), report(&rows));
+}
+
+#[test]
 fn what_is_probably_wrong_is_said() {
     let found = report(&rows());
     let warnings: Vec<&str> = found["warnings"].as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect();
@@ -189,8 +207,8 @@ fn columns_that_lack_or_differ_are_named() {
 #[test]
 fn plots_are_drawn_of_what_there_is() {
     let plots = contents(&rows(), Settings::default()).plots();
-    let names = ["lengths", "margins", "positions", "reward_curve", "reward_positions", "rewards", "token_rewards"];
-    assert_eq!(plots.keys().copied().collect::<Vec<_>>(), names);
-    assert!(plots["rewards"].contains(">chosen</text>") && plots["rewards"].contains(">rejected</text>"));
+    let names = ["rewards", "margins", "token_rewards", "reward_curve", "positions", "reward_positions", "lengths"];
+    assert_eq!(plots.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
+    assert!(plots[0].1.contains(">chosen</text>") && plots[0].1.contains(">rejected</text>"));
     assert!(contents(&rows().slice(0, 0), Settings::default()).plots().is_empty());
 }

@@ -72,7 +72,7 @@ fn numbers_of_the_page_are_those_of_the_columns() {
     let (page, data) = page(&folder, "report.html");
     let batch = rows(&folder.path("run/scored/train-00000-of-00001.parquet"));
     let numbers = &data["statistics"];
-    assert_eq!(numbers["rows"], batch.num_rows());
+    assert_eq!((&numbers["rows"], &data["set_aside"]), (&json!(batch.num_rows()), &json!([])));
     assert_eq!(numbers["masks"], json!(["key_mask", "key_mask_random"]));
     let margins = batch.column_by_name("reward_margin").unwrap().as_primitive::<Float32Type>();
     assert_eq!(numbers["ranked_right"], margins.values().iter().filter(|margin| **margin > 0.0).count());

@@ -52,6 +52,7 @@ pub use kept::{KeptFolder, Orphan, kept, orphans};
 pub use share::{Assignment, Share};
 pub use workdir::FOLDERS;
 use workdir::Workdir;
+pub use workdir::{FOLDERS, MARKER};
 
 /// What a run may be told.
 #[derive(Debug, Clone, Default)]

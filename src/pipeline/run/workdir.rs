@@ -8,7 +8,7 @@ use crate::io::owned::{refuse_link, some_of};
 use crate::io::{Location, nonce, session};
 
 /// The file that marks a workdir.
-const MARKER: &str = "sepo-workdir.json";
+pub const MARKER: &str = "sepo-workdir.json";
 
 /// The folders that a run keeps in its workdir.
 pub const FOLDERS: [&str; 9] =
