@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ from typing import Any
 # Read when ray is imported: without the first Ray asks for this machine's outer address, where it cannot reach itself;
 # the second keeps it from calling home.
 os.environ.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_USAGE_STATS_ENABLED="0")
-# Nodes come up slowly where CI does other work at the same time.
-os.environ.update(RAY_raylet_start_wait_time_s="120")
 
 import ray
 from ray.cluster_utils import Cluster
@@ -28,7 +26,7 @@ class Nodes:
         self.nodes: list[Any] = []
 
     def add(self, count: int = 1) -> None:
-        self.nodes += [self.cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(count)]
+        self.nodes += [patiently(lambda: self.cluster.add_node(num_cpus=1, num_gpus=1)) for _ in range(count)]
 
     def kill(self, pid: int) -> None:
         """Kills the node on which process `pid` of the program runs, and the process as the node's end would."""
@@ -36,6 +34,16 @@ class Nodes:
         self.nodes.remove(node)
         os.kill(pid, signal.SIGKILL)
         self.cluster.remove_node(node, allow_graceful=False)
+
+
+def patiently(start: Callable[[], Any]) -> Any:
+    """Ray gives a node 30 s to come up, which a machine that compiles meanwhile may need longer for."""
+    for _ in range(3):
+        try:
+            return start()
+        except Exception as error:
+            last = error
+    raise last
 
 
 def raylet(node: Any) -> int:
@@ -75,7 +83,7 @@ def cluster(nodes: int, environment: Mapping[str, str]) -> Iterator[Nodes]:
     """Nodes begin with this process's environment and with `environment`."""
     before = dict(os.environ)
     os.environ.update(environment)
-    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1"})
+    head = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False}))
     try:
         made = Nodes(head)
         made.add(nodes)
