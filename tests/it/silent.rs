@@ -342,10 +342,10 @@ fn held_out_rows_that_are_trained_on_and_references_without_use_are_warned_of() 
     ] {
         assert!(both.contains(expected) && both.contains("p.yaml:8:"), "{both}");
     }
-    assert_eq!(both.matches("are trained on").count(), 2, "{both}");
+    assert_eq!(both.matches("are also training rows of").count(), 2, "{both}");
     let sides = ["train", "held_out"].map(|keep| format!(", split: {{ held_out: 0.25, keep: {keep} }}"));
     let apart = said(&pipeline(&folder, &stages([&sides[0], &sides[1]])));
-    assert!(!apart.contains("are trained on"), "{apart}");
+    assert!(!apart.contains("are also training rows of"), "{apart}");
 }
 
 #[test]

@@ -111,9 +111,9 @@ sweep:
     for part in [
         "stage `ref` has no table: `train` compares nothing",
         "stage `report` compares no `stat`\n  help: did you mean `start`?",
-        "the stage has no number `los`\n  help: one of accuracy, chosen_drift",
-        "the stage has no number `drift`",
-        "the stage has no number `accurcy`\n  help: did you mean `accuracy`?",
+        "the stage has no metric `los`\n  help: one of accuracy, chosen_drift",
+        "the stage has no metric `drift`",
+        "the stage has no metric `accurcy`\n  help: did you mean `accuracy`?",
         "`label` is the number that a name ends with, as in `share_10`; none of the stage's names ends so",
         "the stage has no metrics named `reward_in_best` and a number",
         "no stage `reprot`\n  help: did you mean `report`?",
