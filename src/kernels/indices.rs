@@ -111,6 +111,6 @@ mod tests {
             let tensor = list.tensor::<Flex>(&device).to_contiguous();
             assert_eq!(tensor.as_slice::<i32>().unwrap(), list.host());
         }
-        assert!(none.is_empty() && none.len() == 0);
+        assert!(none.is_empty());
     }
 }
