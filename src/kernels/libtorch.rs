@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::mem::transmute;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::backend::libtorch::TchTensor;
 use burn::tensor::FloatDType;
@@ -78,8 +79,13 @@ pub(super) fn symbol(name: &CStr) -> Option<*mut c_void> {
 /// Sets whether products in f32 on CUDA devices round what they multiply to TF32, for the whole process; returns whether this LibTorch
 /// has the switch. tch lacks it: `at::globalContext().setAllowTF32CuBLAS(on)`.
 pub(crate) fn set_tf32(on: bool) -> bool {
+    /// LibTorch starts with the switch off, and warns of its age whenever it is set.
+    static IS_ON: AtomicBool = AtomicBool::new(false);
     let symbols = [c"_ZN2at13globalContextEv", c"_ZN2at7Context18setAllowTF32CuBLASEb"].map(symbol);
     let [Some(context), Some(set)] = symbols else { return false };
+    if IS_ON.swap(on, Ordering::Relaxed) == on {
+        return true;
+    }
     // SAFETY: the mangled names are those of `at::Context& globalContext()` and `void Context::setAllowTF32CuBLAS(bool)`; a method
     // takes `this` as its first argument.
     unsafe {

@@ -107,7 +107,7 @@ fn twenty_steps_in_bf16_lose_what_those_in_f32_lose() {
     let (wide, narrow) = (losses(&folder, "wide"), losses(&folder, "narrow"));
     assert_eq!((wide.len(), narrow.len()), (20, 20));
     assert_ne!(wide, narrow);
-    assert!(wide[19] < 0.9 * wide[0], "the training gets somewhere: {wide:?}");
+    assert!(wide[19] < 0.95 * wide[0], "the training gets somewhere: {wide:?}");
     for (step, (wide, narrow)) in wide.iter().zip(&narrow).enumerate() {
         assert!((wide - narrow).abs() <= 0.01 * wide, "step {step}: {narrow} in bf16, {wide} in f32");
     }

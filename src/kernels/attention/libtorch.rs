@@ -83,12 +83,11 @@ fn backward<V: VariableLength>(
     let [of_k, of_v] = [k, v].map(|x| by_head.keys(&x.tensor.index_select(0, &keys)));
     let sequences = sequences(&placed, &query_ends, &key_ends, spans);
     let (grad_q, grad_k, grad_v) = V::backward([&of_q, &of_k, &of_v], &out, &lse.tensor, &grad, &sequences);
-    // The gradients of all copies of a key add up.
-    let fold = |x: &TchTensor, grad: Tensor| {
-        let rows = grad.view_([keys.size()[0], -1]);
-        fresh(x.tensor.zeros_like().index_add_(0, &keys, &rows))
-    };
-    (fresh(by_head.rows(grad_q)), fold(k, grad_k), fold(v, grad_v))
+    // The gradients of all copies of a key add up, those of keys and values in the halves of one tensor.
+    let size = k.tensor.size();
+    let both = Tensor::zeros([2, size[0], size[1]], (k.tensor.kind(), k.tensor.device()));
+    let fold = |half: i64, grad: Tensor| fresh(both.get(half).index_add_(0, &keys, &grad.view_([-1, size[1]])));
+    (fresh(by_head.rows(grad_q)), fold(0, grad_k), fold(1, grad_v))
 }
 
 fn sequences<'a>(placed: &Placed, query_ends: &'a Tensor, key_ends: &'a Tensor, spans: &Spans) -> Sequences<'a> {
