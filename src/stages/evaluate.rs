@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 
 use self::answers::Told;
 use self::pairs::Sums;
+use super::needs::needs_ids;
 use super::positions::Reads;
-use super::score::{KEPT_FORWARD, default_batch_tokens, needs_ids, no_batch_tokens};
+use super::score::{KEPT_FORWARD, default_batch_tokens, no_batch_tokens};
 use super::{
     Compared, Ending, HeldOut, Inputs, ModelCost, ModelUse, Operation, Resources, Role, Shape, Sink, StageCost,
     TokenizerUse, Volume,

@@ -8,6 +8,7 @@
 pub mod audit;
 pub mod evaluate;
 pub mod generate;
+mod needs;
 mod operation;
 pub mod positions;
 pub mod read;

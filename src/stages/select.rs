@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::score::{needs_floats, needs_rewards};
+use super::needs::{needs_floats, needs_rewards};
 use super::{
     Conclusion, Derived, Inputs, Metrics, ModelUse, Operation, Outcome, Shape, StageCost, TokenizerUse, Transform,
     Volume,

@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::score::{KEPT_FORWARD, Score, default_batch_tokens, needs_ids, needs_rewards};
+use super::needs::{needs_ids, needs_rewards};
+use super::score::{KEPT_FORWARD, Score, default_batch_tokens};
 use super::{
     HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Role, Shape, Stage, StageCost, TokenizerUse, Volume,
 };

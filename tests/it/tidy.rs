@@ -71,7 +71,7 @@ const RANKED: [(&str, Ranks); 7] = [
 ];
 
 /// Crates and layers that are the business of a few folders.
-const KEEPERS: [(&str, &[&str]); 8] = [
+const KEEPERS: [(&str, &[&str]); 9] = [
     ("clap::", &["cli"]),
     ("serde_saphyr::", &["pipeline"]),
     ("tokio::", &["io"]),

@@ -50,7 +50,6 @@ use crate::text::Tokenizer;
 
 pub use kept::{KeptFolder, Orphan, kept, orphans};
 pub use share::{Assignment, Share};
-pub use workdir::FOLDERS;
 use workdir::Workdir;
 pub use workdir::{FOLDERS, MARKER};
 

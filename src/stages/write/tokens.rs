@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::columns::lists::{Span, from_spans, from_texts, ids, spans_type};
 use crate::columns::{Side, Turn, list_type, messages, messages_type, put, with_column, words};
 use crate::error::{Error, Place, Problem, Result};
-use crate::stages::score::needs_answers;
+use crate::stages::needs::needs_answers;
 use crate::text::{Piece, Tokenizer};
 
 /// The columns of `input` with the texts and places of tokens.
