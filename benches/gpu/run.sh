@@ -57,9 +57,9 @@ check() {
 
 case "${1:-}" in
   pack) pack "${2:-}" ;;
-  test) open_pack && check "${2:-}" ;;
-  bench) open_pack && shift && python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --models /tmp/sepo-gpu-models --out benches/GPU.md "$@" ;;
-  all) open_pack && check && python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --models /tmp/sepo-gpu-models --out benches/GPU.md ;;
+  test) open_pack; check "${2:-}" ;;
+  bench) open_pack; shift; python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --models /tmp/sepo-gpu-models --out benches/GPU.md "$@" ;;
+  all) open_pack; check; python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --models /tmp/sepo-gpu-models --out benches/GPU.md ;;
   rehearse)
     pack "${2:-}"
     export LIBTORCH_RUN=$LD_LIBRARY_PATH
