@@ -54,7 +54,11 @@ pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> Strin
 fn keeps(memory: &Memory) -> String {
     let models = memory.models.iter().map(|model| {
         let ModelMemory { name, parameters, bytes_a_parameter } = model;
-        format!("{name} {:.1} M parameters of {bytes_a_parameter} bytes", *parameters as f64 / 1e6)
+        let count = match *parameters {
+            few @ ..100_000 => few.to_string(),
+            many => format!("{:.1} M", many as f64 / 1e6),
+        };
+        format!("{name} {count} parameters of {bytes_a_parameter} bytes")
     });
     let parts: Vec<String> = models.chain([format!("a batch {}", HumanBytes(memory.batch))]).collect();
     format!("about {} of memory for models and a batch: {}", HumanBytes(memory.bytes()), parts.join(", "))

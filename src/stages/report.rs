@@ -23,11 +23,14 @@ use crate::report::{self, Builder, Page, SHOWN_ROWS, SetAside, Settings, html};
 #[serde(deny_unknown_fields)]
 pub struct Report {
     /// The stage whose rows to take: scored, and with or without masks.
+    #[schemars(extend("examples" = ["keyed"]))]
     pub input: String,
     /// The folder for `report.html` and the plots.
+    #[schemars(extend("examples" = ["runs/report"]))]
     pub to: String,
     /// The model whose tokenizer to use, or a folder with tokenizer.json; by default the tokenizer that made the rows' ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["oracle"]))]
     pub tokenizer: Option<String>,
     /// Rows that are shown token by token: a quarter with the largest margins, a quarter with the smallest, the others by
     /// chance.
@@ -35,6 +38,7 @@ pub struct Report {
     pub rows: usize,
     /// Picks the rows that are shown by chance; by default the file's seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = [7]))]
     pub seed: Option<u64>,
     /// Write into a folder that holds other files, too, and replace those of the same names.
     #[serde(default)]

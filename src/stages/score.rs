@@ -131,10 +131,10 @@ impl Score {
             }
             if self.makes_rewards() {
                 add(&side.token_rewards(), list_type(DataType::Float32));
-                add(&side.reward(), DataType::Float32);
             }
         }
         if self.makes_rewards() {
+            Side::BOTH.iter().for_each(|side| add(&side.reward(), DataType::Float32));
             add(REWARD_MARGIN, DataType::Float32);
         }
         Ok(Arc::new(Schema::new_with_metadata(fields, input.metadata().clone())))

@@ -48,6 +48,7 @@ pub struct Write {
     pub split: String,
     /// Further key mask that `llama_factory` and `axolotl` take, by its name in `select`; by default the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["random"]))]
     pub mask: Option<String>,
     /// Write the tokens of answers as text, too: `{side}_tokens`, the text that each token adds, and `{side}_char_spans`, the
     /// characters of the answer's first message that it covers.
@@ -56,6 +57,7 @@ pub struct Write {
     /// For `tokens`, the model whose tokenizer to use, or a folder with tokenizer.json; by default the tokenizer that made the
     /// rows' ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["oracle"]))]
     pub tokenizer: Option<String>,
     /// A file is closed once it reaches this size.
     #[serde(default = "default_shard_mib")]

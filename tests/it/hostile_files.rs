@@ -107,7 +107,8 @@ fn sizes_that_no_model_has_are_refused() {
     for name in ["num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads", "head_dim"] {
         let error = load(|config| config[name] = json!(u64::MAX), &weights);
         assert!(error.contains(&format!("config.json: {name} 18446744073709551615 is above 1048576")), "{error}");
-        load(|config| config[name] = json!(0), &weights);
+        let error = load(|config| config[name] = json!(0), &weights);
+        assert!(error.contains(&format!("config.json: {name} is 0")), "{error}");
     }
 }
 

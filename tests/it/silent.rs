@@ -308,7 +308,7 @@ fn settings_that_would_do_nothing_or_harm_are_found_by_check() {
     }
     for number in [".nan", ".inf"] {
         let said = folder.fails(&["check", &pipeline(&folder, &train(&format!("learning_rate: {number}")))], 78);
-        assert!(said.contains("line 5 column") && said.contains("non-finite float"), "{said}");
+        assert!(said.contains("p.yaml:5:") && said.contains("non-finite float"), "{said}");
     }
     for read in ["sample: 0", "limit: 0", "split: { held_out: 1.0, keep: train }"] {
         let text = std::fs::read_to_string(pipeline(&folder, "")).unwrap();

@@ -68,11 +68,13 @@ const LARGEST_SIZE: u64 = 1 << 20;
 /// Parses config.json. Its fields `sizes` are limited, so that arithmetic with them cannot overflow.
 ///
 /// # Errors
-/// A field that is too large, missing or of another type.
+/// A field that is 0, too large, missing or of another type.
 pub(super) fn parse<C: DeserializeOwned>(config: &Value, sizes: &[&str]) -> Result<C, String> {
     for name in sizes {
-        if let Some(size) = config.get(name).and_then(Value::as_u64).filter(|size| *size > LARGEST_SIZE) {
-            return Err(format!("{name} {size} is above {LARGEST_SIZE}"));
+        match config.get(name).and_then(Value::as_u64) {
+            Some(0) => return Err(format!("{name} is 0")),
+            Some(size) if size > LARGEST_SIZE => return Err(format!("{name} {size} is above {LARGEST_SIZE}")),
+            _ => {}
         }
     }
     C::deserialize(config).map_err(|error| error.to_string())

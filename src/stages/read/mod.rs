@@ -176,6 +176,7 @@ pub struct ColumnNames {
     pub rejected: Option<String>,
     /// The rows' ids, texts or whole numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["uid"]))]
     pub row_id: Option<String>,
 }
 
