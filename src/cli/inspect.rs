@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use super::progress::Progress;
 use super::terminal::{plain, plain_json};
 use super::{row, tokenizer};
-use crate::columns::Side;
 use crate::columns::lists::{floats, masks};
 use crate::columns::provenance::Provenance;
+use crate::columns::{Side, type_name};
 use crate::error::{Error, Place, Result};
 use crate::io::{Dataset, Stores};
 
@@ -112,7 +112,7 @@ impl Inspect {
                 rows += batch.num_rows() as u64;
             }
         }
-        let columns = schema.fields().iter().map(|field| (field.name().clone(), json!(field.data_type().to_string())));
+        let columns = schema.fields().iter().map(|field| (field.name().clone(), json!(type_name(field.data_type()))));
         found.insert("files".into(), json!(dataset.files().count()));
         found.insert("rows".into(), json!(rows));
         found.insert("columns".into(), columns.collect::<Map<_, _>>().into());
@@ -135,7 +135,8 @@ impl Inspect {
                 Value::Object(entries) => {
                     let _ = writeln!(out, "{name}");
                     for (key, value) in entries {
-                        let _ = writeln!(out, "  {} {}", plain(key), plain_json(&value.to_string()));
+                        let value = value.as_str().map_or_else(|| plain_json(&value.to_string()), plain);
+                        let _ = writeln!(out, "  {} {value}", plain(key));
                     }
                 }
                 value => {

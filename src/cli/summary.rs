@@ -25,8 +25,11 @@ pub(super) fn summary(plan: &Plan, report: &Report) -> String {
             let _ = writeln!(out, "\nwarning: stage `{id}`: {warning}");
         }
     }
+    if !report.outputs.is_empty() {
+        out.push('\n');
+    }
     for file in &report.outputs {
-        let _ = writeln!(out, "\nwrote {file}");
+        let _ = writeln!(out, "wrote {file}");
     }
     if let Some(why) = &report.waiting {
         let _ = writeln!(out, "\nnot finished: {why}");

@@ -7,6 +7,7 @@ pub mod conversation;
 pub mod lists;
 pub mod node;
 pub mod provenance;
+mod type_name;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use arrow::json::LineDelimitedWriter;
 use serde::{Deserialize, Serialize};
 
 pub use conversation::{Turn, messages, messages_column, messages_type, role, say, words};
+pub use type_name::type_name;
 
 /// Stable key of a row: the source's own, or made from file and row.
 pub const ROW_ID: &str = "row_id";

@@ -102,9 +102,8 @@ stages:
   held_out: { read: { from: \"${data}\", format: FORMAT, limit: \"${limit}\", split: { held_out: 0.1, keep: held_out } } }
 ";
 
-const SEPO: &str = "\
-  # The oracle learns the preferences by DPO. Its reference is the model that it starts from. Have you trained a model with
-  # DPO already? Name both under `models:` and leave this stage out.
+const SEPO: &str = "  # The oracle learns the preferences by DPO. Its reference is the model that it starts from. If a
+  # model was trained with DPO already, name both under `models:` and leave this stage out.
   oracle: { train: { input: tokens, model: base, objective: { dpo: { beta: 0.1 } }, batch_size: 32, learning_rate: 5.0e-6 } }
   # A reward for every response token: log-probability under the oracle minus that under the reference.
   scored: { score: { input: tokens, oracle: oracle, reference: base } }

@@ -27,6 +27,7 @@ use crate::model::{CausalLm, Memory, Needed, PackedBatch, Precision, Response};
 use crate::monitor::Monitor;
 use crate::objective::{self, Objective, Outcome, Pair, Tokens};
 pub use checkpoint::Checkpoints;
+use checkpoint::Cursor;
 pub use example::Example;
 use log::Log;
 use optimizer::{AdamW, Gradients};
@@ -135,13 +136,7 @@ impl Job<'_> {
     pub fn run(&self, model: CausalLm) -> Result<Trained> {
         let Self { name, device, settings, reference, feed, checkpoints, monitor, .. } = *self;
         let steps = self.steps(&model)?;
-        let mut optimizer = optimizer::State::default();
-        let inner = device.clone().without_autodiff();
-        let policy = Policy::new(model, settings.objective.formula().needs().states, settings.seed, device);
-        let (mut policy, mut at) = checkpoints.restore(policy, &mut optimizer, &inner)?;
-        if settings.precision == Precision::Bf16 && !settings.frozen {
-            policy = optimizer.keep_masters(policy);
-        }
+        let (policy, optimizer, mut at) = self.restored(model)?;
         let mut log = Log::open(self.log, at.step)?;
         let mut trainer = Trainer { policy, reference, name, device, settings, optimizer };
         let (mut last, mut since) = (Map::new(), Instant::now());
@@ -215,6 +210,16 @@ impl Job<'_> {
         let Trainer { policy, optimizer, .. } = trainer;
         let policy = policy.map_parameters(|name, values| optimizer.master(name).cloned().unwrap_or(values));
         Ok(Trained { model: policy.model().valid(), metrics: last, seconds: at.seconds })
+    }
+
+    /// The policy, its optimizer and the position in the training, from the newest checkpoint if there is one.
+    fn restored(&self, model: CausalLm) -> Result<(Policy, optimizer::State, Cursor)> {
+        let Self { device, settings, checkpoints, .. } = *self;
+        let mut optimizer = optimizer::State::default();
+        let policy = Policy::new(model, settings.objective.formula().needs().states, settings.seed, device);
+        let (policy, at) = checkpoints.restore(policy, &mut optimizer, &device.clone().without_autodiff())?;
+        let keeps_masters = settings.precision == Precision::Bf16 && !settings.frozen;
+        Ok((if keeps_masters { optimizer.keep_masters(policy) } else { policy }, optimizer, at))
     }
 
     /// The steps of the training.

@@ -245,7 +245,7 @@ fn columns_that_bear_names_of_ours_and_hold_something_else_are_named() {
     let shown: Value = serde_json::from_str(&folder.succeeds(&["inspect", "out", "--json"])).unwrap();
     let kind = |name: &str| shown["columns"][name].as_str().map(str::to_owned);
     let kinds = ["key", "human", "chosen_reward", "row_id"].map(kind);
-    assert_eq!(kinds, ["Float64", "Float64", "Float32", "Utf8"].map(|kind| Some(kind.to_owned())));
+    assert_eq!(kinds, ["double", "double", "float", "string"].map(|kind| Some(kind.to_owned())));
     // What was scored before is scored anew.
     let again =
         text.replace("rows.jsonl", "out").replace("to: out", "to: again").replace("workdir: run", "workdir: more");
