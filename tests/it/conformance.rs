@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 
+use arrow::datatypes::{Field, Fields};
 use sepo::io::{Dataset, Stores};
 use sepo::pipeline::{Plan, Spec};
 use serde_json::{Value, json};
@@ -144,7 +146,13 @@ fn keeps_its_plan(folder: &Folder, file: &str) {
     for (stage, output) in [("keyed", "pairs"), ("answered", "answers")] {
         let made = Dataset::open(&[folder.path(&format!("whole/{output}")).display().to_string()], &Stores::default())
             .unwrap();
-        assert_eq!(plan.node(stage).unwrap().columns.fields(), made.schema().fields(), "{stage}");
+        let (promised, made) = (plan.node(stage).unwrap().columns.fields(), made.schema().fields());
+        // A column that may hold nulls and holds none is read back as one that holds none.
+        let narrowed = promised.iter().zip(made).map(|(promised, made)| {
+            Arc::new(Field::clone(promised).with_nullable(promised.is_nullable() && made.is_nullable()))
+        });
+        assert_eq!(narrowed.collect::<Fields>(), *made, "{stage} of {file}");
+        assert_eq!(promised.len(), made.len(), "{stage} of {file}");
     }
 }
 
