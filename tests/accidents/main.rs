@@ -32,8 +32,8 @@ use world::{Rng, Store, World};
 /// Sequences without `SEPO_SEQUENCES` or `SEPO_MINUTES`.
 const SEQUENCES: u64 = 300;
 
-/// Sequences in a store.
-const IN_A_STORE: u64 = 40;
+/// Sequences in a store, where a run waits up to a minute for the lease of one that was killed.
+const IN_A_STORE: u64 = 10;
 
 /// Actions of a sequence.
 const ACTIONS: usize = 8;

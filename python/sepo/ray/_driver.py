@@ -192,6 +192,7 @@ class Driver:
         slot.state, slot.again_at = "restarting", time.monotonic() + pause
         slot.restarts += 1
         self._restarts.inc(tags={"worker": str(slot.number)})
+        self._view.say(f"worker {slot.number} is started again in {pause:.0f} s, restart {slot.restarts}")
 
     def _failure(self) -> Failed:
         """What to say of workers of which none goes on."""
