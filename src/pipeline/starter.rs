@@ -71,16 +71,21 @@ const HEAD: &str = "\
 vars:
 ";
 
-const PAIRS: &str = "  # Rows to read; null reads all of them.
+const LIMIT: &str = "  # Rows to read; null reads all of them.
   limit: 1000
-  out: runs/NAME
+";
+
+/// The end of the variables, and everything before the stages.
+const RUN: &str = "  out: runs/NAME
 workdir: ${out}
 # NVIDIA GPU: libtorch:cuda:0, in a build with `--features tch` (docs/backends.md).
 device: cpu
 models:
   base: { path: \"${model}\" }
 stages:
-  # Rows become conversations: prompt, chosen, rejected. A tenth of the prompts is kept for the comparison at the end.
+";
+
+const PAIRS: &str = "  # Rows become conversations: prompt, chosen, rejected. A tenth of the prompts is kept for the comparison at the end.
   pairs: { read: { from: \"${data}\", format: FORMAT, limit: \"${limit}\", split: { held_out: 0.1, keep: train } } }
   held_out_pairs: { read: { from: \"${data}\", format: FORMAT, limit: \"${limit}\", split: { held_out: 0.1, keep: held_out } } }
   # The chat template of the model; `template: none` for base models without one.
@@ -88,16 +93,7 @@ stages:
   held_out: { tokenize: { input: held_out_pairs, tokenizer: base } }
 ";
 
-const TOKENS: &str = "  # Rows to read; null reads all of them.
-  limit: 1000
-  out: runs/NAME
-workdir: ${out}
-# NVIDIA GPU: libtorch:cuda:0, in a build with `--features tch` (docs/backends.md).
-device: cpu
-models:
-  base: { path: \"${model}\" }
-stages:
-  # The rows hold token ids already. They must be those of the model's tokenizer.
+const TOKENS: &str = "  # The rows hold token ids already. They must be those of the model's tokenizer.
   tokens: { read: { from: \"${data}\", format: FORMAT, limit: \"${limit}\", split: { held_out: 0.1, keep: train } } }
   held_out: { read: { from: \"${data}\", format: FORMAT, limit: \"${limit}\", split: { held_out: 0.1, keep: held_out } } }
 ";
@@ -118,14 +114,8 @@ const SEPO: &str = "  # The oracle learns the preferences by DPO. Its reference 
   report: { evaluate: { input: held_out, start: base, models: { oracle: oracle, policy: policy } } }
 ";
 
-const PROMPTS: &str = "  out: runs/NAME
-workdir: ${out}
-# NVIDIA GPU: libtorch:cuda:0, in a build with `--features tch` (docs/backends.md).
-device: cpu
-models:
-  base: { path: \"${model}\" }
-stages:
-  # Prompts without answers: pairs for training need `chosen` and `rejected` as well (docs/datasets.md).
+const PROMPTS: &str =
+    "  # Prompts without answers: pairs for training need `chosen` and `rejected` as well (docs/datasets.md).
   prompts: { read: { from: \"${data}\", format: prompts } }
   answers: { generate: { input: prompts, model: base, max_tokens: 256 } }
   out: { write: { input: answers, to: \"${out}/answers\" } }
@@ -133,10 +123,10 @@ stages:
 
 /// A pipeline that reads `data`, of the layout `format`, and starts from `model`; its workdir is `runs/NAME`.
 pub fn text(data: &str, format: Format, model: &str, name: &str) -> String {
-    let stages = match format {
-        Format::Prompts => PROMPTS.to_owned(),
-        Format::Tokens => TOKENS.to_owned() + SEPO,
-        _ => PAIRS.to_owned() + SEPO,
+    let parts: &[&str] = match format {
+        Format::Prompts => &[RUN, PROMPTS],
+        Format::Tokens => &[LIMIT, RUN, TOKENS, SEPO],
+        _ => &[LIMIT, RUN, PAIRS, SEPO],
     };
     // A value with `${` would be a variable of the file.
     let value = |text: &str| flow(&text.into());
@@ -147,5 +137,5 @@ pub fn text(data: &str, format: Format, model: &str, name: &str) -> String {
     );
     HEAD.to_owned()
         + &vars
-        + &stages.replace("FORMAT", format.name()).replace("runs/NAME", &value(&format!("runs/{name}")))
+        + &parts.concat().replace("FORMAT", format.name()).replace("runs/NAME", &value(&format!("runs/{name}")))
 }

@@ -1,4 +1,5 @@
-//! Which units of work a run does, and in what order: workers on one workdir share them without talking to one another.
+//! Which units of work a run does, and in what order: workers on one workdir need no coordinator, they spread by chance and by the
+//! notes that they find.
 
 use std::collections::BTreeSet;
 
