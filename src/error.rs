@@ -161,6 +161,14 @@ pub enum Error {
         /// What, and the way out.
         message: String,
     },
+    /// A program of the user that failed, or that does not answer as it should.
+    #[error("`{program}`: {message}")]
+    Program {
+        /// The command.
+        program: String,
+        /// What, and the way out.
+        message: String,
+    },
     /// A stage cannot do what it was asked to do.
     #[error("stage `{stage}`: {message}")]
     Stage {
@@ -196,6 +204,11 @@ impl Error {
     /// A model folder, tokenizer or checkpoint that cannot be used.
     pub fn model(path: impl fmt::Display, message: impl fmt::Display) -> Self {
         Self::Model { path: path.to_string(), message: message.to_string() }
+    }
+
+    /// A program of the user that failed, or that does not answer as it should.
+    pub fn program(command: &[String], message: impl fmt::Display) -> Self {
+        Self::Program { program: command.join(" "), message: message.to_string() }
     }
 
     /// A stage cannot do what it was asked to do.

@@ -4,7 +4,6 @@ mod answers;
 mod comparison;
 mod judge;
 mod pairs;
-mod quickstart;
 mod win_rate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,9 +24,10 @@ use super::{
 };
 use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
 use crate::error::{Problem, Result};
+use crate::io::program;
 use crate::model::Precision;
 use comparison::Comparison;
-pub use judge::{Judge, Reward};
+pub use judge::{Command, Judge, Reward};
 
 /// Compares models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -94,12 +94,17 @@ impl Evaluate {
                 problems.push(Problem::at("against", message).help(format!("one of {}", names.join(", "))));
             }
             if self.judge.is_none() {
-                let help = "`judge: quickstart`, or `judge: { reward: { oracle: MODEL, reference: MODEL } }`";
+                let help = "`judge: { command: { run: [PROGRAM] } }`, or `judge: { reward: { oracle: MODEL, reference: MODEL } }`";
                 problems.push(Problem::at("against", "a win needs a judge").help(help));
             }
         }
         if self.judge.is_some() && self.answers.is_empty() {
             problems.push(Problem::at("judge", "no `answers` to judge"));
+        }
+        if let Some(Judge::Command(command)) = &self.judge {
+            let unjudged = Self { judge: None, ..self.clone() };
+            let taken = Told::before(&unjudged).metrics();
+            problems.extend(command.problems(|name| ["score", "win_rate"].contains(&name) || taken.contains_key(name)));
         }
         for stage in self.answers.values() {
             let missing = columns(stage).and_then(|columns| self.lacks(&columns));
@@ -112,10 +117,10 @@ impl Evaluate {
     fn lacks(&self, columns: &Schema) -> Option<&'static str> {
         let has = |name: &str| columns.field_with_name(name).is_ok();
         let is = |name: &str, kind: DataType| columns.field_with_name(name).is_ok_and(|at| *at.data_type() == kind);
-        match self.judge {
+        match &self.judge {
             _ if !has(ANSWER_IDS) => Some("answers; a `generate` stage writes them"),
-            Some(Judge::Quickstart) if !has(ANSWER) => Some("texts of answers, which the judge reads"),
-            Some(Judge::Quickstart) if !is(PROMPT, messages_type()) => Some("prompts as text, which the judge reads"),
+            Some(Judge::Command(_)) if !has(ANSWER) => Some("texts of answers, which the judge reads"),
+            Some(Judge::Command(_)) if !is(PROMPT, messages_type()) => Some("prompts as text, which the judge reads"),
             _ => None,
         }
     }
@@ -128,7 +133,7 @@ impl Evaluate {
             Some(Judge::Reward(reward)) => {
                 vec![("judge", reward.oracle.as_str()), ("judge", reward.reference.as_str())]
             }
-            Some(Judge::Quickstart) | None => Vec::new(),
+            Some(Judge::Command(_)) | None => Vec::new(),
         };
         models.chain(start).chain(judges).collect()
     }
@@ -164,7 +169,10 @@ impl Operation for Evaluate {
     }
 
     fn fingerprint(&self) -> Value {
-        json!(self)
+        match &self.judge {
+            Some(Judge::Command(command)) => json!([self, program::digests(&command.run)]),
+            Some(Judge::Reward(_)) | None => json!(self),
+        }
     }
 
     fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
@@ -188,7 +196,7 @@ impl Operation for Evaluate {
     fn reward(&self) -> Option<(&'static str, [&str; 2])> {
         match &self.judge {
             Some(Judge::Reward(Reward { oracle, reference })) => Some(("judge", [oracle, reference])),
-            Some(Judge::Quickstart) | None => None,
+            Some(Judge::Command(_)) | None => None,
         }
     }
 

@@ -179,6 +179,9 @@ fn an_answer_ends_where_the_positions_end() {
     assert_eq!((found.ids.len(), found.finish), (9, Finish::Length));
 }
 
+/// A judge that likes its first ten lines better than the others.
+const JUDGE: &str = r#"{ printf "{\"score\": %d, \"brief\": %s}\n", (NR <= 10), (NR <= 20) ? "true" : "false" }"#;
+
 /// A pipeline in which a small model answers held-out prompts, before and after a little training.
 fn pipeline(folder: &Folder) -> String {
     let data = repository().join("data/quickstart");
@@ -201,7 +204,7 @@ workdir: run
       start: base
       models: {{ after: ref }}
       answers: {{ after: trained, before: untrained }}
-      judge: quickstart
+      judge: {{ command: {{ run: [awk, '{JUDGE}'], measures: [brief] }} }}
       against: before
   rewards:
     evaluate:
@@ -249,6 +252,10 @@ fn answers_are_written_judged_and_compared() {
     let rate = &after["win_rate"];
     assert!(rate["against"] == "before" && rate["rows"] == 40, "{rate}");
     assert!(number(&rate["low"]) <= number(&rate["rate"]) && number(&rate["rate"]) <= number(&rate["high"]), "{rate}");
+    // `after` is asked about first: ten of its 40 answers get a point, none of `before` does.
+    assert_eq!((number(&after["score"]), number(&after["brief"])), (0.25, 0.5), "{after}");
+    assert_eq!((number(&before["score"]), number(&before["brief"])), (0.0, 0.0), "{before}");
+    assert_eq!((&rate["wins"], &rate["ties"], &rate["losses"]), (&10.into(), &30.into(), &0.into()), "{rate}");
     // What the model learned to write is likelier under it than under the model that it was.
     let rewarded = &stages["rewards"]["metrics"];
     assert!(number(&rewarded["after"]["score"]) > 0.0, "{rewarded}");
@@ -294,7 +301,11 @@ fn mistakes_about_answers_are_found_before_a_run() {
     fails("temperature: 1, top_p: 0.9", "temperature: -1, top_p: 0", "top_p must be in (0, 1]");
     fails("samples: 2", "samples: 0", "samples must be above 0");
     fails("against: before", "against: befor", "no answers of the name `befor`\n  help: one of after, before");
-    fails("      judge: quickstart\n", "", "a win needs a judge");
+    let judge = text.lines().find(|line| line.contains("judge: { command")).unwrap();
+    fails(judge, "", "a win needs a judge");
+    fails("run: [awk", "run: [no-such-judge", "no folder of PATH has a program `no-such-judge`");
+    fails("run: [awk", "run: [./no-such-judge", "there is no file `./no-such-judge`");
+    fails("measures: [brief]", "measures: [kl]", "`kl` is the name of another metric of answers");
     fails("start: base\n", "\n", "name `start`");
     fails("after: trained, before: untrained", "after: trained, before: prompts", "has no answers");
     fails("input: trained, to: run/leaderboard", "input: tokens, to: run/leaderboard", "there is no column `answer`");
@@ -350,4 +361,32 @@ fn divergence_is_that_of_pytorch() {
     }
     let none: Vec<Vec<f64>> = expected.iter().map(|row| vec![0.0; row.len()]).collect();
     assert_eq!(own.divergences(&own, &pairs).unwrap(), none);
+}
+
+#[test]
+fn a_judge_that_fails_ends_the_run_and_a_changed_one_judges_again() {
+    let folder = Folder::new();
+    let text = std::fs::read_to_string(pipeline(&folder)).unwrap();
+    let judged = |script: &str| {
+        let script = folder.write("judge.sh", script).display().to_string();
+        let start = text.find("run: [awk").unwrap();
+        let end = start + text[start..].find("], measures").unwrap();
+        let text = format!("{}run: [sh, {script}{}", &text[..start], &text[end..]);
+        folder.write("q.yaml", &text).display().to_string()
+    };
+    let file = judged("head -n 1 > /dev/null; echo no key >&2; exit 3\n");
+    let stderr = folder.fails(&["run", &file, "--only", "report"], 1);
+    assert!(stderr.contains("stage `report`: `sh ") && stderr.contains("exit status: 3\nno key"), "{stderr}");
+    let file = judged("cat > /dev/null; echo '{\"score\": 1}'\n");
+    let stderr = folder.fails(&["run", &file, "--only", "report"], 1);
+    assert!(stderr.contains("answered 1 of 120 lines; it must answer each"), "{stderr}");
+    let file = judged("sed 's/.*/{\"points\": 1}/'\n");
+    let stderr = folder.fails(&["run", &file, "--only", "report"], 1);
+    assert!(stderr.contains("line 1 of its answers: `{\"points\": 1}` has no `score`"), "{stderr}");
+    let score = |script: &str| {
+        let report = json(&folder.succeeds(&["run", &judged(script), "--only", "report", "--json"]));
+        report["stages"]["report"]["metrics"]["after"]["score"].as_f64().unwrap()
+    };
+    assert_eq!(score("sed 's/.*/{\"score\": 1, \"brief\": 1}/'\n"), 1.0);
+    assert_eq!(score("sed 's/.*/{\"score\": 2, \"brief\": 1}/'\n"), 2.0);
 }

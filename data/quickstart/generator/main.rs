@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     write(&folder.join("noisy.parquet"), &noisy(&content::rows::noisy())?)?;
     write(&folder.join("sft.parquet"), &demonstrations(&content::rows::demonstrations())?)?;
     let json = content::bpe::tokenizer_json(&train).map_err(|error| error.to_string())?;
+    fs::write(folder.join("rules.json"), content::rules::rules_json())?;
     fs::write(tokenizer.join("tokenizer.json"), json + "\n")?;
     fs::write(tokenizer.join("tokenizer_config.json"), content::TOKENIZER_CONFIG)?;
     fs::write(tokenizer.join("chat_template.jinja"), content::CHAT_TEMPLATE)?;

@@ -1,16 +1,16 @@
 //! What answers are like: length, variety, how good a judge finds them, and how far from the start model their own model
 //! is where they were written.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use arrow::array::RecordBatch;
 use serde_json::json;
 
-use super::judge::LoadedJudge;
+use super::judge::{Judging, Opinion};
 use super::win_rate::Scores;
 use super::{Evaluate, Judge};
+use crate::columns::PROMPT_IDS;
 use crate::columns::lists::ids;
-use crate::columns::{PROMPT_IDS, row_ids};
 use crate::error::Result;
 use crate::model::{PairIds, Scorer};
 use crate::stages::Metrics;
@@ -28,13 +28,22 @@ pub(super) struct Told {
     grams: [f64; 2],
     divergence: Option<(f64, f64)>,
     score: Option<f64>,
-    /// Right, polite, well-formed, all of these.
-    verdicts: Option<[f64; 4]>,
+    /// Sums of a judge's further measures, by name.
+    measures: Vec<(String, f64)>,
     /// The mean score of every row's answers.
     scores: Scores,
 }
 
 impl Told {
+    /// No answers yet, for `judge` to look at.
+    pub(super) fn nothing(judge: Option<&Judge>) -> Self {
+        let measures = match judge {
+            Some(Judge::Command(command)) => command.measures.iter().map(|name| (name.clone(), 0.0)).collect(),
+            Some(Judge::Reward(_)) | None => Vec::new(),
+        };
+        Self { measures, ..Self::default() }
+    }
+
     /// The sums of one name of `evaluate` before the first answer, with everything that will be counted.
     pub(super) fn before(evaluate: &Evaluate) -> Self {
         let measures_divergence =
@@ -42,16 +51,17 @@ impl Told {
         Self {
             divergence: measures_divergence.then_some((0.0, 0.0)),
             score: evaluate.judge.is_some().then_some(0.0),
-            verdicts: (evaluate.judge == Some(Judge::Quickstart)).then_some([0.0; 4]),
-            ..Self::default()
+            ..Self::nothing(evaluate.judge.as_ref())
         }
     }
 
-    /// Adds the rows of `batch`, which `judge` looks at; `models` are the answers' own model and its start.
+    /// Adds the rows of `batch`, whose answers are those of `label`; `models` are their own model and its start. A judge gets them, and
+    /// what it says comes later, by [`Self::judged`].
     pub(super) fn add(
         &mut self,
+        label: &str,
         batch: &RecordBatch,
-        judge: Option<&LoadedJudge>,
+        judging: Option<&mut Judging>,
         models: Option<[&Scorer; 2]>,
     ) -> Result<()> {
         let (mut rows, mut texts, mut tokens) = (Vec::new(), Vec::new(), Vec::new());
@@ -73,24 +83,21 @@ impl Told {
                 *count += 1.0;
             }
         }
-        let Some(judge) = judge else { return Ok(()) };
-        let names = row_ids(batch);
-        let mut by_row = vec![(0.0, 0.0); batch.num_rows()];
-        for (row, opinion) in rows.iter().zip(judge.judge(batch, &rows, &texts, &pairs)?) {
+        judging.map_or(Ok(()), |judging| judging.ask(label, batch, &rows, &texts, &pairs))
+    }
+
+    /// Takes what the judge says of the answers, with their rows.
+    pub(super) fn judged(&mut self, opinions: &[(String, Opinion)]) {
+        let mut by_row: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for (row, opinion) in opinions {
             *self.score.get_or_insert_default() += opinion.score;
-            by_row[*row] = (by_row[*row].0 + opinion.score, by_row[*row].1 + 1.0);
-            if let Some(verdict) = opinion.verdict {
-                let sums = self.verdicts.get_or_insert_default();
-                let held = [verdict.right, verdict.polite, verdict.well_formed];
-                let all = held.iter().all(|held| *held);
-                for (sum, held) in sums.iter_mut().zip(held.into_iter().chain([all])) {
-                    *sum += f64::from(u8::from(held));
-                }
+            for ((_, sum), value) in self.measures.iter_mut().zip(&opinion.measures) {
+                *sum += value;
             }
+            let (sum, count) = by_row.entry(row).or_default();
+            (*sum, *count) = (*sum + opinion.score, *count + 1.0);
         }
-        self.scores
-            .extend(names.into_iter().zip(by_row).map(|(name, (sum, count))| (name, sum / f64::max(count, 1.0))));
-        Ok(())
+        self.scores.extend(by_row.into_iter().map(|(row, (sum, count))| (row.to_owned(), sum / count)));
     }
 
     /// The mean score of every row's answers.
@@ -125,9 +132,7 @@ impl Told {
         if let Some(score) = self.score {
             add("score", score / answers);
         }
-        for (name, sum) in
-            ["right", "polite", "well_formed", "perfect"].into_iter().zip(self.verdicts.into_iter().flatten())
-        {
+        for (name, sum) in &self.measures {
             add(name, sum / answers);
         }
         metrics

@@ -6,11 +6,12 @@ use arrow::array::RecordBatch;
 use serde_json::Value;
 
 use super::answers::Told;
-use super::judge::LoadedJudge;
+use super::judge::{Judging, LoadedJudge};
 use super::pairs::Sums;
 use super::win_rate::win_rates;
 use super::{Evaluate, Judge, Reward};
 use crate::error::Result;
+use crate::io::Program;
 use crate::model::{Precision, Scorer};
 use crate::stages::score::distinct;
 use crate::stages::{Finished, Metrics, Resources, Sink};
@@ -20,7 +21,7 @@ pub(super) struct Comparison {
     models: BTreeMap<String, Scorer>,
     /// The model that they started from.
     start: Option<Scorer>,
-    judge: Option<LoadedJudge>,
+    judging: Option<Judging>,
     against: Option<String>,
     /// What the rows of each input are.
     takes: Vec<Takes>,
@@ -45,7 +46,7 @@ impl Comparison {
         let models: BTreeMap<String, Scorer> = models.collect::<Result<_>>()?;
         let judge = match &stage.judge {
             None => None,
-            Some(Judge::Quickstart) => Some(LoadedJudge::Quickstart),
+            Some(Judge::Command(command)) => Some(LoadedJudge::Command(command.clone(), Program::start(&command.run)?)),
             Some(Judge::Reward(Reward { oracle, reference })) => {
                 distinct(&resources.model(oracle)?, &resources.model(reference)?)?;
                 Some(LoadedJudge::Reward(Box::new([load(oracle)?, load(reference)?])))
@@ -56,18 +57,18 @@ impl Comparison {
         Ok(Self {
             pairs: pairs.collect(),
             takes: stage.input.iter().map(|_| Takes::Pairs).chain(names.clone().cloned().map(Takes::Answers)).collect(),
-            answers: names.map(|name| (name.clone(), Told::default())).collect(),
+            answers: names.map(|name| (name.clone(), Told::nothing(stage.judge.as_ref()))).collect(),
             against: stage.against.clone(),
             models,
             start,
-            judge,
+            judging: judge.map(Judging::new),
         })
     }
 }
 
 impl Sink for Comparison {
     fn take(&mut self, input: usize, batch: &RecordBatch) -> Result<()> {
-        let Self { models, start, judge, takes, pairs, answers, .. } = self;
+        let Self { models, start, judging, takes, pairs, answers, .. } = self;
         match (&takes[input], start) {
             (Takes::Pairs, Some(start)) => {
                 pairs.iter_mut().try_for_each(|(label, sums)| sums.add(&models[label], start, batch))
@@ -75,12 +76,15 @@ impl Sink for Comparison {
             (Takes::Pairs, None) => Ok(()),
             (Takes::Answers(label), start) => {
                 let pair = models.get(label).zip(start.as_ref()).map(|(own, start)| [own, start]);
-                answers.entry(label.clone()).or_default().add(batch, judge.as_ref(), pair)
+                answers.entry(label.clone()).or_default().add(label, batch, judging.as_mut(), pair)
             }
         }
     }
 
-    fn finish(self: Box<Self>) -> Result<Finished> {
+    fn finish(mut self: Box<Self>) -> Result<Finished> {
+        for (label, opinions) in self.judging.take().map(Judging::finish).transpose()?.unwrap_or_default() {
+            self.answers.entry(label).or_default().judged(&opinions);
+        }
         let mut table: BTreeMap<&str, Metrics> = BTreeMap::new();
         table.extend(self.pairs.iter().map(|(label, sums)| (label.as_str(), sums.metrics())));
         for (label, told) in &self.answers {

@@ -2,6 +2,7 @@
 
 pub(crate) mod bpe;
 pub(crate) mod rows;
+pub(crate) mod rules;
 pub(crate) mod words;
 
 /// The chat template: every turn under its mark, closed by `<|end|>`.

@@ -155,7 +155,7 @@ stages:
   tokens: { tokenize: { input: pairs, tokenizer: base, max_length: '${count}' } }
   keyed: { select: { input: tokens, chosen: { top: '${share}' }, rule: '${rule}' } }
   policy: { train: { input: keyed, model: base, objective: { sepo: { gamma: '${count}' } }, betas: [0.9, '${count}'], decay: '${decay}' } }
-  report: { evaluate: { judge: quickstart, answers: { a: b } } }
+  report: { evaluate: { judge: { command: { run: [judge] } }, answers: { a: b } } }
 ";
 
 #[test]
@@ -179,7 +179,7 @@ fn a_mistake_is_named_by_its_field() {
         ("{ sepo: { gamma: '${count}' } }", "sepo", "/stages/policy/train/objective: type"),
         ("{ top: '${share}' }", "{ top: 0.1, bottom: 0.2 }", "/stages/keyed/select/chosen: maxProperties"),
         ("rule: '${rule}'", "rule: offical", "/stages/keyed/select/rule: anyOf"),
-        ("judge: quickstart", "judge: quikstart", "/stages/report/evaluate/judge: anyOf"),
+        ("command: { run: [judge] }", "comand: { run: [judge] }", "/stages/report/evaluate/judge: anyOf"),
         ("workdir: ${out}\n", "", ": required"),
     ] {
         assert_eq!(mistakes(&FILE.replace(right, wrong)), [expected], "{wrong}");

@@ -1,0 +1,226 @@
+//! A program of the user that reads lines and answers each with a line.
+
+use std::fmt;
+use std::fs;
+use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+
+use crate::error::{Error, Result};
+
+/// The end of what a program wrote on stderr, in bytes, for messages.
+const TAIL: usize = 2048;
+
+/// Longest answer, in bytes.
+const LONGEST: u64 = 1 << 20;
+
+/// The digests of the files among the words of `command`: what the program is made of, as far as its command shows.
+pub fn digests(command: &[String]) -> Vec<String> {
+    let digest = |word: &String| {
+        let mut hasher = blake3::Hasher::new();
+        let read = fs::File::open(word).and_then(|file| hasher.update_reader(file).map(|hasher| hasher.finalize()));
+        // A word that is no file has no digest.
+        read.ok().map(|digest| digest.to_hex().to_string())
+    };
+    command.iter().filter_map(digest).collect()
+}
+
+/// Whether `name` is a program that can be started: a path to a file, or the name of one in a folder of `PATH`.
+pub fn exists(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if name.contains('/') {
+        Path::new(name).is_file()
+    } else {
+        std::env::split_paths(&path).any(|at| at.join(name).is_file())
+    }
+}
+
+/// A running program. Dropped before [`Program::finish`], it is ended.
+///
+/// Questions are sent as they come and answers are collected on a thread, so that a program may answer a line at once or all lines
+/// at its end: it need not flush. A program that reads slowly slows down [`Program::ask`].
+pub struct Program {
+    command: Vec<String>,
+    child: Child,
+    questions: Option<BufWriter<ChildStdin>>,
+    asked: usize,
+    answers: Option<JoinHandle<std::io::Result<Vec<String>>>>,
+    complaints: Option<JoinHandle<String>>,
+}
+
+impl Program {
+    /// Starts `command`, a program (searched on `PATH` if it is a bare name) and its arguments, in this process's folder.
+    ///
+    /// # Errors
+    /// A program that cannot be started; no command at all.
+    pub fn start(command: &[String]) -> Result<Self> {
+        let [program, arguments @ ..] = command else { return Err(Error::program(command, "no command")) };
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| Error::program(command, format!("cannot be started: {error}")))?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let answers = std::thread::spawn(move || stdout.map_or_else(|| Ok(Vec::new()), lines));
+        let complaints = std::thread::spawn(move || stderr.map(tail).unwrap_or_default());
+        Ok(Self {
+            command: command.to_vec(),
+            questions: child.stdin.take().map(BufWriter::new),
+            child,
+            asked: 0,
+            answers: Some(answers),
+            complaints: Some(complaints),
+        })
+    }
+
+    /// Sends a line, which contains no line break.
+    ///
+    /// # Errors
+    /// A program that ended before it read all lines: its exit status and the end of its stderr.
+    pub fn ask(&mut self, line: &str) -> Result<()> {
+        self.asked += 1;
+        let Some(questions) = &mut self.questions else { return Ok(()) };
+        let sent = questions.write_all(line.as_bytes()).and_then(|()| questions.write_all(b"\n"));
+        sent.or_else(|_| self.end().and_then(|()| Err(self.says("ended before it read all lines"))))
+    }
+
+    /// The answers to all lines, in their order, once the program has ended.
+    ///
+    /// # Errors
+    /// A program that fails, or that answers more or fewer lines than it was sent.
+    pub fn finish(mut self) -> Result<Vec<String>> {
+        let flushed = self.questions.take().map_or(Ok(()), |mut questions| questions.flush());
+        let answers = self.answers.take().and_then(|reader| reader.join().ok());
+        let answers = answers.unwrap_or_else(|| Ok(Vec::new())).map_err(|error| self.says(error))?;
+        self.end()?;
+        flushed.map_err(|_| self.says("ended before it read all lines"))?;
+        if answers.len() != self.asked {
+            return Err(self.says(format!("answered {} of {} lines; it must answer each", answers.len(), self.asked)));
+        }
+        Ok(answers)
+    }
+
+    /// Waits for its end.
+    fn end(&mut self) -> Result<()> {
+        // What was buffered and cannot be written belongs to a program that is gone.
+        drop(self.questions.take());
+        let status = self.child.wait().map_err(|error| self.says(error))?;
+        if was_asked_to_stop(status) {
+            return Err(Error::Interrupted);
+        }
+        if !status.success() {
+            let complaints = self.complaints.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
+            return Err(self.says(format!("{status}\n{}", complaints.trim_end())));
+        }
+        Ok(())
+    }
+
+    fn says(&self, what: impl fmt::Display) -> Error {
+        Error::program(&self.command, what)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn lines(from: impl std::io::Read) -> std::io::Result<Vec<String>> {
+    let (mut from, mut lines) = (BufReader::new(from), Vec::new());
+    loop {
+        let mut line = String::new();
+        if from.by_ref().take(LONGEST).read_line(&mut line)? == 0 {
+            return Ok(lines);
+        }
+        if line.len() as u64 == LONGEST {
+            return Err(std::io::Error::other(format!("a line of more than {LONGEST} bytes")));
+        }
+        if !line.trim().is_empty() {
+            lines.push(line);
+        }
+    }
+}
+
+/// The end of a text, of which all is read.
+fn tail(mut from: impl std::io::Read) -> String {
+    let (mut kept, mut chunk) = (Vec::new(), [0; TAIL]);
+    while let Ok(read @ 1..) = from.read(&mut chunk) {
+        kept.extend_from_slice(&chunk[..read]);
+        kept.drain(..kept.len().saturating_sub(TAIL));
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+/// Whether the program was ended by the signals that ask this process to stop, too: a terminal sends Ctrl-C to both.
+fn was_asked_to_stop(status: ExitStatus) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::ExitStatusExt as _;
+        matches!(status.signal(), Some(2 | 15))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = status;
+        false
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Program {
+        Program::start(&["sh", "-c", script].map(str::to_owned)).unwrap()
+    }
+
+    /// The answers to `count` lines of `length` characters.
+    fn answers(script: &str, count: usize, length: usize) -> Result<Vec<String>> {
+        let mut program = shell(script);
+        (0..count).try_for_each(|_| program.ask(&"x".repeat(length)))?;
+        program.finish()
+    }
+
+    fn message(result: Result<Vec<String>>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_line_is_answered_whether_at_once_or_at_the_end() {
+        assert_eq!(answers("cat", 3, 4).unwrap(), ["xxxx\n"; 3]);
+        // More than pipes hold, in both directions.
+        assert_eq!(answers("cat", 4000, 1000).unwrap().len(), 4000);
+        assert_eq!(answers("all=$(cat); echo \"$all\"", 4000, 1000).unwrap().len(), 4000);
+        assert_eq!(answers("cat", 0, 0).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn failures_say_what_the_program_said() {
+        let failed = message(answers("cat > /dev/null; echo the key is missing >&2; exit 3", 2, 4));
+        assert!(failed.contains("exit status: 3") && failed.ends_with("the key is missing"), "{failed}");
+        let failed = message(answers("echo early >&2; exit 4", 4000, 1000));
+        assert!(failed.contains("exit status: 4") && failed.contains("early"), "{failed}");
+        let short = message(answers("head -n 1; cat > /dev/null", 2, 4));
+        assert!(short.ends_with("answered 1 of 2 lines; it must answer each"), "{short}");
+        let deaf = message(answers("exec < /dev/null; sleep 0.1", 4000, 1000));
+        assert!(deaf.ends_with("ended before it read all lines"), "{deaf}");
+        let long = message(answers("cat > /dev/null; head -c 3000000 /dev/zero | tr '\\0' x", 1, 4));
+        assert!(long.contains("more than 1048576 bytes"), "{long}");
+        assert!(matches!(answers("kill -TERM $$", 1, 4), Err(Error::Interrupted)));
+        let missing = Program::start(&["/no/such/program".to_owned()]).err().unwrap().to_string();
+        assert!(missing.starts_with("`/no/such/program`: cannot be started"), "{missing}");
+    }
+
+    #[test]
+    fn a_program_that_nobody_waits_for_is_ended() {
+        let program = shell("exec sleep 100");
+        let id = program.child.id();
+        drop(program);
+        assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
+    }
+}
