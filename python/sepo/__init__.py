@@ -1,6 +1,7 @@
 """Scored preference data for trainers: `load` reads what `sepo run` wrote, `collator` pads it to batches.
 
-The package installs the program `sepo` too; `program` finds it. `sepo.ray` runs it on a Ray cluster.
+The package installs the program `sepo` too; `program` finds it. `sepo.ray` runs it on a Ray cluster, `sepo.track` sends the metrics of
+trainings to experiment trackers.
 """
 
 from ._collate import Batch, Collator, collator

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Tests of the Python package, beside a program that cargo built: python/tests/run.sh PROGRAM [short|all]
-#   short  without PyTorch, the node-killing test once on few rows: what CI runs
-#   all    with PyTorch and transformers (several GB), the node-killing test in its long form three times
+#   short  without PyTorch and trackers, the node-killing test once on few rows: what CI runs
+#   all    with PyTorch, transformers and trackers (several GB), the node-killing test in its long form three times
 # SEPO_WEED names SeaweedFS's program; without it the tests on a store are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,6 +12,7 @@ packages=("datasets>=3" "polars>=1.20" "ray[data,default]>=2.40" "pyarrow>=17" "
 chosen=(-m "not slow")
 if [ "$form" = all ]; then
   packages+=("torch>=2.4" "transformers>=4.56" "accelerate>=1.0")
+  packages+=("wandb>=0.19" "trackio>=0.5" "mlflow-skinny>=3" "sqlalchemy>=2" "alembic>=1.13")
   chosen=()
 fi
 if [ ! -e "$folder/complete" ]; then

@@ -36,6 +36,9 @@ const BATCH: Ours = Way(
 );
 const KERNELS: Ours = Way("leave it out: kernels are chosen for the device");
 const LOGS: Ours = Way("leave it out: metrics are in `logs` of the workdir, as JSON Lines and for TensorBoard");
+const TRACKERS: Ours = Way(
+    "leave it out: metrics are in `logs` of the workdir, and `python -m sepo.track` sends them to wandb, trackio or mlflow (docs/trackers.md)",
+);
 const PACKED: Ours = Way("leave it out: batches are always packed, and nothing is padded");
 const THREADS: Ours = Way("leave it out: all cores are used");
 const WHOLE_WEIGHTS: Ours = Way("leave it out: weights are not quantized");
@@ -155,7 +158,8 @@ const KEYS: &[(&[&str], Ours)] = &[
             "`sepo run --fresh` does everything again; `overwrite: true` in a `write` or `train` stage replaces files that sepo did not write",
         ),
     ),
-    (&["report_to", "logging_dir", "run_name", "plot_loss", "logging_strategy"], LOGS),
+    (&["report_to", "run_name", "wandb_project"], TRACKERS),
+    (&["logging_dir", "plot_loss", "logging_strategy"], LOGS),
     (&["data_seed"], Key("seed", TOP)),
     (&["seed"], Key("seed", TOP)),
     (&["device"], Key("device", TOP)),
