@@ -10,6 +10,7 @@ pub mod bounds;
 mod conform;
 pub mod csv;
 mod csv_rows;
+pub mod csv_writer;
 pub mod dataset;
 mod expansion;
 pub mod extension;
@@ -74,6 +75,8 @@ pub enum FileFormat {
     ArrowStream,
     /// One JSON array of objects.
     Json,
+    /// CSV with a header.
+    Csv,
 }
 
 impl FileFormat {
@@ -83,6 +86,7 @@ impl FileFormat {
             Self::Parquet => "parquet",
             Self::Arrow | Self::ArrowStream => "arrow",
             Self::Json => "json",
+            Self::Csv => "csv",
         }
     }
 
@@ -96,6 +100,7 @@ impl FileFormat {
             Self::Arrow => Ok(Box::new(ipc::Writer::file(location, schema)?)),
             Self::ArrowStream => Ok(Box::new(ipc::Writer::stream(location, schema)?)),
             Self::Json => Ok(Box::new(json_array::Writer::create(location)?)),
+            Self::Csv => Ok(Box::new(csv_writer::Writer::create(location)?)),
         }
     }
 }

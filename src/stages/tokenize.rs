@@ -3,6 +3,7 @@
 
 mod boundary;
 mod contrast;
+mod given;
 mod joint;
 mod row;
 mod template;
@@ -31,12 +32,14 @@ use crate::text::{Template, Tokenizer};
 use boundary::{Boundaries, TokenizeCounts};
 pub use boundary::{Boundary, BoundarySetting};
 pub use contrast::Contrast;
+use given::{Given, are_given};
 pub use joint::BoundaryRule;
 use row::Row;
 pub use template::TemplateChoice;
 pub(super) use template::contexts;
 
-/// Tokenizes conversations.
+/// Tokenizes conversations. Rows that come with the ids and key masks of their answers (`read: { format: sepo_csv }`) keep them: only
+/// their prompts are tokenized.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Tokenize {
@@ -103,6 +106,9 @@ impl Tokenize {
             problems.push(Problem::at("max_length", "max_length must be at least 2"));
         }
         problems.extend(self.boundary().problems());
+        if are_given(input) {
+            problems.extend(given::problems(self));
+        }
         for name in [PROMPT, Side::Chosen.name(), Side::Rejected.name()] {
             if input.field_with_name(name).map_or(true, |field| *field.data_type() != messages_type()) {
                 let message = format!("column `{name}` holds no conversations (is the data tokenized already?)");
@@ -186,9 +192,14 @@ impl Transform for Tokenizing {
         let [prompts, chosen, rejected] = [PROMPT, Side::Chosen.name(), Side::Rejected.name()];
         let talk = [messages(&batch, prompts)?, messages(&batch, chosen)?, messages(&batch, rejected)?];
         let contexts = contexts(&batch, &self.stage.template_args)?;
-        let rows = (0..batch.num_rows()).into_par_iter();
-        let rows =
-            rows.map(|row| self.row(talk.each_ref().map(|column| &column[row][..]), &contexts[row], &batch, row));
+        let given = Given::of(&batch)?;
+        let rows = (0..batch.num_rows()).into_par_iter().map(|row| {
+            let talk = talk.each_ref().map(|column| &column[row][..]);
+            match &given {
+                Some(given) => self.behind_prompt(talk, &contexts[row], given, row),
+                None => self.row(talk, &contexts[row], &batch, row),
+            }
+        });
         let rows: Vec<Row> = rows.collect::<Result<_>>()?;
         for (at, row) in rows.iter().enumerate() {
             let id = || row_id(&batch.slice(at, 1)).unwrap_or_default();
@@ -224,7 +235,8 @@ impl Transform for Tokenizing {
                 columns.push((span_mask(side, name), from_masks(masks)));
             }
         }
-        let mut out = batch;
+        columns.extend(given.iter().flat_map(|given| given.key_masks(&rows)));
+        let mut out = batch.clone();
         for (name, column) in columns {
             out = with_column(&out, &name, column).map_err(|error| Error::data(Place::column(&name), error))?;
         }

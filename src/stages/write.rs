@@ -7,6 +7,7 @@ mod features;
 mod format;
 mod labels;
 mod llama_factory;
+mod sepo_csv;
 mod tokens;
 mod trl;
 
@@ -46,7 +47,7 @@ pub struct Write {
     #[serde(default = "default_split")]
     #[schemars(extend("examples" = ["test"]))]
     pub split: String,
-    /// Further key mask that `llama_factory` and `axolotl` take, by its name in `select`; by default the first one.
+    /// Further key mask that `llama_factory`, `axolotl` and `sepo_csv` take, by its name in `select`; by default the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("examples" = ["random"]))]
     pub mask: Option<String>,

@@ -136,6 +136,12 @@ fn the_better_answer_is_chosen_in_every_format() {
                 (1.0, json!([assistant("Er.")])),
             ])}),
         ),
+        (
+            "sepo_csv",
+            json!({"prompt": "Two?", "chosen_response": "Four.", "rejected_response": "Five.",
+                   "chosen_responses_ids": "5,6,7", "rejected_responses_ids": "8,9", "chosen_selected_args": "1",
+                   "rejected_unselected_args": "0", "chosen_unselected_args": "0", "rejected_selected_args": "0"}),
+        ),
         ("helpsteer3", steer("Four.", "Five.", -3)),
         ("helpsteer3", steer("Five.", "Four.", 1)),
         ("alpaca", json!({"instruction": "Two?", "input": "", "chosen": "Four.", "rejected": "Five."})),

@@ -116,11 +116,86 @@ fn what_trainers_lack_is_found_by_check() {
     for (write, expected) in [
         ("input: scored, to: x, format: llama_factory", "no column `chosen_key_mask`"),
         ("input: keyed, to: x, format: llama_factory, mask: al", "no column `chosen_key_mask_al`"),
-        ("input: keyed, to: x, mask: all", "only `llama_factory` and `axolotl` take a mask"),
+        ("input: keyed, to: x, mask: all", "only `llama_factory`, `axolotl` and `sepo_csv` take a mask"),
         ("input: keyed, to: x, format: trl", "trl takes conversations"),
     ] {
         let folder = Folder::new();
         let said = folder.fails(&["check", &masked(&folder, &format!("  x: {{ write: {{ {write} }} }}\n"))], 78);
         assert!(said.contains(expected), "{said}");
     }
+}
+
+/// A pipeline that scores three pairs with two small models and writes `top_k.csv` of the key tokens that `rule` selects.
+fn to_top_k(folder: &Folder, rule: &str) -> String {
+    let model = |width: u32| {
+        format!(
+            "{{ tokenizer: {}/data/quickstart/tokenizer, init: {{ model_type: llama, vocab_size: 1280, hidden_size: {width}, \
+             intermediate_size: 32, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 256, \
+             rms_norm_eps: 1.0e-5, tie_word_embeddings: true }} }}",
+            repository().display()
+        )
+    };
+    let pair = |prompt: &str, chosen: &str, rejected: &str| {
+        format!("{}\n", json!({"prompt": prompt, "chosen": chosen, "rejected": rejected}))
+    };
+    folder.write(
+        "pairs.jsonl",
+        &[
+            pair("What is 2 + 2?", "Two and two make four, as everybody knows.", "It is five, or so they say at sea."),
+            pair("Say \"a, b\"\nin two lines.", "a\nand then, on its own line, b", "a, b in one line and no more"),
+            pair("C:\\temp?", "A folder for files that nobody needs later.", "No idea at all what that could be."),
+        ]
+        .concat(),
+    );
+    let text = format!(
+        "workdir: run\nmodels: {{ a: {}, b: {} }}\nstages:\n  pairs: {{ read: {{ from: pairs.jsonl }} }}\n  \
+         tokens: {{ tokenize: {{ input: pairs, tokenizer: a }} }}\n  \
+         scored: {{ score: {{ input: tokens, oracle: a, reference: b }} }}\n  \
+         keyed: {{ select: {{ input: scored, rule: {rule} }} }}\n  plain: {{ write: {{ input: keyed, to: plain }} }}\n  \
+         csv: {{ write: {{ input: keyed, to: csv, format: sepo_csv }} }}\n",
+        model(16),
+        model(8)
+    );
+    folder.write("p.yaml", &text);
+    let again = format!(
+        "workdir: again\nmodels: {{ a: {} }}\nstages:\n  pairs: {{ read: {{ from: csv/top_k.csv }} }}\n  \
+         tokens: {{ tokenize: {{ input: pairs, tokenizer: a, max_length: LENGTH }} }}\n  \
+         plain: {{ write: {{ input: tokens, to: back }} }}\n  \
+         policy: {{ train: {{ input: tokens, model: a, objective: {{ sepo: {{}} }}, batch_size: 2 }} }}\n",
+        model(16)
+    );
+    folder.write("again.yaml", &again.replace("LENGTH", "200"));
+    folder.write("short.yaml", &again.replace("LENGTH", "28").replace("again", "short").replace("back", "short_back"));
+    "p.yaml".to_owned()
+}
+
+#[test]
+fn top_k_csv_brings_the_same_key_tokens_back() {
+    let folder = Folder::new();
+    folder.succeeds(&["run", &to_top_k(&folder, "official")]);
+    folder.succeeds(&["run", "again.yaml"]);
+    let (source, back) = (rows_of(&folder.path("plain")), rows_of(&folder.path("back")));
+    assert_eq!((source.len(), back.len()), (3, 3));
+    for (source, back) in source.iter().zip(&back) {
+        for name in ["prompt_ids", "chosen_ids", "rejected_ids", "chosen_key_mask", "rejected_key_mask", "prompt"] {
+            assert_eq!(source[name], back[name], "{name}");
+        }
+    }
+    // Answers that are cut take their masks along.
+    folder.succeeds(&["run", "short.yaml"]);
+    let short = rows_of(&folder.path("short_back"));
+    assert!(!short.is_empty());
+    for row in &short {
+        let length = |name: &str| row[name].as_array().unwrap().len();
+        assert_eq!(length("chosen_ids"), length("chosen_key_mask"));
+        assert!(length("prompt_ids") + length("chosen_ids") <= 28);
+    }
+    assert!(short.iter().any(|row| row["chosen_truncated"] == json!(true)), "{short:?}");
+}
+
+#[test]
+fn top_k_csv_refuses_what_it_cannot_say() {
+    let folder = Folder::new();
+    let said = folder.fails(&["run", &to_top_k(&folder, "all")], 1);
+    assert!(said.contains("the first token as a key token") && said.contains("rule: official"), "{said}");
 }

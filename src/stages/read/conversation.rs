@@ -141,6 +141,16 @@ pub(super) struct Pair {
     pub(super) answers: [Vec<Turn>; 2],
     /// Where both stood in a list of ranked answers, from 1.
     pub(super) places: Option<[usize; 2]>,
+    /// The tokens of both answers, where the source has them.
+    pub(super) tokens: [Tokens; 2],
+}
+
+/// An answer that is tokenized already.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tokens {
+    pub(super) ids: Vec<i32>,
+    /// As long as the ids.
+    pub(super) key_mask: Vec<bool>,
 }
 
 impl Pair {
@@ -155,7 +165,7 @@ impl Pair {
         if answers[0] == answers[1] {
             return Err("identical answers");
         }
-        Ok(Self { prompt, answers, places: None })
+        Ok(Self { prompt, answers, ..Self::default() })
     }
 
     /// Answers that are whole conversations, both or one of them, beside their prompt: what follows it is the answer. White

@@ -3,13 +3,13 @@
 //! A form is declared in its own file and registered in [`FORMS`].
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 
 use super::conversation::Pair;
 pub(super) use super::kind::Kind;
-use super::{ColumnNames, Format, PairRule, helpsteer, hh, llama_factory, prompts, ranked, shp, trl};
+use super::{ColumnNames, Format, PairRule, helpsteer, hh, llama_factory, prompts, ranked, sepo_csv, shp, trl};
 use crate::columns::node::{Node, nodes};
-use crate::columns::{PROMPT, Side};
+use crate::columns::{PROMPT, Side, list_type};
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::extension;
 
@@ -28,6 +28,8 @@ pub(super) struct Form {
 pub(super) enum Rows {
     /// A row is a pair.
     Pair(fn(&Row<'_>) -> Result<Pair, Reason>),
+    /// A row is a pair with the token ids and the key masks of its answers.
+    Keyed(fn(&Row<'_>) -> Result<Pair, Reason>),
     /// A row is a prompt; the pair that is made of it has no answers.
     Prompt(fn(&Row<'_>) -> Result<Pair, Reason>),
     /// A row is a list of ranked answers.
@@ -35,11 +37,12 @@ pub(super) enum Rows {
 }
 
 /// All forms. Where the columns fit several, the first is meant.
-const FORMS: [&Form; 9] = [
+const FORMS: [&Form; 10] = [
     &ranked::NECTAR,
     &ranked::NEMO_RL,
     &helpsteer::HELPSTEER3,
     &shp::SHP,
+    &sepo_csv::SEPO_CSV,
     &llama_factory::SHAREGPT,
     &llama_factory::ALPACA,
     &trl::ULTRAFEEDBACK,
@@ -94,8 +97,17 @@ impl Form {
     pub(super) fn turns(&self) -> &'static [&'static str] {
         match self.rows {
             Rows::Prompt(_) => &[PROMPT],
-            Rows::Pair(_) | Rows::Ranked(_) => const { &[PROMPT, Side::Chosen.name(), Side::Rejected.name()] },
+            Rows::Pair(_) | Rows::Keyed(_) | Rows::Ranked(_) => {
+                const { &[PROMPT, Side::Chosen.name(), Side::Rejected.name()] }
+            }
         }
+    }
+
+    /// The columns of answers that are tokenized already: ids and key masks, chosen first.
+    pub(super) fn tokens(&self) -> Option<[[Field; 2]; 2]> {
+        let list = |name, element| Field::new(name, list_type(element), false);
+        let of = |side: Side| [list(side.ids(), DataType::Int32), list(side.key_mask(None), DataType::Boolean)];
+        matches!(self.rows, Rows::Keyed(_)).then(|| Side::BOTH.map(of))
     }
 
     /// The form that the columns of `schema` have.

@@ -14,6 +14,7 @@ mod prompts;
 mod ranked;
 mod reader;
 mod rename;
+mod sepo_csv;
 mod shp;
 mod sql;
 mod tokens;
@@ -130,6 +131,9 @@ pub enum Format {
     Sharegpt,
     /// Only `prompt`, as text or messages, for a `generate` stage.
     Prompts,
+    /// `prompt`, `{side}_response`, `{side}_responses_ids`, `chosen_selected_args`, `rejected_unselected_args`: `top_k.csv` of
+    /// the authors' released code. A `tokenize` stage tokenizes the prompts and keeps the answers' ids.
+    SepoCsv,
     /// `prompt_ids`, `chosen_ids`, `rejected_ids`.
     Tokens,
 }
@@ -149,6 +153,7 @@ impl Format {
             Self::Alpaca => "alpaca",
             Self::Sharegpt => "sharegpt",
             Self::Prompts => "prompts",
+            Self::SepoCsv => "sepo_csv",
             Self::Tokens => "tokens",
         }
     }
@@ -320,7 +325,10 @@ impl Read {
                 let scored = tokens::scored(&Schema::new(out.clone()));
                 tokens::fields().into_iter().chain(scored).for_each(|field| put(&mut out, field));
             }
-            Some(form) => form.turns().iter().for_each(|name| put(&mut out, Field::new(*name, messages_type(), false))),
+            Some(form) => {
+                form.turns().iter().for_each(|name| put(&mut out, Field::new(*name, messages_type(), false)));
+                form.tokens().into_iter().flatten().flatten().for_each(|field| put(&mut out, field));
+            }
         }
         let own = ids::kind(schema, self.id_column()).filter(|_| !ranked || self.pair_rule != Some(PairRule::All));
         put(&mut out, Field::new(ROW_ID, own.unwrap_or(DataType::Utf8), false));
@@ -389,6 +397,9 @@ impl Read {
         }
         let names = self.columns.clone().unwrap_or_default();
         let read: Vec<String> = form.iter().flat_map(|form| form.reads(&names)).collect();
+        for field in form.and_then(Form::tokens).iter().flatten().flatten().filter(|field| self.keeps(field.name())) {
+            found(field.name(), "what is made of other columns");
+        }
         for name in form.map_or(&[][..], Form::turns).iter().filter(|name| self.keeps(name)) {
             let is_talk = schema.field_with_name(name).is_ok_and(|field| *field.data_type() == messages_type());
             if !is_talk && !read.iter().any(|read| read == name) {

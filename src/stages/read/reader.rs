@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt32Array};
 use arrow::compute::{cast, filter_record_batch, take_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Int32Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use super::conversation::{Pair, Turn, role, words};
 use super::form::{Form, Reason, Rows, Table};
 use super::sql::Filter;
 use super::{ColumnNames, Keep, PairRule, Read, ids, rename, tokens};
+use crate::columns::lists::{from_masks, from_rows};
 use crate::columns::{PROMPT_IDS, ROW_ID, messages_column, row_as_json, with_column};
 use crate::error::{Error, Place, Result};
 use crate::io::{Bound, Chunk};
@@ -115,6 +116,12 @@ impl Reader {
         for (name, part) in form.turns().iter().zip(parts) {
             out = with_column(&out, name, messages_column(rows.iter().map(part))).map_err(failed)?;
         }
+        for (side, [ids, key_mask]) in form.tokens().into_iter().flatten().enumerate() {
+            let ids_of = from_rows::<Int32Type>(rows.iter().map(|row| &row.tokens[side].ids));
+            let masks_of = from_masks(rows.iter().map(|row| &row.tokens[side].key_mask));
+            out = with_column(&out, ids.name(), ids_of).map_err(failed)?;
+            out = with_column(&out, key_mask.name(), masks_of).map_err(failed)?;
+        }
         Ok((batch, Outcome::sort_out(&self.in_order(&out)?, &reasons)?))
     }
 
@@ -129,7 +136,9 @@ impl Reader {
         let table = Table::new(batch, form, names)?;
         let rows = (0..batch.num_rows()).map(|row| table.row(row));
         let read = match form.rows {
-            Rows::Pair(read) | Rows::Prompt(read) => return Ok((batch.clone(), rows.map(|row| read(&row)).collect())),
+            Rows::Pair(read) | Rows::Keyed(read) | Rows::Prompt(read) => {
+                return Ok((batch.clone(), rows.map(|row| read(&row)).collect()));
+            }
             Rows::Ranked(read) => read,
         };
         let rule = self.read.pair_rule.unwrap_or_default();

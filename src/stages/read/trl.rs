@@ -109,7 +109,7 @@ mod tests {
         let prompt = [("user", "Two plus two?")];
         let answers: [&[(&str, &str)]; 2] = [&[("assistant", "Four.")], &[("assistant", "Five.")]];
         let expect = |pair: Result<Pair, Reason>, answers: [&[(&str, &str)]; 2]| {
-            assert_eq!(pair, Ok(Pair { prompt: own(&prompt), answers: answers.map(own), places: None }));
+            assert_eq!(pair, Ok(Pair { prompt: own(&prompt), answers: answers.map(own), ..Pair::default() }));
         };
         let whole = |answer| turns(&[("user", "Two plus two?"), ("assistant", answer)]);
         expect(pair_of(Some(text("Two plus two?")), text("Four."), text("Five.")), answers);

@@ -7,6 +7,7 @@ use arrow::datatypes::Int32Type;
 
 use super::boundary::{Boundaries, Fault, Faults};
 use super::contrast::{Contrast, reworded};
+use super::given::Given;
 use super::joint::{Encoded, Joiner, Joint};
 use super::{Tokenizing, span_column};
 use crate::columns::{Side, Turn, words};
@@ -102,6 +103,22 @@ impl Tokenizing {
             out.reason = Some("identical answers after cutting");
         }
         Ok(out)
+    }
+
+    /// The row of a pair whose answers are `given`, at row `row` of its batch.
+    pub(super) fn behind_prompt(
+        &self,
+        [prompt, chosen, rejected]: [&[Turn]; 3],
+        context: &Context,
+        given: &Given<'_>,
+        row: usize,
+    ) -> Result<Row> {
+        let rendered = match self.render(prompt, [chosen, rejected], context)? {
+            Ok(rendered) => rendered,
+            Err(row) => return Ok(row),
+        };
+        let joiner = Joiner { tokenizer: &self.tokenizer, ends: self.template.ends() };
+        Ok(given.row(row, joiner.alone(&rendered.prompt)?, self.stage.max_length))
     }
 
     /// The answer of one side: what stands behind the first `cut` ids, and which of it is the assistant's.

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{alpaca_eval, axolotl, llama_factory, trl};
+use super::{alpaca_eval, axolotl, llama_factory, sepo_csv, trl};
 use crate::columns::Side;
 use crate::error::{Problem, Result};
 use crate::io::{FileFormat, Written};
@@ -31,6 +31,9 @@ pub enum Format {
     Trl,
     /// The chosen answer for axolotl's pre-tokenized datasets: token ids, with labels of -100 except on key tokens.
     Axolotl,
+    /// `top_k.csv` of the authors' released code, whatever `split` and `shard_mib` say: prompts and answers of one message
+    /// each, and the numbers of the key tokens, which `rule: official` selects.
+    SepoCsv,
 }
 
 impl Format {
@@ -41,12 +44,13 @@ impl Format {
             Self::Arrow => FileFormat::Arrow,
             Self::AlpacaEval => FileFormat::Json,
             Self::LlamaFactory => FileFormat::ArrowStream,
+            Self::SepoCsv => FileFormat::Csv,
         }
     }
 
     /// Whether all rows are in one file.
     pub(super) fn is_one_file(self) -> bool {
-        self == Self::AlpacaEval
+        matches!(self, Self::AlpacaEval | Self::SepoCsv)
     }
 
     /// Whether the files hold all columns of the rows.
@@ -54,18 +58,15 @@ impl Format {
         matches!(self, Self::Parquet | Self::Arrow)
     }
 
-    /// Whether the files hold key tokens as labels.
-    fn has_labels(self) -> bool {
-        matches!(self, Self::LlamaFactory | Self::Axolotl)
+    /// Whether the files hold the key tokens of one mask.
+    fn takes_a_mask(self) -> bool {
+        matches!(self, Self::LlamaFactory | Self::Axolotl | Self::SepoCsv)
     }
 
     /// What rows of `input` lack; `mask` names a further key mask.
     pub(super) fn problems(self, input: &Schema, mask: Option<&str>) -> Vec<Problem> {
-        if mask.is_some() && !self.has_labels() {
-            return vec![Problem::at(
-                "mask",
-                "only `llama_factory` and `axolotl` take a mask; this format keeps all columns",
-            )];
+        if mask.is_some() && !self.takes_a_mask() {
+            return vec![Problem::at("mask", "only `llama_factory`, `axolotl` and `sepo_csv` take a mask")];
         }
         match self {
             Self::Parquet | Self::Arrow => Vec::new(),
@@ -73,6 +74,10 @@ impl Format {
             Self::LlamaFactory => labels_problems(input, mask, &Side::BOTH),
             Self::Axolotl => labels_problems(input, mask, &[Side::Chosen]),
             Self::Trl => trl::problems(input),
+            Self::SepoCsv => {
+                let lacking = labels_problems(input, mask, &Side::BOTH);
+                lacking.into_iter().chain(sepo_csv::problems(input)).collect()
+            }
         }
     }
 
@@ -84,6 +89,7 @@ impl Format {
             Self::LlamaFactory => llama_factory::rows(batch, mask).map(Cow::Owned),
             Self::Trl => trl::rows(batch).map(Cow::Owned),
             Self::Axolotl => axolotl::rows(batch, mask).map(Cow::Owned),
+            Self::SepoCsv => sepo_csv::rows(batch, mask).map(Cow::Owned),
         }
     }
 
@@ -91,6 +97,7 @@ impl Format {
     pub(super) fn name(self, split: &str, index: usize, count: usize) -> String {
         let split = match self {
             Self::AlpacaEval => return "model_outputs.json".to_owned(),
+            Self::SepoCsv => return sepo_csv::NAME.to_owned(),
             Self::LlamaFactory => "data",
             _ => split,
         };
