@@ -83,7 +83,7 @@ def measure(store: Store, rows: str, units: int, workers: int, program: str, fol
     said = [process.communicate()[1] for process in processes]
     for process, text in zip(processes, said, strict=True):
         if process.returncode != 0:
-            sys.exit(text)
+            sys.exit(f"a worker ended with {process.returncode}\n{text}")
     seconds = time.monotonic() - start
     after_run, _, _ = counted(store)
     start = time.monotonic()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ class Nodes:
         self.address = str(cluster.address)
         self.nodes: list[Any] = []
 
-    def add(self, count: int = 1) -> None:
-        self.nodes += [patiently(lambda: self.cluster.add_node(num_cpus=1, num_gpus=1)) for _ in range(count)]
+    def add(self) -> int:
+        """Adds a node; the process id of its raylet, an ancestor of all that runs there."""
+        self.nodes.append(patiently(lambda: self.cluster.add_node(num_cpus=1, num_gpus=1)))
+        return raylet(self.nodes[-1])
 
     def kill(self, pid: int) -> None:
         """Kills the node on which process `pid` of the program runs, and the process as the node's end would."""
@@ -34,6 +36,7 @@ class Nodes:
         self.nodes.remove(node)
         os.kill(pid, signal.SIGKILL)
         self.cluster.remove_node(node, allow_graceful=False)
+        assert not node.any_processes_alive()
 
 
 def patiently(start: Callable[[], Any]) -> Any:
@@ -52,6 +55,7 @@ def raylet(node: Any) -> int:
 
 
 def ancestors(pid: int) -> set[int]:
+    """Of a process that runs."""
     found = set()
     while pid > 1:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -73,6 +77,19 @@ def programs(program: Path, word: str = "run") -> list[int]:
     return found
 
 
+@contextmanager
+def stopped(pids: Collection[int]) -> Iterator[None]:
+    """The processes `pids` stand still meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def environment_of(pid: int) -> dict[str, str]:
     entries = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
@@ -86,7 +103,8 @@ def cluster(nodes: int, environment: Mapping[str, str]) -> Iterator[Nodes]:
     head = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False}))
     try:
         made = Nodes(head)
-        made.add(nodes)
+        for _ in range(nodes):
+            made.add()
         yield made
     finally:
         ray.shutdown()

@@ -2,7 +2,8 @@
 # Tests of the Python package, beside a program that cargo built: python/tests/run.sh PROGRAM [short|all]
 #   short  without PyTorch and trackers, the node-killing test once on few rows: what CI runs
 #   all    with PyTorch, transformers and trackers (several GB), the node-killing test in its long form three times
-# SEPO_WEED names SeaweedFS's program; without it the tests on a store are skipped.
+# The packages stay in the user's cache. SEPO_WEED names SeaweedFS's program; without it the tests on a store are skipped, or
+# fail under SEPO_REQUIRE_SERVERS.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 SEPO_PROGRAM="$(realpath "$1")"
@@ -15,11 +16,12 @@ if [ "$form" = all ]; then
   packages+=("wandb>=0.19" "trackio>=0.5" "mlflow-skinny>=3" "sqlalchemy>=2" "alembic>=1.13")
   chosen=()
 fi
-if [ ! -e "$folder/complete" ]; then
+if [ "$(cat "$folder/complete" 2>/dev/null)" != "${packages[*]}" ]; then
   rm -rf "$folder"
   python3 -m venv "$folder"
-  "$folder/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
-  touch "$folder/complete"
+  "$folder/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}" ||
+    { echo "$0: the tests of the Python package need ${packages[*]}, which pip could not install" >&2; exit 1; }
+  echo "${packages[*]}" > "$folder/complete"
 fi
 export SEPO_PROGRAM PYTHONPATH=python
 exec "$folder/bin/python" -m pytest -p no:cacheprovider -q "${chosen[@]}" python/tests

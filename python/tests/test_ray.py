@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -18,7 +19,7 @@ import pytest
 from pyarrow import fs
 
 import sepo
-from cluster import Nodes, cluster, environment_of, programs, ray
+from cluster import Nodes, ancestors, cluster, environment_of, programs, ray, stopped
 from conftest import REPOSITORY
 from store import Store
 
@@ -96,6 +97,16 @@ def notes(store: Store, variables: dict[str, str]) -> int:
     return sum(bool(re.fullmatch(r"part-\d+\.json", file.base_name)) for file in files)
 
 
+def makers(store: Store, variables: dict[str, str]) -> set[str]:
+    """The marks of the processes whose parts count."""
+    folder = variables["out"].removeprefix("s3://") + "/data"
+    found = store.files().get_file_info(fs.FileSelector(folder, recursive=True))
+    (manifest,) = (file.path for file in found if file.base_name == "manifest.json")
+    with store.files().open_input_file(manifest) as file:
+        parts = json.load(file)["parts"]
+    return {part["name"].removesuffix(".parquet").rsplit("-", 1)[1] for part in parts}
+
+
 def finished(driver: subprocess.Popen[str], seconds: float = 240) -> tuple[str, str]:
     out, err = driver.communicate(timeout=seconds)
     assert driver.returncode == 0, err
@@ -130,16 +141,24 @@ def test_a_node_dies_and_one_joins(store: Store, nodes: Nodes, workplace, units:
     seen = [environment_of(worker) for worker in workers]
     assert [one["CUDA_VISIBLE_DEVICES"] for one in seen] == ["0", "0", "0"]
     assert [one["RAYON_NUM_THREADS"] for one in seen] == ["1", "1", "1"]
-    nodes.kill(workers[0])
-    done = notes(store, variables)
-    nodes.add()
-    until(lambda: len(programs(sepo.program())) == 3, driver)
-    assert done < units, "all was done before the node died"
+    victim, *others = workers
+    # While the others stand still, each can add no more than the note that it had just sent.
+    with stopped(others):
+        before = notes(store, variables)
+        until(lambda: notes(store, variables) > before + len(others), driver)
+        nodes.kill(victim)
+        done = notes(store, variables)
+        assert done < units, "all was done before the node died"
+        raylet = nodes.add()
+        until(lambda: any(raylet in ancestors(worker) for worker in programs(sepo.program())), driver)
+        until(lambda: notes(store, variables) > done, driver)
     out, err = finished(driver)
     assert "is started again in " in err
-    assert re.search(rf"scored: [\d,]+/{units * UNIT:,} rows", err), err
+    assert re.search(rf"(scored|out): [\d,]+/{units * UNIT:,} rows", err), err
     assert f"{units * UNIT}" in out
     same_rows(store, variables, expected)
+    # Parts of the first three, of which one died, and of the one that joined.
+    assert len(makers(store, variables)) == 4
     assert not programs(sepo.program())
 
 

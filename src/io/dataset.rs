@@ -16,7 +16,7 @@ use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use super::at_once::at_once;
+use super::at_once::{Cost, at_once};
 use super::bounds::Bound;
 use super::conform::{Lost, conform};
 use super::extension::told;
@@ -103,7 +103,7 @@ impl Dataset {
             let file = File::open(&location)?;
             Ok((location, file))
         };
-        let files = at_once(&locations, is_local, open)?;
+        let files = at_once(&locations, Cost::of_blocks(is_local), open)?;
         let schema = common_schema(&files)?;
         Ok(Self { files, identities: Arc::default(), schema, pruned: BTreeSet::new() })
     }

@@ -47,7 +47,8 @@ use numbered::Numbered;
 /// How long a holder in a store may be silent. Three times the longest pause that should cost it the lease.
 const TIME_TO_LIVE: Duration = Duration::from_secs(60);
 
-/// The most time between two looks at who holds a lease.
+/// The most time between two looks at who holds a lease. In a store, whoever waited for long looks after a tenth of the time
+/// that it waited so far, at most a twelfth of the time to live.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Work that this process alone does. Dropped, it is released.

@@ -48,12 +48,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
-pub(crate) use at_once::at_once;
+pub(crate) use at_once::{Cost, at_once};
 pub use bounds::Bound;
 pub use dataset::{Chunk, Dataset, Unit};
 pub use lease::Lease;
 pub use mirror::Mirror;
-pub use nonce::nonce;
+pub use nonce::{nonce, random};
 pub use owned::{Claim, Owned, Owner};
 pub use prefetch::prefetch;
 pub use program::Program;
@@ -112,6 +112,16 @@ pub struct Written {
     pub bytes: u64,
     /// blake3 of its bytes, hexadecimal.
     pub blake3: String,
+}
+
+impl Written {
+    /// Bytes up to which reading a file takes hardly longer than waiting for a store's answer.
+    const SMALL: u64 = 512 << 10;
+
+    /// Whether the file is small beside the answers of a store.
+    pub fn is_small(&self) -> bool {
+        self.bytes <= Self::SMALL
+    }
 }
 
 /// A file of record batches being written. Dropped before `finish`, it leaves nothing behind.

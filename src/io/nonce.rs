@@ -2,10 +2,14 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+/// 64 random bits from the operating system.
+pub fn random() -> u64 {
+    RandomState::new().hash_one(0_u8)
+}
+
 /// 128 random bits in hexadecimal, from the operating system.
 pub fn nonce() -> String {
-    let half = || RandomState::new().hash_one(0_u8);
-    format!("{:016x}{:016x}", half(), half())
+    format!("{:016x}{:016x}", random(), random())
 }
 
 #[cfg(test)]

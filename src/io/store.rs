@@ -171,6 +171,28 @@ impl Location {
         Ok(Some(Written { bytes: blob.size(), blake3: hasher.finalize().to_hex().to_string() }))
     }
 
+    /// Whether the file is there and as it was when it was `written`. Reads all of it; a small one by a single request.
+    ///
+    /// # Errors
+    /// A store that fails.
+    pub fn is_still(&self, written: &Written) -> Result<bool> {
+        if written.is_small() {
+            // One byte more, by which a longer file is found.
+            let range = 0..written.bytes + 1;
+            let read = |_| async { self.client.objects.get_range(&self.path, range.clone()).await };
+            match persist(&self.client.retry_policy, read) {
+                Ok(bytes) => {
+                    let blake3 = blake3::hash(&bytes).to_hex();
+                    return Ok(bytes.len() as u64 == written.bytes && *blake3 == *written.blake3);
+                }
+                // Stores refuse a range of an empty file.
+                Err(error) if matches!(wrong::retryability(&error), Retryability::Never) => {}
+                Err(error) => return Err(self.error(&error)),
+            }
+        }
+        Ok(self.digest()?.as_ref() == Some(written))
+    }
+
     /// A place beside this one for what is not finished, under a name with the mark of this process.
     pub fn draft(&self) -> Self {
         let name = session::draft_name();

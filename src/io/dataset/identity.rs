@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use rayon::prelude::*;
 
 use super::remembered::Remembered;
-use super::{Dataset, Unit, at_once};
+use super::{Cost, Dataset, Unit, at_once};
 use crate::error::{Error, Result};
 use crate::io::store::{Answer, Inode, Location, Stamp, Unchanged};
 use crate::monitor::{Monitor, Silent};
@@ -118,7 +118,7 @@ impl Dataset {
     pub fn all_unchanged(&self) -> Result<()> {
         let indices: Vec<usize> = (0..self.files.len()).collect();
         let is_local = self.files().all(|location| location.local().is_some());
-        at_once(&indices, is_local, |index| self.compare(*index)).map(drop)
+        at_once(&indices, Cost::of_blocks(is_local), |index| self.compare(*index)).map(drop)
     }
 
     fn compare(&self, index: usize) -> Result<()> {

@@ -98,7 +98,7 @@ pub(super) fn acquire(
     wait: &mut dyn FnMut(&Holder) -> Result<Wait>,
 ) -> Result<Option<Numbered>> {
     let (time_to_live, look) = times;
-    let mut seen: Option<Observed> = None;
+    let (mut seen, start): (Option<Observed>, _) = (None, Instant::now());
     loop {
         let asked = Instant::now();
         let (mut free, mut holder) = (None, None);
@@ -129,7 +129,8 @@ pub(super) fn acquire(
         if wait(&holder.unwrap_or_else(Holder::unknown))? == Wait::GiveUp {
             return Ok(None);
         }
-        thread::sleep(look);
+        // A thousand may wait, so whoever waited long looks less often; but it has to notice when it is asked to stop.
+        thread::sleep(look.max(start.elapsed() / 10).min(time_to_live / 12));
     }
 }
 

@@ -31,6 +31,30 @@ fn files_appear_whole() {
 }
 
 #[test]
+fn a_file_is_still_what_was_written_to_the_last_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Location::parse(folder.path().to_str().unwrap()).unwrap();
+    for at in [local, bucket_of(object_store::memory::InMemory::new(), "parts")] {
+        for length in [0, 1, 70_000, 600_000] {
+            let (file, content) = (at.join("part"), vec![7; length]);
+            file.write(content.clone()).unwrap();
+            let written = file.digest().unwrap().unwrap();
+            assert_eq!(written.is_small(), length < 600_000);
+            assert!(file.is_still(&written).unwrap(), "{length}");
+            let longer = [&content[..], &[7]].concat();
+            let mut flipped = content.clone();
+            flipped.iter_mut().rev().take(1).for_each(|byte| *byte ^= 1);
+            for other in [&longer, &flipped, &content[..length / 2].to_vec(), &Vec::new()] {
+                file.write(other.clone()).unwrap();
+                assert_eq!(file.is_still(&written).unwrap(), *other == content, "{length}, {}", other.len());
+            }
+            file.delete().unwrap();
+            assert!(!file.is_still(&written).unwrap());
+        }
+    }
+}
+
+#[test]
 fn create_has_one_winner() {
     let folder = tempfile::tempdir().unwrap();
     let file = Location::parse(folder.path().join("m.json").to_str().unwrap()).unwrap();

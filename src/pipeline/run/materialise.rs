@@ -7,11 +7,12 @@ use super::balance::balanced;
 use super::parts::{KNOWN, MANIFEST, Note, Part, Units, name};
 use super::record::{Done, Record};
 use super::rows::{conclude, met};
-use super::share::{Assignment, Walk};
+use super::share::Assignment;
+use super::spread::Walk;
 use super::{Progress, Run};
 use crate::error::{Error, Result};
 use crate::io::lease::{Lease, Wait};
-use crate::io::{FileFormat, Location};
+use crate::io::{FileFormat, Location, random};
 use crate::pipeline::flow::{Flow, Step};
 use crate::pipeline::plan::Node;
 use crate::pipeline::rejects::{Folder, TooMany};
@@ -19,9 +20,6 @@ use crate::pipeline::report::{Reports, add};
 
 /// Units that a message names.
 const NAMED: usize = 5;
-
-/// A worker tells others of its units after so many of them, and when it meets another's.
-const OFTEN: usize = 64;
 
 /// Notes that are in memory at a time when all are added up.
 const NOTES_AT_ONCE: usize = 1024;
@@ -68,8 +66,7 @@ impl<'a> Run<'a> {
         }
         let mut pass = self.pass(node)?;
         if self.assignment != Assignment::Merge {
-            let left = pass.units.left().into_iter().filter(|unit| self.assignment.holds(*unit)).collect();
-            self.walk(&mut pass, left)?;
+            self.walk(&mut pass)?;
         }
         // Without a share, every unit was done or met.
         let missing = if self.assignment == Assignment::All { Vec::new() } else { pass.units.look_again()? };
@@ -107,29 +104,21 @@ impl<'a> Run<'a> {
         Ok(Pass { flow, nodes, units, steps: None, load_seconds: None, done, seen })
     }
 
-    /// Does the units `left`, but those that other workers do meanwhile.
-    fn walk(&self, pass: &mut Pass<'a>, left: Vec<usize>) -> Result<()> {
-        let mut walk = Walk::through(left);
-        let mut is_alone = !self.workdir.has_others()?;
-        if !is_alone {
-            pass.units.tell(&mut walk)?;
-            walk.jump();
+    /// Does the units of this run that are left, but those that other workers do meanwhile.
+    fn walk(&self, pass: &mut Pass<'a>) -> Result<()> {
+        let mut walk = Walk::new(pass.units.found(), |unit| self.assignment.holds(unit), random());
+        if self.workdir.has_others()? {
+            walk.join(&pass.units)?;
         }
         self.monitor.begin(&pass.node().id, Some(pass.flow.rows), "rows");
         while let Some(unit) = walk.next() {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            let is_own = !pass.units.is_noted(unit)? && self.unit(pass, unit)?;
-            if !is_own {
-                is_alone = false;
-                walk.leave_out(&pass.units.noted_from(unit)?);
-            }
-            if !is_own || !is_alone && pass.done.len().is_multiple_of(OFTEN) {
-                pass.units.tell(&mut walk)?;
-            }
-            if !is_own {
-                walk.jump();
+            if !pass.units.is_noted(unit)? && self.unit(pass, unit)? {
+                walk.did(unit, &pass.units)?;
+            } else {
+                walk.meet(unit, &pass.units)?;
             }
         }
         self.monitor.end();

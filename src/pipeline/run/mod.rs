@@ -23,6 +23,7 @@ mod record;
 mod rows;
 mod share;
 mod sink;
+mod spread;
 mod train;
 mod trained;
 mod uses;

@@ -6,16 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::Run;
 use super::record::Record;
-use super::share::Walk;
+use super::spread::{Board, UnitSet};
 use super::workdir::Workdir;
 use crate::error::{Error, Result};
-use crate::io::{Dataset, Location, Owned, Written, at_once, owned, session};
+use crate::io::{Cost, Dataset, Location, Owned, Written, at_once, owned, session};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::report::Reports;
@@ -25,6 +24,9 @@ pub(super) const MANIFEST: &str = "manifest.json";
 
 /// What workers tell one another of finished units, in the folder of a stage: a bit for each unit.
 pub(super) const KNOWN: &str = "known.bits";
+
+/// What is said of a note or a part that is not what it was.
+const DAMAGED: &str = "is damaged, truncated or missing; it is computed again";
 
 /// The ending of notes.
 const NOTE: &str = ".json";
@@ -59,14 +61,9 @@ pub(super) fn mark_of(name: &str) -> Option<&str> {
     (number.bytes().all(|byte| byte.is_ascii_digit()) && mark.len() == 16).then_some(mark)
 }
 
-/// The unit of the note `name`; none for any other name.
-fn unit_of(name: &str) -> Option<usize> {
-    name.strip_prefix("part-")?.strip_suffix(NOTE)?.parse().ok()
-}
-
-/// The bit of `unit`; not set where there are too few.
-fn is_set(bits: &[u8], unit: usize) -> bool {
-    bits.get(unit / 8).is_some_and(|byte| byte >> (unit % 8) & 1 == 1)
+/// The unit of the note `name`, if it is one of `count`; none for any other name.
+fn unit_of(name: &str, count: usize) -> Option<usize> {
+    name.strip_prefix("part-")?.strip_suffix(NOTE)?.parse().ok().filter(|unit| *unit < count)
 }
 
 /// The units of a stage, finished or not.
@@ -74,7 +71,7 @@ pub(super) struct Units {
     folder: Location,
     count: usize,
     /// Those with a note before this process did anything.
-    found: BTreeSet<usize>,
+    found: UnitSet,
 }
 
 impl Units {
@@ -82,61 +79,37 @@ impl Units {
     pub(super) fn of(mut folder: Owned, count: usize) -> Result<Self> {
         folder.expect_numbered(count, NOTE)?;
         let folder = folder.folder().clone();
-        let found = noted(&folder)?;
+        let found = noted(&folder, count)?;
         Ok(Self { folder, count, found })
     }
 
     /// As [`Self::of`], but where workers told one another what is finished, that is believed: a thousand processes that list a
-    /// million files each are too many.
+    /// million files each are too many. It decides which units are computed first, and nothing else: before a commit all
+    /// notes are read.
     pub(super) fn told(mut folder: Owned, count: usize) -> Result<Self> {
         folder.expect_numbered(count, NOTE)?;
-        let units = Self { folder: folder.folder().clone(), count, found: BTreeSet::new() };
-        let found = match units.known()? {
-            Some(known) => (0..count).filter(|unit| is_set(&known, *unit)).collect(),
-            None => noted(&units.folder)?,
+        let units = Self { folder: folder.folder().clone(), count, found: UnitSet::none(count) };
+        let found = match units.told()? {
+            Some(told) => told,
+            None => noted(&units.folder, count)?,
         };
         Ok(Self { found, ..units })
     }
 
-    /// Those that were not finished before this process did anything.
-    pub(super) fn left(&self) -> Vec<usize> {
-        (0..self.count).filter(|unit| !self.found.contains(unit)).collect()
+    /// Those that were finished before this process did anything.
+    pub(super) fn found(&self) -> &UnitSet {
+        &self.found
     }
 
     /// Those that are not finished now.
     pub(super) fn look_again(&self) -> Result<Vec<usize>> {
-        let noted = noted(&self.folder)?;
-        Ok((0..self.count).filter(|unit| !noted.contains(unit)).collect())
+        let noted = noted(&self.folder, self.count)?;
+        Ok((0..self.count).filter(|unit| !noted.contains(*unit)).collect())
     }
 
     /// Whether `unit` is finished.
     pub(super) fn is_noted(&self, unit: usize) -> Result<bool> {
         self.note(unit).is_file()
-    }
-
-    /// `unit`, which is finished, and others that are, as many after it as one answer of the store names.
-    pub(super) fn noted_from(&self, unit: usize) -> Result<Vec<usize>> {
-        let names = self.folder.names_after(self.note(unit).name())?;
-        Ok([unit].into_iter().chain(names.iter().filter_map(|name| unit_of(name))).collect())
-    }
-
-    /// Leaves out of `walk` what other workers know to be finished, and tells them what is behind it. Whoever writes at the same
-    /// time as another one may undo what that one told; the next time it tells it again. Nothing is believed that
-    /// matters: before a commit all notes are read.
-    pub(super) fn tell(&self, walk: &mut Walk) -> Result<()> {
-        let told = self.known()?.unwrap_or_default();
-        let is_told = |unit: &usize| is_set(&told, *unit);
-        let mut known = vec![0_u8; self.count.div_ceil(8)];
-        walk.leave_out(&(0..self.count).filter(is_told).collect::<Vec<_>>());
-        for unit in (0..self.count).filter(is_told).chain(self.found.iter().copied()).chain(walk.gone()) {
-            known[unit / 8] |= 1 << (unit % 8);
-        }
-        if known != told { self.folder.join(KNOWN).write(known) } else { Ok(()) }
-    }
-
-    /// What workers told one another, if they did.
-    fn known(&self) -> Result<Option<Bytes>> {
-        Ok(self.folder.join(KNOWN).read()?.filter(|known| known.len() == self.count.div_ceil(8)))
     }
 
     /// Where this process puts the part of `unit`.
@@ -151,27 +124,39 @@ impl Units {
     /// The notes of `units`, those that are there. Parts that were there before this process did anything are read: what is
     /// damaged is taken away.
     pub(super) fn sound(&self, units: &[usize]) -> Result<Vec<Option<Note>>> {
-        at_once(units, self.folder.local().is_some(), |unit| self.sound_note(*unit))
+        let waiting = if self.folder.local().is_some() { Cost::Local } else { Cost::Waiting };
+        let notes = at_once(units, waiting, |unit| Ok((*unit, self.readable(*unit)?)))?;
+        let found = notes.iter().filter(|(unit, _)| self.found.contains(*unit));
+        let found: Vec<(usize, &Part)> = found.filter_map(|(unit, note)| Some((*unit, &note.as_ref()?.part))).collect();
+        let damaged: BTreeSet<usize> = self.damaged(&found)?.into_iter().collect();
+        for (unit, part) in found.iter().filter(|(unit, _)| damaged.contains(unit)) {
+            warn!("{} {DAMAGED}", self.folder.join(&part.name));
+            self.forget(*unit, Some(part))?;
+        }
+        Ok(notes.into_iter().map(|(unit, note)| note.filter(|_| !damaged.contains(&unit))).collect())
     }
 
-    fn sound_note(&self, unit: usize) -> Result<Option<Note>> {
+    /// Those of units whose part is not what was written.
+    fn damaged(&self, parts: &[(usize, &Part)]) -> Result<Vec<usize>> {
+        let cost = match self.folder.local() {
+            Some(_) => Cost::Local,
+            None if parts.iter().all(|(_, part)| part.file.is_small()) => Cost::Waiting,
+            None => Cost::Blocks,
+        };
+        let are_sound = at_once(parts, cost, |(_, part)| self.folder.join(&part.name).is_still(&part.file))?;
+        Ok(parts.iter().zip(are_sound).filter(|(_, is_sound)| !is_sound).map(|((unit, _), _)| *unit).collect())
+    }
+
+    /// The note of `unit`, if it is there and can be read.
+    fn readable(&self, unit: usize) -> Result<Option<Note>> {
         let at = self.note(unit);
         let Some(bytes) = at.read()? else { return Ok(None) };
-        let note: Option<Note> = serde_json::from_slice(&bytes).ok();
-        let (part, sound) = match &note {
-            Some(note) => {
-                let part = self.folder.join(&note.part.name);
-                let sound = !self.found.contains(&unit) || part.digest()?.as_ref() == Some(&note.part.file);
-                (part, sound)
-            }
-            None => (at, false),
-        };
-        if sound {
-            return Ok(note);
+        let note = serde_json::from_slice(&bytes).ok();
+        if note.is_none() {
+            warn!("{at} {DAMAGED}");
+            self.forget(unit, None)?;
         }
-        warn!("{part} is damaged, truncated or missing; it is computed again");
-        self.forget(unit, note.as_ref().map(|note| &note.part))?;
-        Ok(None)
+        Ok(note)
     }
 
     /// Takes the note of `unit` away, and its `part`.
@@ -191,9 +176,28 @@ impl Units {
     }
 }
 
-/// The units with a note in `folder`.
-fn noted(folder: &Location) -> Result<BTreeSet<usize>> {
-    Ok(folder.list()?.iter().filter_map(|file| unit_of(file.name())).collect())
+impl Board for Units {
+    type Error = Error;
+
+    fn finished_after(&self, unit: usize) -> Result<Vec<usize>> {
+        let names = self.folder.names_after(self.note(unit).name())?;
+        Ok(names.iter().filter_map(|name| unit_of(name, self.count)).collect())
+    }
+
+    fn told(&self) -> Result<Option<UnitSet>> {
+        Ok(self.folder.join(KNOWN).read()?.and_then(|bytes| UnitSet::from_bytes(&bytes, self.count)))
+    }
+
+    fn tell(&self, units: &UnitSet) -> Result<()> {
+        self.folder.join(KNOWN).write(units.to_bytes())
+    }
+}
+
+/// The units with a note in `folder`, of `count`.
+fn noted(folder: &Location, count: usize) -> Result<UnitSet> {
+    let mut noted = UnitSet::none(count);
+    folder.list()?.iter().filter_map(|file| unit_of(file.name(), count)).for_each(|unit| noted.insert(unit));
+    Ok(noted)
 }
 
 impl Workdir {
@@ -264,18 +268,20 @@ impl Run<'_> {
         let manifest = folder.join(MANIFEST);
         let gone = || Error::stage(&node.id, "its rows are gone; run the pipeline again");
         let record = self.finished(&manifest, &node.id)?.ok_or_else(gone)?;
-        let units = Units { folder, count: record.parts.len(), found: BTreeSet::new() };
+        let count = record.parts.len();
+        let units = Units { folder, count, found: UnitSet::none(count) };
         if !self.sound.borrow().contains(&node.id) {
-            for (unit, part) in record.parts.iter().enumerate() {
-                let at = units.folder.join(&part.name);
-                if at.digest()?.as_ref() != Some(&part.file) {
-                    // Without them the next run makes this part again, and no other.
-                    units.forget(unit, Some(part))?;
-                    manifest.delete()?;
-                    let message =
-                        format!("{at} is damaged, truncated or missing; run the same command again to restore it");
-                    return Err(Error::stage(&node.id, message));
-                }
+            let parts: Vec<(usize, &Part)> = record.parts.iter().enumerate().collect();
+            if let Some(&unit) = units.damaged(&parts)?.first() {
+                // Without them the next run makes this part again, and no other.
+                let part = &record.parts[unit];
+                units.forget(unit, Some(part))?;
+                manifest.delete()?;
+                let message = format!(
+                    "{} is damaged, truncated or missing; run the same command again to restore it",
+                    units.folder.join(&part.name)
+                );
+                return Err(Error::stage(&node.id, message));
             }
             self.sound.borrow_mut().insert(node.id.clone());
         }

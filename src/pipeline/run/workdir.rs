@@ -118,10 +118,10 @@ impl Workdir {
         Ok(found.is_some_and(|found| super::kept::is_abandoned(found.changed)))
     }
 
-    /// Whether other runs are at work, or were killed.
+    /// Whether other runs are at work, or were killed. Of many killed ones, it asks for no more than one answer of a store.
     pub(super) fn has_others(&self) -> Result<bool> {
         let own = format!("{}.json", session::mark());
-        Ok(self.at.join("sessions").entries()?.iter().any(|name| *name != own))
+        Ok(self.at.join("sessions").names_after("")?.iter().any(|name| *name != own))
     }
 
     /// The runs that are at work, or were killed.
