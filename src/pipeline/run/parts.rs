@@ -27,7 +27,7 @@ pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const KNOWN: &str = "known.bits";
 
 /// The ending of notes.
-const NOTE: &str = ".json";
+pub(super) const NOTE: &str = ".json";
 
 /// A part that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +192,7 @@ impl Units {
 }
 
 /// The units with a note in `folder`.
-fn noted(folder: &Location) -> Result<BTreeSet<usize>> {
+pub(super) fn noted(folder: &Location) -> Result<BTreeSet<usize>> {
     Ok(folder.list()?.iter().filter_map(|file| unit_of(file.name())).collect())
 }
 
