@@ -9,6 +9,8 @@ mod progress;
 mod report;
 mod row;
 mod runs;
+#[cfg(feature = "flight")]
+mod serve;
 mod shell;
 mod summary;
 mod terminal;
@@ -19,6 +21,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+#[cfg(not(feature = "flight"))]
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -88,6 +92,15 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Write one HTML page about scored rows or a training: numbers, plots, rows token by token.
     Report(report::Report),
+    /// Serve the rows of a dataset, or of a stage of a run that is going on, to other programs by Arrow Flight.
+    #[cfg(feature = "flight")]
+    Serve(serve::Serve),
+    /// Serve rows to other programs by Arrow Flight: in programs that are built with the feature `flight`, as this one is not.
+    #[cfg(not(feature = "flight"))]
+    Serve {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Make the tables and plots of a sweep again, from its numbers.parquet.
     Tables {
         #[command(flatten)]
@@ -255,6 +268,16 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Runs(runs) => print(&plain(&runs.text()?)),
         Command::Inspect(inspect) => print(&inspect.text()?),
         Command::Report(report) => print(&report.text()?),
+        #[cfg(feature = "flight")]
+        Command::Serve(serve) => serve.run(),
+        #[cfg(not(feature = "flight"))]
+        Command::Serve { arguments } => {
+            let message = format!(
+                "`sepo serve {}` needs the feature `flight`; build the program with `cargo build --release --features flight`",
+                arguments.join(" ")
+            );
+            Cli::command().error(ErrorKind::InvalidSubcommand, message).exit()
+        }
         Command::Tables { pipeline, folder, overwrite } => pipeline.sources()?.iter().try_for_each(|source| {
             let spec = Spec::parse(&source.text, &source.name, &source.vars)?;
             print(&plain(&sweep::again(&spec, &Location::parse(&folder)?, overwrite)?))

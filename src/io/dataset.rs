@@ -186,16 +186,30 @@ impl Dataset {
     /// A store that fails; later, in the batches, data that cannot be read, and a file that changed since it was
     /// opened.
     pub fn read(&self, unit: &Unit, batch_rows: usize) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
-        let (schema, location) = (self.schema.clone(), self.file(unit).clone());
+        self.read_groups(unit.file, unit.groups.clone(), batch_rows)
+    }
+
+    /// As [`Self::read`], any row groups of the file with index `file`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_groups(
+        &self,
+        file: usize,
+        groups: Range<usize>,
+        batch_rows: usize,
+    ) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
+        let (location, opened) = &self.files[file];
+        let (schema, location) = (self.schema.clone(), location.clone());
         let cause = |error| file::cause(&location, error);
-        let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match &self.files[unit.file].1 {
-            File::Parquet(file) => Box::new(file.read(unit.groups.clone(), &self.schema, batch_rows)),
+        let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match opened {
+            File::Parquet(file) => Box::new(file.read(groups, &self.schema, batch_rows)),
             File::Json(file) => Box::new(file.read(&self.schema, batch_rows).map_err(cause)?),
             File::Csv(file) => Box::new(file.read(batch_rows).map_err(cause)?),
-            File::Ipc(file) => Box::new(file.read(unit.groups.clone(), batch_rows).map_err(cause)?),
+            File::Ipc(file) => Box::new(file.read(groups, batch_rows).map_err(cause)?),
         };
         let place = Place::file(&location);
-        let told = told(self.files[unit.file].1.schema());
+        let told = told(opened.schema());
         let own: HashMap<&str, &FieldRef> = told.fields().iter().map(|field| (field.name().as_str(), field)).collect();
         let from: Vec<Option<FieldRef>> = schema
             .fields()

@@ -16,6 +16,8 @@ mod expansion;
 pub mod extension;
 pub mod faults;
 mod find;
+#[cfg(feature = "flight")]
+pub mod flight;
 mod footer;
 pub mod hub;
 pub mod ipc;

@@ -221,6 +221,11 @@ impl Owned {
         self.save()
     }
 
+    /// How many files with `ending` are expected; none where that is not recorded yet.
+    pub fn numbered(&self, ending: &str) -> Option<usize> {
+        self.record.numbered.iter().find(|numbered| numbered.ending == ending).map(|numbered| numbered.count)
+    }
+
     /// Records the file `path`, without size and digest, before it is made. It may replace a file of that name that is
     /// recorded, and no other. A run that is killed between the replacement and [`Self::made`] leaves no digest of the
     /// file that was there before.

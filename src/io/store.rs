@@ -26,6 +26,8 @@ use object_store::{
 use super::{Written, faults, session};
 use crate::error::{Error, Result};
 use attempts::persist;
+#[cfg(feature = "flight")]
+pub(super) use attempts::runtime;
 pub use blob::{Blob, BlobReader};
 pub use canonical::Canonical;
 #[cfg(test)]

@@ -16,6 +16,8 @@ mod conformance;
 mod disagreements;
 mod engines;
 mod files;
+#[cfg(all(unix, feature = "flight"))]
+mod flight;
 mod formats;
 mod front;
 mod generation;

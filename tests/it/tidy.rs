@@ -71,10 +71,12 @@ const RANKED: [(&str, Ranks); 7] = [
 ];
 
 /// Crates and layers that are the business of a few folders.
-const KEEPERS: [(&str, &[&str]); 9] = [
+const KEEPERS: [(&str, &[&str]); 11] = [
     ("clap::", &["cli"]),
     ("serde_saphyr::", &["pipeline"]),
     ("tokio::", &["io"]),
+    ("tonic::", &["io/flight"]),
+    ("arrow_flight::", &["io/flight"]),
     ("burn::", &["kernels", "model", "train"]),
     ("tch::", &["kernels"]),
     ("polars::", &["stages/read/sql/"]),

@@ -19,7 +19,8 @@ use crate::io::storage::Retry;
 /// Tries while the machine's identity cannot be had: without one there never will be.
 const WITHOUT_IDENTITY: u32 = 2;
 
-fn runtime() -> &'static Runtime {
+/// The threads of all requests, those that are made and those that are answered.
+pub(in crate::io) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let builder = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

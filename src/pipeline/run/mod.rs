@@ -21,6 +21,8 @@ mod parts;
 pub mod preflight;
 mod record;
 mod rows;
+#[cfg(feature = "flight")]
+mod served;
 mod share;
 mod sink;
 mod spread;
@@ -50,6 +52,8 @@ use crate::stages::{Role, Shape};
 use crate::text::Tokenizer;
 
 pub use kept::{KeptFolder, Orphan, kept, orphans};
+#[cfg(feature = "flight")]
+pub use served::ServedStage;
 pub use share::{Assignment, Share};
 use workdir::Workdir;
 pub use workdir::{FOLDERS, MARKER};

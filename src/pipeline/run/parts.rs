@@ -29,7 +29,7 @@ pub(super) const KNOWN: &str = "known.bits";
 const DAMAGED: &str = "is damaged, truncated or missing; it is computed again";
 
 /// The ending of notes.
-const NOTE: &str = ".json";
+pub(super) const NOTE: &str = ".json";
 
 /// A part that is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +194,7 @@ impl Board for Units {
 }
 
 /// The units with a note in `folder`, of `count`.
-fn noted(folder: &Location, count: usize) -> Result<UnitSet> {
+pub(super) fn noted(folder: &Location, count: usize) -> Result<UnitSet> {
     let mut noted = UnitSet::none(count);
     folder.list()?.iter().filter_map(|file| unit_of(file.name(), count)).for_each(|unit| noted.insert(unit));
     Ok(noted)

@@ -204,7 +204,7 @@ mod tests {
         let said = with("chosen_key_mask", changed(&|mask| mask.fill(false)));
         assert!(said.contains("no key token"), "{said}");
         let two = vec![say("user", "a"), say("assistant", "b")];
-        let said = with(PROMPT, messages_column(vec![&two[..]; batch.num_rows()]));
+        let said = with(PROMPT, messages_column(std::iter::repeat_n(&two[..], batch.num_rows())));
         assert!(said.contains("2 messages"), "{said}");
     }
 }
