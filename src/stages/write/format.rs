@@ -54,6 +54,11 @@ impl Format {
         matches!(self, Self::Parquet | Self::Arrow)
     }
 
+    /// Whether `datasets` reads the files as they are.
+    pub(super) fn is_of_datasets(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow | Self::Trl | Self::Axolotl)
+    }
+
     /// Whether the files hold key tokens as labels.
     fn has_labels(self) -> bool {
         matches!(self, Self::LlamaFactory | Self::Axolotl)
