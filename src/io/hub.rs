@@ -1,13 +1,18 @@
 //! Models and datasets of the Hugging Face hub: `hf://` addresses to files on this machine.
 //!
 //! The hub's HTTP API lists a repository; files go into the cache that Python's `huggingface_hub` keeps, so that nothing
-//! is fetched twice, whoever fetched it first. Without a network what is there is used.
+//! is fetched twice, whoever fetched it first. Without a network what is there is used. Uploads go the other way, in one commit
+//! (`upload`).
 
 mod address;
 mod cache;
 mod client;
 mod download;
+mod lfs;
+mod outgoing;
+mod send;
 mod settings;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +29,9 @@ pub use address::{Address, Kind, SCHEME};
 use cache::Repo;
 use client::{ATTEMPTS, Client, Entry};
 use download::{Content, Download};
+pub use outgoing::Outgoing;
 pub use settings::Settings;
+pub use upload::{Change, Look, NO_REPOSITORY, Prepared, Tree, Visibility, no_branch};
 
 /// Longest path of a file in a repository, in bytes.
 const LONGEST_PATH: usize = 1024;
@@ -41,8 +48,11 @@ pub struct Snapshot {
     address: Address,
     commit: String,
     repo: Repo,
-    files: BTreeMap<String, Option<Content>>,
+    files: Files,
 }
+
+/// Files of a repository by path, with what is known of their contents.
+type Files = BTreeMap<String, Option<Content>>;
 
 impl Snapshot {
     /// The files of the repository, as paths inside of it, in order. Below the address's folder they are complete.
@@ -154,8 +164,18 @@ impl Hub {
     }
 
     fn listed(&self, address: &Address, repo: &Repo, attempts: u32) -> Result<Snapshot> {
-        let wrong = |message: String| Error::Store { path: address.to_string(), message, retryable: false };
         let info = self.client.info(address, attempts)?;
+        let (commit, files) = self.contents(address, &info, attempts)?;
+        // A cache that cannot be written to may still hold everything.
+        if let Err(error) = repo.note(address.revision(), &commit) {
+            warn!("{address}: the cache cannot be written: {error}");
+        }
+        Ok(Snapshot { address: address.clone(), commit, repo: repo.clone(), files })
+    }
+
+    /// The commit that `info` describes, and the files that the repository has there.
+    fn contents(&self, address: &Address, info: &Value, attempts: u32) -> Result<(String, Files)> {
+        let wrong = |message: String| Error::Store { path: address.to_string(), message, retryable: false };
         let commit = info["sha"].as_str().filter(|commit| is_inside(commit) && !commit.contains('/'));
         let commit = commit.ok_or_else(|| wrong("the hub's answer names no commit".into()))?.to_owned();
         let mut files = BTreeMap::new();
@@ -183,11 +203,7 @@ impl Hub {
         if !listed {
             info["siblings"].as_array().into_iter().flatten().try_for_each(|entry| take(entry).map(drop))?;
         }
-        // A cache that cannot be written to may still hold everything.
-        if let Err(error) = repo.note(address.revision(), &commit) {
-            warn!("{address}: the cache cannot be written: {error}");
-        }
-        Ok(Snapshot { address: address.clone(), commit, repo: repo.clone(), files })
+        Ok((commit, files))
     }
 
     /// Fetches those of `paths` that are not here yet.

@@ -205,9 +205,11 @@ const KEYS: &[(&[&str], Ours)] = &[
     (&["trust_remote_code"], Way("leave it out: no code of a model is run")),
     (&["do_train", "do_predict"], Way("leave it out: `sepo run FILE` runs all stages, `--only STAGE` one of them")),
     (
-        &["push_to_hub", "hub_model_id"],
-        Way("leave it out: the model's folder in the workdir is what the hub takes (docs/hub.md)"),
+        &["push_to_hub", "hub_model_id", "hub_strategy"],
+        Way("`to: hf://org/name` in a `train` stage uploads its model (docs/hub.md)"),
     ),
+    (&["hub_private_repo"], Way("`create: private` in a `train` or `write` stage")),
+    (&["hub_token", "use_auth_token"], Way("leave it out: the token comes from HF_TOKEN, or from `hf auth login`")),
 ];
 
 /// Names and choices.

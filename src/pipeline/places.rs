@@ -7,7 +7,7 @@ use super::plan::{Node, Plan};
 use super::run::FOLDERS;
 use super::spec::Spec;
 use crate::error::{Problem, Result};
-use crate::io::hub::SCHEME;
+use crate::io::hub::{Address, SCHEME};
 use crate::io::{Canonical, dataset};
 use crate::stages::{Destination, Shape};
 
@@ -54,8 +54,56 @@ pub(super) fn problems(spec: &Spec, plan: &Plan) -> Result<Vec<Problem>> {
             problem(format!("stage `{}` writes files of the same names into this folder", other.id));
         }
     }
+    problems.extend(on_hub(plan)?);
     problems.extend(workdir_in_input(plan, &workdir)?);
     Ok(problems)
+}
+
+/// What is wrong with the repositories that stages upload to: two stages' files of the same names in one folder, and files
+/// beside those that a stage reads.
+fn on_hub(plan: &Plan) -> Result<Vec<Problem>> {
+    let mut problems = Vec::new();
+    let uploads = uploads(plan);
+    for (index, (node, to)) in uploads.iter().enumerate() {
+        let mut problem = |message: String| {
+            let help = "name a folder or a branch of its own: `hf://…/org/name@branch/folder`";
+            let place = ["stages", &node.id, node.operation().name()];
+            problems.push(Problem::at("to", message).help(help).within(&place));
+        };
+        let clash = uploads[..index].iter().find(|(other, place)| place == to && have_files_of_one_name(node, other));
+        if let Some((other, _)) = clash {
+            problem(format!("stage `{}` uploads files of the same names into this folder", other.id));
+        }
+        for source in &plan.nodes {
+            let Shape::Source(read) = source.shape() else { continue };
+            for pattern in read.from.list() {
+                let Some(address) = Address::parse(&pattern)? else { continue };
+                let folder = address.of(address.folder()).canonical();
+                if folder.is_within(to) || to.is_within(&folder) {
+                    let what = format!("stage `{}` reads `{pattern}`, which may include this folder", source.id);
+                    problem(format!("{what}: the next run would read what this one uploads"));
+                }
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// The stages that upload something, and where.
+fn uploads(plan: &Plan) -> Vec<(&Node, Canonical)> {
+    let place = |node: &'_ Node| Some(node.operation().publication()?.address.canonical());
+    plan.nodes.iter().filter_map(|node| Some((node, place(node)?))).collect()
+}
+
+/// Whether two stages that upload into one folder make files of the same names; models always do.
+fn have_files_of_one_name(node: &Node, other: &Node) -> bool {
+    match (node.shape(), other.shape()) {
+        (Shape::Sink(one), Shape::Sink(other)) => {
+            let names = one.destination().zip(other.destination());
+            names.is_none_or(|(one, other)| one.may_make(&other.name(0, 1)))
+        }
+        _ => true,
+    }
 }
 
 /// The models and tokenizers that are folders of this machine or of a store.
@@ -145,7 +193,33 @@ pub(super) fn clashes(plans: &[Plan]) -> Result<Vec<Problem>> {
         let message = "variants of the sweep that differ in these rows write them into one folder";
         Problem::at("to", message).help("put the sweep's variables into the path").within(&["stages", &id, stage])
     };
-    Ok(problems.into_iter().map(problem).collect())
+    let mut problems: Vec<Problem> = problems.into_iter().map(problem).collect();
+    problems.extend(clashes_on_hub(plans));
+    Ok(problems)
+}
+
+/// Repositories into which variants upload what differs between them.
+fn clashes_on_hub(plans: &[Plan]) -> Vec<Problem> {
+    let mut problems = BTreeSet::new();
+    let mut seen: Vec<(Canonical, &Node, &Plan)> = Vec::new();
+    for plan in plans {
+        for (node, to) in uploads(plan) {
+            let same =
+                |(place, other, _): &&(Canonical, &Node, &Plan)| *place == to && have_files_of_one_name(node, other);
+            match seen.iter().find(same) {
+                Some((_, _, other)) if history(plan, &node.id) != history(other, &node.id) => {
+                    problems.insert((node.id.clone(), node.operation().name()));
+                }
+                Some(_) => {}
+                None => seen.push((to, node, plan)),
+            }
+        }
+    }
+    let problem = |(id, stage): (String, &str)| {
+        let message = "variants of the sweep that differ upload into one folder of the hub";
+        Problem::at("to", message).help("put the sweep's variables into the address").within(&["stages", &id, stage])
+    };
+    problems.into_iter().map(problem).collect()
 }
 
 /// The settings that matter of stage `id` and of everything that it uses, as text.

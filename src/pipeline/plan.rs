@@ -115,10 +115,10 @@ impl Node {
         self.operation().shape()
     }
 
-    /// Where it writes files, if it does.
+    /// Where it writes files, if it does, and not to the hub.
     pub fn destination(&self) -> Option<&dyn Destination> {
         match self.shape() {
-            Shape::Sink(ending) => ending.destination(),
+            Shape::Sink(ending) if self.operation().publication().is_none() => ending.destination(),
             _ => None,
         }
     }

@@ -3,8 +3,10 @@
 use arrow::datatypes::SchemaRef;
 
 use super::plan::{Node, Plan};
+use super::run::UPLOADS;
 use crate::error::{Error, Result};
 use crate::io::Location;
+use crate::io::hub::SCHEME;
 use crate::model::{DeviceSpec, ModelSource};
 use crate::report::SetAside;
 use crate::stages::Resources;
@@ -61,6 +63,9 @@ impl Resources for NodeResources<'_> {
     }
 
     fn locate(&self, path: &str) -> Result<Location> {
+        if path.starts_with(SCHEME) {
+            return Ok(self.plan.stores.locate(&self.plan.workdir)?.join(UPLOADS));
+        }
         self.plan.stores.locate(path)
     }
 }

@@ -11,6 +11,7 @@ pub mod generate;
 mod needs;
 mod operation;
 pub mod positions;
+mod publication;
 pub mod read;
 pub mod report;
 pub mod score;
@@ -35,6 +36,7 @@ pub use operation::{
     Defaults, HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Role, StageCost, TokenizerFound, TokenizerOf,
     TokenizerUse, Volume,
 };
+pub use publication::Publication;
 pub use shape::{Derived, Destination, Ending, Finished, Resources, Rows, Shape, Sink};
 
 /// A stage of the pipeline file: a map with one key, which names the operation.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::shape::Shape;
 use super::tokenize::TemplateChoice;
-use super::{Compared, Conclusion, Metrics, Stage};
+use super::{Compared, Conclusion, Metrics, Publication, Stage};
 use crate::error::{Problem, Result};
 use crate::model::Precision;
 use crate::model::cost::Workload;
@@ -94,6 +94,11 @@ pub trait Operation {
 
     /// What its table compares; none for a stage without a table.
     fn compared(&self) -> Option<Compared> {
+        None
+    }
+
+    /// Where on the hub it uploads what it makes, if it does.
+    fn publication(&self) -> Option<Publication> {
         None
     }
 

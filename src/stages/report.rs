@@ -162,6 +162,11 @@ impl Sink for Reporting {
         });
         let mut metrics = Metrics::new();
         metrics.insert("shown_rows".into(), json!(contents.sample.rows.len()));
-        Ok(Finished { metrics, warnings: contents.warnings.clone(), files: files.collect::<Result<_>>()? })
+        Ok(Finished {
+            metrics,
+            warnings: contents.warnings.clone(),
+            files: files.collect::<Result<_>>()?,
+            columns: None,
+        })
     }
 }

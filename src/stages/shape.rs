@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 
 use super::positions::Reads;
 use super::read::Read;
 use super::train::Train;
 use super::write::Shard;
+use super::write::card::Part;
 use super::{Metrics, Transform};
 use crate::error::Result;
 use crate::io::Location;
@@ -93,7 +94,8 @@ pub trait Resources {
     /// The rows that the stages before this one set aside; none where that is not known before its rows come.
     fn set_aside(&self) -> Option<Vec<SetAside>>;
 
-    /// The place that `path`, a path or a URL of the pipeline file, names.
+    /// The place that `path`, a path or a URL of the pipeline file, names. For an address of the hub, where files are made
+    /// before they are uploaded.
     ///
     /// # Errors
     /// A path that names no place.
@@ -124,6 +126,8 @@ pub struct Finished {
     pub warnings: Vec<String>,
     /// Files that are whole and do not have their names yet: the run puts them into the folder of [`Ending::destination`].
     pub files: Vec<Shard>,
+    /// The columns of files of rows.
+    pub columns: Option<SchemaRef>,
 }
 
 /// Where a stage writes files, and how it names them.
@@ -139,4 +143,9 @@ pub trait Destination {
 
     /// Whether the stage may make a file `name`, with some number of files.
     fn may_make(&self, name: &str) -> bool;
+
+    /// What the card of a dataset says of files with these columns, as far as the stage's settings tell it.
+    fn part_of_card(&self, _columns: &Schema) -> Part {
+        Part::default()
+    }
 }

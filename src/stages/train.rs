@@ -6,13 +6,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::needs::{needs_ids, needs_rewards};
+use super::publication::problems as publication_problems;
 use super::score::{KEPT_FORWARD, Score, default_batch_tokens};
 use super::{
-    HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Role, Shape, Stage, StageCost, TokenizerUse, Volume,
+    HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Publication, Role, Shape, Stage, StageCost, TokenizerUse,
+    Volume,
 };
 use crate::columns::{Side, list_type};
 use crate::error::{Problem, Result, suggest};
 use crate::io::Claim;
+use crate::io::hub::{Kind, SCHEME, Visibility};
 use crate::model::{Lora, Memory, Precision};
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
@@ -121,8 +124,17 @@ pub struct Train {
     #[serde(default = "default_log_every")]
     #[schemars(extend("examples" = [1], "x-unit" = "steps"))]
     pub log_every: u64,
-    /// Allow a model folder in the workdir that contains other files, and replace those with the same names. By
-    /// default such a folder is refused. A model that the stage itself trained earlier is always replaced.
+    /// Repository of the Hugging Face hub that the trained model is uploaded to, `hf://org/name[@branch][/folder]`, in one
+    /// commit (docs/hub.md). The model stays in the workdir, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["hf://org/policy"]))]
+    pub to: Option<String>,
+    /// Makes the repository, or the branch, of `to` if it does not exist, for its owner alone or for everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["private"]))]
+    pub create: Option<Visibility>,
+    /// Allow a model folder in the workdir, or in the repository of `to`, that contains other files, and replace those with the
+    /// same names. By default such a folder is refused. A model that the stage itself trained earlier is always replaced.
     #[serde(default)]
     #[schemars(extend("examples" = [true]))]
     pub overwrite: bool,
@@ -210,6 +222,11 @@ impl Train {
         }
         let wrong = self.objective.formula().problems().into_iter();
         problems.extend(wrong.map(|problem| problem.within(&["objective", &name])));
+        problems.extend(publication_problems(self.to.as_deref(), self.create, Kind::Model));
+        if let Some(to) = self.to.as_ref().filter(|to| !to.starts_with(SCHEME)) {
+            let help = "models are kept in the workdir; `to` uploads them, too: `hf://org/name`";
+            problems.push(Problem::at("to", format!("`{to}` is not on the hub")).help(help));
+        }
         let wrong = self.lora.as_ref().and_then(Lora::problem);
         problems.extend(wrong.map(|message| Problem::at("lora", message)));
         let mut at_least = |field: &str, holds: bool, rule: &str| {
@@ -354,7 +371,12 @@ impl Operation for Train {
     fn fingerprint(&self) -> Value {
         // None of these changes what comes out.
         let (memory, checkpoint) = (Memory::default(), Checkpoint::default());
-        json!(Self { memory, checkpoint, log_every: default_log_every(), overwrite: false, ..self.clone() })
+        let (to, create) = (None, None);
+        json!(Self { memory, checkpoint, log_every: default_log_every(), overwrite: false, to, create, ..self.clone() })
+    }
+
+    fn publication(&self) -> Option<Publication> {
+        Publication::of(self.to.as_deref()?, self.create, self.overwrite)
     }
 
     fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {

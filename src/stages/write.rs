@@ -3,6 +3,7 @@
 
 mod alpaca_eval;
 mod axolotl;
+pub mod card;
 mod features;
 mod format;
 mod labels;
@@ -19,11 +20,14 @@ use serde_json::{Value, json};
 use std::io::Write as _;
 use std::ops::Not;
 
+use super::publication::problems as publication_problems;
 use super::{
-    Destination, Ending, Finished, Inputs, ModelUse, Operation, Resources, Shape, Sink, StageCost, TokenizerFound,
-    TokenizerOf, TokenizerUse, Volume,
+    Destination, Ending, Finished, Inputs, ModelUse, Operation, Publication, Resources, Shape, Sink, StageCost,
+    TokenizerFound, TokenizerOf, TokenizerUse, Volume,
 };
+use crate::columns::provenance::{self, Provenance};
 use crate::error::{Error, Place, Problem, Result};
+use crate::io::hub::{Address, Kind, Visibility};
 use crate::io::{Location, TableWriter, Written};
 use features::with_features;
 pub use format::Format;
@@ -36,9 +40,14 @@ pub struct Write {
     /// Stage that provides the rows.
     #[schemars(extend("examples" = ["keyed"]))]
     pub input: String,
-    /// Output folder, a path or a URL.
-    #[schemars(extend("examples" = ["runs/first/scored"]))]
+    /// Output folder, a path or a URL; or a dataset of the Hugging Face hub, `hf://datasets/org/name[@branch][/folder]`, into
+    /// which the files go in one commit, with a card (docs/hub.md).
+    #[schemars(extend("examples" = ["runs/first/scored", "hf://datasets/org/scored"]))]
     pub to: String,
+    /// Makes the dataset of the hub, or its branch, if it does not exist, for its owner alone or for everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("examples" = ["private"]))]
+    pub create: Option<Visibility>,
     /// File format.
     #[serde(default)]
     #[schemars(extend("examples" = ["arrow"]))]
@@ -75,6 +84,7 @@ impl Write {
     /// What is wrong with its settings, and what the rows lack for the format.
     pub fn problems(&self, input: &Schema) -> Vec<Problem> {
         let mut problems = self.format.problems(input, self.mask.as_deref());
+        problems.extend(publication_problems(Some(&self.to), self.create, Kind::Dataset));
         let fits = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
         if !self.split.starts_with(char::is_alphanumeric) || !self.split.chars().all(fits) {
             let message =
@@ -131,6 +141,11 @@ impl Shard {
         Self { draft: Some(draft), name, written }
     }
 
+    /// Where the whole file lies, until it is published.
+    pub fn draft(&self) -> Option<&Location> {
+        self.draft.as_ref()
+    }
+
     /// Moves it to `to`, in place of a file that may be there.
     ///
     /// # Errors
@@ -165,7 +180,7 @@ impl Shards {
     /// A store that fails; columns that the format cannot hold.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let batch = self.stage.format.rows(batch, self.stage.mask.as_deref())?;
-        let schema = self.schema.get_or_insert_with(|| with_features(&batch.schema())).clone();
+        let schema = self.schema.get_or_insert_with(|| file_schema(&batch.schema(), &self.stage.to)).clone();
         if self.open.is_none() {
             let location = self.folder.join("draft").draft();
             let writer = self.stage.format.file().create(&location, &schema)?;
@@ -187,11 +202,11 @@ impl Shards {
         Ok(())
     }
 
-    /// The files, not yet under their names. `schema` is what an empty dataset is written with.
+    /// The files, not yet under their names, and their columns. `schema` is what an empty dataset is written with.
     ///
     /// # Errors
     /// A store that fails.
-    pub fn finish(mut self, schema: &SchemaRef) -> Result<Vec<Shard>> {
+    pub fn finish(mut self, schema: &SchemaRef) -> Result<(Vec<Shard>, SchemaRef)> {
         if self.closed.is_empty() && self.open.is_none() {
             self.write(&RecordBatch::new_empty(schema.clone()))?;
         }
@@ -211,7 +226,8 @@ impl Shards {
             beside.push(Shard::new(draft, name.to_owned(), written));
         }
         self.closed.extend(beside);
-        Ok(self.closed)
+        let schema = self.schema.expect("a batch was written, if only an empty one");
+        Ok((self.closed, schema))
     }
 }
 
@@ -255,11 +271,15 @@ impl Operation for Write {
     }
 
     fn fingerprint(&self) -> Value {
-        json!(Self { overwrite: false, ..self.clone() })
+        json!(Self { overwrite: false, create: None, ..self.clone() })
     }
 
     fn cost(&self, _volume: &Volume) -> Option<StageCost<'_>> {
         None
+    }
+
+    fn publication(&self) -> Option<Publication> {
+        Publication::of(&self.to, self.create, self.overwrite)
     }
 }
 
@@ -291,6 +311,27 @@ impl Destination for Write {
     fn may_make(&self, name: &str) -> bool {
         self.may_make(name)
     }
+
+    fn part_of_card(&self, columns: &Schema) -> card::Part {
+        let extension = self.format.file().extension();
+        card::Part {
+            split: self.split.clone(),
+            files: self.format.is_of_datasets().then(|| format!("{}-*.{extension}", self.split)),
+            features: card::features(columns),
+            ..card::Part::default()
+        }
+    }
+}
+
+/// The schema of files in `to` with the columns of `schema`.
+fn file_schema(schema: &SchemaRef, to: &str) -> SchemaRef {
+    let is_on_hub = matches!(Address::parse(to), Ok(Some(_))) && schema.metadata().contains_key(provenance::KEY);
+    if !is_on_hub {
+        return with_features(schema);
+    }
+    // A folder of this machine means nothing there.
+    let provenance = Provenance { tokenizer_folder: None, ..Provenance::of(schema) };
+    with_features(&provenance.stamp(schema))
 }
 
 struct Writing {
@@ -309,6 +350,7 @@ impl Sink for Writing {
     }
 
     fn finish(self: Box<Self>) -> Result<Finished> {
-        Ok(Finished { files: self.shards.finish(&self.columns)?, ..Finished::default() })
+        let (files, columns) = self.shards.finish(&self.columns)?;
+        Ok(Finished { files, columns: Some(columns), ..Finished::default() })
     }
 }

@@ -1,14 +1,17 @@
-//! A server that speaks as much of the hub's API as downloads need, and a second one where large contents lie, as on the
-//! hub. Both can be told to misbehave.
+//! A server that speaks as much of the hub's API as downloads and uploads need, and a second one where large contents lie, as
+//! on the hub. Both can be told to misbehave.
+
+mod upload;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 use serde_json::{Value, json};
+pub(crate) use upload::{PART, PARTS_FROM, Trouble, Uploads};
 
 /// Contents from this size on lie on the second server.
 const LARGE: usize = 1000;
@@ -51,6 +54,7 @@ pub(crate) struct Request {
     pub(crate) range: Option<String>,
     /// Whether it went to the second server.
     pub(crate) contents: bool,
+    pub(crate) body: Vec<u8>,
 }
 
 /// A repository.
@@ -61,6 +65,8 @@ pub(crate) struct Repository {
     pub(crate) files: BTreeMap<String, Vec<u8>>,
     /// The token without which it is not there.
     pub(crate) private: Option<String>,
+    /// Made as one that only its owner sees.
+    pub(crate) closed: bool,
     /// Access is given on request only.
     pub(crate) gated: bool,
     /// The name that it goes under now.
@@ -76,10 +82,11 @@ pub(crate) struct Repository {
 
 #[derive(Default)]
 struct State {
-    /// By `models/org/name` or `datasets/org/name`.
+    /// By `models/org/name` or `datasets/org/name`, with `@branch` for a branch other than `main`.
     repositories: BTreeMap<String, Repository>,
     faults: VecDeque<Fault>,
     requests: Vec<Request>,
+    uploads: Uploads,
 }
 
 /// Both servers.
@@ -114,6 +121,21 @@ impl HubServer {
     /// What goes wrong with the next contents, one after the other.
     pub(crate) fn fail(&self, faults: &[Fault]) {
         self.state.lock().unwrap().faults = faults.iter().copied().collect();
+    }
+
+    /// The repository `name`, if there is one.
+    pub(crate) fn repository(&self, name: &str) -> Option<Repository> {
+        self.state.lock().unwrap().repositories.get(name).cloned()
+    }
+
+    /// What was uploaded.
+    pub(crate) fn uploads<T>(&self, look: impl FnOnce(&mut Uploads) -> T) -> T {
+        look(&mut self.state.lock().unwrap().uploads)
+    }
+
+    /// What goes wrong with the next uploads, one after the other.
+    pub(crate) fn trouble(&self, troubles: &[(&'static str, Trouble)]) {
+        self.uploads(|uploads| uploads.troubles = troubles.iter().cloned().collect());
     }
 
     /// The requests since the last time.
@@ -171,7 +193,8 @@ impl Reply {
 }
 
 fn answer(mut stream: TcpStream, state: &Mutex<State>, contents: Option<&str>, own: &str) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut lines = reader.by_ref().lines().map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
     let header = |name: &str| {
@@ -182,11 +205,19 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>, contents: Option<&str>, o
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap().to_owned(), words.next().unwrap().to_owned());
     let token = header("authorization").map(|value| value.trim_start_matches("Bearer ").to_owned());
-    let request = Request { method, path, token, range: header("range"), contents: contents.is_none() };
+    let mut body = vec![0; header("content-length").map_or(0, |length| length.parse().unwrap())];
+    if reader.read_exact(&mut body).is_err() {
+        return;
+    }
+    let request = Request { method, path, token, range: header("range"), contents: contents.is_none(), body };
     let reply = {
         let mut state = state.lock().unwrap();
         state.requests.push(request.clone());
         match contents {
+            _ if matches!(request.method.as_str(), "POST" | "PUT") => match state.upload(&request, contents, own) {
+                Some(reply) => reply,
+                None => return,
+            },
             Some(contents) => state.hub(&request, contents, own),
             None => state.content(&request, &request.path[1..]),
         }
@@ -213,7 +244,17 @@ impl State {
             _ => ("models", &parts[..]),
         };
         let [org, repo, what, revision, rest @ ..] = parts else { return Reply::refused("404 Not Found", "") };
-        let name = format!("{kind}/{org}/{repo}");
+        let mut name = format!("{kind}/{org}/{repo}");
+        let is_main = |found: &Repository| *revision == "main" || found.commit == **revision;
+        if !self.repositories.get(&name).is_some_and(is_main) {
+            let branch = format!("{name}@{}", revision.replace("%2F", "/"));
+            let of_branch = |(key, found): &(&String, &Repository)| {
+                **key == branch || key.starts_with(&format!("{name}@")) && found.commit == **revision
+            };
+            if let Some((key, _)) = self.repositories.iter().find(of_branch) {
+                name.clone_from(key);
+            }
+        }
         let Some(found) = self.repositories.get(&name).cloned() else {
             let status = if request.token.is_some() { "404 Not Found" } else { "401 Unauthorized" };
             return Reply::refused(status, "RepoNotFound");
@@ -228,7 +269,7 @@ impl State {
         if found.gated && *what == "resolve" {
             return Reply::refused("403 Forbidden", "GatedRepo");
         }
-        if *revision != "main" && *revision != found.commit {
+        if *revision != "main" && *revision != found.commit && !name.contains('@') {
             return Reply::refused("404 Not Found", "RevisionNotFound");
         }
         let rest = rest.join("/").replace("%20", " ");
@@ -246,7 +287,9 @@ impl State {
                     false => json!({"rfilename": path}),
                 };
                 let siblings: Vec<Value> = found.files.iter().map(file).collect();
-                Reply::json(&json!({"sha": found.commit, "siblings": siblings, "card": "x".repeat(found.padding)}))
+                Reply::json(
+                    &json!({"sha": found.commit, "siblings": siblings, "private": found.closed, "card": "x".repeat(found.padding)}),
+                )
             }
             "tree" if !found.names_only => list(&found, &rest, query, own, path),
             "resolve" => match found.files.get(&rest) {

@@ -34,7 +34,9 @@ mod hostile_tokenizers;
 #[cfg(unix)]
 mod hub;
 #[cfg(unix)]
+mod hub_push;
 mod hub_server;
+mod hub_upload;
 mod inputs;
 #[cfg(feature = "tch")]
 mod launches;

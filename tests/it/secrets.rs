@@ -71,6 +71,11 @@ fn no_secret_reaches_the_log() {
     }
     let (code, said) = run(&folder, &["inspect", "hf://datasets/org/rows"], &[("HF_ENDPOINT", &server)]);
     assert!(code != 0 && said.contains("hf://datasets/org/rows: "), "{said}");
+    folder.write("rows.jsonl", "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n");
+    let stages = "rows: { read: { from: rows.jsonl } }\n  out: { write: { input: rows, to: hf://datasets/org/rows } }";
+    folder.write("x.yaml", &format!("workdir: run\nstages:\n  {stages}\n"));
+    let (code, said) = run(&folder, &["run", "x.yaml"], &[("HF_ENDPOINT", &server)]);
+    assert!(code == 78 && said.contains("x.yaml:4:"), "{said}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::io::Canonical;
 
 /// How every address begins.
 pub const SCHEME: &str = "hf://";
@@ -97,13 +98,27 @@ impl Address {
     }
 
     /// The revision asked for: `main` where none is.
-    pub(super) fn revision(&self) -> &str {
+    pub fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or("main")
     }
 
     /// The address of `path` in the same repository.
-    pub(super) fn of(&self, path: &str) -> Self {
+    pub fn of(&self, path: &str) -> Self {
         Self { path: path.to_owned(), ..self.clone() }
+    }
+
+    /// The folder in which everything lies that the path, which may be a pattern, may mean.
+    pub fn folder(&self) -> &str {
+        match self.path.find(['*', '?', '[']) {
+            Some(wild) => self.path[..wild].rfind('/').map_or("", |end| &self.path[..end]),
+            None => &self.path,
+        }
+    }
+
+    /// The place in its one spelling, which names the revision.
+    pub fn canonical(&self) -> Canonical {
+        let repository = Self { revision: Some(self.revision().to_owned()), ..self.of("") };
+        Canonical::on_hub(repository.to_string(), &self.path)
     }
 }
 

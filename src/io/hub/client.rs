@@ -15,7 +15,7 @@ use super::address::{Address, Kind};
 use crate::error::{Error, Place, Result};
 
 /// Redirects in a row.
-const HOPS: usize = 10;
+pub(super) const HOPS: usize = 10;
 /// Failures in a row, without a byte in between, before giving up.
 pub(super) const ATTEMPTS: u32 = 5;
 /// Most bytes of one answer that describes a repository, and of all pages of its list of files together.
@@ -24,6 +24,8 @@ const LISTING: u64 = 1 << 30;
 /// Most pages of a list of files, which have a thousand files each, and most files.
 const PAGES: usize = 2_000;
 const FILES: usize = 1_000_000;
+/// What to do where a download finds no network.
+const NETWORK: &str = "is the network there? HF_HUB_OFFLINE=1 uses what is already downloaded";
 /// Longest that an answer may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -32,6 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(super) struct Refusal {
     message: String,
     cause: Cause,
+    /// What the server answered, if it did.
+    pub(super) status: Option<StatusCode>,
+    /// The hub's word for the reason; empty where it gives none.
+    pub(super) code: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +73,9 @@ pub(super) enum Entry {
 }
 
 pub(super) struct Client {
-    agent: Agent,
-    endpoint: String,
-    token: Option<String>,
+    pub(super) agent: Agent,
+    pub(super) endpoint: String,
+    pub(super) token: Option<String>,
     pause: Duration,
 }
 
@@ -83,7 +89,8 @@ impl Client {
             .user_agent(concat!("sepo/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(seconds(10))
             .timeout_recv_response(seconds(30))
-            .timeout_per_read(seconds(30));
+            .timeout_per_read(seconds(30))
+            .timeout_per_write(seconds(30));
         if let Some(certificates) = certificates() {
             let roots = RootCerts::new_with_certs(&certificates);
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
@@ -94,11 +101,16 @@ impl Client {
 
     /// The hub's description of the repository at a revision.
     pub(super) fn info(&self, address: &Address, attempts: u32) -> Result<Value> {
+        self.described(address, attempts).map_err(|refusal| refusal.at(address))
+    }
+
+    /// As [`Self::info`], with the hub's own reason where there is no such repository or revision.
+    pub(super) fn described(&self, address: &Address, attempts: u32) -> Result<Value, Refusal> {
         let (kind, revision) = (address.kind, escape(address.revision(), ""));
         // With sizes and digests; datasets may have too many files for that.
         let query = if kind == Kind::Model { "?blobs=true" } else { "" };
         let url = format!("{}/api/{}/{}/revision/{revision}{query}", self.endpoint, kind.plural(), address.repo);
-        self.patiently(address, attempts, || self.json(address, &url).map(|answer| answer.value))
+        self.attempt(attempts, || self.json(address, &url).map(|answer| answer.value))
     }
 
     /// Everything below `folder` of the repository at `commit`, each entry given to `take`, which says whether it was new.
@@ -153,23 +165,7 @@ impl Client {
 
     fn json(&self, address: &Address, url: &str) -> Result<Described, Refusal> {
         let mut answer = self.request(&Method::GET, url, None, address)?;
-        let (begin, mut text, mut block) = (Instant::now(), Vec::new(), vec![0; 64 << 10]);
-        let mut reader = answer.response.body_mut().as_reader();
-        loop {
-            let read = reader.read(&mut block);
-            let read = read.map_err(|error| Refusal::passing(format!("the connection broke: {error}")))?;
-            if read == 0 {
-                break;
-            }
-            text.extend_from_slice(&block[..read]);
-            if text.len() as u64 > ANSWER {
-                return Err(Refusal::lasting(format!("{} answers with more than {ANSWER} bytes", host(url))));
-            }
-            if begin.elapsed() > PATIENCE {
-                let message = format!("{} takes more than {} s for an answer", host(url), PATIENCE.as_secs());
-                return Err(Refusal::passing(message));
-            }
-        }
+        let text = whole(answer.response.body_mut(), url)?;
         let value = serde_json::from_slice(&text);
         let value = value.map_err(|error| Refusal::lasting(format!("{} answers no JSON: {error}", host(url))))?;
         Ok(Described { value, headers: answer.response.headers().clone(), size: text.len() as u64 })
@@ -180,13 +176,18 @@ impl Client {
         &self,
         address: &Address,
         attempts: u32,
-        mut act: impl FnMut() -> Result<T, Refusal>,
+        act: impl FnMut() -> Result<T, Refusal>,
     ) -> Result<T> {
+        self.attempt(attempts, act).map_err(|refusal| refusal.at(address))
+    }
+
+    /// As [`Self::patiently`], with the last refusal as it is.
+    pub(super) fn attempt<T>(&self, attempts: u32, mut act: impl FnMut() -> Result<T, Refusal>) -> Result<T, Refusal> {
         let mut attempt = 1;
         loop {
             match act() {
                 Err(refusal) if refusal.passes() && attempt < attempts => self.wait(attempt),
-                result => return result.map_err(|refusal| refusal.at(address)),
+                result => return result,
             }
             attempt += 1;
         }
@@ -216,7 +217,7 @@ impl Client {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
             }
             let request = request.body(()).map_err(|error| Refusal::lasting(error.to_string()))?;
-            let response = self.agent.run(request).map_err(|error| transport(&error, &url))?;
+            let response = self.agent.run(request).map_err(|error| transport(&error, &url, NETWORK))?;
             let headers = response.headers().clone();
             let known = hub.get_or_insert_with(|| headers.clone());
             let to = headers.get(header::LOCATION).and_then(|to| to.to_str().ok());
@@ -245,15 +246,10 @@ impl Client {
     }
 
     fn refusal(&self, status: StatusCode, headers: &HeaderMap, address: &Address, url: &str) -> Refusal {
-        let code = headers.get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default();
-        let page = format!("{}/{}{}", self.endpoint, address.kind.prefix(), address.repo);
+        let code = code_of(headers);
+        let page = self.page(address);
         let token = "HF_TOKEN, or with `hf auth login`";
-        let cause = match status.as_u16() {
-            408 | 429 | 500.. => Cause::Passing,
-            404 | 405 => Cause::Absent,
-            _ => Cause::Lasting,
-        };
-        let message = match (status.as_u16(), code) {
+        let message = match (status.as_u16(), code.as_str()) {
             _ if !same_origin(url, &self.endpoint) => format!("{} answers {status}", host(url)),
             (401 | 403, "GatedRepo") => {
                 format!("access is granted on request: ask for it at {page}, then give your token in {token}")
@@ -272,17 +268,53 @@ impl Client {
             (429, _) => format!("the hub says too many requests; wait, or give a token in {token}"),
             _ => format!("{} answers {status}", host(url)),
         };
-        Refusal { message, cause }
+        Refusal::answered(status, code, message)
+    }
+
+    /// The repository's page for people.
+    pub(super) fn page(&self, address: &Address) -> String {
+        format!("{}/{}{}", self.endpoint, address.kind.prefix(), address.repo)
+    }
+}
+
+/// All of an answer's body, within bounds of size and time.
+pub(super) fn whole(body: &mut Body, url: &str) -> Result<Vec<u8>, Refusal> {
+    let (begin, mut text, mut block) = (Instant::now(), Vec::new(), vec![0; 64 << 10]);
+    let mut reader = body.as_reader();
+    loop {
+        let read = reader.read(&mut block);
+        let read = read.map_err(|error| Refusal::passing(format!("the connection broke: {error}")))?;
+        if read == 0 {
+            return Ok(text);
+        }
+        text.extend_from_slice(&block[..read]);
+        if text.len() as u64 > ANSWER {
+            return Err(Refusal::lasting(format!("{} answers with more than {ANSWER} bytes", host(url))));
+        }
+        if begin.elapsed() > PATIENCE {
+            let message = format!("{} takes more than {} s for an answer", host(url), PATIENCE.as_secs());
+            return Err(Refusal::passing(message));
+        }
     }
 }
 
 impl Refusal {
     pub(super) fn passing(message: String) -> Self {
-        Self { message, cause: Cause::Passing }
+        Self { message, cause: Cause::Passing, status: None, code: String::new() }
     }
 
     pub(super) fn lasting(message: String) -> Self {
-        Self { message, cause: Cause::Lasting }
+        Self { message, cause: Cause::Lasting, status: None, code: String::new() }
+    }
+
+    /// What an answer with `status` means.
+    pub(super) fn answered(status: StatusCode, code: String, message: String) -> Self {
+        let cause = match status.as_u16() {
+            408 | 429 | 500.. => Cause::Passing,
+            404 | 405 => Cause::Absent,
+            _ => Cause::Lasting,
+        };
+        Self { message, cause, status: Some(status), code }
     }
 
     pub(super) fn passes(&self) -> bool {
@@ -298,17 +330,20 @@ impl Refusal {
     }
 }
 
-fn transport(error: &ureq::Error, url: &str) -> Refusal {
+/// What kept a request from `url`, with `hint` at what to do where the network may be gone.
+pub(super) fn transport(error: &ureq::Error, url: &str, hint: &str) -> Refusal {
     let text = error.to_string();
     // rustls reports it from inside of an I/O error.
     let untrusted = text.contains("certificate");
-    let hint = match untrusted {
-        true => "SSL_CERT_FILE names a file with the certificates to trust",
-        false => "is the network there? HF_HUB_OFFLINE=1 uses what is already downloaded",
-    };
-    let lasting = untrusted || matches!(error, ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl);
+    let hint = if untrusted { "SSL_CERT_FILE names a file with the certificates to trust" } else { hint };
     let message = format!("{} cannot be reached: {text}; {hint}", host(url));
-    Refusal { message, cause: if lasting { Cause::Lasting } else { Cause::Passing } }
+    let lasting = untrusted || matches!(error, ureq::Error::BadUri(_) | ureq::Error::InvalidProxyUrl);
+    if lasting { Refusal::lasting(message) } else { Refusal::passing(message) }
+}
+
+/// The hub's word for the reason of a refusal.
+pub(super) fn code_of(headers: &HeaderMap) -> String {
+    headers.get("x-error-code").and_then(|code| code.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 /// Certificates of `SSL_CERT_FILE` (or `REQUESTS_CA_BUNDLE`, as in Python), where one is set; else Mozilla's.
@@ -322,7 +357,7 @@ fn certificates() -> Option<Vec<Certificate<'static>>> {
     Some(found.collect::<Vec<_>>()).filter(|found| !found.is_empty())
 }
 
-fn same_origin(a: &str, b: &str) -> bool {
+pub(super) fn same_origin(a: &str, b: &str) -> bool {
     let origin = |url: &str| {
         let uri: Uri = url.parse().ok()?;
         Some((uri.scheme_str()?.to_owned(), uri.authority()?.to_string()))
@@ -331,12 +366,12 @@ fn same_origin(a: &str, b: &str) -> bool {
 }
 
 /// The host of `url`. Paths and queries may hold signatures, which nobody should read in a log.
-fn host(url: &str) -> String {
+pub(super) fn host(url: &str) -> String {
     url.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_else(|| "the server".to_owned())
 }
 
 /// `to` as seen from `url`.
-fn resolve(url: &str, to: &str) -> Option<String> {
+pub(super) fn resolve(url: &str, to: &str) -> Option<String> {
     if to.starts_with("http://") || to.starts_with("https://") {
         return Some(to.to_owned());
     }
@@ -365,7 +400,7 @@ fn folder_of(path: &str) -> &str {
 }
 
 /// `text` as part of a URL; characters of `keep` stay.
-fn escape(text: &str, keep: &str) -> String {
+pub(super) fn escape(text: &str, keep: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         let c = char::from(byte);

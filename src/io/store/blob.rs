@@ -30,7 +30,7 @@ impl Blob {
     }
 
     /// The file's size.
-    pub(super) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.size
     }
 

@@ -33,6 +33,12 @@ impl Canonical {
         Self { store: format!("{scheme}://{bucket}"), names }
     }
 
+    /// The file or folder `path` of a repository of the hub.
+    pub(crate) fn on_hub(repository: String, path: &str) -> Self {
+        let names = path.split('/').filter(|name| !name.is_empty()).map(str::to_owned);
+        Self { store: repository, names: names.collect() }
+    }
+
     /// The file or folder `name` (with `/` between folders) below it.
     pub fn join(&self, name: &str) -> Self {
         let names = self.names.iter().cloned().chain(name.split('/').map(str::to_owned));

@@ -8,6 +8,8 @@
 //! workdir/logs/<id>/                                              its metrics
 //! workdir/checkpoints/<id>-<fingerprint>/step-*                   where a training that was stopped goes on
 //! workdir/results/<id>.json                                       what any other stage said, and the files that it wrote
+//! workdir/results/<id>.to.json                                    what of a model is on the hub
+//! workdir/uploads/.sepo-*                                         files on their way to the hub
 //! workdir/sessions/<mark>.json                                    runs at work, or killed
 //! ```
 //!
@@ -19,6 +21,9 @@ mod kept;
 mod materialise;
 mod parts;
 pub mod preflight;
+mod provenance;
+mod publish;
+mod published;
 mod record;
 mod rows;
 #[cfg(feature = "flight")]
@@ -56,7 +61,7 @@ pub use kept::{KeptFolder, Orphan, kept, orphans};
 pub use served::ServedStage;
 pub use share::{Assignment, Share};
 use workdir::Workdir;
-pub use workdir::{FOLDERS, MARKER};
+pub use workdir::{FOLDERS, MARKER, UPLOADS};
 
 /// What a run may be told.
 #[derive(Debug, Clone, Default)]
@@ -274,7 +279,8 @@ impl<'a> Run<'a> {
 
     /// Lets `node` be done again: what earlier runs made of it under its present settings goes.
     fn forget(&self, node: &Node) -> Result<()> {
-        let is_shared = node.training().is_some() || node.destination().is_some();
+        let makes_files = node.destination().is_some() || node.operation().publication().is_some();
+        let is_shared = node.training().is_some() || makes_files;
         let _lease = is_shared.then(|| self.lease(&node.id)).transpose()?;
         for kind in ["data", "rejects", "checkpoints"] {
             let folder = self.folder(kind, node);
@@ -301,7 +307,10 @@ impl<'a> Run<'a> {
                     return Ok(Progress::Waiting(format!("stage `{}` is left to `sepo run`", node.id)));
                 }
             }
-            Shape::Training(train) => self.train(node, train)?,
+            Shape::Training(train) => {
+                self.train(node, train)?;
+                self.publish_model(node)?;
+            }
             Shape::Sink(ending) => self.end(node, ending)?,
         }
         Ok(Progress::Done)

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::record::Record;
+use super::published;
 use super::workdir::{self, FOLDERS, Workdir};
-use crate::error::{Problem, Result};
+use crate::error::{Error, Problem, Result};
+use crate::io::hub::{Hub, Look, NO_REPOSITORY, no_branch};
 use crate::io::owned::{Depth, RECORD, holds, refuse_link, some_of};
 use crate::io::{Location, Owned, Written, session};
 use crate::pipeline::plan::{Node, Plan};
@@ -23,6 +24,9 @@ pub fn problems(plan: &Plan) -> Result<Vec<Problem>> {
     let workdir = Workdir::existing(at.clone())?;
     let recorded = workdir.as_ref().map(recorded).transpose()?.unwrap_or_default();
     for node in &plan.nodes {
+        let on_hub = on_hub(node, workdir.as_ref())?
+            .map(|problem| problem.within(&["stages", &node.id, node.operation().name()]));
+        problems.extend(on_hub);
         let (foreign, field) = match (node.destination(), node.training()) {
             (Some(output), _) if !output.overwrites() => {
                 (foreign(&plan.stores.locate(output.folder())?, &recorded)?, "to")
@@ -44,14 +48,42 @@ pub fn problems(plan: &Plan) -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
+/// What keeps `node` from uploading what it makes, if it does.
+fn on_hub(node: &Node, workdir: Option<&Workdir>) -> Result<Option<Problem>> {
+    let Some(to) = node.operation().publication() else { return Ok(None) };
+    let hub = Hub::from_env();
+    if let Some(obstacle) = hub.obstacle() {
+        return Ok(Some(Problem::at("to", obstacle)));
+    }
+    let problem = match hub.look(&to.address) {
+        Ok(Look::Found(tree)) => {
+            let records = workdir.map(Workdir::records).transpose()?.unwrap_or_default();
+            let foreign = published::foreign(&tree, &to.address, &records);
+            let refused = published::refuse_foreign(&node.id, &to, &foreign).is_err();
+            refused.then(|| {
+                let message = format!(
+                    "{} holds {}, which sepo did not upload from this workdir or which changed since",
+                    to.address,
+                    some_of(&foreign)
+                );
+                let help =
+                    "name another folder or repository, or set `overwrite: true` to replace files of the same names";
+                Problem::at("to", message).help(help)
+            })
+        }
+        Ok(Look::NoRepository) => to.create.is_none().then(|| Problem::at("to", NO_REPOSITORY)),
+        Ok(Look::NoBranch) => to.create.is_none().then(|| Problem::at("to", no_branch(&to.address))),
+        Err(error @ (Error::Interrupted | Error::Store { retryable: true, .. })) => return Err(error),
+        Err(error) => Some(Problem::at("to", error.to_string())),
+    };
+    Ok(problem)
+}
+
 /// Every file that the workdir's records name, in its one spelling. A file may have been written more than once.
 fn recorded(workdir: &Workdir) -> Result<BTreeMap<String, Vec<Written>>> {
     let mut files: BTreeMap<String, Vec<Written>> = BTreeMap::new();
-    for file in workdir.at.join("results").list()? {
-        let record = Record::at(&file)?.filter(|record| record.workdir == workdir.id);
-        for output in record.into_iter().flat_map(|record| record.outputs) {
-            files.entry(output.at).or_default().push(output.written);
-        }
+    for output in workdir.records()?.into_values().flat_map(|record| record.outputs) {
+        files.entry(output.at).or_default().push(output.written);
     }
     Ok(files)
 }

@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::Run;
-use super::parts::Part;
+use super::parts;
+use super::workdir::Workdir;
 use crate::error::{Error, Result};
 use crate::io::{Location, Written};
 use crate::pipeline::report::{Reports, StageReport};
+use crate::stages::write::card::Part;
 
 /// A finished stage. Found under another fingerprint, it is of other settings and counts as absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -26,10 +28,13 @@ pub(super) struct Record {
     pub(super) outputs: Vec<Output>,
     /// Parts of a materialised stage.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<parts::Part>,
     /// The digest of the model that the stage trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) model: Option<String>,
+    /// The repository of the hub that the stage uploaded rows to, and what the repository's card says of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) card: Option<(String, Part)>,
 }
 
 /// Which run did a stage.
@@ -42,11 +47,11 @@ pub(super) enum Done {
 /// A file that a `write` stage made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Output {
-    /// Its path or URL in its one spelling.
+    /// Its path, URL or address of the hub in its one spelling.
     pub(super) at: String,
     #[serde(flatten)]
     pub(super) written: Written,
-    /// What the file system or store said of it when it was finished; empty before.
+    /// What the file system or store said of it when it was finished; empty before. Of a file on the hub, its digest there.
     pub(super) version: String,
 }
 
@@ -58,6 +63,18 @@ impl Record {
     /// The record at `at`, of whatever settings it is; nothing where there is no record.
     pub(super) fn at(at: &Location) -> Result<Option<Self>> {
         Ok(at.read()?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+}
+
+impl Workdir {
+    /// The records of all stages without rows, whichever pipeline they are of, by id.
+    pub(super) fn records(&self) -> Result<BTreeMap<String, Record>> {
+        let mut records = BTreeMap::new();
+        for file in self.at.join("results").list()? {
+            let id = file.name().trim_end_matches(".json").to_owned();
+            records.extend(Record::at(&file)?.filter(|record| record.workdir == self.id).map(|it| (id, it)));
+        }
+        Ok(records)
     }
 }
 
@@ -89,12 +106,7 @@ impl Run<'_> {
 
     /// The records of all stages without rows in this workdir, whichever pipeline they are of, by id.
     pub(super) fn all_recorded(&self) -> Result<BTreeMap<String, Record>> {
-        let mut records = BTreeMap::new();
-        for file in self.workdir.at.join("results").list()? {
-            let id = file.name().trim_end_matches(".json").to_owned();
-            records.extend(Record::at(&file)?.filter(|record| record.workdir == self.workdir.id).map(|it| (id, it)));
-        }
-        Ok(records)
+        self.workdir.records()
     }
 
     /// Writes `record` of the stage without rows `id`.

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use arrow::datatypes::SchemaRef;
+
 use super::Run;
 use crate::error::Result;
 use crate::pipeline::plan::Node;
@@ -17,13 +19,17 @@ pub(super) struct Drained {
     pub(super) report: StageReport,
     pub(super) passed: Reports,
     pub(super) files: Vec<Shard>,
+    /// The columns of files of rows.
+    pub(super) columns: Option<SchemaRef>,
 }
 
 impl Run<'_> {
     /// Runs stage `node`, unless an earlier run did.
     pub(super) fn end(&mut self, node: &Node, ending: &dyn Ending) -> Result<()> {
-        if let Some(to) = ending.destination() {
-            return self.write(node, ending, to);
+        match (ending.destination(), node.operation().publication()) {
+            (Some(destination), Some(to)) => return self.publish_rows(node, ending, destination, &to),
+            (Some(to), None) => return self.write(node, ending, to),
+            (None, _) => {}
         }
         if self.recall(&node.id)? {
             return Ok(());
@@ -56,12 +62,11 @@ impl Run<'_> {
         report.seconds = start.elapsed().as_secs_f64();
         (report.metrics, report.warnings) = (finished.metrics, finished.warnings);
         report.bytes = finished.files.iter().map(|file| file.written.bytes).sum();
-        Ok(Drained { report, passed, files: finished.files })
+        Ok(Drained { report, passed, files: finished.files, columns: finished.columns })
     }
 
-    /// The rows that the stages above `node` set aside. None where one of them, which might do so, has not run yet: it joins the
-    /// pass of `node`.
-    fn set_aside_above(&self, node: &Node) -> Option<Vec<SetAside>> {
+    /// The stages that the rows of `node` come from, in the order in which they run.
+    pub(super) fn above(&self, node: &Node) -> Vec<&Node> {
         let mut above = BTreeSet::new();
         let mut next: Vec<&str> = node.operation().inputs().into_iter().map(|(_, input)| input).collect();
         while let Some(node) = next.pop().and_then(|id| self.plan.node(id)) {
@@ -69,15 +74,21 @@ impl Run<'_> {
                 next.extend(node.operation().inputs().into_iter().map(|(_, input)| input));
             }
         }
-        let mut set_aside = Vec::new();
-        for id in above {
-            let Some(report) = self.report.stages.get(id) else {
-                let derives = self.plan.node(id).is_some_and(|node| matches!(node.shape(), Shape::Inline(_)));
-                if derives { continue } else { return None }
+        self.plan.nodes.iter().filter(|node| above.contains(&node.id)).collect()
+    }
+
+    /// The rows that the stages above `node` set aside. None where one of them, which might do so, has not run yet: it joins the
+    /// pass of `node`.
+    fn set_aside_above(&self, node: &Node) -> Option<Vec<SetAside>> {
+        let (mut above, mut set_aside) = (self.above(node), Vec::new());
+        above.sort_by_key(|node| &node.id);
+        for above in above {
+            let Some(report) = self.report.stages.get(&above.id) else {
+                if matches!(above.shape(), Shape::Inline(_)) { continue } else { return None }
             };
             let reasons = report.set_aside.iter().filter(|(_, rows)| **rows > 0);
             set_aside.extend(reasons.map(|(reason, rows)| SetAside {
-                stage: id.clone(),
+                stage: above.id.clone(),
                 reason: reason.clone(),
                 rows: *rows,
             }));

@@ -16,7 +16,8 @@ use crate::model::ModelSource;
 use crate::pipeline::plan::Node;
 
 impl Run<'_> {
-    fn kept(&self, id: &str) -> Location {
+    /// Where the model of stage `id` is kept.
+    pub(super) fn kept(&self, id: &str) -> Location {
         self.workdir.at.join(&format!("models/{}", self.kept_name(id)))
     }
 

@@ -11,8 +11,11 @@ use crate::io::{Location, nonce, session};
 pub const MARKER: &str = "sepo-workdir.json";
 
 /// The folders that a run keeps in its workdir.
-pub const FOLDERS: [&str; 9] =
-    ["checkpoints", "data", "leases", "logs", "models", "rejects", "results", "sessions", "tables"];
+pub const FOLDERS: [&str; 10] =
+    ["checkpoints", "data", "leases", "logs", "models", "rejects", "results", "sessions", "tables", UPLOADS];
+
+/// The folder of files that are made to be uploaded to the hub; they lie there until they are.
+pub const UPLOADS: &str = "uploads";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Marker {

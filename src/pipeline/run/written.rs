@@ -40,7 +40,7 @@ impl Run<'_> {
         let record = self.recorded(&node.id)?;
         let outputs = Outputs::of(self, record, folder.clone())?;
         outputs.refuse_others(node, to)?;
-        let Drained { report, passed, files } = self.drain(node, ending)?;
+        let Drained { report, passed, files, .. } = self.drain(node, ending)?;
         lease.held()?;
         let record = outputs.publish(self, node, to, files, self.conclude(&node.id, report, passed))?;
         self.report.outputs.extend(shown(&folder, &record));

@@ -24,17 +24,24 @@ pub(super) fn with_features(schema: &Schema) -> SchemaRef {
 /// What `datasets` calls a type: the names of `datasets.features.features.string_to_arrow`.
 fn feature(data_type: &DataType) -> Option<Value> {
     let list = |element: &FieldRef, name: &str| Some(json!({"feature": feature(element.data_type())?, "_type": name}));
-    let dtype = match data_type {
-        DataType::List(element) => return list(element, "List"),
-        DataType::LargeList(element) => return list(element, "LargeList"),
+    match data_type {
+        DataType::List(element) => list(element, "List"),
+        DataType::LargeList(element) => list(element, "LargeList"),
         DataType::FixedSizeList(element, length) => {
-            return Some(json!({"feature": feature(element.data_type())?, "length": length, "_type": "List"}));
+            Some(json!({"feature": feature(element.data_type())?, "length": length, "_type": "List"}))
         }
         DataType::Struct(fields) => {
-            return fields.iter().map(|field| Some((field.name().clone(), feature(field.data_type())?))).collect();
+            fields.iter().map(|field| Some((field.name().clone(), feature(field.data_type())?))).collect()
         }
         // A way to store values, which readers undo.
-        DataType::Dictionary(_, values) => return feature(values),
+        DataType::Dictionary(_, values) => feature(values),
+        value => Some(json!({"dtype": value_name(value)?, "_type": "Value"})),
+    }
+}
+
+/// What `datasets` calls the type of single values.
+pub(super) fn value_name(data_type: &DataType) -> Option<String> {
+    Some(match data_type {
         DataType::Utf8 | DataType::Utf8View => "string".to_owned(),
         DataType::LargeUtf8 => "large_string".to_owned(),
         DataType::Binary | DataType::BinaryView => "binary".to_owned(),
@@ -52,8 +59,7 @@ fn feature(data_type: &DataType) -> Option<Value> {
         DataType::Decimal256(precision, scale) => format!("decimal256({precision}, {scale})"),
         number if number.is_integer() || number.is_floating() => number.to_string().to_lowercase(),
         _ => return None,
-    };
-    Some(json!({"dtype": dtype, "_type": "Value"}))
+    })
 }
 
 fn unit_name(unit: TimeUnit) -> &'static str {

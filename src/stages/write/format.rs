@@ -58,6 +58,11 @@ impl Format {
         matches!(self, Self::Parquet | Self::Arrow)
     }
 
+    /// Whether `datasets` reads the files as they are.
+    pub(super) fn is_of_datasets(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow | Self::Trl | Self::Axolotl)
+    }
+
     /// Whether the files hold the key tokens of one mask.
     fn takes_a_mask(self) -> bool {
         matches!(self, Self::LlamaFactory | Self::Axolotl | Self::SepoCsv)
