@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,14 +17,33 @@ os.environ.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_USAGE_STATS_ENABLED
 import ray
 from ray.cluster_utils import Cluster
 
+import sepo
+
+# Of the environment of all processes of a cluster: more than one may run on this machine.
+_MARK = "TEST_CLUSTER"
+
 
 class Nodes:
     """A head without room for workers, and nodes with room for one each."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, mark: str) -> None:
         self.cluster = cluster
         self.address = str(cluster.address)
         self.nodes: list[Any] = []
+        self._mark = mark
+
+    def programs(self) -> list[int]:
+        """Processes of `sepo run` that this cluster started, orphans included."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes().split(b"\0")
+                is_run = command[0] == os.fsencode(sepo.program()) and command[1:2] == [b"run"]
+                if is_run and environment_of(int(process.name)).get(_MARK) == self._mark:
+                    found.append(int(process.name))
+            except OSError:
+                continue
+        return found
 
     def add(self) -> int:
         """Adds a node; the process id of its raylet, an ancestor of all that runs there."""
@@ -64,19 +84,6 @@ def ancestors(pid: int) -> set[int]:
     return found
 
 
-def programs(program: Path, word: str = "run") -> list[int]:
-    """Processes of the program at `sepo <word>`, of this user's clusters."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if command[0] == os.fsencode(program) and command[1:2] == [word.encode()]:
-            found.append(int(process.name))
-    return found
-
-
 @contextmanager
 def stopped(pids: Collection[int]) -> Iterator[None]:
     """The processes `pids` stand still meanwhile."""
@@ -98,11 +105,11 @@ def environment_of(pid: int) -> dict[str, str]:
 @contextmanager
 def cluster(nodes: int, environment: Mapping[str, str]) -> Iterator[Nodes]:
     """Nodes begin with this process's environment and with `environment`."""
-    before = dict(os.environ)
-    os.environ.update(environment)
+    before, mark = dict(os.environ), uuid.uuid4().hex
+    os.environ.update({**environment, _MARK: mark})
     head = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False}))
     try:
-        made = Nodes(head)
+        made = Nodes(head, mark)
         for _ in range(nodes):
             made.add()
         yield made
