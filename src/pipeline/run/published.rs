@@ -180,12 +180,11 @@ fn changes<'a>(
             None => {}
             Some(_) if to.overwrites => {}
             // All stages that write into the repository make its card, each from what all of them recorded.
+            Some(_) if file.path() == CARD && is_ours(CARD, &recorded) => {}
             Some(_) if file.path() == CARD => {
-                if !is_ours(CARD, &recorded) {
-                    let help = "its card stays as it is; `overwrite: true` replaces it";
-                    warn!("stage `{stage}`: somebody else wrote the {CARD} of {address}: {help}");
-                    continue;
-                }
+                let help = "its card stays as it is; `overwrite: true` replaces it";
+                warn!("stage `{stage}`: somebody else wrote the {CARD} of {address}: {help}");
+                continue;
             }
             Some(_) if is_ours(file.path(), &own) => {}
             Some(_) => {
