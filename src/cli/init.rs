@@ -47,6 +47,13 @@ impl Init {
             let message = "the file exists; `--out` names another one".to_owned();
             return Err(Error::Store { path: self.out.clone(), message, retryable: false });
         }
+        if self.model.starts_with("hf://") {
+            let _ = writeln!(
+                said,
+                "the model is {}, which `check` fetches; `--model FOLDER` takes one from here",
+                self.model
+            );
+        }
         let _ = writeln!(said, "wrote {0}; next: sepo check {0}", self.out);
         Ok(said)
     }

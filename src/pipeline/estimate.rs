@@ -105,7 +105,7 @@ fn path(plan: &Plan, node: &Node) -> Result<Option<(Flow, Vec<Step>)>> {
 
 fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
     let Some((flow, mut steps)) = path(plan, node)? else { return Ok(None) };
-    let (mut reports, mut sampled, mut sums) = (Reports::new(), 0, None);
+    let (mut reports, mut sampled, mut sums, mut filtered) = (Reports::new(), 0, None, [0; 2]);
     let units = flow.units.len();
     let probes = PROBES.min(units);
     for probe in 0..probes {
@@ -124,22 +124,19 @@ fn sample(plan: &Plan, node: &Node) -> Result<Option<Rows>> {
             Ok(false)
         })?;
         add(&mut reports, &passed.reports);
+        filtered = [filtered[0] + passed.filtered[0], filtered[1] + passed.filtered[1]];
     }
     let source = flow.reader.as_ref().and_then(|(id, _)| reports.get(id));
     let seen = source.map_or(sampled, |report| report.rows_in);
-    let scale = flow.rows as f64 / seen.max(1) as f64;
+    // `limit` counts the rows that the filters leave, which are known as a share.
+    let left = filtered[1] as f64 / filtered[0].max(1) as f64 * flow.dataset.rows() as f64;
+    let rows_in = if flow.reader.is_some() { left.min(flow.rows as f64) } else { flow.rows as f64 };
+    let scale = rows_in / seen.max(1) as f64;
     let mut set_aside: BTreeMap<String, f64> = BTreeMap::new();
     for (reason, count) in reports.values().flat_map(|report| &report.set_aside) {
         *set_aside.entry(reason.clone()).or_default() += *count as f64 * scale;
     }
     let tokens = sums.map(|(tokens, _)| tokens.map(|sum| sum * scale));
     let work = sums.map(|(_, work)| work.times(scale));
-    Ok(Some(Rows {
-        sampled: seen,
-        rows_in: flow.rows as f64,
-        rows_out: sampled as f64 * scale,
-        set_aside,
-        tokens,
-        work,
-    }))
+    Ok(Some(Rows { sampled: seen, rows_in, rows_out: sampled as f64 * scale, set_aside, tokens, work }))
 }

@@ -52,6 +52,8 @@ impl Step {
 #[derive(Default)]
 pub(super) struct Passed {
     pub(super) reports: Reports,
+    /// Rows of the files that were read, and those of them that the source's filters left.
+    pub(super) filtered: [u64; 2],
     /// Rows set aside.
     rejects: Rejects,
     /// A stage that set too many aside, for which the pass ended early.
@@ -165,7 +167,10 @@ impl Flow {
                 None => chunk.batch,
                 Some((id, reader)) => {
                     let start = Instant::now();
+                    let read = chunk.batch.num_rows();
                     let (seen, outcome) = reader.apply(&file, chunk)?;
+                    passed.filtered[0] += read as u64;
+                    passed.filtered[1] += seen.num_rows() as u64;
                     let taken = left.min(seen.num_rows() as u64) as usize;
                     left -= taken as u64;
                     // The limit counts rows before they are sorted out.

@@ -31,7 +31,7 @@ pub struct File {
     #[serde(default)]
     #[schemars(extend("examples" = ["cpu", "libtorch:cuda:0"]))]
     pub device: DeviceSpec,
-    /// Precision of frozen weights in `score` and `generate` stages. Training always uses f32.
+    /// Precision of frozen weights in `score` and `generate` stages. A `train` stage has its own `precision`.
     #[serde(default)]
     #[schemars(extend("examples" = ["bf16"]))]
     pub precision: Precision,

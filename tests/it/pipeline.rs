@@ -33,6 +33,27 @@ workdir: ${{out}}
 }
 
 #[test]
+fn a_plan_counts_the_rows_that_filters_leave() {
+    let folder = Folder::new();
+    let row = |number: usize| format!("{{\"prompt\": \"q {number}\", \"chosen\": \"a\", \"rejected\": \"b\"}}\n");
+    folder.write("rows.jsonl", &(0..1000).map(row).collect::<String>());
+    let planned = |settings: &str| {
+        let text = format!(
+            "workdir: run\nstages:\n  pairs: {{ read: {{ from: rows.jsonl{settings} }} }}\n  \
+             out: {{ write: {{ input: pairs, to: out }} }}\n"
+        );
+        let plan = folder.succeeds(&["plan", folder.write("p.yaml", &text).to_str().unwrap()]);
+        let rows = plan.split("about ").find_map(|part| part.split_once(" rows")).unwrap().0;
+        rows.parse::<u64>().unwrap()
+    };
+    assert_eq!(planned(""), 1000);
+    assert!((60..140).contains(&planned(", split: { held_out: 0.1, keep: held_out }")));
+    assert!((860..940).contains(&planned(", split: { held_out: 0.1, keep: train }")));
+    assert!((420..580).contains(&planned(", sample: 0.5")));
+    assert_eq!(planned(", sample: 0.5, limit: 50"), 50);
+}
+
+#[test]
 fn a_small_pipeline_runs_and_is_not_run_twice() {
     let folder = Folder::new();
     let file = small(&folder);
