@@ -95,7 +95,7 @@ enum Command {
     /// Serve the rows of a dataset, or of a stage of a run that is going on, to other programs by Arrow Flight.
     #[cfg(feature = "flight")]
     Serve(serve::Serve),
-    /// Serve rows to other programs by Arrow Flight: in programs that are built with the feature `flight`, as this one is not.
+    /// Serve rows to other programs by Arrow Flight: this program was built without the feature `flight`, which is on by default.
     #[cfg(not(feature = "flight"))]
     Serve {
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -273,7 +273,7 @@ fn dispatch(command: Command) -> Result<()> {
         #[cfg(not(feature = "flight"))]
         Command::Serve { arguments } => {
             let message = format!(
-                "`sepo serve {}` needs the feature `flight`; build the program with `cargo build --release --features flight`",
+                "`sepo serve {}` needs the feature `flight`, which is on by default; this program was built without it",
                 arguments.join(" ")
             );
             Cli::command().error(ErrorKind::InvalidSubcommand, message).exit()
