@@ -171,7 +171,7 @@ fn was_asked_to_stop(status: ExitStatus) -> bool {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

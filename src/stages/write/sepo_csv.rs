@@ -203,7 +203,7 @@ mod tests {
         assert!(said.contains("the first token as a key token"), "{said}");
         let said = with("chosen_key_mask", changed(&|mask| mask.fill(false)));
         assert!(said.contains("no key token"), "{said}");
-        let two = vec![say("user", "a"), say("assistant", "b")];
+        let two = [say("user", "a"), say("assistant", "b")];
         let said = with(PROMPT, messages_column(std::iter::repeat_n(&two[..], batch.num_rows())));
         assert!(said.contains("2 messages"), "{said}");
     }
