@@ -6,7 +6,7 @@
 //! client --DoGet(Ticket)--> Shelf::open --Rows--> delivery, a few batches ahead --> client
 //! ```
 //!
-//! What a client does not take is not read: a stream holds the batches of [`delivery`] and what HTTP/2 buffers, whatever
+//! What a client does not take is not read: a stream holds the batches of `delivery.rs` and what HTTP/2 buffers, whatever
 //! the size of a piece. A stream is closed with the connection of its client, and its reader with it.
 
 mod access;
