@@ -27,6 +27,7 @@ pub mod starter;
 pub mod suite;
 mod supplies;
 pub mod sweep;
+mod tokenizers;
 pub mod tree;
 mod vocabulary;
 
