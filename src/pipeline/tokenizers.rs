@@ -39,3 +39,34 @@ impl Tokenizers {
 pub(super) fn stamps(folder: &Path) -> Stamps {
     Stamps::of([folder.to_owned(), folder.join("additional_chat_templates")], &ENDINGS)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn write(folder: &Path, words: &[&str]) {
+        let vocab: BTreeMap<&str, usize> = words.iter().enumerate().map(|(id, word)| (*word, id)).collect();
+        let file = json!({
+            "version": "1.0", "added_tokens": [],
+            "model": { "type": "WordLevel", "vocab": vocab, "unk_token": words[0] },
+        });
+        fs::write(folder.join("tokenizer.json"), file.to_string()).unwrap();
+    }
+
+    #[test]
+    fn a_tokenizer_is_loaded_once_until_its_files_change() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &["a", "b"]);
+        let tokenizers = Tokenizers::default();
+        let first = tokenizers.load(folder.path()).unwrap();
+        assert!(Arc::ptr_eq(&first, &tokenizers.clone().load(folder.path()).unwrap()));
+        write(folder.path(), &["a", "b", "c"]);
+        let second = tokenizers.load(folder.path()).unwrap();
+        assert_eq!([&first, &second].map(|tokenizer| tokenizer.id("c")), [None, Some(2)]);
+        assert_ne!(first.digest().unwrap(), second.digest().unwrap());
+    }
+}
