@@ -31,7 +31,7 @@ impl Row {
         let settings = Settings { rows: 1, seed: 0 };
         let mut builder = Builder::new(&batch.schema(), tokenizer, settings).map_err(|problems| {
             let missing = problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
-            Error::data(place.clone(), format!("{missing}: rows are shown once they are scored"))
+            Error::data(place.clone(), missing)
         })?;
         builder.add(batch)?;
         let Contents { sample, statistics, .. } = builder.finish(String::new(), None)?;
