@@ -10,6 +10,7 @@ pub mod embedding;
 mod flex;
 pub mod gelu;
 pub mod indices;
+pub mod input;
 pub mod layer_norm;
 pub mod layout;
 #[cfg(feature = "tch")]
@@ -27,6 +28,7 @@ pub mod swiglu;
 mod tests;
 pub mod token_kl;
 pub mod token_logps;
+pub mod upload;
 mod vocabulary;
 
 pub(crate) use flex::few_rows::FEW_ROWS;

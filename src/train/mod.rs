@@ -16,11 +16,12 @@ pub mod stream;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::Claim;
+use crate::kernels::upload::upload;
 use crate::model::cost::{Cost, Workload};
 use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Memory, Needed, PackedBatch, Precision, Response};
@@ -331,8 +332,7 @@ impl Trainer<'_> {
             seen.add_all(&outcomes, weights);
             let weighted = |values: Tensor<1>, slopes: fn(&Outcome) -> [&Vec<f64>; 2]| {
                 let slopes = outcomes.iter().flat_map(slopes).flatten().map(|slope| (slope / total) as f32);
-                let slopes = TensorData::new(slopes.collect::<Vec<_>>(), [batch.targets.len()]);
-                (values * Tensor::from_data(slopes, self.device)).sum()
+                (values * upload(slopes.collect(), [batch.targets.len()], self.device)).sum()
             };
             let mut sum = weighted(output.logps, |outcome| [&outcome.chosen_grad, &outcome.rejected_grad]);
             if let Some(states) = output.states {
