@@ -23,6 +23,7 @@ pub mod precision;
 pub mod residual;
 pub mod rms_norm;
 pub mod rotary;
+pub mod rounding;
 pub mod swiglu;
 #[cfg(test)]
 mod tests;
@@ -33,4 +34,4 @@ mod vocabulary;
 
 pub(crate) use flex::few_rows::FEW_ROWS;
 #[cfg(feature = "tch")]
-pub(crate) use libtorch::set_tf32;
+pub(crate) use libtorch::{free_on_cuda, set_tf32};

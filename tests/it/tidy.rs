@@ -38,6 +38,7 @@ const RANKED: [(&str, Ranks); 7] = [
                 "residual",
                 "rms_norm",
                 "rotary",
+                "rounding",
                 "swiglu",
                 "token_kl",
                 "token_logps",
