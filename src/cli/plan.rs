@@ -7,8 +7,9 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanDuration};
 
 use crate::io::store::shown;
+use crate::model::DeviceSpec;
 use crate::pipeline::Plan;
-use crate::pipeline::estimate::{Computing, Estimate, Memory, ModelMemory, Rows, Training};
+use crate::pipeline::estimate::{Computing, Estimate, Memory, ModelMemory, Room, Rows, Training};
 
 /// The stages in the order in which they run.
 pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
@@ -43,6 +44,9 @@ pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> Strin
         }
         if let Some(memory) = &estimate.memory {
             more(keeps(memory));
+            if let Some(room) = &memory.room {
+                more(has_room(memory, room, plan.device));
+            }
         }
         if let Some(computing) = estimate.computing {
             more(takes(computing));
@@ -62,6 +66,15 @@ fn keeps(memory: &Memory) -> String {
     });
     let parts: Vec<String> = models.chain([format!("a batch {}", HumanBytes(memory.batch))]).collect();
     format!("about {} of memory for models and a batch: {}", HumanBytes(memory.bytes()), parts.join(", "))
+}
+
+fn has_room(memory: &Memory, room: &Room, device: DeviceSpec) -> String {
+    let free = format!("{} free on {device}", HumanBytes(room.free));
+    match (memory.fits(), room.settings.is_empty()) {
+        (true, _) => format!("fits: {free}"),
+        (false, true) => format!("does not fit: {free}"),
+        (false, false) => format!("does not fit: {free}; it would with {}", room.settings.join(", ")),
+    }
 }
 
 fn takes(Computing { operations, seconds }: Computing) -> String {

@@ -2,6 +2,7 @@
 //! be set aside, memory, time. Nothing is written.
 
 mod computing;
+mod fitting;
 mod memory;
 mod training;
 
@@ -19,7 +20,7 @@ use crate::stages::score::pairs;
 use crate::stages::{Shape, Volume};
 use computing::Clock;
 pub use computing::Computing;
-pub use memory::{Memory, ModelMemory};
+pub use memory::{Memory, ModelMemory, Room};
 pub use training::Training;
 use training::training;
 
@@ -66,7 +67,7 @@ pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
     for node in &plan.nodes {
         let rows = sample(plan, node).map_err(|error| error.in_stage(&node.id))?;
         let cost = node.operation().cost(&volume(plan, node, &estimates));
-        let memory = cost.as_ref().map(|cost| memory::memory(plan, cost)).transpose()?.flatten();
+        let memory = cost.as_ref().map(|cost| memory::memory(plan, node, cost)).transpose()?.flatten();
         let computing = cost.as_ref().map(|cost| clock.computing(cost)).transpose()?.flatten();
         let training = training(plan, node, &estimates);
         estimates.insert(node.id.clone(), Estimate { rows, memory, computing, training });

@@ -19,6 +19,7 @@ use crate::io::hub::{Kind, SCHEME, Visibility};
 use crate::model::{Lora, Memory, Precision};
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
+use crate::train::kept::Kept;
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::{Decay, Schedule};
 use crate::train::stream::Shuffle;
@@ -74,8 +75,8 @@ pub struct Train {
     #[schemars(extend("examples" = ["low"]))]
     pub memory: Memory,
     /// Precision of the passes; f32 by default, whatever the file's `precision` says. `bf16` is for devices other than `cpu`: layers
-    /// compute in bf16 with copies of the parameters, which stay f32, as do AdamW's moments; the frozen base of adapters and a live
-    /// reference are held in bf16 alone. `tf32` is for `libtorch:cuda:N`.
+    /// compute in bf16 with copies of the parameters, which stay f32, as do AdamW's moments, unless `optimizer` says otherwise; the
+    /// frozen base of adapters and a live reference are held in bf16 alone. `tf32` is for `libtorch:cuda:N`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
     /// Peak learning rate, above 0 and at most 1.
@@ -104,6 +105,10 @@ pub struct Train {
     #[serde(default)]
     #[schemars(extend("examples" = [0.01]))]
     pub weight_decay: f64,
+    /// What AdamW keeps of every parameter. docs/backends.md lists the bytes of each choice.
+    #[serde(default)]
+    #[schemars(extend("examples" = [{"state": "bf16"}]))]
+    pub optimizer: Kept,
     /// Gradients with a larger norm are scaled down to it.
     #[serde(default = "default_max_grad_norm")]
     #[schemars(extend("examples" = [1.0]))]
@@ -260,6 +265,8 @@ impl Train {
             let problem = Problem::at("precision", "`bf16x2` is for frozen models; training has f32, tf32 and bf16");
             problems.push(problem.help("set `precision: bf16`, or leave it out"));
         }
+        let wrong = self.optimizer.problem(self.precision() == Precision::Bf16, self.lora.is_some());
+        problems.extend(wrong.map(|message| Problem::at("optimizer", message).help("leave `master` out")));
         if self.mask.is_some() && !needs.tokens.contains(&Tokens::Key) {
             let problem = Problem::at("mask", format!("`{name}` trains on all tokens and reads no mask"));
             problems.push(problem.help("leave it out, or train with `sepo`"));
@@ -315,6 +322,7 @@ impl Train {
             schedule: Schedule { peak: self.learning_rate, warmup: self.warmup, decay: self.decay },
             max_grad_norm: self.max_grad_norm,
             optimizer: AdamW { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay },
+            kept: self.optimizer,
             eval_every: self.eval.as_ref().map(|eval| eval.every),
             log_every: self.log_every,
             seed,
@@ -385,8 +393,7 @@ impl Operation for Train {
         let there_and_back = self.settings(0).passes();
         let model = |ModelUse { name, role, .. }| match role {
             Role::Trained(_) | Role::Adapted(_) => {
-                let kept = if self.memory == Memory::Low { KEPT_FORWARD } else { 1 };
-                Some(ModelCost { name, role, kept, work: volume.work.times(epochs * there_and_back) })
+                Some(ModelCost { name, role, kept: 1, work: volume.work.times(epochs * there_and_back) })
             }
             Role::Frozen(_) => Some(ModelCost { name, role, kept: KEPT_FORWARD, work: volume.work.times(epochs) }),
             Role::Stored => None,

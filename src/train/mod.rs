@@ -7,6 +7,7 @@
 
 pub mod checkpoint;
 pub mod example;
+pub mod kept;
 pub mod log;
 pub mod optimizer;
 pub mod policy;
@@ -16,11 +17,12 @@ pub mod stream;
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::Claim;
+use crate::kernels::upload::upload;
 use crate::model::cost::{Cost, Workload};
 use crate::model::score::{budget, check};
 use crate::model::{CausalLm, Memory, Needed, PackedBatch, Precision, Response};
@@ -29,6 +31,7 @@ use crate::objective::{self, Objective, Outcome, Pair, Tokens};
 pub use checkpoint::Checkpoints;
 use checkpoint::Cursor;
 pub use example::Example;
+use kept::Kept;
 use log::Log;
 use optimizer::{AdamW, Gradients};
 pub use policy::Policy;
@@ -60,11 +63,13 @@ pub struct Settings {
     pub max_grad_norm: f64,
     /// AdamW's numbers.
     pub optimizer: AdamW,
+    /// What AdamW keeps of a parameter.
+    pub kept: Kept,
     /// Steps between two looks at the held-out data.
     pub eval_every: Option<u64>,
     /// Steps between two lines of progress and metrics.
     pub log_every: u64,
-    /// Seed of what is trained beside the model.
+    /// Seed of what is trained beside the model, and of stochastic rounding.
     pub seed: u64,
 }
 
@@ -215,11 +220,11 @@ impl Job<'_> {
     /// The policy, its optimizer and the position in the training, from the newest checkpoint if there is one.
     fn restored(&self, model: CausalLm) -> Result<(Policy, optimizer::State, Cursor)> {
         let Self { device, settings, checkpoints, .. } = *self;
-        let mut optimizer = optimizer::State::default();
+        let mut optimizer = optimizer::State::new(settings.kept, settings.seed);
         let policy = Policy::new(model, settings.objective.formula().needs().states, settings.seed, device);
         let (policy, at) = checkpoints.restore(policy, &mut optimizer, &device.clone().without_autodiff())?;
-        let keeps_masters = settings.precision == Precision::Bf16 && !settings.frozen;
-        Ok((if keeps_masters { optimizer.keep_masters(policy) } else { policy }, optimizer, at))
+        let narrows = settings.precision == Precision::Bf16 && !settings.frozen;
+        Ok((if narrows { optimizer.narrowed(policy) } else { policy }, optimizer, at))
     }
 
     /// The steps of the training.
@@ -331,8 +336,7 @@ impl Trainer<'_> {
             seen.add_all(&outcomes, weights);
             let weighted = |values: Tensor<1>, slopes: fn(&Outcome) -> [&Vec<f64>; 2]| {
                 let slopes = outcomes.iter().flat_map(slopes).flatten().map(|slope| (slope / total) as f32);
-                let slopes = TensorData::new(slopes.collect::<Vec<_>>(), [batch.targets.len()]);
-                (values * Tensor::from_data(slopes, self.device)).sum()
+                (values * upload(slopes.collect(), [batch.targets.len()], self.device)).sum()
             };
             let mut sum = weighted(output.logps, |outcome| [&outcome.chosen_grad, &outcome.rejected_grad]);
             if let Some(states) = output.states {
