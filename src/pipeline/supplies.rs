@@ -2,10 +2,11 @@
 
 use arrow::datatypes::SchemaRef;
 
+use super::estimate::batch_tokens;
 use super::plan::{Node, Plan};
 use crate::error::{Error, Result};
 use crate::io::Location;
-use crate::model::{DeviceSpec, ModelSource};
+use crate::model::{BatchTokens, DeviceSpec, ModelSource};
 use crate::report::SetAside;
 use crate::stages::Resources;
 use crate::text::Tokenizer;
@@ -14,6 +15,7 @@ use crate::text::Tokenizer;
 pub(super) struct NodeResources<'a> {
     plan: &'a Plan,
     node: &'a Node,
+    device: DeviceSpec,
     /// Finds the models that `train` stages made.
     trained: &'a dyn Fn(&str) -> Result<ModelSource>,
     /// Rows that the stages above set aside, where that is known.
@@ -22,7 +24,12 @@ pub(super) struct NodeResources<'a> {
 
 impl<'a> NodeResources<'a> {
     pub(super) fn new(plan: &'a Plan, node: &'a Node, trained: &'a dyn Fn(&str) -> Result<ModelSource>) -> Self {
-        Self { plan, node, trained, set_aside: None }
+        Self { plan, node, device: plan.device, trained, set_aside: None }
+    }
+
+    /// The same on `device`.
+    pub(super) fn on(self, device: DeviceSpec) -> Self {
+        Self { device, ..self }
     }
 
     /// The same, where the stages above set these rows aside.
@@ -45,7 +52,11 @@ impl Resources for NodeResources<'_> {
     }
 
     fn device(&self) -> DeviceSpec {
-        self.plan.device
+        self.device
+    }
+
+    fn batch_tokens(&self, wanted: BatchTokens) -> Result<usize> {
+        batch_tokens(self.plan, self.node, self.device, wanted)
     }
 
     fn positions(&self) -> Result<Option<usize>> {

@@ -10,10 +10,10 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::Run;
 use super::record::Record;
 use super::share::Walk;
 use super::workdir::Workdir;
+use super::{Run, locked};
 use crate::error::{Error, Result};
 use crate::io::{Dataset, Location, Owned, Written, at_once, owned, session};
 use crate::pipeline::flow::Flow;
@@ -265,7 +265,7 @@ impl Run<'_> {
         let gone = || Error::stage(&node.id, "its rows are gone; run the pipeline again");
         let record = self.finished(&manifest, &node.id)?.ok_or_else(gone)?;
         let units = Units { folder, count: record.parts.len(), found: BTreeSet::new() };
-        if !self.sound.borrow().contains(&node.id) {
+        if !locked(&self.sound).contains(&node.id) {
             for (unit, part) in record.parts.iter().enumerate() {
                 let at = units.folder.join(&part.name);
                 if at.digest()?.as_ref() != Some(&part.file) {
@@ -277,7 +277,7 @@ impl Run<'_> {
                     return Err(Error::stage(&node.id, message));
                 }
             }
-            self.sound.borrow_mut().insert(node.id.clone());
+            locked(&self.sound).insert(node.id.clone());
         }
         Ok(Flow::whole(Dataset::of(record.parts.iter().map(|part| units.folder.join(&part.name)).collect())?))
     }

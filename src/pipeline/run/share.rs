@@ -55,13 +55,15 @@ pub(super) struct Walk {
     units: Vec<usize>,
     /// Indices of those that are left.
     left: BTreeSet<usize>,
+    /// Those that were met and are not finished.
+    begun: BTreeSet<usize>,
     at: usize,
 }
 
 impl Walk {
     /// A way through `units`, which are in order.
     pub(super) fn through(units: Vec<usize>) -> Self {
-        Self { left: (0..units.len()).collect(), units, at: 0 }
+        Self { left: (0..units.len()).collect(), units, begun: BTreeSet::new(), at: 0 }
     }
 
     /// Leaves out `done`, which other workers did.
@@ -73,10 +75,15 @@ impl Walk {
         }
     }
 
-    /// Units of the way that are not left: done by this worker, or left out.
+    /// Notes that `unit`, which was met, is finished.
+    pub(super) fn finish(&mut self, unit: usize) {
+        self.begun.remove(&unit);
+    }
+
+    /// Units of the way that are finished: done by this worker, or left out.
     pub(super) fn gone(&self) -> impl Iterator<Item = usize> {
         let gone = self.units.iter().enumerate().filter(|(index, _)| !self.left.contains(index));
-        gone.map(|(_, unit)| *unit)
+        gone.map(|(_, unit)| *unit).filter(|unit| !self.begun.contains(unit))
     }
 
     /// Goes on at any of the units that are left. At which, differs between processes.
@@ -97,7 +104,9 @@ impl Iterator for Walk {
         }
         let index = self.at;
         self.at += 1;
-        self.left.remove(&index).then(|| self.units[index])
+        let unit = self.left.remove(&index).then(|| self.units[index])?;
+        self.begun.insert(unit);
+        Some(unit)
     }
 }
 
@@ -135,7 +144,10 @@ mod tests {
         assert_eq!(walk.gone().collect::<Vec<_>>(), [5]);
         let mut met: Vec<usize> = walk.by_ref().collect();
         met.sort_unstable();
-        assert_eq!((met, walk.gone().count()), (vec![2, 8], 3));
+        assert_eq!(met, [2, 8]);
+        assert_eq!(walk.gone().collect::<Vec<_>>(), [5], "no other is finished");
+        walk.finish(8);
+        assert_eq!(walk.gone().collect::<Vec<_>>(), [5, 8]);
     }
 
     #[test]
