@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+#[cfg(feature = "tch")]
+use crate::kernels::cuda_devices;
 
 /// A device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,11 +99,9 @@ impl DeviceChoice {
     }
 }
 
-/// The CUDA devices that LibTorch finds; none in a build without it.
+/// The CUDA devices that LibTorch finds: none in a build without it.
+#[cfg(not(feature = "tch"))]
 fn cuda_devices() -> usize {
-    #[cfg(feature = "tch")]
-    return crate::kernels::cuda_devices();
-    #[cfg(not(feature = "tch"))]
     0
 }
 
