@@ -13,7 +13,9 @@ use crate::pipeline::estimate::{Computing, Estimate, Memory, ModelMemory, Room, 
 
 /// The stages in the order in which they run.
 pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
-    let mut out = format!("workdir {}, device {}, seed {}\n", shown(&plan.workdir), plan.device, plan.seed);
+    let devices: Vec<String> = plan.devices.iter().map(ToString::to_string).collect();
+    let named = if devices.len() == 1 { "device" } else { "devices" };
+    let mut out = format!("workdir {}, {named} {}, seed {}\n", shown(&plan.workdir), devices.join(", "), plan.seed);
     for node in &plan.nodes {
         let operation = node.operation();
         let uses: Vec<String> = operation.uses().iter().map(|(field, name)| format!("{field} {name}")).collect();

@@ -69,6 +69,11 @@ pub(super) fn wide_matmul(lhs: &Tensor, rhs: &Tensor) -> Tensor {
     }
 }
 
+/// The CUDA devices that LibTorch finds.
+pub(crate) fn cuda_devices() -> usize {
+    tch::Cuda::device_count().try_into().unwrap_or_default()
+}
+
 /// The address of a symbol of LibTorch.
 pub(super) fn symbol(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: the name is a C string.

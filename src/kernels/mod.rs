@@ -34,4 +34,4 @@ mod vocabulary;
 
 pub(crate) use flex::few_rows::FEW_ROWS;
 #[cfg(feature = "tch")]
-pub(crate) use libtorch::{free_on_cuda, set_tf32};
+pub(crate) use libtorch::{cuda_devices, free_on_cuda, set_tf32};

@@ -4,13 +4,15 @@
 mod computing;
 mod fitting;
 mod memory;
+mod tokens;
 mod training;
 
 use std::collections::BTreeMap;
 
-use super::flow::{Flow, Step};
+use super::flow::Flow;
 use super::plan::{Node, Plan};
 use super::report::{Reports, add};
+use super::step::Step;
 use super::supplies::NodeResources;
 use crate::columns::PROMPT_IDS;
 use crate::error::{Error, Result};
@@ -21,6 +23,7 @@ use crate::stages::{Shape, Volume};
 use computing::Clock;
 pub use computing::Computing;
 pub use memory::{Memory, ModelMemory, Room};
+pub(super) use tokens::batch_tokens;
 pub use training::Training;
 use training::training;
 
@@ -69,6 +72,8 @@ pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
         let cost = node.operation().cost(&volume(plan, node, &estimates));
         let memory = cost.as_ref().map(|cost| memory::memory(plan, node, cost)).transpose()?.flatten();
         let computing = cost.as_ref().map(|cost| clock.computing(cost)).transpose()?.flatten();
+        let devices = plan.devices_of(node).len() as f64;
+        let computing = computing.map(|all| Computing { seconds: all.seconds / devices, ..all });
         let training = training(plan, node, &estimates);
         estimates.insert(node.id.clone(), Estimate { rows, memory, computing, training });
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::needs::{needs_ids, needs_rewards};
 use super::publication::problems as publication_problems;
-use super::score::{KEPT_FORWARD, Score, default_batch_tokens};
+use super::score::{KEPT_FORWARD, Score};
 use super::{
     HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Publication, Role, Shape, Stage, StageCost, TokenizerUse,
     Volume,
@@ -16,7 +16,7 @@ use crate::columns::{Side, list_type};
 use crate::error::{Problem, Result, suggest};
 use crate::io::Claim;
 use crate::io::hub::{Kind, SCHEME, Visibility};
-use crate::model::{Lora, Memory, Precision};
+use crate::model::{BatchTokens, Lora, Memory, Precision};
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
 use crate::train::kept::Kept;
@@ -65,10 +65,10 @@ pub struct Train {
     #[schemars(extend("examples" = [64], "x-unit" = "pairs"))]
     pub batch_size: usize,
     /// Largest number of tokens in one forward and backward pass. A step uses as many passes as it needs (gradient
-    /// accumulation).
-    #[serde(default = "default_batch_tokens")]
-    #[schemars(extend("examples" = [8192], "x-unit" = "tokens"))]
-    pub batch_tokens: usize,
+    /// accumulation). A pass that the device has no memory for is split, and later ones are smaller.
+    #[serde(default)]
+    #[schemars(extend("examples" = [8192, "auto"], "x-unit" = "tokens"))]
+    pub batch_tokens: BatchTokens,
     /// What a forward pass stores for the backward pass. `low` takes about a third more time and much less memory.
     /// Gradients are the same, so the setting may change in the middle of a training.
     #[serde(default)]
@@ -242,7 +242,7 @@ impl Train {
         at_least("epochs", self.epochs > 0, "above 0");
         at_least("max_steps", self.max_steps != Some(0), "above 0");
         at_least("batch_size", self.batch_size > 0, "above 0");
-        at_least("batch_tokens", self.batch_tokens > 0, "above 0");
+        at_least("batch_tokens", self.batch_tokens.at_least() > 0, "above 0");
         at_least("log_every", self.log_every > 0, "above 0");
         at_least(
             "checkpoint",
@@ -316,7 +316,6 @@ impl Train {
             epochs: self.epochs,
             max_steps: self.max_steps,
             batch_size: self.batch_size,
-            batch_tokens: self.batch_tokens,
             frozen: self.lora.is_some(),
             memory: self.memory,
             schedule: Schedule { peak: self.learning_rate, warmup: self.warmup, decay: self.decay },
@@ -399,7 +398,7 @@ impl Operation for Train {
             Role::Stored => None,
         };
         let models = self.models().into_iter().filter_map(model).collect();
-        Some(StageCost { batch_tokens: self.batch_tokens, models })
+        Some(StageCost { batch_tokens: self.batch_tokens.at_least(), models })
     }
 
     /// Objectives that read the reference's log-probabilities from columns need a scoring pass where these are missing.

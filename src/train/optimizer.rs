@@ -9,7 +9,7 @@ use super::policy::Policy;
 use crate::kernels::adamw::{Step, adamw};
 use crate::kernels::norm::squared_norm;
 use crate::kernels::rounding::round_stochastically;
-use crate::model::score::budget;
+use crate::model::room::budget;
 
 /// AdamW's constant numbers (PyTorch's defaults but for the weight decay, which is 0 as in the field's recipes).
 #[derive(Debug, Clone, Copy, PartialEq)]

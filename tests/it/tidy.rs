@@ -60,7 +60,7 @@ const RANKED: [(&str, Ranks); 7] = [
             &["causal_lm"],
             &["cost", "pass", "trunk"],
             &["architectures", "baseline"],
-            &["layers"],
+            &["layers", "room"],
             &["batch", "checkpoint", "device", "sizes"],
         ],
     ),
