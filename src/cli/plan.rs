@@ -7,12 +7,15 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanDuration};
 
 use crate::io::store::shown;
+use crate::model::DeviceSpec;
 use crate::pipeline::Plan;
-use crate::pipeline::estimate::{Computing, Estimate, Memory, ModelMemory, Rows, Training};
+use crate::pipeline::estimate::{Computing, Estimate, Memory, ModelMemory, Room, Rows, Training};
 
 /// The stages in the order in which they run.
 pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> String {
-    let mut out = format!("workdir {}, device {}, seed {}\n", shown(&plan.workdir), plan.device, plan.seed);
+    let devices: Vec<String> = plan.devices.iter().map(ToString::to_string).collect();
+    let named = if devices.len() == 1 { "device" } else { "devices" };
+    let mut out = format!("workdir {}, {named} {}, seed {}\n", shown(&plan.workdir), devices.join(", "), plan.seed);
     for node in &plan.nodes {
         let operation = node.operation();
         let uses: Vec<String> = operation.uses().iter().map(|(field, name)| format!("{field} {name}")).collect();
@@ -43,6 +46,9 @@ pub(super) fn text(plan: &Plan, estimates: &BTreeMap<String, Estimate>) -> Strin
         }
         if let Some(memory) = &estimate.memory {
             more(keeps(memory));
+            if let Some(room) = &memory.room {
+                more(has_room(memory, room, plan.device));
+            }
         }
         if let Some(computing) = estimate.computing {
             more(takes(computing));
@@ -62,6 +68,15 @@ fn keeps(memory: &Memory) -> String {
     });
     let parts: Vec<String> = models.chain([format!("a batch {}", HumanBytes(memory.batch))]).collect();
     format!("about {} of memory for models and a batch: {}", HumanBytes(memory.bytes()), parts.join(", "))
+}
+
+fn has_room(memory: &Memory, room: &Room, device: DeviceSpec) -> String {
+    let free = format!("{} free on {device}", HumanBytes(room.free));
+    match (memory.fits(), room.settings.is_empty()) {
+        (true, _) => format!("fits: {free}"),
+        (false, true) => format!("does not fit: {free}"),
+        (false, false) => format!("does not fit: {free}; it would with {}", room.settings.join(", ")),
+    }
 }
 
 fn takes(Computing { operations, seconds }: Computing) -> String {

@@ -3,7 +3,7 @@
 //! A body gets `TchTensor`s, whose storage burn counts: an operation of burn writes into a tensor that nobody else holds. So a result
 //! that is a view of an input must never be wrapped by [`fresh`], and an input may be written to only as [`owned`] gives it.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::mem::transmute;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -69,6 +69,11 @@ pub(super) fn wide_matmul(lhs: &Tensor, rhs: &Tensor) -> Tensor {
     }
 }
 
+/// The CUDA devices that LibTorch finds.
+pub(crate) fn cuda_devices() -> usize {
+    tch::Cuda::device_count().try_into().unwrap_or_default()
+}
+
 /// The address of a symbol of LibTorch.
 pub(super) fn symbol(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: the name is a C string.
@@ -94,6 +99,25 @@ pub(crate) fn set_tf32(on: bool) -> bool {
         set(context(), on);
     }
     true
+}
+
+/// The bytes that are free on CUDA device `index`; `None` without CUDA. tch lacks it: `cudaMemGetInfo` of CUDA's runtime.
+pub(crate) fn free_on_cuda(index: usize) -> Option<u64> {
+    let [get, set, info] = [c"cudaGetDevice", c"cudaSetDevice", c"cudaMemGetInfo"].map(symbol);
+    let index = c_int::try_from(index).ok()?;
+    // SAFETY: `cudaError_t cudaGetDevice(int*)`, `cudaSetDevice(int)` and `cudaMemGetInfo(size_t* free, size_t* total)`; 0 is success.
+    unsafe {
+        let get = transmute::<*mut c_void, extern "C" fn(*mut c_int) -> c_int>(get?);
+        let set = transmute::<*mut c_void, extern "C" fn(c_int) -> c_int>(set?);
+        let info = transmute::<*mut c_void, extern "C" fn(*mut usize, *mut usize) -> c_int>(info?);
+        let (mut before, mut free, mut total) = (0, 0, 0);
+        if get(&mut before) != 0 || set(index) != 0 {
+            return None;
+        }
+        let found = info(&mut free, &mut total) == 0;
+        set(before);
+        found.then_some(free as u64)
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod embedding;
 mod flex;
 pub mod gelu;
 pub mod indices;
+pub mod input;
 pub mod layer_norm;
 pub mod layout;
 #[cfg(feature = "tch")]
@@ -22,13 +23,15 @@ pub mod precision;
 pub mod residual;
 pub mod rms_norm;
 pub mod rotary;
+pub mod rounding;
 pub mod swiglu;
 #[cfg(test)]
 mod tests;
 pub mod token_kl;
 pub mod token_logps;
+pub mod upload;
 mod vocabulary;
 
 pub(crate) use flex::few_rows::FEW_ROWS;
 #[cfg(feature = "tch")]
-pub(crate) use libtorch::set_tf32;
+pub(crate) use libtorch::{cuda_devices, free_on_cuda, set_tf32};

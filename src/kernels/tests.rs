@@ -16,6 +16,7 @@ use burn::tensor::{Device, Distribution, FloatDType, Int, Tensor, TensorData};
 use super::attention::{Segment, SpanAttention, Spans, attention};
 use super::gelu::Gelu;
 use super::indices::Indices;
+use super::input::{GradientSum, Input};
 use super::layout::Layout;
 use super::packed::Packed;
 use super::{
@@ -285,7 +286,7 @@ fn norms_agree<B: rms_norm::RmsNorm + layer_norm::LayerNorm>() {
     let out = FloatDType::F32;
     let [x, grad] = [(); 2].map(|()| numbers::<B, 2>([200, 24]));
     let [weight, bias] = [(); 2].map(|()| numbers::<B, 1>([24]));
-    let fast = B::rms_norm(x.clone(), weight.clone(), 1e-5, out);
+    let fast = B::rms_norm(x.clone(), weight.clone(), 1e-5, out, GradientSum::default());
     let portable = rms_norm::portable::<B>(x.clone(), weight.clone(), 1e-5, out);
     assert_same::<B>(&fast.0, &portable.0, 1e-5);
     assert_same::<B>(&fast.1, &portable.1, 1e-5);
@@ -298,6 +299,9 @@ fn norms_agree<B: rms_norm::RmsNorm + layer_norm::LayerNorm>() {
         if let (Some(fast), Some(portable)) = (fast.1, portable.1) {
             assert_same::<B>(&fast, &portable, 5e-5);
         }
+        let sum = numbers::<B, 2>([200, 24]);
+        let onto = B::rms_norm_backward_onto(sum.clone(), x.clone(), weight.clone(), r(), grad.clone(), trains);
+        assert_same::<B>(&onto.0, &B::float_add(sum, portable.0), 1e-5);
     }
 
     let shifted = B::float_add_scalar(B::float_mul_scalar(x, 3.0.into()), 1.0.into());
@@ -439,6 +443,14 @@ fn gradients_match(device: Device) {
         check_gradient(x.clone(), |x| linear::linear(x, w.clone(), layout));
         check_gradient(w, |w| linear::linear(x.clone(), w, layout));
     }
+    // Readers of one tensor, whose gradients add up in one sum: products, a norm and a residual.
+    let (left, right, scale) = (on(&device, [8, 8]), on(&device, [8, 8]), on(&device, [8]));
+    check_gradient(x.clone(), |x| {
+        let x = Input::shared(x * 2.0);
+        let product = |weight: &Tensor<2>| linear::linear(x.clone(), weight.clone(), Layout::OutIn);
+        let normed = rms_norm::rms_norm(x.clone(), scale.clone(), 1e-5, FloatDType::F32);
+        residual::residual(x.clone(), product(&left) * product(&right) + normed) + x.clone().tensor()
+    });
     let scale = on(&device, [8]);
     check_gradient(x.clone(), |x| rms_norm::rms_norm(x, scale.clone(), 1e-5, FloatDType::F32));
     check_gradient(scale, |w| rms_norm::rms_norm(x.clone(), w, 1e-5, FloatDType::F32));

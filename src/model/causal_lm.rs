@@ -13,6 +13,7 @@ use super::layers::overlay::{Overlay, Training};
 use super::layers::parameters::Parameters;
 use super::layers::visit;
 use super::layers::weight::{Head, WeightFormat};
+use super::room::on_device;
 use crate::error::{Error, Result};
 use crate::kernels::precision::Precision;
 use crate::kernels::token_kl::Compared;
@@ -46,7 +47,7 @@ impl CausalLm {
         if format.precision() != precision {
             tracing::warn!("{source}: no products in `{precision}` on this processor and device; computing in f32");
         }
-        let model = Self::frozen(source, format, &opened)?;
+        let model = on_device(device, || Self::frozen(source, format, &opened))?;
         Ok((model, opened, format.precision()))
     }
 

@@ -1,4 +1,4 @@
-//! The devices that models run on: `device:` in a pipeline file.
+//! The devices that models run on: `device:` and `devices:` in a pipeline file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,11 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+#[cfg(feature = "tch")]
+use crate::kernels::cuda_devices;
 
-/// A device as the pipeline file names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(with = "String", extend("examples" = ["cpu", "libtorch", "libtorch:cuda:0", "cuda:0", "vulkan", "vulkan:cpu"]))]
+/// A device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceSpec {
     /// `cpu`: burn's flex back end with this crate's kernels.
     #[default]
@@ -29,7 +29,22 @@ pub enum DeviceSpec {
     VulkanCpu,
 }
 
-const CHOICES: &str = "cpu, libtorch, libtorch:cuda:N, cuda:N, vulkan, vulkan:cpu";
+/// What a pipeline file says of devices: one of them, or all of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schemars(
+    with = "String",
+    extend("examples" = ["cpu", "libtorch", "libtorch:cuda:0", "libtorch:cuda:*", "cuda:0", "vulkan", "vulkan:cpu"])
+)]
+pub enum DeviceChoice {
+    /// A device.
+    One(DeviceSpec),
+    /// `libtorch:cuda:*`: every CUDA device that LibTorch finds.
+    EveryCuda,
+}
+
+const CHOICES: &str = "cpu, libtorch, libtorch:cuda:N, libtorch:cuda:*, cuda:N, vulkan, vulkan:cpu";
+const EVERY_CUDA: &str = "libtorch:cuda:*";
 
 impl FromStr for DeviceSpec {
     type Err = String;
@@ -51,18 +66,43 @@ impl FromStr for DeviceSpec {
     }
 }
 
-impl TryFrom<String> for DeviceSpec {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
+impl Default for DeviceChoice {
+    fn default() -> Self {
+        Self::One(DeviceSpec::default())
     }
 }
 
-impl From<DeviceSpec> for String {
-    fn from(device: DeviceSpec) -> Self {
-        device.to_string()
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == EVERY_CUDA { Ok(Self::EveryCuda) } else { text.parse().map(Self::One) }
     }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        match choice {
+            DeviceChoice::One(device) => device.to_string(),
+            DeviceChoice::EveryCuda => EVERY_CUDA.to_owned(),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The devices that are meant, at least one: where LibTorch finds no CUDA device, the first one, which cannot be opened.
+    pub fn devices(self) -> Vec<DeviceSpec> {
+        match self {
+            Self::One(device) => vec![device],
+            Self::EveryCuda => (0..cuda_devices().max(1)).map(DeviceSpec::LibTorchCuda).collect(),
+        }
+    }
+}
+
+/// The CUDA devices that LibTorch finds: none in a build without it.
+#[cfg(not(feature = "tch"))]
+fn cuda_devices() -> usize {
+    0
 }
 
 impl fmt::Display for DeviceSpec {
@@ -102,17 +142,39 @@ impl DeviceSpec {
         }
     }
 
+    /// Bytes of memory that were free when this process first asked for the device; none where that is not known, as on `cpu`. What
+    /// was taken since is this process's own, much of it kept by LibTorch for the next tensors.
+    pub fn memory(self) -> Option<u64> {
+        #[cfg(feature = "tch")]
+        if let Self::LibTorchCuda(index) = self {
+            use std::collections::BTreeMap;
+            use std::sync::{Mutex, PoisonError};
+            static FREE: Mutex<BTreeMap<usize, Option<u64>>> = Mutex::new(BTreeMap::new());
+            let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+            return *free.entry(index).or_insert_with(|| crate::kernels::free_on_cuda(index));
+        }
+        None
+    }
+
     /// Opens the device, without autodiff.
     ///
     /// # Errors
-    /// A device that this build does not support.
+    /// A device that this build does not support, or that is not there.
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::flex()),
             #[cfg(feature = "tch")]
             Self::LibTorch => Ok(Device::libtorch()),
             #[cfg(feature = "tch")]
-            Self::LibTorchCuda(index) => Ok(Device::libtorch_cuda(index)),
+            Self::LibTorchCuda(index) if index >= cuda_devices() => {
+                Err(Error::model(self, format!("no such device: LibTorch finds {} CUDA devices", cuda_devices())))
+            }
+            #[cfg(feature = "tch")]
+            Self::LibTorchCuda(index) => {
+                // Before this process takes any of it.
+                self.memory();
+                Ok(Device::libtorch_cuda(index))
+            }
             #[cfg(feature = "cuda")]
             Self::Cuda(index) => Ok(Device::cuda(index)),
             #[cfg(feature = "vulkan")]
@@ -132,13 +194,27 @@ impl DeviceSpec {
 mod tests {
     use super::*;
 
+    fn choice(text: &str) -> Result<DeviceChoice, String> {
+        text.to_owned().try_into()
+    }
+
     #[test]
     fn names_round_trip() {
-        for name in ["cpu", "libtorch", "libtorch:cuda:1", "cuda:0", "vulkan", "vulkan:cpu"] {
-            assert_eq!(name.parse::<DeviceSpec>().unwrap().to_string(), name);
+        for name in ["cpu", "libtorch", "libtorch:cuda:1", "libtorch:cuda:*", "cuda:0", "vulkan", "vulkan:cpu"] {
+            assert_eq!(String::from(choice(name).unwrap()), name);
         }
-        for name in ["gpu", "cuda", "cuda:x", "libtorch:cuda:", ""] {
-            assert!(name.parse::<DeviceSpec>().unwrap_err().contains("devices are cpu"), "{name}");
+        for name in ["gpu", "cuda", "cuda:x", "libtorch:cuda:", "cuda:*", ""] {
+            assert!(choice(name).unwrap_err().contains("devices are cpu"), "{name}");
         }
+    }
+
+    /// As on a machine without a GPU: there is none to compute on, and the name of the first one to say so.
+    #[test]
+    fn a_device_that_is_not_there_is_refused_by_its_name() {
+        let devices = DeviceChoice::EveryCuda.devices();
+        assert_eq!(devices.len(), cuda_devices().max(1));
+        let missing = DeviceSpec::LibTorchCuda(cuda_devices());
+        let said = missing.open().unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{missing}: ")), "{said}");
     }
 }

@@ -1,10 +1,17 @@
-//! The memory that a model needs, estimated before it is loaded.
+//! The memory that a model needs, estimated before it is loaded, and the memory that there is.
+
+use std::fs;
 
 use super::architectures::CausalLm;
+use super::checkpoint::names::layer_of;
 use super::checkpoint::source::ModelSource;
-use super::checkpoint::tensors;
+use super::checkpoint::tensors::{self, Checkpoint};
 use super::device::DeviceSpec;
+use super::layers::lora::Lora;
+use super::pass::Memory;
+use super::sizes::Sizes;
 use crate::error::Result;
+use crate::kernels::token_logps;
 
 impl ModelSource {
     /// The number of parameters, from the headers of the checkpoint. A model that is initialised from a configuration is built
@@ -24,11 +31,81 @@ impl ModelSource {
         }
     }
 
-    /// About how many activations a backward pass keeps for every token.
+    /// The number of parameters of the adapters that `lora` describes. 0 for a model that is initialised from a configuration.
     ///
     /// # Errors
-    /// As for [`Self::describe`].
-    pub fn activations(&self) -> Result<u64> {
-        Ok(self.describe()?.sizes.activations())
+    /// As for [`Self::parameters`].
+    pub fn adapter_parameters(&self, lora: &Lora) -> Result<u64> {
+        let Some(folder) = self.base_folder()? else { return Ok(0) };
+        let described = self.describe()?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        let first = described.sizes.layers.saturating_sub(lora.last_layers.unwrap_or(described.sizes.layers));
+        let sum = checkpoint.names().filter_map(|tensor| {
+            let name = tensor.strip_suffix(".weight")?;
+            let [rows, columns] = *checkpoint.shape(tensor)? else { return None };
+            let is_table = name.rsplit('.').next() == Some(described.names.embeddings);
+            let adapted = !is_table
+                && lora.targets(name, described.names.head)
+                && layer_of(name).is_none_or(|layer| layer >= first);
+            adapted.then_some((lora.r * (rows + columns)) as u64)
+        });
+        Ok(sum.sum())
+    }
+}
+
+impl Sizes {
+    /// About how many bytes passes with gradients keep of every token, where a number between products has `bytes` bytes. With little
+    /// memory, hidden states in f32 between the layers, and what one layer keeps, with its gradients.
+    pub fn kept_of_a_token(&self, memory: Memory, bytes: u64) -> u64 {
+        let (layers, layer) = (self.layers as u64, self.activations() * bytes);
+        match memory {
+            Memory::Normal => layers * layer,
+            Memory::Low => layers * self.width as u64 * size_of::<f32>() as u64 + 2 * layer,
+        }
+    }
+
+    /// The bytes of the head's logits at a time, with what is computed of them, in a pass of `tokens` tokens. On `cpu` they are never
+    /// stored.
+    pub fn logits(&self, device: DeviceSpec, tokens: usize) -> u64 {
+        match device {
+            DeviceSpec::Cpu => 0,
+            _ => (2 * size_of::<f32>() * token_logps::ROWS.min(tokens) * self.vocabulary) as u64,
+        }
+    }
+}
+
+impl DeviceSpec {
+    /// The bytes of memory that are free on the device; on a device that computes on the processor, those of the machine. `None` where
+    /// it does not say.
+    pub fn free_memory(self) -> Option<u64> {
+        match self {
+            Self::Cpu | Self::LibTorch | Self::VulkanCpu => free_of_machine(),
+            #[cfg(feature = "tch")]
+            Self::LibTorchCuda(index) => crate::kernels::free_on_cuda(index),
+            _ => None,
+        }
+    }
+}
+
+/// What Linux says is available, within the limit of the control group.
+fn free_of_machine() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024;
+    let number = |name: &str| fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<u64>().ok();
+    let group = number("memory.max").zip(number("memory.current")).map(|(most, used)| most.saturating_sub(used));
+    Some(group.map_or(machine, |group| group.min(machine)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_machine_says_how_much_is_free() {
+        let free = DeviceSpec::Cpu.free_memory().unwrap();
+        assert!(free > 1 << 20, "{free}");
+        assert_eq!(DeviceSpec::Cuda(0).free_memory(), None);
     }
 }

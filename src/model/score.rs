@@ -1,9 +1,7 @@
-//! Log-probabilities of many rows, in batches of rows of similar length within a token budget; results are in the order of the
+//! Log-probabilities of many rows, in batches of rows of similar length within the room of the device; results are in the order of the
 //! rows.
 
 mod divergence;
-
-use std::ops::Range;
 
 use burn::tensor::{Device, Tensor};
 
@@ -12,8 +10,11 @@ use super::batch::{Needed, PackedBatch, PairIds, Response};
 use super::checkpoint::source::ModelSource;
 use super::cost::{Cost, Workload};
 use super::device::DeviceSpec;
+use super::room::Room;
 use crate::error::{Error, Result};
 use crate::kernels::precision::Precision;
+
+pub use super::room::budget;
 
 /// The log-probability of every response token, `[chosen, rejected]` for every pair.
 pub type Logps = Vec<[Vec<f32>; 2]>;
@@ -24,7 +25,7 @@ pub struct Scorer {
     device: Device,
     precision: Precision,
     name: String,
-    batch_tokens: usize,
+    room: Room,
     cost: Cost,
 }
 
@@ -33,10 +34,11 @@ impl Scorer {
     ///
     /// # Errors
     /// As for [`CausalLm::open`].
-    pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
-        let (model, device, precision) = CausalLm::open(source, device, precision)?;
+    pub fn load(source: &ModelSource, spec: DeviceSpec, precision: Precision, batch_tokens: usize) -> Result<Self> {
+        let (model, device, precision) = CausalLm::open(source, spec, precision)?;
         let (name, cost) = (source.to_string(), Cost::of(&source.describe()?.sizes));
-        Ok(Self { model, device, precision, name, batch_tokens, cost })
+        let room = Room::new(spec, batch_tokens);
+        Ok(Self { model, device, precision, name, room, cost })
     }
 
     /// The precision in use; f32 if the processor has no products in the requested one.
@@ -95,7 +97,8 @@ impl Scorer {
         let mut out = [(); N].map(|()| vec![Default::default(); pairs.len()]);
         let mut order: Vec<usize> = (0..pairs.len()).collect();
         order.sort_by_key(|index| cost(&pairs[*index]));
-        for range in budget(order.iter().map(|index| cost(&pairs[*index])), self.batch_tokens) {
+        let costs: Vec<usize> = order.iter().map(|index| cost(&pairs[*index])).collect();
+        self.room.batches(&costs, |range| {
             let mut batch = PackedBatch::default();
             for index in &order[range.clone()] {
                 let pair = &pairs[*index];
@@ -110,7 +113,8 @@ impl Scorer {
                     out[*index] = [&ranges[0], &ranges[1]].map(|range| logps[range.clone()].to_vec());
                 }
             }
-        }
+            Ok(())
+        })?;
         Ok(out)
     }
 }
@@ -140,30 +144,30 @@ fn cost(pair: &PairIds) -> usize {
     pair.prompt.len() + pair.responses[0].len() + pair.responses[1].len()
 }
 
-/// Consecutive ranges whose total cost is at most `limit`; a single cost above it has a range of its own.
-pub fn budget(costs: impl Iterator<Item = usize>, limit: usize) -> Vec<Range<usize>> {
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    let mut sum = 0;
-    for (index, cost) in costs.enumerate() {
-        match ranges.last_mut() {
-            Some(range) if sum + cost <= limit => range.end = index + 1,
-            _ => {
-                ranges.push(index..index + 1);
-                sum = 0;
-            }
-        }
-        sum += cost;
-    }
-    ranges
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::room::with_memory_for;
 
     #[test]
-    fn ranges_stay_within_the_budget() {
-        assert_eq!(budget([3, 4, 5, 20, 1].into_iter(), 9), [0..2, 2..3, 3..4, 4..5]);
-        assert!(budget(std::iter::empty(), 9).is_empty());
+    fn rows_come_out_the_same_where_memory_is_scarce() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama-tied");
+        let source = ModelSource::folder("llama-tied", folder);
+        let answers: Vec<Vec<i32>> = (0..20).map(|row| (3..5 + row % 7).collect()).collect();
+        let pairs: Vec<PairIds> =
+            answers.iter().map(|ids| PairIds { prompt: &[7, 9], responses: [ids, &ids[..1]] }).collect();
+        let scorer = || Scorer::load(&source, DeviceSpec::Cpu, Precision::F32, 512).unwrap();
+        let all = scorer().logps(&pairs).unwrap();
+        let scarce = scorer();
+        let own = with_memory_for(30, || scarce.logps(&pairs)).unwrap();
+        assert!(scarce.room.tokens() <= 30, "{}", scarce.room.tokens());
+        for (own, all) in own.iter().flatten().flatten().zip(all.iter().flatten().flatten()) {
+            assert!((own - all).abs() < 1e-5, "{own} {all}");
+        }
+        assert_eq!(own.iter().map(|row| row.each_ref().map(Vec::len)).collect::<Vec<_>>(), lengths(&pairs));
+    }
+
+    fn lengths(pairs: &[PairIds]) -> Vec<[usize; 2]> {
+        pairs.iter().map(|pair| pair.responses.map(<[i32]>::len)).collect()
     }
 }

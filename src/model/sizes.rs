@@ -60,8 +60,9 @@ impl Sizes {
         layers * (attention + feed_forward * width * inner)
     }
 
-    /// About how many activations a backward pass keeps for every token: the inputs of products, norms and activation functions.
+    /// About how many activations a layer keeps of every token for its way back: the inputs of products, norms and activation
+    /// functions.
     pub fn activations(&self) -> u64 {
-        (self.layers * (8 * self.width + 3 * self.inner)) as u64
+        (8 * self.width + 3 * self.inner) as u64
     }
 }

@@ -2,14 +2,17 @@
 //! be set aside, memory, time. Nothing is written.
 
 mod computing;
+mod fitting;
 mod memory;
+mod tokens;
 mod training;
 
 use std::collections::BTreeMap;
 
-use super::flow::{Flow, Step};
+use super::flow::Flow;
 use super::plan::{Node, Plan};
 use super::report::{Reports, add};
+use super::step::Step;
 use super::supplies::NodeResources;
 use crate::columns::PROMPT_IDS;
 use crate::error::{Error, Result};
@@ -19,7 +22,8 @@ use crate::stages::score::pairs;
 use crate::stages::{Shape, Volume};
 use computing::Clock;
 pub use computing::Computing;
-pub use memory::{Memory, ModelMemory};
+pub use memory::{Memory, ModelMemory, Room};
+pub(super) use tokens::batch_tokens;
 pub use training::Training;
 use training::training;
 
@@ -66,8 +70,10 @@ pub fn estimate(plan: &Plan) -> Result<BTreeMap<String, Estimate>> {
     for node in &plan.nodes {
         let rows = sample(plan, node).map_err(|error| error.in_stage(&node.id))?;
         let cost = node.operation().cost(&volume(plan, node, &estimates));
-        let memory = cost.as_ref().map(|cost| memory::memory(plan, cost)).transpose()?.flatten();
+        let memory = cost.as_ref().map(|cost| memory::memory(plan, node, cost)).transpose()?.flatten();
         let computing = cost.as_ref().map(|cost| clock.computing(cost)).transpose()?.flatten();
+        let devices = plan.devices_of(node).len() as f64;
+        let computing = computing.map(|all| Computing { seconds: all.seconds / devices, ..all });
         let training = training(plan, node, &estimates);
         estimates.insert(node.id.clone(), Estimate { rows, memory, computing, training });
     }

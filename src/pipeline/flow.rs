@@ -1,5 +1,6 @@
 //! Rows on their way: a source, in units, and the transforms that they pass through.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,11 +9,12 @@ use arrow::array::RecordBatch;
 use super::plan::Node;
 use super::rejects::{Folder, Rejects, TooMany};
 use super::report::Reports;
+use super::step::{Applied, Step, Submitted};
 use crate::error::{Error, Result};
-use crate::io::{Dataset, Unit, prefetch};
+use crate::io::{Chunk, Dataset, Unit, prefetch};
 use crate::stages::positions::Fitting;
 use crate::stages::read::Reader;
-use crate::stages::{Derived, Shape, Transform};
+use crate::stages::{Derived, Shape};
 
 /// Rows of a batch: what a forward pass sorts by length, what is decoded at a time.
 const BATCH_ROWS: usize = 256;
@@ -36,18 +38,6 @@ pub(super) struct Flow {
     pub(super) max_reject_share: f64,
 }
 
-/// A transform at work, with the id of its stage.
-pub(super) struct Step {
-    pub(super) id: String,
-    pub(super) work: Box<dyn Transform>,
-}
-
-impl Step {
-    pub(super) fn new(id: &str, work: Box<dyn Transform>) -> Self {
-        Self { id: id.to_owned(), work }
-    }
-}
-
 /// What a unit's pass leaves beside its rows.
 #[derive(Default)]
 pub(super) struct Passed {
@@ -61,16 +51,24 @@ pub(super) struct Passed {
 }
 
 impl Passed {
+    /// Counts what became of `batch`, and returns the rows that go on.
+    fn add(&mut self, stage: &str, batch: &RecordBatch, applied: Applied) -> RecordBatch {
+        let Applied { outcome, counted, seconds } = applied;
+        self.count(stage, seconds, batch, outcome.kept.num_rows(), &outcome.set_aside);
+        self.reports.entry(stage.to_owned()).or_default().add_metrics(&counted);
+        outcome.kept
+    }
+
     fn count(
         &mut self,
         stage: &str,
-        start: Instant,
+        seconds: f64,
         batch: &RecordBatch,
         rows_out: usize,
         set_aside: &[(usize, &'static str)],
     ) {
         let report = self.reports.entry(stage.to_owned()).or_default();
-        report.seconds += start.elapsed().as_secs_f64();
+        report.seconds += seconds;
         report.rows_in += batch.num_rows() as u64;
         report.rows_out += rows_out as u64;
         for (row, reason) in set_aside {
@@ -148,7 +146,23 @@ impl Flow {
         self.reader.iter().map(|(id, _)| id.clone()).chain(steps).collect()
     }
 
-    /// Runs unit `index` through `steps`; `take` gets the rows and says whether it wants more. `before` is what the
+    /// The rows of the source that `chunk` of `file` gives, at most `left`, which becomes less.
+    fn source_rows(&self, file: &str, chunk: Chunk, left: &mut u64, passed: &mut Passed) -> Result<RecordBatch> {
+        let Some((id, reader)) = &self.reader else { return Ok(chunk.batch) };
+        let (start, read) = (Instant::now(), chunk.batch.num_rows());
+        let (seen, outcome) = reader.apply(file, chunk)?;
+        passed.filtered[0] += read as u64;
+        passed.filtered[1] += seen.num_rows() as u64;
+        let taken = (*left).min(seen.num_rows() as u64) as usize;
+        *left -= taken as u64;
+        // The limit counts rows before they are sorted out.
+        let set_aside: Vec<_> = outcome.set_aside.into_iter().filter(|(row, _)| *row < taken).collect();
+        let kept = outcome.kept.slice(0, taken - set_aside.len());
+        passed.count(id, start.elapsed().as_secs_f64(), &seen.slice(0, taken), kept.num_rows(), &set_aside);
+        Ok(kept)
+    }
+
+    /// Runs unit `index` through `steps`; `take` gets the rows in their order and says whether it wants more. `before` is what the
     /// units before this one counted.
     pub(super) fn run(
         &self,
@@ -159,48 +173,56 @@ impl Flow {
     ) -> Result<Passed> {
         let (unit, mut left) = self.units[index].clone();
         let file = self.dataset.file(&unit).to_string();
-        let mut passed = Passed::default();
+        let (mut passed, mut ahead) = (Passed::default(), Ahead::default());
         self.dataset.unchanged(&unit)?;
-        for chunk in prefetch(self.dataset.read(&unit, BATCH_ROWS)?) {
-            let chunk = chunk?;
-            let mut batch = match &self.reader {
-                None => chunk.batch,
-                Some((id, reader)) => {
-                    let start = Instant::now();
-                    let read = chunk.batch.num_rows();
-                    let (seen, outcome) = reader.apply(&file, chunk)?;
-                    passed.filtered[0] += read as u64;
-                    passed.filtered[1] += seen.num_rows() as u64;
-                    let taken = left.min(seen.num_rows() as u64) as usize;
-                    left -= taken as u64;
-                    // The limit counts rows before they are sorted out.
-                    let set_aside: Vec<_> = outcome.set_aside.into_iter().filter(|(row, _)| *row < taken).collect();
-                    let kept = outcome.kept.slice(0, taken - set_aside.len());
-                    passed.count(id, start, &seen.slice(0, taken), kept.num_rows(), &set_aside);
-                    kept
+        let mut chunks = prefetch(self.dataset.read(&unit, BATCH_ROWS)?);
+        let mut is_wanted = true;
+        while is_wanted {
+            let next = if left == 0 { None } else { chunks.next() };
+            let is_last = next.is_none();
+            if let Some(chunk) = next {
+                let mut batch = self.source_rows(&file, chunk?, &mut left, &mut passed)?;
+                if let Some((last, first)) = steps.split_last_mut() {
+                    for step in first {
+                        let applied = step.apply(batch.clone())?;
+                        batch = passed.add(&step.id, &batch, applied);
+                    }
+                    ahead.0.push_back((batch.clone(), last.submit(batch)));
+                } else {
+                    is_wanted = batch.num_rows() == 0 || take(batch)?;
                 }
-            };
-            for step in steps.iter_mut() {
-                let came = batch.clone();
-                let start = Instant::now();
-                let outcome = step.work.apply(batch).map_err(|error| error.in_stage(&step.id))?;
-                passed.count(&step.id, start, &came, outcome.kept.num_rows(), &outcome.set_aside);
-                batch = outcome.kept;
             }
-            if batch.num_rows() > 0 && !take(batch)? || left == 0 {
-                break;
+            if let Some(last) = steps.last() {
+                let most = if is_last { 0 } else { last.ahead() };
+                while is_wanted && let Some(batch) = ahead.next(most, last, &mut passed)? {
+                    is_wanted = batch.num_rows() == 0 || take(batch)?;
+                }
             }
             passed.too_many = TooMany::find(before, &passed.reports, self.max_reject_share);
-            if passed.too_many.is_some() {
-                break;
-            }
+            is_wanted &= !is_last && passed.too_many.is_none();
         }
         // Rows of another version must not be kept.
         self.dataset.unchanged(&unit)?;
         for step in steps {
-            let report = passed.reports.entry(step.id.clone()).or_default();
-            report.metrics = step.work.counted();
+            // Also where no row came by.
+            passed.reports.entry(step.id.clone()).or_default().add_metrics(&step.counted());
         }
         Ok(passed)
+    }
+}
+
+/// Batches that the last step of a pass has not given back yet, in their order.
+#[derive(Default)]
+struct Ahead(VecDeque<(RecordBatch, Submitted)>);
+
+impl Ahead {
+    /// The rows that go on of the first of more than `most` batches that `step` has.
+    fn next(&mut self, most: usize, step: &Step, passed: &mut Passed) -> Result<Option<RecordBatch>> {
+        if self.0.len() <= most {
+            return Ok(None);
+        }
+        let Some((batch, submitted)) = self.0.pop_front() else { return Ok(None) };
+        let applied = step.result(&submitted)?;
+        Ok(Some(passed.add(&step.id, &batch, applied)))
     }
 }

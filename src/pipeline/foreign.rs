@@ -77,7 +77,7 @@ const KEYS: &[(&[&str], Ours)] = &[
     (&["lr_scheduler_type", "lr_scheduler", "scheduler"], Key("decay", TRAIN)),
     (&["adam_beta1", "adam_beta2"], Way("`betas: [0.9, 0.999]` in a `train` stage")),
     (&["adam_epsilon"], Key("eps", TRAIN)),
-    (&["optim", "optimizer", "optim_args"], NO_ADAMS_KIN),
+    (&["optim", "optim_args"], NO_ADAMS_KIN),
     (&["gradient_clipping", "clip_grad_norm"], Key("max_grad_norm", TRAIN)),
     (&["logging_steps"], Key("log_every", TRAIN)),
     (&["save_steps", "save_strategy"], Way("`checkpoint: { every: 200 }` in a `train` stage")),

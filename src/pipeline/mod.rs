@@ -24,6 +24,7 @@ pub mod schema;
 pub mod sources;
 pub mod spec;
 pub mod starter;
+mod step;
 pub mod suite;
 mod supplies;
 pub mod sweep;

@@ -33,8 +33,10 @@ pub struct Plan {
     pub workdir: String,
     /// The stores that paths and URLs lie in.
     pub stores: Stores,
-    /// Where models run.
+    /// Where models run that need one device alone: the first of `devices`.
     pub device: DeviceSpec,
+    /// Where models run, of one kind.
+    pub devices: Vec<DeviceSpec>,
     /// Seed of the order of training rows.
     pub seed: u64,
     /// The largest share of a stage's rows that may be set aside.
@@ -157,12 +159,13 @@ impl Plan {
             let message = format!("max_reject_share is {}; it must be in [0, 1]", spec.file.max_reject_share);
             problems.push(Problem::at("max_reject_share", message));
         }
-        problems.extend(not_built(spec.file.device));
+        let devices = devices(spec, &mut problems);
         let mut plan = Self {
             nodes: Vec::new(),
             workdir: spec.file.workdir.clone(),
             stores,
-            device: spec.file.device,
+            device: devices[0],
+            devices,
             seed: spec.file.seed,
             max_reject_share: spec.file.max_reject_share,
             allow_empty: spec.file.allow_empty,
@@ -206,6 +209,12 @@ impl Plan {
     /// The stage `id`.
     pub fn node(&self, id: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// The devices that share the rows of `node`.
+    pub(super) fn devices_of(&self, node: &Node) -> &[DeviceSpec] {
+        let is_shared = matches!(node.shape(), Shape::Materialised(_)) && !node.operation().models().is_empty();
+        if is_shared { &self.devices } else { &self.devices[..1] }
     }
 
     /// The stages that take the rows of `id`.
@@ -380,6 +389,31 @@ fn is_id(id: &str) -> bool {
     id.starts_with(first) && id.chars().all(|c| first(c) || c == '-')
 }
 
+/// The devices of `spec`, at least one; what is wrong with them goes to `problems`.
+fn devices(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<DeviceSpec> {
+    let (one, several) = (spec.file.device, &spec.file.devices);
+    if !spec.says(&["devices"]) {
+        let devices = one.devices();
+        problems.extend(not_built(devices[0]).map(|problem| problem.within(&["device"])));
+        return devices;
+    }
+    let devices: Vec<DeviceSpec> = several.iter().flat_map(|choice| choice.devices()).collect();
+    let mut problem = |problem: Problem| problems.push(problem.within(&["devices"]));
+    let Some(first) = devices.first() else {
+        problem(Problem::at("", "no device is named").help("name at least one, or leave `devices` out"));
+        return one.devices();
+    };
+    if spec.says(&["device"]) {
+        problem(Problem::at("", "the file has `device` as well").help("leave one of the two out"));
+    }
+    if let Some(other) = devices.iter().find(|device| device.kind() != first.kind()) {
+        let message = format!("`{first}` and `{other}` are devices of two kinds, whose results differ by rounding");
+        problem(Problem::at("", message).help("name devices of one kind"));
+    }
+    not_built(*first).into_iter().for_each(problem);
+    devices
+}
+
 /// A device that this build cannot open.
 fn not_built(device: DeviceSpec) -> Option<Problem> {
     let feature = device.missing_feature()?;
@@ -391,7 +425,7 @@ fn not_built(device: DeviceSpec) -> Option<Problem> {
         }
         _ => format!("build with `--features {feature}`, as docs/backends.md says; `cpu` needs nothing"),
     };
-    Some(Problem::at("device", format!("this build cannot use the device `{device}`")).help(help))
+    Some(Problem::at("", format!("this build cannot use the device `{device}`")).help(help))
 }
 
 /// Stage ids so that each comes after what it uses; unknown names and cycles are problems.

@@ -35,7 +35,7 @@ pub struct StageReport {
     /// the run that did it.
     #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
     pub reused: Option<f64>,
-    /// Seconds that the stage was busy, model loading apart.
+    /// Seconds that the stage was busy, model loading apart; of several devices their sum.
     pub seconds: f64,
     /// Seconds that models took to load.
     pub load_seconds: f64,
@@ -52,7 +52,7 @@ pub struct StageReport {
 pub type Reports = BTreeMap<String, StageReport>;
 
 impl StageReport {
-    /// Adds what the same stage did elsewhere. Metrics that are numbers add up; of others the first stays.
+    /// Adds what the same stage did elsewhere, as [`Self::add_metrics`] does.
     pub fn add(&mut self, other: &Self) {
         self.rows_in += other.rows_in;
         self.rows_out += other.rows_out;
@@ -67,7 +67,12 @@ impl StageReport {
                 self.warnings.push(warning.clone());
             }
         }
-        for (name, value) in &other.metrics {
+        self.add_metrics(&other.metrics);
+    }
+
+    /// Adds what the stage counted elsewhere: numbers add up; of others the first stays.
+    pub fn add_metrics(&mut self, metrics: &Metrics) {
+        for (name, value) in metrics {
             match self.metrics.get_mut(name) {
                 Some(own) => *own = sum(own, value),
                 None => drop(self.metrics.insert(name.clone(), value.clone())),

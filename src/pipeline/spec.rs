@@ -11,7 +11,7 @@ use super::sweep::Sweep;
 use super::tree::{Allowance, Content, Node, Vars, expand, lookup};
 use crate::error::{Error, Mistake, Problem, Result};
 use crate::io::Storage;
-use crate::model::{DeviceSpec, Precision};
+use crate::model::{DeviceChoice, Precision};
 use crate::stages::Stage;
 
 /// A pipeline file.
@@ -26,11 +26,16 @@ pub struct File {
     /// Folder or URL for everything that a run keeps: materialised rows, models, metrics, rejected rows.
     #[schemars(extend("examples" = ["runs/first", "s3://bucket/runs/first"]))]
     pub workdir: String,
-    /// Device that models run on: `cpu`, `libtorch`, `libtorch:cuda:N`, `cuda:N`, `vulkan` or `vulkan:cpu`
-    /// (docs/backends.md).
+    /// Device that models run on: `cpu`, `libtorch`, `libtorch:cuda:N`, `cuda:N`, `vulkan` or `vulkan:cpu`, or with `libtorch:cuda:*`
+    /// every CUDA device that LibTorch finds (docs/backends.md).
     #[serde(default)]
-    #[schemars(extend("examples" = ["cpu", "libtorch:cuda:0"]))]
-    pub device: DeviceSpec,
+    #[schemars(extend("examples" = ["cpu", "libtorch:cuda:0", "libtorch:cuda:*"]))]
+    pub device: DeviceChoice,
+    /// Several devices of one kind, in place of `device`. `score` and `generate` stages load their models on each of them and share
+    /// the rows out; `train` and `evaluate` stages use the first one. Rows are the same as with one device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("examples" = [["libtorch:cuda:0", "libtorch:cuda:1"]]))]
+    pub devices: Vec<DeviceChoice>,
     /// Precision of frozen weights in `score` and `generate` stages. A `train` stage has its own `precision`.
     #[serde(default)]
     #[schemars(extend("examples" = ["bf16"]))]
@@ -129,7 +134,7 @@ impl Spec {
         mistakes.extend(unknown.into_iter().map(|(at, message)| Mistake { at, message, help: None }));
         let root = schema::of::<File>();
         schema::check(&mut tree, &root, &root, &mut mistakes);
-        mistakes.extend(unknown_device(&tree));
+        mistakes.extend(unknown_devices(&tree));
         if !mistakes.is_empty() {
             mistakes.sort_by_key(|mistake| mistake.at);
             return Err(fail(mistakes));
@@ -183,14 +188,18 @@ pub(super) fn repeated(tree: &mut Node) -> Vec<Mistake> {
     tree.take_repeated().into_iter().map(mistake).collect()
 }
 
-/// A device that no build has.
-fn unknown_device(tree: &Node) -> Option<Mistake> {
-    let device = tree.get("device")?;
-    let text = device.scalar()?;
-    let message = text.parse::<DeviceSpec>().err()?;
-    let is_gpu = ["cuda", "gpu", "nvidia", "auto"].iter().any(|word| text.to_lowercase().contains(word));
-    let help = is_gpu.then(|| "an NVIDIA GPU is `libtorch:cuda:0`, in a build with `--features tch`".to_owned());
-    Some(Mistake { at: device.at, message, help })
+/// Devices that no build has.
+fn unknown_devices(tree: &Node) -> Vec<Mistake> {
+    let several = tree.get("devices").map(|devices| &devices.content);
+    let several = if let Some(Content::List(devices)) = several { &devices[..] } else { &[] };
+    let mistake = |device: &Node| {
+        let text = device.scalar()?;
+        let message = DeviceChoice::try_from(text.clone()).err()?;
+        let is_gpu = ["cuda", "gpu", "nvidia", "auto"].iter().any(|word| text.to_lowercase().contains(word));
+        let help = is_gpu.then(|| "an NVIDIA GPU is `libtorch:cuda:0`, in a build with `--features tch`".to_owned());
+        Some(Mistake { at: device.at, message, help })
+    };
+    tree.get("device").into_iter().chain(several).filter_map(mistake).collect()
 }
 
 /// The values of all variables; defaults may use variables that stand before them.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
+use super::estimate::batch_tokens;
 use super::plan::{Node, Plan};
 use super::run::UPLOADS;
 use crate::error::{Error, Result};
 use crate::io::Location;
 use crate::io::hub::SCHEME;
-use crate::model::{DeviceSpec, ModelSource};
+use crate::model::{BatchTokens, DeviceSpec, ModelSource};
 use crate::report::SetAside;
 use crate::stages::Resources;
 use crate::text::Tokenizer;
@@ -18,6 +19,7 @@ use crate::text::Tokenizer;
 pub(super) struct NodeResources<'a> {
     plan: &'a Plan,
     node: &'a Node,
+    device: DeviceSpec,
     /// Finds the models that `train` stages made.
     trained: &'a dyn Fn(&str) -> Result<ModelSource>,
     /// Rows that the stages above set aside, where that is known.
@@ -26,7 +28,12 @@ pub(super) struct NodeResources<'a> {
 
 impl<'a> NodeResources<'a> {
     pub(super) fn new(plan: &'a Plan, node: &'a Node, trained: &'a dyn Fn(&str) -> Result<ModelSource>) -> Self {
-        Self { plan, node, trained, set_aside: None }
+        Self { plan, node, device: plan.device, trained, set_aside: None }
+    }
+
+    /// The same on `device`.
+    pub(super) fn on(self, device: DeviceSpec) -> Self {
+        Self { device, ..self }
     }
 
     /// The same, where the stages above set these rows aside.
@@ -49,7 +56,11 @@ impl Resources for NodeResources<'_> {
     }
 
     fn device(&self) -> DeviceSpec {
-        self.plan.device
+        self.device
+    }
+
+    fn batch_tokens(&self, wanted: BatchTokens) -> Result<usize> {
+        batch_tokens(self.plan, self.node, self.device, wanted)
     }
 
     fn positions(&self) -> Result<Option<usize>> {

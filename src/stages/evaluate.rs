@@ -17,7 +17,7 @@ use self::answers::Told;
 use self::pairs::Sums;
 use super::needs::needs_ids;
 use super::positions::Reads;
-use super::score::{KEPT_FORWARD, default_batch_tokens, no_batch_tokens};
+use super::score::{KEPT_FORWARD, no_batch_tokens};
 use super::{
     Compared, Ending, HeldOut, Inputs, ModelCost, ModelUse, Operation, Resources, Role, Shape, Sink, StageCost,
     TokenizerUse, Volume,
@@ -25,7 +25,7 @@ use super::{
 use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
 use crate::error::{Problem, Result};
 use crate::io::program;
-use crate::model::Precision;
+use crate::model::{BatchTokens, Precision};
 use comparison::Comparison;
 pub use judge::{Command, Judge, Reward};
 
@@ -60,9 +60,13 @@ pub struct Evaluate {
     #[schemars(extend("examples" = ["before"]))]
     pub against: Option<String>,
     /// Largest number of tokens in a forward pass.
-    #[serde(default = "default_batch_tokens")]
+    #[serde(default = "usual_batch_tokens")]
     #[schemars(extend("examples" = [8192], "x-unit" = "tokens"))]
     pub batch_tokens: usize,
+}
+
+fn usual_batch_tokens() -> usize {
+    BatchTokens::USUAL
 }
 
 impl Evaluate {

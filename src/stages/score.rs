@@ -30,7 +30,7 @@ use crate::columns::{
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::cost::Workload;
 use crate::model::score::Logps;
-use crate::model::{DeviceSpec, ModelSource, PairIds, Precision, Scorer};
+use crate::model::{BatchTokens, DeviceSpec, ModelSource, PairIds, Precision, Scorer};
 
 /// Adds log-probability and reward columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,19 +50,15 @@ pub struct Score {
     #[serde(default, skip_serializing_if = "Not::not")]
     #[schemars(extend("examples" = [true]))]
     pub contrast: bool,
-    /// Largest number of tokens in a forward pass, above 0. A longer row gets a pass of its own.
-    #[serde(default = "default_batch_tokens")]
-    #[schemars(extend("examples" = [8192], "x-unit" = "tokens"))]
-    pub batch_tokens: usize,
+    /// Largest number of tokens in a forward pass, above 0. A longer row gets a pass of its own. A pass that the device has no memory for
+    /// is split, and later ones are smaller.
+    #[serde(default)]
+    #[schemars(extend("examples" = [8192, "auto"], "x-unit" = "tokens"))]
+    pub batch_tokens: BatchTokens,
     /// Precision of the weights. The default is the file's `precision`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("examples" = ["bf16"]))]
     pub precision: Option<Precision>,
-}
-
-/// Tokens of a forward pass without a word about it: fits two thousand positions of a small model in every cache.
-pub(super) fn default_batch_tokens() -> usize {
-    4096
 }
 
 /// What a pass without gradients keeps of the numbers that training keeps for every token: one part of so many.
@@ -104,7 +100,7 @@ impl Score {
     /// Columns that are missing, and settings that contradict one another.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = needs_ids(input);
-        problems.extend(no_batch_tokens(self.batch_tokens));
+        problems.extend(no_batch_tokens(self.batch_tokens.at_least()));
         if self.contrast {
             let missing = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS].into_iter().filter(|name| !has_ids(input, name));
             let problem = |name| Problem::at("contrast", format!("no column `{name}`"));
@@ -172,7 +168,7 @@ impl Score {
         Ok(Conclusion { metrics: sums, warnings: warnings.into_iter().collect() })
     }
 
-    /// Loads the models, of which the one with the fewest has `positions` positions.
+    /// Loads the models, of which the one with the fewest has `positions` positions. Passes take at most `batch_tokens` tokens.
     ///
     /// # Errors
     /// A model that cannot be loaded; an oracle that is the reference.
@@ -182,11 +178,12 @@ impl Score {
         reference: &ModelSource,
         device: DeviceSpec,
         positions: Option<usize>,
+        batch_tokens: usize,
     ) -> Result<Box<dyn Transform>> {
         oracle.map(|oracle| distinct(oracle, reference)).transpose()?;
         let load = |source: &ModelSource| -> Result<(Scorer, String)> {
             let precision = self.precision.unwrap_or_default();
-            Ok((Scorer::load(source, device, precision, self.batch_tokens)?, source.digest()?))
+            Ok((Scorer::load(source, device, precision, batch_tokens)?, source.digest()?))
         };
         let judge = match oracle {
             Some(oracle) => {
@@ -448,7 +445,8 @@ impl Operation for Score {
         // The contrast asks the reference twice more.
         let work = volume.work.times(if self.contrast { 3.0 } else { 1.0 });
         let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_FORWARD, work };
-        Some(StageCost { batch_tokens: self.batch_tokens, models: self.models().into_iter().map(model).collect() })
+        let models = self.models().into_iter().map(model).collect();
+        Some(StageCost { batch_tokens: self.batch_tokens.at_least(), models })
     }
 
     fn default_to(&mut self, file: &Defaults) {
@@ -468,6 +466,7 @@ impl Rows for Score {
     fn open(&self, resources: &dyn Resources) -> Result<Box<dyn Transform>> {
         let oracle = self.oracle.as_deref().map(|oracle| resources.model(oracle)).transpose()?;
         let reference = resources.model(&self.reference)?;
-        self.open(oracle.as_ref(), &reference, resources.device(), resources.positions()?)
+        let batch_tokens = resources.batch_tokens(self.batch_tokens)?;
+        self.open(oracle.as_ref(), &reference, resources.device(), resources.positions()?, batch_tokens)
     }
 }

@@ -13,7 +13,7 @@ use super::write::card::Part;
 use super::{Metrics, Transform};
 use crate::error::Result;
 use crate::io::Location;
-use crate::model::{DeviceSpec, ModelSource};
+use crate::model::{BatchTokens, DeviceSpec, ModelSource};
 use crate::report::SetAside;
 use crate::text::Tokenizer;
 
@@ -81,6 +81,12 @@ pub trait Resources {
 
     /// Where models run.
     fn device(&self) -> DeviceSpec;
+
+    /// The tokens of a pass of the stage's models on that device, as `wanted`.
+    ///
+    /// # Errors
+    /// A model whose size is not known.
+    fn batch_tokens(&self, wanted: BatchTokens) -> Result<usize>;
 
     /// Positions of the stage's model that has the fewest; none where no model has a limit.
     ///

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::needs::{needs_ids, needs_rewards};
 use super::publication::problems as publication_problems;
-use super::score::{KEPT_FORWARD, Score, default_batch_tokens};
+use super::score::{KEPT_FORWARD, Score};
 use super::{
     HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Publication, Role, Shape, Stage, StageCost, TokenizerUse,
     Volume,
@@ -16,9 +16,10 @@ use crate::columns::{Side, list_type};
 use crate::error::{Problem, Result, suggest};
 use crate::io::Claim;
 use crate::io::hub::{Kind, SCHEME, Visibility};
-use crate::model::{Lora, Memory, Precision};
+use crate::model::{BatchTokens, Lora, Memory, Precision};
 use crate::objective::{Objective, Tokens};
 use crate::train::example::Wanted;
+use crate::train::kept::Kept;
 use crate::train::optimizer::AdamW;
 use crate::train::schedule::{Decay, Schedule};
 use crate::train::stream::Shuffle;
@@ -64,18 +65,18 @@ pub struct Train {
     #[schemars(extend("examples" = [64], "x-unit" = "pairs"))]
     pub batch_size: usize,
     /// Largest number of tokens in one forward and backward pass. A step uses as many passes as it needs (gradient
-    /// accumulation).
-    #[serde(default = "default_batch_tokens")]
-    #[schemars(extend("examples" = [8192], "x-unit" = "tokens"))]
-    pub batch_tokens: usize,
+    /// accumulation). A pass that the device has no memory for is split, and later ones are smaller.
+    #[serde(default)]
+    #[schemars(extend("examples" = [8192, "auto"], "x-unit" = "tokens"))]
+    pub batch_tokens: BatchTokens,
     /// What a forward pass stores for the backward pass. `low` takes about a third more time and much less memory.
     /// Gradients are the same, so the setting may change in the middle of a training.
     #[serde(default)]
     #[schemars(extend("examples" = ["low"]))]
     pub memory: Memory,
     /// Precision of the passes; f32 by default, whatever the file's `precision` says. `bf16` is for devices other than `cpu`: layers
-    /// compute in bf16 with copies of the parameters, which stay f32, as do AdamW's moments; the frozen base of adapters and a live
-    /// reference are held in bf16 alone. `tf32` is for `libtorch:cuda:N`.
+    /// compute in bf16 with copies of the parameters, which stay f32, as do AdamW's moments, unless `optimizer` says otherwise; the
+    /// frozen base of adapters and a live reference are held in bf16 alone. `tf32` is for `libtorch:cuda:N`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
     /// Peak learning rate, above 0 and at most 1.
@@ -104,6 +105,10 @@ pub struct Train {
     #[serde(default)]
     #[schemars(extend("examples" = [0.01]))]
     pub weight_decay: f64,
+    /// What AdamW keeps of every parameter. docs/backends.md lists the bytes of each choice.
+    #[serde(default)]
+    #[schemars(extend("examples" = [{"state": "bf16"}]))]
+    pub optimizer: Kept,
     /// Gradients with a larger norm are scaled down to it.
     #[serde(default = "default_max_grad_norm")]
     #[schemars(extend("examples" = [1.0]))]
@@ -237,7 +242,7 @@ impl Train {
         at_least("epochs", self.epochs > 0, "above 0");
         at_least("max_steps", self.max_steps != Some(0), "above 0");
         at_least("batch_size", self.batch_size > 0, "above 0");
-        at_least("batch_tokens", self.batch_tokens > 0, "above 0");
+        at_least("batch_tokens", self.batch_tokens.at_least() > 0, "above 0");
         at_least("log_every", self.log_every > 0, "above 0");
         at_least(
             "checkpoint",
@@ -260,6 +265,8 @@ impl Train {
             let problem = Problem::at("precision", "`bf16x2` is for frozen models; training has f32, tf32 and bf16");
             problems.push(problem.help("set `precision: bf16`, or leave it out"));
         }
+        let wrong = self.optimizer.problem(self.precision() == Precision::Bf16, self.lora.is_some());
+        problems.extend(wrong.map(|message| Problem::at("optimizer", message).help("leave `master` out")));
         if self.mask.is_some() && !needs.tokens.contains(&Tokens::Key) {
             let problem = Problem::at("mask", format!("`{name}` trains on all tokens and reads no mask"));
             problems.push(problem.help("leave it out, or train with `sepo`"));
@@ -309,12 +316,12 @@ impl Train {
             epochs: self.epochs,
             max_steps: self.max_steps,
             batch_size: self.batch_size,
-            batch_tokens: self.batch_tokens,
             frozen: self.lora.is_some(),
             memory: self.memory,
             schedule: Schedule { peak: self.learning_rate, warmup: self.warmup, decay: self.decay },
             max_grad_norm: self.max_grad_norm,
             optimizer: AdamW { betas: self.betas, eps: self.eps, weight_decay: self.weight_decay },
+            kept: self.optimizer,
             eval_every: self.eval.as_ref().map(|eval| eval.every),
             log_every: self.log_every,
             seed,
@@ -385,14 +392,13 @@ impl Operation for Train {
         let there_and_back = self.settings(0).passes();
         let model = |ModelUse { name, role, .. }| match role {
             Role::Trained(_) | Role::Adapted(_) => {
-                let kept = if self.memory == Memory::Low { KEPT_FORWARD } else { 1 };
-                Some(ModelCost { name, role, kept, work: volume.work.times(epochs * there_and_back) })
+                Some(ModelCost { name, role, kept: 1, work: volume.work.times(epochs * there_and_back) })
             }
             Role::Frozen(_) => Some(ModelCost { name, role, kept: KEPT_FORWARD, work: volume.work.times(epochs) }),
             Role::Stored => None,
         };
         let models = self.models().into_iter().filter_map(model).collect();
-        Some(StageCost { batch_tokens: self.batch_tokens, models })
+        Some(StageCost { batch_tokens: self.batch_tokens.at_least(), models })
     }
 
     /// Objectives that read the reference's log-probabilities from columns need a scoring pass where these are missing.

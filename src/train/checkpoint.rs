@@ -106,7 +106,7 @@ impl Checkpoints {
         let names = tensors.names().into_iter().filter_map(|name| name.strip_prefix("first."));
         let moments =
             |name: &str| Some((name.to_owned(), [read(&format!("first.{name}"))?, read(&format!("second.{name}"))?]));
-        *state = State::new(names.filter_map(moments).collect(), cursor.step);
+        state.restore(names.filter_map(moments).collect(), cursor.step);
         Ok((policy, cursor))
     }
 

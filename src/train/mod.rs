@@ -1,39 +1,45 @@
 //! The training loop: batch, forward, objective, backward, step, log.
 //!
-//! An optimizer step takes `batch_size` pairs in micro-batches of at most `batch_tokens` tokens. The model gives the
+//! An optimizer step takes `batch_size` pairs in micro-batches that the device has room for. The model gives the
 //! log-probabilities of the tokens that the objective reads, the objective their derivatives `c_i`, and
 //! `sum(c_i logp_i)` is back-propagated: the gradient is exact whatever the objective. Numbers of states, where an objective
 //! reads them, go the same way.
 
 pub mod checkpoint;
 pub mod example;
+pub mod kept;
 pub mod log;
 pub mod optimizer;
 pub mod policy;
 pub mod schedule;
 pub mod stream;
+mod sums;
 
 use std::time::Instant;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::io::Claim;
+use crate::kernels::upload::upload;
 use crate::model::cost::{Cost, Workload};
-use crate::model::score::{budget, check};
-use crate::model::{CausalLm, Memory, Needed, PackedBatch, Precision, Response};
+use crate::model::room::budget;
+use crate::model::score::check;
+use crate::model::{CausalLm, DeviceSpec, Memory, Needed, PackedBatch, Precision, Response, Room, on_device};
 use crate::monitor::Monitor;
 use crate::objective::{self, Objective, Outcome, Pair, Tokens};
 pub use checkpoint::Checkpoints;
 use checkpoint::Cursor;
 pub use example::Example;
+use kept::Kept;
 use log::Log;
 use optimizer::{AdamW, Gradients};
 pub use policy::Policy;
 use policy::PolicyOutput;
 use schedule::Schedule;
+use sums::StepSums;
 
 /// How to train.
 #[derive(Debug, Clone)]
@@ -46,8 +52,6 @@ pub struct Settings {
     pub max_steps: Option<u64>,
     /// Pairs of an optimizer step.
     pub batch_size: usize,
-    /// Most tokens in one forward and backward pass.
-    pub batch_tokens: usize,
     /// The numbers of the passes: f32, tf32, or bf16 with parameters in f32.
     pub precision: Precision,
     /// Whether the layers' own weights stay as they are, below adapters.
@@ -60,11 +64,13 @@ pub struct Settings {
     pub max_grad_norm: f64,
     /// AdamW's numbers.
     pub optimizer: AdamW,
+    /// What AdamW keeps of a parameter.
+    pub kept: Kept,
     /// Steps between two looks at the held-out data.
     pub eval_every: Option<u64>,
     /// Steps between two lines of progress and metrics.
     pub log_every: u64,
-    /// Seed of what is trained beside the model.
+    /// Seed of what is trained beside the model, and of stochastic rounding.
     pub seed: u64,
 }
 
@@ -99,8 +105,12 @@ pub trait Feed {
 pub struct Job<'a> {
     /// Name in messages.
     pub name: &'a str,
-    /// Where the model is, with autodiff.
+    /// Where the model is.
+    pub spec: DeviceSpec,
+    /// The same, with autodiff.
     pub device: &'a Device,
+    /// The room for forward and backward passes.
+    pub room: &'a Room,
     /// How to train.
     pub settings: &'a Settings,
     /// The reference at work beside the policy, without autodiff, where the objective needs one.
@@ -134,11 +144,11 @@ impl Job<'_> {
     /// Rows that the objective cannot use, a loss that is not finite, a checkpoint that does not fit; a store that
     /// fails; a stop on request.
     pub fn run(&self, model: CausalLm) -> Result<Trained> {
-        let Self { name, device, settings, reference, feed, checkpoints, monitor, .. } = *self;
+        let Self { name, spec, device, room, settings, reference, feed, checkpoints, monitor, .. } = *self;
         let steps = self.steps(&model)?;
         let (policy, optimizer, mut at) = self.restored(model)?;
         let mut log = Log::open(self.log, at.step)?;
-        let mut trainer = Trainer { policy, reference, name, device, settings, optimizer };
+        let mut trainer = Trainer { policy, reference, name, spec, device, room, settings, optimizer };
         let (mut last, mut since) = (Map::new(), Instant::now());
         let (start, before) = (Instant::now(), at.seconds);
         monitor.begin(name, Some(steps), "steps");
@@ -215,11 +225,11 @@ impl Job<'_> {
     /// The policy, its optimizer and the position in the training, from the newest checkpoint if there is one.
     fn restored(&self, model: CausalLm) -> Result<(Policy, optimizer::State, Cursor)> {
         let Self { device, settings, checkpoints, .. } = *self;
-        let mut optimizer = optimizer::State::default();
+        let mut optimizer = optimizer::State::new(settings.kept, settings.seed);
         let policy = Policy::new(model, settings.objective.formula().needs().states, settings.seed, device);
         let (policy, at) = checkpoints.restore(policy, &mut optimizer, &device.clone().without_autodiff())?;
-        let keeps_masters = settings.precision == Precision::Bf16 && !settings.frozen;
-        Ok((if keeps_masters { optimizer.keep_masters(policy) } else { policy }, optimizer, at))
+        let narrows = settings.precision == Precision::Bf16 && !settings.frozen;
+        Ok((if narrows { optimizer.narrowed(policy) } else { policy }, optimizer, at))
     }
 
     /// The steps of the training.
@@ -258,90 +268,27 @@ struct Trainer<'a> {
     policy: Policy,
     reference: Option<&'a CausalLm>,
     name: &'a str,
+    spec: DeviceSpec,
     device: &'a Device,
+    room: &'a Room,
     settings: &'a Settings,
     optimizer: optimizer::State,
 }
 
-/// What a step, or a look at the held-out data, saw: sums over its pairs.
-#[derive(Debug, Default)]
-struct StepSums {
-    loss: f64,
-    weight: f64,
-    pairs: f64,
-    chosen_reward: f64,
-    rejected_reward: f64,
-    accurate: f64,
-    work: Workload,
-    grad_norm: Option<f64>,
-}
-
-impl StepSums {
-    fn add_all(&mut self, outcomes: &[Outcome], weights: &[f64]) {
-        outcomes.iter().zip(weights).for_each(|(outcome, weight)| self.add(outcome, *weight));
-    }
-
-    fn add(&mut self, outcome: &Outcome, weight: f64) {
-        self.loss += outcome.loss;
-        self.weight += weight;
-        self.pairs += 1.0;
-        self.chosen_reward += outcome.chosen_reward;
-        self.rejected_reward += outcome.rejected_reward;
-        self.accurate += f64::from(u8::from(outcome.chosen_reward > outcome.rejected_reward));
-    }
-
-    fn metrics(&self, objective: &Objective) -> Map<String, Value> {
-        let mut metrics = Map::new();
-        let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), json!(value));
-        put("loss", self.loss);
-        if let Some(norm) = self.grad_norm {
-            put("grad_norm", norm);
-        }
-        if objective.formula().needs().tokens[1] != Tokens::Nothing {
-            let pairs = self.pairs.max(1.0);
-            put("rewards/chosen", self.chosen_reward / pairs);
-            put("rewards/rejected", self.rejected_reward / pairs);
-            put("rewards/margins", (self.chosen_reward - self.rejected_reward) / pairs);
-            put("rewards/accuracies", self.accurate / pairs);
-        }
-        metrics.insert("tokens".to_owned(), json!(self.work.tokens as u64));
-        metrics
-    }
-}
-
 impl Trainer<'_> {
     /// One optimizer step, in place; the loss is the mean over the step.
-    fn step(mut self, examples: &[Example], rate: f64) -> Result<(Self, StepSums)> {
+    fn step(self, examples: &[Example], rate: f64) -> Result<(Self, StepSums)> {
         self.settings.precision.begin();
         let weights = self.weights(examples);
         let total: f64 = weights.iter().sum();
-        let (mut seen, mut gradients) = (StepSums::default(), Gradients::default());
-        let costs: Vec<usize> = examples.iter().map(|example| self.cost(example)).collect();
-        for range in budget(costs.into_iter(), self.settings.batch_tokens) {
-            let (examples, weights) = (&examples[range.clone()], &weights[range]);
-            let batch = self.pack(examples)?;
-            if batch.targets.is_empty() {
-                seen.add_all(&self.evaluate(examples, &batch, None)?, weights);
-                continue;
+        let (mut seen, gradients) = loop {
+            // A pass that ran out of memory may have left some of its gradients: the step begins again.
+            if let Some(passes) = self.passes(examples, &weights, total)? {
+                break passes;
             }
-            let pass = self.policy.model().pass(&batch, self.device, self.settings.memory);
-            let output = self.policy.forward(pass.hidden(), self.reference, &batch, self.device);
-            let outcomes = self.evaluate(examples, &batch, Some(&output))?;
-            seen.work = seen.work + batch.workload();
-            seen.add_all(&outcomes, weights);
-            let weighted = |values: Tensor<1>, slopes: fn(&Outcome) -> [&Vec<f64>; 2]| {
-                let slopes = outcomes.iter().flat_map(slopes).flatten().map(|slope| (slope / total) as f32);
-                let slopes = TensorData::new(slopes.collect::<Vec<_>>(), [batch.targets.len()]);
-                (values * Tensor::from_data(slopes, self.device)).sum()
-            };
-            let mut sum = weighted(output.logps, |outcome| [&outcome.chosen_grad, &outcome.rejected_grad]);
-            if let Some(states) = output.states {
-                sum = sum + weighted(states, |outcome| outcome.state_grads.each_ref());
-            }
-            pass.backward(sum, |own| gradients.add(&self.policy, own));
-        }
+        };
         seen.loss /= total;
-        let norm = gradients.norm();
+        let norm = on_device(self.spec, || Ok(gradients.norm()))?;
         if !(norm.is_finite() && seen.loss.is_finite()) {
             let message = format!(
                 "loss {} and gradient norm {norm} at step {}: lower the learning rate",
@@ -352,8 +299,55 @@ impl Trainer<'_> {
         }
         seen.grad_norm = Some(norm);
         let clip = (self.settings.max_grad_norm / (norm + 1e-6)).min(1.0);
-        self.policy = self.optimizer.step(self.policy, gradients, &self.settings.optimizer, rate, clip);
-        Ok((self, seen))
+        let Self { spec, policy, mut optimizer, settings, .. } = self;
+        let policy = on_device(spec, || Ok(optimizer.step(policy, gradients, &settings.optimizer, rate, clip)))?;
+        Ok((Self { policy, optimizer, ..self }, seen))
+    }
+
+    /// The sums and the gradients of `examples`, which have `weights`, `total` in all; none where the device ran out of memory, which
+    /// leaves less room.
+    fn passes(&self, examples: &[Example], weights: &[f64], total: f64) -> Result<Option<(StepSums, Gradients)>> {
+        let (mut seen, mut gradients) = (StepSums::default(), Gradients::default());
+        let costs: Vec<usize> = examples.iter().map(|example| self.cost(example)).collect();
+        for range in budget(costs.iter().copied(), self.room.tokens()) {
+            let (examples, weights) = (&examples[range.clone()], &weights[range.clone()]);
+            let pass = || self.pass(examples, weights, total, &mut seen, &mut gradients);
+            if self.room.attempt(&costs[range], pass)?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some((seen, gradients)))
+    }
+
+    /// A forward and backward pass over `examples`, which have `weights` of `total`, into `seen` and `gradients`.
+    fn pass(
+        &self,
+        examples: &[Example],
+        weights: &[f64],
+        total: f64,
+        seen: &mut StepSums,
+        gradients: &mut Gradients,
+    ) -> Result<()> {
+        let batch = self.pack(examples)?;
+        if batch.targets.is_empty() {
+            seen.add_all(&self.evaluate(examples, &batch, None)?, weights);
+            return Ok(());
+        }
+        let pass = self.policy.model().pass(&batch, self.device, self.settings.memory);
+        let output = self.policy.forward(pass.hidden(), self.reference, &batch, self.device);
+        let outcomes = self.evaluate(examples, &batch, Some(&output))?;
+        seen.work = seen.work + batch.workload();
+        seen.add_all(&outcomes, weights);
+        let weighted = |values: Tensor<1>, slopes: fn(&Outcome) -> [&Vec<f64>; 2]| {
+            let slopes = outcomes.iter().flat_map(slopes).flatten().map(|slope| (slope / total) as f32);
+            (values * upload(slopes.collect(), [batch.targets.len()], self.device)).sum()
+        };
+        let mut sum = weighted(output.logps, |outcome| [&outcome.chosen_grad, &outcome.rejected_grad]);
+        if let Some(states) = output.states {
+            sum = sum + weighted(states, |outcome| outcome.state_grads.each_ref());
+        }
+        pass.backward(sum, |own| gradients.add(&self.policy, own));
+        Ok(())
     }
 
     /// The objective on held-out examples, without a step.
@@ -366,7 +360,7 @@ impl Trainer<'_> {
                 break;
             }
             let costs: Vec<usize> = part.iter().map(|example| self.cost(example)).collect();
-            for range in budget(costs.into_iter(), self.settings.batch_tokens) {
+            self.room.batches(&costs, |range| {
                 let examples = &part[range];
                 let batch = self.pack(examples)?;
                 let output = (!batch.targets.is_empty())
@@ -375,7 +369,8 @@ impl Trainer<'_> {
                 if output.is_some() {
                     seen.work = seen.work + batch.workload();
                 }
-            }
+                Ok(())
+            })?;
         }
         seen.loss /= seen.weight.max(1.0);
         Ok(seen.metrics(&self.settings.objective))

@@ -36,7 +36,7 @@ fn weights(folder: &Folder, out: &str) -> Vec<u8> {
 }
 
 /// Asks to stop after a number of steps.
-struct StopAfter(AtomicU64);
+pub(crate) struct StopAfter(pub(crate) AtomicU64);
 
 impl Monitor for StopAfter {
     fn begin(&self, _: &str, _: Option<u64>, _: &'static str) {}
@@ -98,6 +98,22 @@ fn a_stopped_training_of_adapters_goes_on_too_and_keeps_the_adapters_alone() {
     assert!(names.iter().all(|name| name.contains("lora_")), "{names:?}");
     folder.succeeds(&["run", &file]);
     assert_eq!(weights(&folder, "stopped"), weights(&folder, "whole"));
+}
+
+/// The random numbers of a step follow from its number.
+#[test]
+fn a_stopped_training_goes_on_with_the_same_stochastic_rounding() {
+    let folder = Folder::new();
+    let narrow = ", optimizer: { state: bf16 }";
+    folder.succeeds(&["run", &training(&folder, "whole", narrow)]);
+    folder.succeeds(&["run", &training(&folder, "wide", "")]);
+    let file = training(&folder, "stopped", narrow);
+    let plan = Plan::new(&Spec::parse(&std::fs::read_to_string(&file).unwrap(), &file, &[]).unwrap()).unwrap();
+    let stopped = run(&plan, &file, &Options::default(), &StopAfter(3.into()));
+    assert!(matches!(stopped, Err(Error::Interrupted)), "{stopped:?}");
+    folder.succeeds(&["run", &file]);
+    assert_eq!(weights(&folder, "stopped"), weights(&folder, "whole"));
+    assert_ne!(weights(&folder, "wide"), weights(&folder, "whole"));
 }
 
 #[test]

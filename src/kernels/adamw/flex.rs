@@ -5,7 +5,7 @@ use burn::backend::flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{AdamW, Step};
-use crate::kernels::flex::memory::values;
+use crate::kernels::flex::memory::{values, whole};
 use crate::kernels::flex::simd::vectorized;
 
 /// Elements per task.
@@ -13,13 +13,14 @@ const CHUNK: usize = 16 * 1024;
 
 impl AdamW for Flex {
     fn adamw(
-        mut parameter: FlexTensor,
-        mut first: FlexTensor,
-        mut second: FlexTensor,
+        parameter: FlexTensor,
+        first: FlexTensor,
+        second: FlexTensor,
         gradient: FlexTensor,
         step: Step,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let gradient = gradient.to_contiguous();
+        let [mut parameter, mut first, mut second] = [parameter, first, second].map(whole);
         let [decay, beta1, beta2, root, eps, rate, scale] = step.factors();
         let [parameters, firsts, seconds] =
             [&mut parameter, &mut first, &mut second].map(|tensor| tensor.storage_mut::<f32>().par_chunks_mut(CHUNK));

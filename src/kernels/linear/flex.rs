@@ -10,10 +10,11 @@ use crate::kernels::flex::few_rows::{self, FEW_ROWS};
 use crate::kernels::flex::memory::{tensor, values};
 use crate::kernels::flex::product::matmul;
 use crate::kernels::flex::tile::Dtype;
+use crate::kernels::input::GradientSum;
 use crate::kernels::layout::Layout;
 
 impl Linear for Flex {
-    fn rows_linear(x: FlexTensor, weight: FlexTensor, layout: Layout) -> FlexTensor {
+    fn rows_linear(x: FlexTensor, weight: FlexTensor, layout: Layout, _: GradientSum) -> FlexTensor {
         let [input, output] = match layout {
             Layout::OutIn => [weight.shape()[1], weight.shape()[0]],
             Layout::InOut => [weight.shape()[0], weight.shape()[1]],

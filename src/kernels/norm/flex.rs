@@ -2,6 +2,8 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
+use burn::tensor::FloatDType;
 use rayon::prelude::*;
 
 use super::Norm;
@@ -13,7 +15,7 @@ const CHUNK: usize = 16 * 1024;
 
 impl Norm for Flex {
     fn squared_norm(x: FlexTensor) -> FlexTensor {
-        let x = x.to_contiguous();
+        let x = Self::float_cast(x, FloatDType::F32).to_contiguous();
         let sums: Vec<f32> = values(&x)
             .par_chunks(CHUNK)
             .map(|x| {

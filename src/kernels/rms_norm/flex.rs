@@ -8,12 +8,19 @@ use rayon::prelude::*;
 use super::RmsNorm;
 use crate::kernels::flex::memory::{ROWS, sum, tensor, values};
 use crate::kernels::flex::simd::{dot, vectorized};
+use crate::kernels::input::GradientSum;
 
 /// Rows per strip of the backward pass.
 const STRIP: usize = 128;
 
 impl RmsNorm for Flex {
-    fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64, _: FloatDType) -> (FlexTensor, FlexTensor) {
+    fn rms_norm(
+        x: FlexTensor,
+        weight: FlexTensor,
+        eps: f64,
+        _: FloatDType,
+        _: GradientSum,
+    ) -> (FlexTensor, FlexTensor) {
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
         let [rows, d] = x.shape().dims();
         let weight = values(&weight);

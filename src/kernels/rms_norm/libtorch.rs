@@ -1,15 +1,24 @@
-//! Root-mean-square norm on LibTorch: one fused operation forward, which a CPU's LibTorch composes of others.
+//! Root-mean-square norm on LibTorch: one fused operation forward, which a CPU's LibTorch composes of others; back four operations for x
+//! and two for the weight.
+//!
+//! The gradient of x is that of weight normalization (arXiv 1602.07868), for which LibTorch has a fused operation: with
+//! `w = v g / |v|`, it is `dv = (dw - v <dw, v> / |v|^2) g / |v|` for every row. With `v = x`, `dw = grad * weight` and `sqrt(d) / r`
+//! for both `|v|` and `g`, that is the gradient of [`RmsNorm`] divided by `r`.
 
 use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
 use burn::tensor::FloatDType;
 use tch::{Kind, Tensor};
 
-use super::RmsNorm;
-use crate::kernels::libtorch::{fresh, kind};
+use super::{RmsNorm, portable_backward};
+use crate::kernels::input::GradientSum;
+use crate::kernels::libtorch::{fresh, kind, owned};
+
+/// The fused operation counts numbers in 32 bits.
+const MOST_NUMBERS: usize = i32::MAX as usize;
 
 impl RmsNorm for LibTorch {
-    fn rms_norm(x: TchTensor, weight: TchTensor, eps: f64, out: FloatDType) -> (TchTensor, TchTensor) {
+    fn rms_norm(x: TchTensor, weight: TchTensor, eps: f64, out: FloatDType, _: GradientSum) -> (TchTensor, TchTensor) {
         let x = x.tensor.to_kind(Kind::Float);
         let (y, r) = x.internal_fused_rms_norm(weight.tensor.size(), Some(&weight.tensor), eps);
         (fresh(y.to_kind(kind(out))), fresh(r))
@@ -22,15 +31,45 @@ impl RmsNorm for LibTorch {
         grad: TchTensor,
         weight_trains: bool,
     ) -> (TchTensor, Option<TchTensor>) {
-        let (dtype, d) = (x.tensor.kind(), weight.tensor.size()[0]);
-        let normed = &x.tensor * &r.tensor;
-        // grad * normed gives both sums: over rows for the weight, and weighted by it over columns for the mean.
-        let products = &normed * &grad.tensor;
-        let grad_weight = weight_trains.then(|| fresh(products.sum_dim_intlist(&[0i64][..], false, None::<Kind>)));
-        let mean = products.mv(&(&weight.tensor / -(d as f64))).unsqueeze(1);
-        let mut grad_x: Tensor = &weight.tensor * &grad.tensor;
-        let _ = grad_x.addcmul_(&normed, &mean);
-        let _ = grad_x.g_mul_(&r.tensor);
-        (fresh(grad_x.to_kind(dtype)), grad_weight)
+        if x.tensor.numel() > MOST_NUMBERS {
+            return portable_backward::<Self>(x, weight, r, grad, weight_trains);
+        }
+        let (mut by_r, grad_weight) = gradients(&x, &weight, &r, &grad, weight_trains);
+        let grad_x = by_r.g_mul_(&r.tensor).to_kind(x.tensor.kind());
+        (fresh(grad_x), grad_weight)
     }
+
+    fn rms_norm_backward_onto(
+        sum: TchTensor,
+        x: TchTensor,
+        weight: TchTensor,
+        r: TchTensor,
+        grad: TchTensor,
+        weight_trains: bool,
+    ) -> (TchTensor, Option<TchTensor>) {
+        if x.tensor.numel() > MOST_NUMBERS {
+            let (grad_x, grad_weight) = portable_backward::<Self>(x, weight, r, grad, weight_trains);
+            return (fresh(owned(sum).g_add_(&grad_x.tensor)), grad_weight);
+        }
+        let (by_r, grad_weight) = gradients(&x, &weight, &r, &grad, weight_trains);
+        (fresh(owned(sum).addcmul_(&by_r, &r.tensor)), grad_weight)
+    }
+}
+
+/// The gradient with respect to x divided by `r`, in f32, and that with respect to the weight if it trains.
+fn gradients(
+    x: &TchTensor,
+    weight: &TchTensor,
+    r: &TchTensor,
+    grad: &TchTensor,
+    weight_trains: bool,
+) -> (Tensor, Option<TchTensor>) {
+    let (x, r, grad) = (x.tensor.to_kind(Kind::Float).contiguous(), &r.tensor, &grad.tensor);
+    // Sums over rows are products with a vector.
+    let grad_weight = weight_trains.then(|| fresh((&x * grad).tr().mv(&r.view([-1]))));
+    let root = (x.size()[1] as f32).sqrt();
+    let norms = Tensor::from(root).g_div(r);
+    let grad_y = (&weight.tensor * grad).contiguous();
+    let (by_r, _) = Tensor::internal_weight_norm_interface_backward(&grad_y, &x, &norms, &norms, 0);
+    (by_r, grad_weight)
 }

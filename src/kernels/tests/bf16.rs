@@ -26,8 +26,8 @@ fn bodies_for_libtorch_take_bf16() {
     let vector = || numbers::<B, 1>([24]);
     let (weight, bias) = (vector(), vector());
 
-    let (y, r) = B::rms_norm(x.clone(), weight.clone(), 1e-5, FloatDType::F32);
-    let (y16, r16) = B::rms_norm(x16.clone(), weight.clone(), 1e-5, FloatDType::BF16);
+    let (y, r) = B::rms_norm(x.clone(), weight.clone(), 1e-5, FloatDType::F32, GradientSum::default());
+    let (y16, r16) = B::rms_norm(x16.clone(), weight.clone(), 1e-5, FloatDType::BF16, GradientSum::default());
     assert_eq!(y16.dtype(), burn::tensor::DType::BF16);
     close(&y16, &y);
     let want = B::rms_norm_backward(x.clone(), weight.clone(), r, grad.clone(), true);
@@ -45,7 +45,10 @@ fn bodies_for_libtorch_take_bf16() {
     close(&got.0, &want.0);
     close(&got.1, &want.1);
     close(&B::rows_gelu(x16.clone(), Gelu::Tanh), &B::rows_gelu(x.clone(), Gelu::Tanh));
-    close(&B::residual(x.clone(), up16.clone()), &B::residual(x.clone(), up.clone()));
+    close(
+        &B::residual(x.clone(), up16.clone(), GradientSum::default()),
+        &B::residual(x.clone(), up.clone(), GradientSum::default()),
+    );
 
     let tables = [(); 3].map(|()| both([50, 6]));
     let [c, s, m] = tables.each_ref().map(|(table, _)| table.clone());

@@ -1,20 +1,16 @@
-//! Log-probabilities of tokens on LibTorch: logits of [`ROWS`] rows at a time, wide enough for a product to fill a GPU, and one pass over
-//! them for the softmax. Logits, sums and errors are f32 whatever the type of the head.
+//! Log-probabilities of tokens on LibTorch: logits of [`ROWS`] rows at a time, and one pass over them for the softmax. Logits, sums and errors are f32 whatever the type of the head.
 
 use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
 use tch::{Kind, Tensor};
 
-use super::TokenLogps;
+use super::{ROWS, TokenLogps};
 use crate::kernels::indices::Indices;
 use crate::kernels::libtorch::{fresh, ints, wide_matmul, wide_product};
 
-/// Rows of logits at a time: 1 GiB of them for a vocabulary of 128 Ki.
-const ROWS: i64 = 2048;
-
 /// The chunks of `rows` rows: first row and count. No rows are one chunk of none.
 fn chunks(rows: i64) -> impl Iterator<Item = (i64, i64)> {
-    (0..rows.max(1)).step_by(ROWS as usize).map(move |start| (start, ROWS.min(rows - start)))
+    (0..rows.max(1)).step_by(ROWS).map(move |start| (start, (ROWS as i64).min(rows - start)))
 }
 
 impl TokenLogps for LibTorch {

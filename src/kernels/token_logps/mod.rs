@@ -22,6 +22,9 @@ use super::indices::Indices;
 use super::packed::Packed;
 pub(super) use portable::{portable, portable_backward};
 
+/// Rows whose logits a body for devices holds at a time, enough for a product to fill a GPU: 1 GiB in f32 for a vocabulary of 128 Ki.
+pub const ROWS: usize = 2048;
+
 /// Log-probability of `targets[i]` at every row: hidden `[rows, d]`, head `[vocabulary, d]` of the same type, result `[rows]` in f32.
 ///
 /// Every target must be smaller than the vocabulary.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::interface::{Architecture, Body};
 use crate::error::Result;
 use crate::kernels::attention::Spans;
+use crate::kernels::input::Input;
 use crate::kernels::layout::Layout;
 use crate::kernels::residual::residual;
 use crate::kernels::swiglu::swiglu;
@@ -246,8 +247,9 @@ impl Body for Decoder {
 
     fn layer(&self, index: usize, x: Tensor<2>, context: &LayerContext, cache: Option<&mut LayerCache>) -> Tensor<2> {
         let layer = &self.model.layers[index];
+        let x = Input::shared(x);
         let normed = layer.input_layernorm.forward(x.clone(), context.activations);
-        let x = residual(x, layer.self_attn.forward(normed, context, cache));
+        let x = Input::shared(residual(x, layer.self_attn.forward(normed, context, cache)));
         let normed = layer.post_attention_layernorm.forward(x.clone(), context.activations);
         residual(x, layer.mlp.forward(normed))
     }
@@ -300,6 +302,7 @@ impl Attention {
             Some(norm) => norm.forward_heads(x, self.head_dim),
             None => x,
         };
+        let x = Input::shared(x);
         let q = context.rotate(normed(&self.q_norm, self.q_proj.forward(x.clone())));
         let k = context.rotate(normed(&self.k_norm, self.k_proj.forward(x.clone())));
         let v = self.v_proj.forward(x);
@@ -311,6 +314,7 @@ impl Attention {
 
 impl Mlp {
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let x = Input::shared(x);
         self.down_proj.forward(swiglu(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
     }
 }

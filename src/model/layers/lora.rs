@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::kernels::input::Input;
 use crate::kernels::layout::Layout;
 use crate::kernels::linear::linear;
 
@@ -102,7 +103,7 @@ impl Adapter {
     }
 
     /// The term added to the output of the layer, in the type of x: x `[rows, in]`, result `[rows, out]`.
-    pub(in crate::model) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(in crate::model) fn forward(&self, x: Input) -> Tensor<2> {
         let dtype = x.dtype();
         let inner = linear(x, self.lora_A.weight.val().cast(dtype), Layout::OutIn) * self.scale;
         linear(inner, self.lora_B.weight.val().cast(dtype), Layout::OutIn)

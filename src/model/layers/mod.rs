@@ -16,6 +16,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use crate::error::Result;
 use crate::kernels;
 use crate::kernels::indices::Indices;
+use crate::kernels::input::Input;
 use crate::kernels::layout::Layout;
 use lora::Adapter;
 use parameters::Parameters;
@@ -66,8 +67,10 @@ impl Linear {
     }
 
     /// x `[rows, in]`, result `[rows, out]` of type [`Self::dtype`].
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let added = self.adapter.as_ref().map(|adapter| adapter.forward(x.clone().cast(self.dtype())));
+    pub fn forward(&self, x: impl Into<Input>) -> Tensor<2> {
+        let x = x.into().cast(self.dtype().into());
+        let x = if self.adapter.is_some() { Input::shared(x) } else { x };
+        let added = self.adapter.as_ref().map(|adapter| adapter.forward(x.clone()));
         let y = self.weight.times(x, self.layout);
         let y = match &self.bias {
             Some(bias) => y + bias.val().cast(self.dtype()).unsqueeze(),
@@ -110,7 +113,7 @@ impl RmsNorm {
     }
 
     /// The norm of every row of x `[rows, width]`, of type `out`.
-    pub fn forward(&self, x: Tensor<2>, out: FloatDType) -> Tensor<2> {
+    pub fn forward(&self, x: impl Into<Input>, out: FloatDType) -> Tensor<2> {
         kernels::rms_norm::rms_norm(x, self.weight.val(), self.eps, out)
     }
 

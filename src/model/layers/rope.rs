@@ -3,12 +3,13 @@
 //! `transformers` 4 writes `rope_theta` and `rope_scaling` at the top level, version 5 puts both into
 //! `rope_parameters`; either is read.
 
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor};
 use serde::Deserialize;
 
 use crate::kernels::embedding::table_rows;
 use crate::kernels::indices::Indices;
 use crate::kernels::rotary::rotary;
+use crate::kernels::upload::upload;
 
 /// The fields of config.json that rotary positions need.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -149,7 +150,7 @@ impl Rope {
         let angles = || distinct.iter().flat_map(|p| self.frequencies.iter().map(move |f| *p as f32 * f));
         let values = angles().map(f32::cos).chain(angles().map(f32::sin)).collect::<Vec<_>>();
         let (count, half) = (distinct.len(), self.frequencies.len());
-        let both = Tensor::<2>::from_data(TensorData::new(values, [2 * count, half]), device);
+        let both = upload(values, [2 * count, half], device);
         let rows = |table: usize| table_rows(both.clone().narrow(0, table * count, count), places.clone()).cast(dtype);
         let (cos, sin) = (rows(0), rows(1));
         Angles { tables: [cos, sin.clone(), -sin], head_dim: self.head_dim }

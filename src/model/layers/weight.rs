@@ -8,6 +8,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use crate::kernels::embedding::table_rows;
 use crate::kernels::indices::Indices;
+use crate::kernels::input::Input;
 use crate::kernels::layout::Layout;
 use crate::kernels::linear::{linear, logits};
 use crate::kernels::packed::{Packed, packed_linear};
@@ -97,13 +98,14 @@ impl Weight {
     }
 
     /// The product with `x` `[rows, in]`, `[rows, out]`, of type [`Self::dtype`]; `layout` is that of a plain weight.
-    pub fn times(&self, x: Tensor<2>, layout: Layout) -> Tensor<2> {
+    pub fn times(&self, x: impl Into<Input>, layout: Layout) -> Tensor<2> {
+        let x = x.into();
         match self {
             Self::Plain(weight) => {
                 let weight = weight.val();
                 linear(x.cast(weight.dtype()), weight, layout)
             }
-            Self::Frozen(frozen) => packed_linear(x, frozen.packed.clone()),
+            Self::Frozen(frozen) => packed_linear(x.tensor(), frozen.packed.clone()),
         }
     }
 

@@ -98,7 +98,7 @@ fn write_weights(model: &CausalLm, folder: &Path, shard_bytes: usize) -> Result<
         let mut tensors = Vec::new();
         model.for_each_parameter(|name, values, shape| {
             if shard_of[name] == shard {
-                tensors.push((name.to_owned(), values.into_data(), shape.to_vec()));
+                tensors.push((name.to_owned(), values.into_data().convert::<f32>(), shape.to_vec()));
             }
         });
         write_tensors(&tensors, &folder.join(file(shard)))?;

@@ -4,7 +4,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::{Scorer, budget, check, cost};
+use super::{Scorer, check, cost};
 use crate::error::{Error, Result};
 use crate::kernels::FEW_ROWS;
 use crate::model::batch::{Needed, PackedBatch, PairIds, Response};
@@ -27,7 +27,8 @@ impl Scorer {
         }
         self.precision.begin();
         let mut out = Vec::with_capacity(pairs.len());
-        for range in budget(pairs.iter().map(cost), self.batch_tokens) {
+        let costs: Vec<usize> = pairs.iter().map(cost).collect();
+        self.room.batches(&costs, |range| {
             let mut batch = PackedBatch::default();
             for pair in &pairs[range.clone()] {
                 batch.push(pair.prompt, &pair.responses.map(|ids| Response { ids, needed: Needed::All }));
@@ -46,7 +47,8 @@ impl Scorer {
             }
             let pairs = batch.responses.chunks_exact(2);
             out.extend(pairs.map(|sides| all[sides[0].start..sides[1].end].to_vec()));
-        }
+            Ok(())
+        })?;
         Ok(out)
     }
 }

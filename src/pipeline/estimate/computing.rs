@@ -11,7 +11,7 @@ use crate::stages::{ModelCost, Role, StageCost};
 pub struct Computing {
     /// Floating-point operations.
     pub operations: f64,
-    /// Seconds, at the speed of a product in the layers' width. Everything else comes on top.
+    /// Seconds, at the speed of a product in the layers' width, on all devices that share the rows. Everything else comes on top.
     pub seconds: f64,
 }
 

@@ -1,9 +1,12 @@
 //! The memory that a stage's models and one batch will take. docs/backends.md has the bytes of a parameter as a table.
 
+use super::fitting::{self, Choice};
 use crate::error::Result;
-use crate::model::Precision;
-use crate::pipeline::plan::Plan;
+use crate::model::sizes::Sizes;
+use crate::model::{DeviceSpec, Memory as Passes, Precision};
+use crate::pipeline::plan::{Node, Plan};
 use crate::stages::{ModelCost, Role, StageCost};
+use crate::train::kept::{Kept, Master, Moments};
 
 /// Memory of a stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,6 +15,8 @@ pub struct Memory {
     pub models: Vec<ModelMemory>,
     /// Bytes of what passes keep of a batch.
     pub batch: u64,
+    /// Whether it fits, where the device says how much memory is free.
+    pub room: Option<Room>,
 }
 
 /// Memory of a model.
@@ -25,36 +30,108 @@ pub struct ModelMemory {
     pub bytes_a_parameter: u64,
 }
 
+/// The memory that is free on the device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes.
+    pub free: u64,
+    /// Where that is not enough, settings of the stage with which it would be; none where no settings are known.
+    pub settings: Vec<String>,
+}
+
 impl Memory {
     /// All bytes.
     pub fn bytes(&self) -> u64 {
         self.batch + self.models.iter().map(|model| model.parameters * model.bytes_a_parameter).sum::<u64>()
     }
+
+    /// Whether it fits; true where the device does not say how much is free.
+    pub fn fits(&self) -> bool {
+        self.room.as_ref().is_none_or(|room| self.bytes() <= room.free)
+    }
+}
+
+/// A model of a stage, as far as memory depends on it.
+pub(super) struct Model<'a> {
+    name: &'a str,
+    role: Role,
+    /// See [`ModelCost::kept`].
+    kept: u64,
+    parameters: u64,
+    /// Parameters of the adapters that the stage trains.
+    adapters: u64,
+    sizes: Sizes,
 }
 
 /// Weights, and what a pass keeps of a batch; not known where weights are not here yet.
-pub(super) fn memory(plan: &Plan, cost: &StageCost) -> Result<Option<Memory>> {
-    let mut memory = Memory::default();
+pub(super) fn memory(plan: &Plan, node: &Node, cost: &StageCost) -> Result<Option<Memory>> {
+    let (mut models, train) = (Vec::new(), node.training());
     for ModelCost { name, role, kept, .. } in &cost.models {
         let Some(source) = plan.start_of(name) else { continue };
         if plan.awaits_weights(&source)? {
             return Ok(None);
         }
-        let (name, bytes_a_parameter) = ((*name).to_owned(), bytes_a_parameter(*role));
-        memory.models.push(ModelMemory { name, parameters: source.parameters()?, bytes_a_parameter });
-        memory.batch += source.activations()? / kept * bytes_an_activation(*role) * cost.batch_tokens as u64;
+        let lora = train.and_then(|train| train.lora.clone());
+        let adapters = match (role, lora) {
+            (Role::Adapted(_), Some(lora)) => source.adapter_parameters(&lora)?,
+            _ => 0,
+        };
+        let (parameters, sizes) = (source.parameters()?, source.describe()?.sizes);
+        models.push(Model { name, role: *role, kept: *kept, parameters, adapters, sizes });
+    }
+    let choice = Choice::of(cost, train);
+    let mut memory = of(&models, choice, plan.device);
+    memory.room = plan.device.free_memory().map(|free| Room { free, settings: Vec::new() });
+    if let (false, Some(room)) = (memory.fits(), &mut memory.room) {
+        room.settings =
+            fitting::settings(choice, plan.device, |choice| of(&models, choice, plan.device).bytes() <= room.free);
     }
     Ok(Some(memory))
 }
 
+/// The memory of `models` with the settings of `choice`.
+fn of(models: &[Model], choice: Choice, device: DeviceSpec) -> Memory {
+    let mut memory = Memory::default();
+    for Model { name, role, kept, parameters, adapters, sizes } in models {
+        let role = choice.role(*role);
+        let bytes_a_parameter = bytes_a_parameter(role, choice.kept);
+        memory.models.push(ModelMemory { name: (*name).to_owned(), parameters: *parameters, bytes_a_parameter });
+        if *adapters > 0 {
+            let (name, bytes_a_parameter) = (format!("adapters of {name}"), bytes_of_adapters(role, choice.kept));
+            memory.models.push(ModelMemory { name, parameters: *adapters, bytes_a_parameter });
+        }
+        let bytes = bytes_an_activation(role);
+        let of_a_token = match role {
+            Role::Trained(_) | Role::Adapted(_) => sizes.kept_of_a_token(choice.memory, bytes),
+            Role::Frozen(_) | Role::Stored => sizes.kept_of_a_token(Passes::Normal, bytes) / kept,
+        };
+        memory.batch += of_a_token * choice.batch_tokens as u64 + sizes.logits(device, choice.batch_tokens);
+    }
+    memory
+}
+
 /// What trains has a gradient and both moments of AdamW beside it: 4 + 4 + 8 bytes in f32; in bf16 also a copy for the passes, with a
 /// gradient of its size: 4 + 2 + 2 + 8. The rest of a model below adapters has nothing beside it.
-fn bytes_a_parameter(role: Role) -> u64 {
+fn bytes_a_parameter(role: Role, kept: Kept) -> u64 {
     match role {
         Role::Frozen(Precision::Bf16 | Precision::Bf16x2) | Role::Adapted(Precision::Bf16 | Precision::Bf16x2) => 2,
         Role::Frozen(Precision::F32 | Precision::Tf32) | Role::Adapted(Precision::F32 | Precision::Tf32) => 4,
-        Role::Trained(_) => 16,
+        Role::Trained(Precision::Bf16) if kept.master == Master::None => 2 + 2 + bytes_of_moments(kept),
+        Role::Trained(_) => 8 + bytes_of_moments(kept),
         Role::Stored => 0,
+    }
+}
+
+/// Adapters train in f32, and passes in bf16 convert them.
+fn bytes_of_adapters(role: Role, kept: Kept) -> u64 {
+    let copy = if role == Role::Adapted(Precision::Bf16) { 2 } else { 0 };
+    8 + copy + bytes_of_moments(kept)
+}
+
+fn bytes_of_moments(kept: Kept) -> u64 {
+    match kept.state {
+        Moments::F32 => 8,
+        Moments::Bf16 => 4,
     }
 }
 
@@ -72,20 +149,37 @@ mod tests {
     #[test]
     fn parameters_take_the_bytes_of_the_docs() {
         let docs = include_str!("../../../docs/backends.md");
-        let rows = [
-            ("trained, f32", Role::Trained(Precision::F32)),
-            ("trained, bf16", Role::Trained(Precision::Bf16)),
+        let [narrow, alone, both] =
+            [(Moments::Bf16, Master::F32), (Moments::F32, Master::None), (Moments::Bf16, Master::None)]
+                .map(|(state, master)| Kept { state, master });
+        let trained = [
+            ("trained, f32", Precision::F32, Kept::default()),
+            ("trained, f32, `state: bf16`", Precision::F32, narrow),
+            ("trained, bf16", Precision::Bf16, Kept::default()),
+            ("trained, bf16, `state: bf16`", Precision::Bf16, narrow),
+            ("trained, bf16, `master: none`", Precision::Bf16, alone),
+            ("trained, bf16, both", Precision::Bf16, both),
+        ];
+        let frozen = [
             ("base of adapters, f32", Role::Adapted(Precision::F32)),
             ("base of adapters, bf16", Role::Adapted(Precision::Bf16)),
             ("frozen (reference, oracle), bf16", Role::Frozen(Precision::Bf16)),
         ];
-        for (name, role) in rows {
+        let adapters = [("adapters, f32", Precision::F32), ("adapters, bf16", Precision::Bf16)];
+        let trained = trained.map(|(name, precision, kept)| (name, bytes_a_parameter(Role::Trained(precision), kept)));
+        let frozen = frozen.map(|(name, role)| (name, bytes_a_parameter(role, Kept::default())));
+        let adapters =
+            adapters.map(|(name, precision)| (name, bytes_of_adapters(Role::Adapted(precision), Kept::default())));
+        for (name, bytes) in trained.into_iter().chain(frozen).chain(adapters) {
             let row = docs.lines().find_map(|line| line.strip_prefix(&format!("| {name} |"))).unwrap();
             let cells: Vec<u64> = row.split('|').filter_map(|cell| cell.trim().parse().ok()).collect();
             let (all, parts) = cells.split_last().unwrap();
-            assert_eq!((*all, parts.iter().sum::<u64>()), (bytes_a_parameter(role), bytes_a_parameter(role)), "{name}");
+            assert_eq!((*all, parts.iter().sum::<u64>()), (bytes, bytes), "{name}");
         }
         let model = ModelMemory { name: "base".into(), parameters: 10, bytes_a_parameter: 16 };
-        assert_eq!(Memory { models: vec![model], batch: 7 }.bytes(), 167);
+        let mut memory = Memory { models: vec![model], batch: 7, room: None };
+        assert_eq!((memory.bytes(), memory.fits()), (167, true));
+        memory.room = Some(Room { free: 166, settings: Vec::new() });
+        assert!(!memory.fits());
     }
 }

@@ -1,21 +1,21 @@
 //! A stage's rows into parts, one for each unit of work, by as many processes as there are.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+use std::sync::Mutex;
 
 use super::balance::balanced;
-use super::parts::{KNOWN, MANIFEST, Note, Part, Units, name};
+use super::parts::{MANIFEST, Part, name};
+use super::pass::Pass;
 use super::record::{Done, Record};
 use super::rows::{conclude, met};
 use super::share::Assignment;
 use super::spread::Walk;
-use super::{Progress, Run};
+use super::{Progress, Run, locked};
 use crate::error::{Error, Result};
 use crate::io::lease::{Lease, Wait};
-use crate::io::{FileFormat, Location, random};
-use crate::pipeline::flow::{Flow, Step};
+use crate::io::{Location, random};
+use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
-use crate::pipeline::rejects::{Folder, TooMany};
+use crate::pipeline::rejects::TooMany;
 use crate::pipeline::report::{Reports, add};
 
 /// Units that a message names.
@@ -23,28 +23,6 @@ const NAMED: usize = 5;
 
 /// Notes that are in memory at a time when all are added up.
 const NOTES_AT_ONCE: usize = 1024;
-
-/// A pass of units through the stages up to one that is materialised.
-struct Pass<'a> {
-    flow: Flow,
-    /// The stages, of which the last is materialised.
-    nodes: Vec<&'a Node>,
-    units: Units,
-    /// None before the first unit: where everything is there, no model is needed.
-    steps: Option<Vec<Step>>,
-    /// Seconds that models took to load.
-    load_seconds: Option<f64>,
-    /// The units that this process did.
-    done: BTreeMap<usize, Note>,
-    /// What was counted of them.
-    seen: Reports,
-}
-
-impl<'a> Pass<'a> {
-    fn node(&self) -> &'a Node {
-        self.nodes.last().expect("a pass ends in a stage")
-    }
-}
 
 /// What the notes of some units say.
 #[derive(Default)]
@@ -64,9 +42,9 @@ impl<'a> Run<'a> {
             self.remember(record, Done::Earlier);
             return Ok(Progress::Done);
         }
-        let mut pass = self.pass(node)?;
+        let pass = self.pass(node)?;
         if self.assignment != Assignment::Merge {
-            self.walk(&mut pass)?;
+            self.walk(&pass)?;
         }
         // Without a share, every unit was done or met.
         let missing = if self.assignment == Assignment::All { Vec::new() } else { pass.units.look_again()? };
@@ -90,107 +68,54 @@ impl<'a> Run<'a> {
         )))
     }
 
-    fn pass(&self, node: &'a Node) -> Result<Pass<'a>> {
-        let (flow, mut nodes) = self.flow(node.operation().inputs()[0].1)?;
-        nodes.push(node);
-        let mut data = self.claim("data", node).open()?;
-        data.expect(MANIFEST)?;
-        data.expect(KNOWN)?;
-        let units = match self.assignment {
-            Assignment::All => Units::told(data, flow.units.len())?,
-            Assignment::Share(_) | Assignment::Merge => Units::of(data, flow.units.len())?,
-        };
-        let (done, seen) = (BTreeMap::new(), Reports::new());
-        Ok(Pass { flow, nodes, units, steps: None, load_seconds: None, done, seen })
-    }
-
     /// Does the units of this run that are left, but those that other workers do meanwhile.
-    fn walk(&self, pass: &mut Pass<'a>) -> Result<()> {
+    fn walk(&self, pass: &Pass<'a>) -> Result<()> {
         let mut walk = Walk::new(pass.units.found(), |unit| self.assignment.holds(unit), random());
         if self.workdir.has_others()? {
             walk.join(&pass.units)?;
         }
         self.monitor.begin(&pass.node().id, Some(pass.flow.rows), "rows");
-        while let Some(unit) = walk.next() {
-            if self.monitor.stopping() {
-                return Err(Error::Interrupted);
+        let walk = Mutex::new(walk);
+        self.in_threads(pass, pass.flow.units.len(), &|pass, steps| {
+            // The lock is free while a unit is done.
+            while let Some(unit) = { locked(&walk).next() } {
+                if self.stops(pass) {
+                    return Err(Error::Interrupted);
+                }
+                if !pass.units.is_noted(unit)? && self.unit(pass, steps, unit)? {
+                    locked(&walk).did(unit, &pass.units)?;
+                } else {
+                    locked(&walk).meet(unit, &pass.units)?;
+                }
             }
-            if !pass.units.is_noted(unit)? && self.unit(pass, unit)? {
-                walk.did(unit, &pass.units)?;
-            } else {
-                walk.meet(unit, &pass.units)?;
-            }
-        }
+            Ok(())
+        })?;
         self.monitor.end();
         Ok(())
     }
 
     /// Does the units `damaged`, whatever other workers know of them.
-    fn make_again(&self, pass: &mut Pass<'a>, damaged: &[usize]) -> Result<()> {
+    fn make_again(&self, pass: &Pass<'a>, damaged: &[usize]) -> Result<()> {
         let rows = damaged.iter().map(|unit| pass.flow.units[*unit].0.rows).sum();
         self.monitor.begin(&pass.node().id, Some(rows), "rows");
-        for unit in damaged {
-            if self.monitor.stopping() {
-                return Err(Error::Interrupted);
-            }
-            self.unit(pass, *unit)?;
-        }
+        self.in_threads(pass, 1, &|pass, steps| {
+            damaged.iter().try_for_each(|unit| {
+                if self.stops(pass) { Err(Error::Interrupted) } else { self.unit(pass, steps, *unit).map(drop) }
+            })
+        })?;
         self.monitor.end();
         Ok(())
     }
 
-    /// One unit's rows into one part; false where another worker was faster.
-    fn unit(&self, pass: &mut Pass<'a>, unit: usize) -> Result<bool> {
-        let (node, count) = (pass.node(), pass.flow.units.len());
-        let steps = match &mut pass.steps {
-            Some(steps) => steps,
-            none => {
-                let start = Instant::now();
-                let steps = none.insert(self.open(&pass.flow, &pass.nodes)?);
-                pass.load_seconds = Some(start.elapsed().as_secs_f64());
-                steps
-            }
-        };
-        let part = pass.units.own_part(unit);
-        let (mut writer, mut rows) = (None, 0);
-        let mut passed = pass.flow.run(unit, &pass.seen, steps, &mut |batch| {
-            if writer.is_none() {
-                writer = Some(FileFormat::Parquet.create(&part, &batch.schema())?);
-            }
-            rows += batch.num_rows() as u64;
-            self.monitor.advance(batch.num_rows() as u64, "");
-            writer.as_mut().expect("created just above").write(&batch)?;
-            Ok(!self.monitor.stopping())
-        })?;
-        if self.monitor.stopping() {
-            return Err(Error::Interrupted);
-        }
-        passed.keep_rejects(&Folder::new(self.claim("rejects", node)), unit, count)?;
-        let file = match writer {
-            Some(writer) => writer.finish()?,
-            None => FileFormat::Parquet.create(&part, &node.columns)?.finish()?,
-        };
-        passed.reports.entry(node.id.clone()).or_default().bytes = file.bytes;
-        let note = Note { part: Part { name: part.name().to_owned(), rows, file }, reports: passed.reports };
-        if !pass.units.finish(unit, &note)? {
-            // The note names another worker's part; that of another machine may differ in a last bit.
-            part.delete()?;
-            return Ok(false);
-        }
-        add(&mut pass.seen, &note.reports);
-        pass.done.insert(unit, note);
-        Ok(true)
-    }
-
     /// Commits the stage of `pass`, all of whose units were found or done, unless another run does: one checks the parts that
     /// earlier runs left and reads all notes, the others wait.
-    fn commit(&mut self, mut pass: Pass<'a>, manifest: &Location) -> Result<()> {
+    fn commit(&mut self, pass: Pass<'a>, manifest: &Location) -> Result<()> {
         let node = pass.node();
         let lease = self.lease_of_commit(&node.id, manifest)?;
         if let Some(record) = self.finished(manifest, &node.id)? {
             self.some_rows(&record.reports, &self.folder("rejects", node))?;
-            self.sound.borrow_mut().insert(node.id.clone());
-            self.remember(record, if pass.load_seconds.is_some() { Done::Now } else { Done::Earlier });
+            locked(&self.sound).insert(node.id.clone());
+            self.remember(record, if pass.load_seconds().is_some() { Done::Now } else { Done::Earlier });
             return Ok(());
         }
         let gathered = loop {
@@ -198,7 +123,7 @@ impl<'a> Run<'a> {
             match (gathered.missing.is_empty(), self.assignment) {
                 (true, _) => break gathered,
                 (false, Assignment::Merge) => return Err(unfinished(node, &pass.flow, &gathered.missing)),
-                (false, _) => self.make_again(&mut pass, &gathered.missing)?,
+                (false, _) => self.make_again(&pass, &gathered.missing)?,
             }
         };
         let (kept, rejects) = (gathered.parts.iter().map(|part| part.rows).sum(), self.folder("rejects", node));
@@ -217,7 +142,7 @@ impl<'a> Run<'a> {
         if !manifest.create(record.to_json())? && self.finished(manifest, &node.id)?.is_none() {
             manifest.write(record.to_json())?;
         }
-        self.sound.borrow_mut().insert(node.id.clone());
+        locked(&self.sound).insert(node.id.clone());
         self.remember(record, done);
         drop(lease);
         Ok(())
@@ -241,7 +166,8 @@ impl<'a> Run<'a> {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
-            let (of_others, done) = (some.iter().copied().filter(|unit| !pass.done.contains_key(unit)), &pass.done);
+            let done = &locked(&pass.counted).done;
+            let of_others = some.iter().copied().filter(|unit| !done.contains_key(unit));
             let mut read = pass.units.sound(&of_others.collect::<Vec<_>>())?.into_iter();
             for unit in some {
                 let note = done.get(unit).cloned().or_else(|| read.next().flatten());
@@ -263,9 +189,9 @@ impl<'a> Run<'a> {
         met(&mut reports, &way(pass));
         conclude(&mut reports, self.plan)?;
         let mut report = reports.remove(&node.id).unwrap_or_default();
-        report.load_seconds = pass.load_seconds.unwrap_or_default();
+        report.load_seconds = pass.load_seconds().unwrap_or_default();
         let record = Record { parts: gathered.parts, ..self.conclude(&node.id, report, reports) };
-        let done = if pass.load_seconds.is_none() && !pass.flow.units.is_empty() { Done::Earlier } else { Done::Now };
+        let done = if pass.load_seconds().is_none() && !pass.flow.units.is_empty() { Done::Earlier } else { Done::Now };
         Ok((record, done))
     }
 }

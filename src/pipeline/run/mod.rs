@@ -20,6 +20,7 @@ mod balance;
 mod kept;
 mod materialise;
 mod parts;
+mod pass;
 pub mod preflight;
 mod provenance;
 mod publish;
@@ -37,8 +38,8 @@ mod uses;
 mod workdir;
 mod written;
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde_json::json;
@@ -101,6 +102,11 @@ fn has_models(node: &Node) -> bool {
     !node.operation().models().is_empty()
 }
 
+/// What `mutex` holds, whoever panicked with it.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn needed(plan: &Plan, options: &Options) -> Result<Vec<String>> {
     let Some(only) = &options.only else { return Ok(plan.nodes.iter().map(|node| node.id.clone()).collect()) };
     if plan.node(only).is_none() {
@@ -139,9 +145,9 @@ struct Run<'a> {
     assignment: Assignment,
     verify: Depth,
     /// Materialised stages and models whose files were compared with their digests.
-    sound: RefCell<BTreeSet<String>>,
+    sound: Mutex<BTreeSet<String>>,
     /// Models and tokenizers by name, as they were when their digests were taken.
-    used: RefCell<BTreeMap<String, Stamps>>,
+    used: Mutex<BTreeMap<String, Stamps>>,
 }
 
 impl<'a> Run<'a> {
@@ -167,8 +173,8 @@ impl<'a> Run<'a> {
             recipes: BTreeMap::new(),
             assignment: options.assignment,
             verify: if options.verify { Depth::Digest } else { Depth::Size },
-            sound: RefCell::default(),
-            used: RefCell::default(),
+            sound: Mutex::default(),
+            used: Mutex::default(),
         };
         for node in nodes() {
             run.stamp(node);

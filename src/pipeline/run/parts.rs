@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::Run;
 use super::record::Record;
 use super::spread::{Board, UnitSet};
 use super::workdir::Workdir;
+use super::{Run, locked};
 use crate::error::{Error, Result};
 use crate::io::{Cost, Dataset, Location, Owned, Written, at_once, owned, session};
 use crate::pipeline::flow::Flow;
@@ -270,7 +270,7 @@ impl Run<'_> {
         let record = self.finished(&manifest, &node.id)?.ok_or_else(gone)?;
         let count = record.parts.len();
         let units = Units { folder, count, found: UnitSet::none(count) };
-        if !self.sound.borrow().contains(&node.id) {
+        if !locked(&self.sound).contains(&node.id) {
             let parts: Vec<(usize, &Part)> = record.parts.iter().enumerate().collect();
             if let Some(&unit) = units.damaged(&parts)?.first() {
                 // Without them the next run makes this part again, and no other.
@@ -283,7 +283,7 @@ impl Run<'_> {
                 );
                 return Err(Error::stage(&node.id, message));
             }
-            self.sound.borrow_mut().insert(node.id.clone());
+            locked(&self.sound).insert(node.id.clone());
         }
         Ok(Flow::whole(Dataset::of(record.parts.iter().map(|part| units.folder.join(&part.name)).collect())?))
     }

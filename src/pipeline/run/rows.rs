@@ -6,13 +6,15 @@ use super::Run;
 use super::balance::balanced;
 use crate::error::{Error, Result};
 use crate::io::Location;
-use crate::pipeline::flow::{Flow, Step};
+use crate::model::DeviceSpec;
+use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::{Node, Plan};
 use crate::pipeline::rejects::{Folder, NoRows};
 use crate::pipeline::report::{Reports, add};
+use crate::pipeline::step::Step;
 use crate::pipeline::supplies::NodeResources;
 use crate::stages::positions::{Fitting, Reads};
-use crate::stages::{Conclusion, Shape};
+use crate::stages::{Conclusion, Shape, Transform};
 
 impl<'a> Run<'a> {
     /// The rows of stage `id`, and the stages that they still have to pass, in order.
@@ -40,16 +42,17 @@ impl<'a> Run<'a> {
     pub(super) fn open(&self, flow: &Flow, nodes: &[&Node]) -> Result<Vec<Step>> {
         let mut steps = flow.steps();
         for node in nodes {
-            steps.push(self.step(node)?);
+            steps.push(Step::new(&node.id, self.opened(node, self.plan.device)?));
         }
         Ok(steps)
     }
 
-    fn step(&self, node: &Node) -> Result<Step> {
+    /// The transform of `node`, with its models on `device`.
+    pub(super) fn opened(&self, node: &Node, device: DeviceSpec) -> Result<Box<dyn Transform>> {
         match node.shape() {
             Shape::Materialised(rows) => {
                 let trained = |name: &str| self.trained(name);
-                Ok(Step::new(&node.id, rows.open(&NodeResources::new(self.plan, node, &trained))?))
+                rows.open(&NodeResources::new(self.plan, node, &trained).on(device))
             }
             _ => Err(Error::stage(&node.id, format!("`{}` makes no rows", node.operation().name()))),
         }

@@ -113,6 +113,9 @@ impl Random {
 
 /// A worker's way through units, each at most once: one after the other, until it meets what another worker did; then from a
 /// random one on. So workers that know nothing of one another spread, and each has a stretch to itself.
+///
+/// Threads of a worker may take units of one way: a unit that was taken is not entered again, and counts as finished once its thread
+/// says so.
 #[derive(Debug, Clone)]
 pub(super) struct Walk {
     /// Units that the way goes past: finished before it began, or of another share.
@@ -323,6 +326,22 @@ mod tests {
         assert_eq!(shared.told.borrow().as_ref(), Some(&set(&[0, 1, 2, 3, 4, 9], 1_000_000)));
         // One in a hundred thousand that it is one of the next.
         assert!(walk.next().unwrap() > 10);
+    }
+
+    #[test]
+    fn a_unit_that_a_thread_still_computes_is_not_told_to_be_finished() {
+        let shared = Shared::new(500);
+        let mut walk = walk(9, 5);
+        walk.join(&shared).unwrap();
+        let [slow, quick] = [walk.next().unwrap(), walk.next().unwrap()];
+        shared.step(&mut walk, quick);
+        walk.join(&shared).unwrap();
+        assert_eq!(shared.told.borrow().as_ref(), Some(&set(&[quick], 9)));
+        let left: Vec<usize> = walk.by_ref().collect();
+        assert!(left.len() == 7 && !left.contains(&slow), "{left:?}");
+        shared.step(&mut walk, slow);
+        walk.join(&shared).unwrap();
+        assert!(shared.told.borrow().as_ref().is_some_and(|told| told.contains(slow)));
     }
 
     #[test]

@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::io::Claim;
 use crate::model::cost::Cost;
 use crate::model::save::{self, Card};
-use crate::model::{CausalLm, Precision, WeightFormat};
+use crate::model::{CausalLm, Precision, Room, WeightFormat, on_device};
+use crate::pipeline::estimate::batch_tokens;
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
 use crate::pipeline::rejects::Folder;
@@ -56,10 +57,10 @@ impl Run<'_> {
             Precision::Bf16 => WeightFormat::Bf16,
             _ => WeightFormat::Plain,
         };
-        let model = match &train.lora {
-            Some(lora) => CausalLm::adapted(&source, lora, self.plan.seed, format, &device)?,
-            None => CausalLm::load(&source, &device)?,
-        };
+        let model = on_device(self.plan.device, || match &train.lora {
+            Some(lora) => CausalLm::adapted(&source, lora, self.plan.seed, format, &device),
+            None => CausalLm::load(&source, &device),
+        })?;
         let needs = train.objective.formula().needs();
         let reference = match &train.reference {
             Some(reference) if needs.live_reference() => {
@@ -67,6 +68,7 @@ impl Run<'_> {
             }
             _ => None,
         };
+        let tokens = batch_tokens(self.plan, node, self.plan.device, train.batch_tokens)?;
         let load_seconds = start.elapsed().as_secs_f64();
         if needs.stored_reference() {
             self.refuse_another_reference(node, &feed.input.flow, train.reference.as_ref().unwrap_or(&train.model))?;
@@ -76,7 +78,9 @@ impl Run<'_> {
         let checkpoints = train.checkpoint.open(self.claim("checkpoints", node));
         let job = Job {
             name: &node.id,
+            spec: self.plan.device,
             device: &device,
+            room: &Room::new(self.plan.device, tokens),
             settings: &Settings { precision, ..train.settings(self.plan.seed) },
             reference: reference.as_ref(),
             feed: &feed,

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::Run;
 use super::record::Done;
 use super::uses::stamps;
+use super::{Run, locked};
 use crate::error::{Error, Result};
 use crate::io::owned::{Depth, RECORD, some_of};
 use crate::io::{Location, Mirror, Owned, mirror};
@@ -46,10 +46,10 @@ impl Run<'_> {
             )
         };
         let owned = owned.ok_or_else(replaced)?;
-        if self.sound.borrow_mut().insert(id.to_owned()) {
+        if locked(&self.sound).insert(id.to_owned()) {
             let seen = stamps(&source);
             refuse_changed(id, &owned, Depth::Digest)?;
-            self.used.borrow_mut().insert(id.to_owned(), seen);
+            locked(&self.used).insert(id.to_owned(), seen);
         }
         Ok(source)
     }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::Run;
+use super::{Run, locked};
 use crate::error::{Error, Result};
 use crate::io::Stamps;
 use crate::model::{ModelSource, Weights};
@@ -26,7 +26,7 @@ pub(super) fn stamps(source: &ModelSource) -> Stamps {
 impl Run<'_> {
     /// Notes how the models and the tokenizer of `node` are now, before their digests are taken.
     pub(super) fn stamp(&self, node: &Node) {
-        let mut used = self.used.borrow_mut();
+        let mut used = locked(&self.used);
         for model in node.operation().models() {
             if let Some(source) = self.plan.source(model.name) {
                 used.entry(model.name.to_owned()).or_insert_with(|| stamps(&source));
@@ -43,7 +43,7 @@ impl Run<'_> {
     /// A file that changed.
     pub(super) fn unchanged<'n>(&self, flow: &Flow, nodes: impl IntoIterator<Item = &'n Node>) -> Result<()> {
         let way_out = "nothing was committed; run the same command again";
-        let used = self.used.borrow();
+        let used = locked(&self.used);
         for node in nodes {
             let models = node.operation().models().into_iter().map(|model| model.name.to_owned());
             let tokenizer = self.plan.tokenizer_of(node.operation());
