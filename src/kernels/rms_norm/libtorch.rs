@@ -5,6 +5,9 @@
 //! `w = v g / |v|`, it is `dv = (dw - v <dw, v> / |v|^2) g / |v|` for every row. With `v = x`, `dw = grad * weight` and `sqrt(d) / r`
 //! for both `|v|` and `g`, that is the gradient of [`RmsNorm`] divided by `r`.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
 use burn::tensor::FloatDType;
@@ -56,6 +59,16 @@ impl RmsNorm for LibTorch {
     }
 }
 
+/// The square root of `width` as a number of the host, which is made once.
+fn root(width: i64) -> Tensor {
+    thread_local! {
+        static ROOTS: RefCell<BTreeMap<i64, Tensor>> = RefCell::default();
+    }
+    ROOTS.with_borrow_mut(|roots| {
+        roots.entry(width).or_insert_with(|| Tensor::from((width as f32).sqrt())).shallow_clone()
+    })
+}
+
 /// The gradient with respect to x divided by `r`, in f32, and that with respect to the weight if it trains.
 fn gradients(
     x: &TchTensor,
@@ -67,8 +80,7 @@ fn gradients(
     let (x, r, grad) = (x.tensor.to_kind(Kind::Float).contiguous(), &r.tensor, &grad.tensor);
     // Sums over rows are products with a vector.
     let grad_weight = weight_trains.then(|| fresh((&x * grad).tr().mv(&r.view([-1]))));
-    let root = (x.size()[1] as f32).sqrt();
-    let norms = Tensor::from(root).g_div(r);
+    let norms = root(x.size()[1]).g_div(r);
     let grad_y = (&weight.tensor * grad).contiguous();
     let (by_r, _) = Tensor::internal_weight_norm_interface_backward(&grad_y, &x, &norms, &norms, 0);
     (by_r, grad_weight)
