@@ -8,7 +8,9 @@ mod said;
 mod schema;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
@@ -23,7 +25,7 @@ use super::extension::told;
 pub use super::find::takes;
 use super::find::{WILD, find};
 use super::store::{Location, Stores, shown};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, nearest};
 use crate::monitor::{Monitor, Silent};
 use file::{File, whole};
 use schema::common_schema;
@@ -84,8 +86,7 @@ impl Dataset {
         for pattern in patterns {
             let found = find(pattern, stores, monitor)?;
             if found.is_empty() {
-                let what = if pattern.contains(WILD) { "no file matches" } else { "no such file or folder" };
-                return Err(Error::data(Place::file(shown(pattern)), what));
+                return Err(Error::data(Place::file(shown(pattern)), missing(pattern)));
             }
             locations.extend(found);
         }
@@ -238,6 +239,21 @@ impl Dataset {
     }
 }
 
+/// What is said of `pattern`, which names no file: on this machine with the nearest name in the same folder.
+fn missing(pattern: &str) -> String {
+    if pattern.contains(WILD) {
+        return "no file matches".to_owned();
+    }
+    let path = Path::new(pattern);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names: Vec<String> = beside.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let near = path.file_name().and_then(|name| nearest(name.to_str()?, &names));
+    let near = near.map(|(_, name)| format!("; did you mean `{}`?", path.with_file_name(name).display()));
+    format!("no such file or folder{}", near.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,7 +288,9 @@ mod tests {
         let chunks: Vec<Chunk> = dataset.read(&units[1], 500).unwrap().collect::<Result<_>>().unwrap();
         assert_eq!(chunks.iter().map(|chunk| chunk.first_row).collect::<Vec<_>>(), [4097, 4597]);
         assert!(open("b*").unwrap_err().to_string().contains("no file matches"));
-        assert!(open("nothing").unwrap_err().to_string().contains("no such file or folder"));
+        assert!(open("nothing").unwrap_err().to_string().ends_with("no such file or folder"));
+        fs::write(folder.path().join("pairs.jsonl"), "").unwrap();
+        assert!(open("pair.jsonl").unwrap_err().to_string().contains("/pairs.jsonl`?"));
 
         write(&at("a-2.parquet"), Arc::new(StringArray::from(vec!["x"])));
         let error = open("a-*.parquet").unwrap_err().to_string();
