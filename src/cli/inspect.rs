@@ -3,23 +3,29 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::dataset;
 use super::progress::Progress;
+use super::row::Row;
 use super::terminal::{plain, plain_json};
-use super::{row, tokenizer};
+use super::tokenizer;
+use super::values::Values;
 use crate::columns::lists::{floats, masks};
 use crate::columns::provenance::Provenance;
 use crate::columns::{Side, type_name};
 use crate::error::{Error, Place, Result};
-use crate::io::{Dataset, Stores};
+use crate::io::Dataset;
+use crate::report::problems;
 
 #[derive(Debug, Args)]
 pub(super) struct Inspect {
     /// A file, glob or folder.
     path: String,
-    /// Show this row, from 1, token by token.
+    /// Show this row, from 1: token by token if it is scored, else column by column.
     #[arg(long, value_name = "N")]
     row: Option<u64>,
     /// Folder with the tokenizer.json that made the ids, where it is no longer where it was. Without a tokenizer, ids are shown.
@@ -60,14 +66,14 @@ impl Numbers {
 
 impl Inspect {
     pub(super) fn text(&self) -> Result<String> {
-        let dataset = Dataset::open_watched(std::slice::from_ref(&self.path), &Stores::default(), &Progress::new())?;
+        let dataset = dataset::open(&self.path, &Progress::new())?;
         match self.row {
             Some(wanted) => self.row(&dataset, wanted),
             None => self.summary(&dataset),
         }
     }
 
-    /// Row `wanted` token by token.
+    /// Row `wanted`.
     fn row(&self, dataset: &Dataset, wanted: u64) -> Result<String> {
         let mut before = 0;
         for unit in dataset.units() {
@@ -79,16 +85,24 @@ impl Inspect {
                 let batch = chunk?.batch;
                 let rows = batch.num_rows() as u64;
                 if let Some(at) = wanted.checked_sub(before + 1).filter(|at| *at < rows) {
-                    let provenance = Provenance::of(dataset.schema());
-                    let tokenizer = tokenizer::find(self.tokenizer.as_deref(), &provenance, &self.path)?;
-                    let place = Place::file(&self.path).row(wanted);
-                    let row = row::Row::of(&batch.slice(at as usize, 1), tokenizer, place)?;
-                    return Ok(if self.json { row.json(wanted) } else { row.text(wanted) });
+                    return self.shown(&batch.slice(at as usize, 1), dataset.schema(), wanted);
                 }
                 before += rows;
             }
         }
         Err(Error::data(Place::file(&self.path).row(wanted), format!("there are {before} rows")))
+    }
+
+    /// The only row of `batch`, which has the number `wanted` in a dataset of `schema`.
+    fn shown(&self, batch: &RecordBatch, schema: &Schema, wanted: u64) -> Result<String> {
+        let place = Place::file(&self.path).row(wanted);
+        if !problems(schema).is_empty() {
+            let values = Values::of(batch, &place)?;
+            return Ok(if self.json { values.json(wanted) } else { values.text(wanted) });
+        }
+        let tokenizer = tokenizer::find(self.tokenizer.as_deref(), &Provenance::of(schema), &self.path)?;
+        let row = Row::of(batch, tokenizer, place)?;
+        Ok(if self.json { row.json(wanted) } else { row.text(wanted) })
     }
 
     fn summary(&self, dataset: &Dataset) -> Result<String> {

@@ -1,5 +1,6 @@
 //! The command line. stdout is data, stderr is progress and problems.
 
+mod dataset;
 mod explain;
 mod init;
 mod inspect;
@@ -15,6 +16,7 @@ mod shell;
 mod summary;
 mod terminal;
 mod tokenizer;
+mod values;
 
 use std::fs;
 use std::io::{self, Write};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use arrow::array::{Array, AsArray, RecordBatch};
 use clap::Args;
 
+use super::dataset;
 use super::progress::Progress;
 use super::terminal::plain;
 use super::tokenizer;
@@ -105,7 +106,7 @@ impl Report {
 
     fn contents(&self) -> Result<Contents> {
         let progress = Progress::new();
-        let dataset = Dataset::open_watched(std::slice::from_ref(&self.path), &Stores::default(), &progress)?;
+        let dataset = dataset::open(&self.path, &progress)?;
         let schema = dataset.schema();
         let tokenizer = tokenizer::find(self.tokenizer.as_deref(), &Provenance::of(schema), &self.path)?;
         let settings = Settings { rows: self.rows, seed: self.seed };

@@ -1,6 +1,7 @@
 //! One scored row in a terminal: tokens on the colours of the report's page, or line by line where there are no colours.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use serde_json::json;
@@ -26,11 +27,11 @@ struct Block {
 
 impl Row {
     /// The row of `batch`, which is at `place`, with texts by `tokenizer`.
-    pub(super) fn of(batch: &RecordBatch, tokenizer: Option<Tokenizer>, place: Place) -> Result<Self> {
+    pub(super) fn of(batch: &RecordBatch, tokenizer: Option<Arc<Tokenizer>>, place: Place) -> Result<Self> {
         let settings = Settings { rows: 1, seed: 0 };
         let mut builder = Builder::new(&batch.schema(), tokenizer, settings).map_err(|problems| {
             let missing = problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; ");
-            Error::data(place.clone(), format!("{missing}: rows are shown once they are scored"))
+            Error::data(place.clone(), missing)
         })?;
         builder.add(batch)?;
         let Contents { sample, statistics, .. } = builder.finish(String::new(), None)?;

@@ -1,6 +1,7 @@
 //! The tokenizer that made a dataset's ids, found by what the dataset says of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::columns::provenance::Provenance;
 use crate::error::{Error, Place, Result};
@@ -11,7 +12,7 @@ use crate::text::Tokenizer;
 ///
 /// # Errors
 /// A folder `named` without a tokenizer, or with another one than that of the rows.
-pub(super) fn find(named: Option<&Path>, provenance: &Provenance, path: &str) -> Result<Option<Tokenizer>> {
+pub(super) fn find(named: Option<&Path>, provenance: &Provenance, path: &str) -> Result<Option<Arc<Tokenizer>>> {
     let made_ids = |tokenizer: &Tokenizer| {
         provenance.tokenizer.as_ref().is_none_or(|digest| tokenizer.digest().is_ok_and(|own| own == *digest))
     };
@@ -21,7 +22,7 @@ pub(super) fn find(named: Option<&Path>, provenance: &Provenance, path: &str) ->
             let message = format!("the rows were tokenized with another tokenizer than that in {}", folder.display());
             return Err(Error::data(Place::file(path), message));
         }
-        return Ok(Some(tokenizer));
+        return Ok(Some(Arc::new(tokenizer)));
     }
     let (Some(folder), Some(_)) = (&provenance.tokenizer_folder, &provenance.tokenizer) else { return Ok(None) };
     let above = Path::new(path).ancestors().map(|above| above.join(folder));
@@ -32,7 +33,7 @@ pub(super) fn find(named: Option<&Path>, provenance: &Provenance, path: &str) ->
         if let Ok(tokenizer) = Tokenizer::load(&folder)
             && made_ids(&tokenizer)
         {
-            return Ok(Some(tokenizer));
+            return Ok(Some(Arc::new(tokenizer)));
         }
     }
     Ok(None)

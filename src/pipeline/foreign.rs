@@ -71,6 +71,7 @@ const KEYS: &[(&[&str], Ours)] = &[
         ],
         MEMORY,
     ),
+    (&["steps", "num_steps", "total_steps"], Key("max_steps", TRAIN)),
     (&["warmup_ratio"], Key("warmup", TRAIN)),
     (&["warmup_steps"], Way("`warmup` of a `train` stage is a share of the steps, in [0, 1)")),
     (&["lr_scheduler_type", "lr_scheduler", "scheduler"], Key("decay", TRAIN)),

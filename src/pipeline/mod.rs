@@ -28,6 +28,7 @@ mod step;
 pub mod suite;
 mod supplies;
 pub mod sweep;
+mod tokenizers;
 pub mod tree;
 mod vocabulary;
 

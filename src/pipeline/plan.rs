@@ -11,6 +11,7 @@ use super::places;
 use super::run::preflight;
 use super::sources::Sources;
 use super::spec::Spec;
+use super::tokenizers::Tokenizers;
 use super::{doubtful, limits, vocabulary};
 use crate::error::{Error, Problem, Result, suggest};
 use crate::io::{Dataset, Stores};
@@ -47,6 +48,7 @@ pub struct Plan {
     /// Whether other pipelines, the variants of a sweep, keep their results in the same workdir.
     pub shared: bool,
     models: Models,
+    pub(super) tokenizers: Tokenizers,
 }
 
 /// Why the columns of a stage are not known.
@@ -170,6 +172,7 @@ impl Plan {
             warnings: Vec::new(),
             shared: false,
             models,
+            tokenizers: Tokenizers::default(),
         };
         for id in order {
             let mut stage = spec.file.stages[&id].clone();

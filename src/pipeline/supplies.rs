@@ -1,5 +1,7 @@
 //! What a stage is opened with: models, tokenizer, device, places.
 
+use std::sync::Arc;
+
 use arrow::datatypes::SchemaRef;
 
 use super::estimate::batch_tokens;
@@ -49,8 +51,8 @@ impl Resources for NodeResources<'_> {
         self.plan.source(name).map_or_else(|| (self.trained)(name), Ok)
     }
 
-    fn tokenizer(&self) -> Result<Option<Tokenizer>> {
-        self.plan.tokenizer_of(self.node.operation()).map(|folder| Tokenizer::load(&folder)).transpose()
+    fn tokenizer(&self) -> Result<Option<Arc<Tokenizer>>> {
+        self.plan.tokenizer_of(self.node.operation()).map(|folder| self.plan.tokenizers.load(&folder)).transpose()
     }
 
     fn device(&self) -> DeviceSpec {

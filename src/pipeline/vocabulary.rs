@@ -2,38 +2,22 @@
 //! made are numbers without a meaning, and nothing later would notice. A live reference, whose distributions are compared with the
 //! policy's, must have as many entries, too.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::plan::{Node, Origin, Plan};
 use crate::columns::provenance::Provenance;
 use crate::error::{Problem, Result};
 use crate::stages::ModelUse;
-use crate::text::Tokenizer;
 use crate::text::tokenizer::compare::difference;
-
-/// Tokenizers by folder: a pipeline names the same few again and again.
-#[derive(Default)]
-struct Tokenizers(BTreeMap<PathBuf, Tokenizer>);
-
-impl Tokenizers {
-    fn load(&mut self, folder: &Path) -> Result<()> {
-        if !self.0.contains_key(folder) {
-            self.0.insert(folder.to_owned(), Tokenizer::load(folder)?);
-        }
-        Ok(())
-    }
-}
 
 /// Where ids and models of a stage do not fit together.
 pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
-    let mut tokenizers = Tokenizers::default();
     let mut problems = Vec::new();
     for node in &plan.nodes {
         // Passes that the planner added have the models of the stage that they serve.
         let models = node.operation().models().into_iter().filter(|_| node.origin == Origin::File);
         for ModelUse { field, name, .. } in models {
-            let message = match mismatch(plan, node, name, &mut tokenizers) {
+            let message = match mismatch(plan, node, name) {
                 Ok(None) => continue,
                 Ok(Some(message)) => message,
                 Err(error) => error.to_string(),
@@ -62,19 +46,16 @@ fn other_size(plan: &Plan, node: &Node) -> Option<String> {
 }
 
 /// What keeps the model `name` from reading the ids of the rows of `node`.
-fn mismatch(plan: &Plan, node: &Node, name: &str, tokenizers: &mut Tokenizers) -> Result<Option<String>> {
+fn mismatch(plan: &Plan, node: &Node, name: &str) -> Result<Option<String>> {
     let Some(source) = plan.start_of(name) else { return Ok(None) };
-    let Some(own) = source.tokenizer.clone() else { return Ok(None) };
-    tokenizers.load(&own)?;
+    let Some(own) = &source.tokenizer else { return Ok(None) };
+    let own = plan.tokenizers.load(own)?;
     if let Some(vocabulary) = source.config()?.get("vocab_size").and_then(serde_json::Value::as_u64) {
-        tokenizers.0[&own].check_fits(vocabulary as usize)?;
+        own.check_fits(vocabulary as usize)?;
     }
     match ids_of(plan, node) {
-        Ids::Tokenized { stage, folder } => {
-            tokenizers.load(&folder)?;
-            difference((stage, &tokenizers.0[&folder]), (name, &tokenizers.0[&own]))
-        }
-        Ids::Stamped(digest) if digest != tokenizers.0[&own].digest()? => {
+        Ids::Tokenized { stage, folder } => difference((stage, &*plan.tokenizers.load(&folder)?), (name, &*own)),
+        Ids::Stamped(digest) if digest != own.digest()? => {
             Ok(Some(format!("the rows were tokenized with another tokenizer than that of `{name}`")))
         }
         Ids::Stamped(_) | Ids::Unknown => Ok(None),

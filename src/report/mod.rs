@@ -18,6 +18,8 @@ mod sample;
 mod statistics;
 mod vocabulary;
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use serde::Serialize;
@@ -100,7 +102,7 @@ impl Builder {
     ///
     /// # Errors
     /// Columns that are missing.
-    pub fn new(schema: &Schema, tokenizer: Option<Tokenizer>, settings: Settings) -> Result<Self, Vec<Problem>> {
+    pub fn new(schema: &Schema, tokenizer: Option<Arc<Tokenizer>>, settings: Settings) -> Result<Self, Vec<Problem>> {
         let problems = problems(schema);
         if !problems.is_empty() {
             return Err(problems);

@@ -1,6 +1,7 @@
 //! Texts and classes of token ids, learned as they come along: the text of an id is what it adds to the token before it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::classes::Class;
 use super::rows::Pair;
@@ -16,7 +17,7 @@ const BROKEN: &str = "\u{fffd}";
 /// Where texts come from.
 enum Source {
     Tokenizer {
-        tokenizer: Box<Tokenizer>,
+        tokenizer: Arc<Tokenizer>,
         special: BTreeSet<i32>,
     },
     /// The column `{side}_tokens`, if there is one.
@@ -31,9 +32,9 @@ pub(super) struct Vocabulary {
 
 impl Vocabulary {
     /// Texts by `tokenizer`, or by the rows.
-    pub(super) fn new(tokenizer: Option<Tokenizer>) -> Self {
+    pub(super) fn new(tokenizer: Option<Arc<Tokenizer>>) -> Self {
         let source = match tokenizer {
-            Some(tokenizer) => Source::Tokenizer { special: tokenizer.special_ids(), tokenizer: Box::new(tokenizer) },
+            Some(tokenizer) => Source::Tokenizer { special: tokenizer.special_ids(), tokenizer },
             None => Source::Rows,
         };
         Self { source, known: HashMap::new() }

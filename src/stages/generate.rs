@@ -197,13 +197,13 @@ impl Generate {
     pub fn open(
         &self,
         source: &ModelSource,
-        tokenizer: Option<Tokenizer>,
+        tokenizer: Option<Arc<Tokenizer>>,
         device: DeviceSpec,
         positions: Option<usize>,
     ) -> Result<Box<dyn Transform>> {
         let meant = GenerationConfig::of(source)?;
         let (sampling, penalties) = self.sampling(source, &meant)?;
-        let mut stops = Stops { ids: self.end_ids(source, &meant, tokenizer.as_ref())?, ..Stops::default() };
+        let mut stops = Stops { ids: self.end_ids(source, &meant, tokenizer.as_deref())?, ..Stops::default() };
         let (mut template, mut made_with) = (None, [None, None]);
         if let Some(tokenizer) = tokenizer {
             let special = tokenizer.special_ids();
@@ -214,7 +214,7 @@ impl Generate {
                 }
             }
             let renders = self.template.open(&tokenizer, None);
-            made_with = [Some(tokenizer.digest()?), renders.as_ref().ok().map(Template::digest)];
+            made_with = [Some(tokenizer.digest()?.to_owned()), renders.as_ref().ok().map(Template::digest)];
             template = Some(renders);
             stops.tokenizer = Some(tokenizer);
         }

@@ -77,7 +77,7 @@ pub trait Resources {
     ///
     /// # Errors
     /// A tokenizer that cannot be read.
-    fn tokenizer(&self) -> Result<Option<Tokenizer>>;
+    fn tokenizer(&self) -> Result<Option<Arc<Tokenizer>>>;
 
     /// Where models run.
     fn device(&self) -> DeviceSpec;

@@ -153,8 +153,8 @@ impl Tokenize {
     ///
     /// # Errors
     /// A template that cannot be read.
-    pub fn open(&self, tokenizer: Tokenizer) -> Result<Box<dyn Transform>> {
-        let digest = tokenizer.digest()?;
+    pub fn open(&self, tokenizer: Arc<Tokenizer>) -> Result<Box<dyn Transform>> {
+        let digest = tokenizer.digest()?.to_owned();
         if let Some(note) = tokenizer.note() {
             tracing::warn!("{note}");
         }
@@ -178,7 +178,7 @@ const CONTRAST_IDS: [&str; 2] = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS];
 
 struct Tokenizing {
     stage: Tokenize,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: Template,
     digest: String,
     rule: BoundaryRule,

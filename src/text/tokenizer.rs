@@ -14,6 +14,7 @@ mod templates;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 
@@ -42,6 +43,7 @@ pub struct Tokenizer {
     /// The template named so, parsed.
     default: Option<ChatTemplate>,
     note: Option<String>,
+    digest: OnceLock<String>,
 }
 
 impl Tokenizer {
@@ -96,7 +98,17 @@ impl Tokenizer {
         let templates = Templates::find(folder, &files.config)?;
         let default = templates.parse(templates::DEFAULT, &named)?;
         let folder = folder.to_owned();
-        Ok(Self { inner, growth, longest_token, folder, special_tokens: named, templates, default, note })
+        Ok(Self {
+            inner,
+            growth,
+            longest_token,
+            folder,
+            special_tokens: named,
+            templates,
+            default,
+            note,
+            digest: OnceLock::new(),
+        })
     }
 
     /// The folder that it was loaded from.
@@ -241,14 +253,17 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When the tokenizer has no JSON form.
-    pub fn digest(&self) -> Result<String> {
+    pub fn digest(&self) -> Result<&str> {
+        if let Some(known) = self.digest.get() {
+            return Ok(known);
+        }
         let whole = serde_json::to_value(&self.inner).map_err(|error| self.error(&error))?;
         let mut hasher = blake3::Hasher::new();
         for part in ["model", "added_tokens", "normalizer", "pre_tokenizer"] {
             hasher.update(part.as_bytes());
             hasher.update(sorted(whole.get(part).unwrap_or(&Value::Null)).to_string().as_bytes());
         }
-        Ok(hasher.finalize().to_hex().to_string())
+        Ok(self.digest.get_or_init(|| hasher.finalize().to_hex().to_string()))
     }
 
     /// Files whose parts contradict each other may only be found out in use, and by a panic.

@@ -49,6 +49,7 @@ mod ownership;
 mod parity;
 mod pipeline;
 mod plans;
+mod processors;
 mod proxy;
 mod quickstart_data;
 mod rejects;

@@ -268,6 +268,28 @@ fn a_row_in_a_terminal_finds_its_tokenizer_and_sends_a_pipe_no_colours() {
 }
 
 #[test]
+fn inspect_shows_rows_that_are_not_scored_and_answers_workdirs() {
+    let folder = Folder::new();
+    folder.write("pairs.jsonl", r#"{"prompt": "a?", "chosen": "b", "rejected": "c", "source": "s"}"#);
+    let tokenizer = repository().join("data/quickstart/tokenizer");
+    let file = format!(
+        "workdir: run\nstages:\n  pairs: {{ read: {{ from: pairs.jsonl }} }}\n  \
+         tokens: {{ tokenize: {{ input: pairs, tokenizer: {} }} }}\n  out: {{ write: {{ input: tokens, to: out }} }}\n",
+        tokenizer.display()
+    );
+    folder.write("p.yaml", &file);
+    folder.succeeds(&["run", "p.yaml"]);
+    let shown = folder.succeeds(&["inspect", "out", "--row", "1"]);
+    assert!(shown.starts_with("row 1\n\n") && shown.contains("\nprompt\nuser: a?\n"), "{shown}");
+    let row: Value = serde_json::from_str(&folder.succeeds(&["inspect", "out", "--row", "1", "--json"])).unwrap();
+    assert_eq!((&row["row"], &row["rejected"][0]["content"]), (&json!(1), &json!("c")));
+    for command in ["inspect", "report"] {
+        let refused = folder.fails(&[command, "run"], 1);
+        assert!(refused.contains("is the workdir of a run") && refused.contains("run/data/tokens-"), "{refused}");
+    }
+}
+
+#[test]
 fn a_stage_writes_the_page_and_its_plots_and_knows_what_was_set_aside() {
     let same = "{\"prompt\": \"q\", \"chosen\": \"a\", \"rejected\": \"a\"}\n";
     let rows = Folder::new();

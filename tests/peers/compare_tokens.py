@@ -12,11 +12,12 @@ compared by the ids of the whole text with either answer, and by those of the pr
 """
 import argparse
 import collections
-import concurrent.futures
 import json
 import os
 import pathlib
 import random
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -142,24 +143,38 @@ def by_transformers(tokenizer, template, row, in_parts):
         return None
 
 
-def by_sepo(folder, tokenizer, template):
-    """Rows by number, the reasons why rows are not among them, and how many have a token across the end of the prompt."""
-    folder.mkdir(parents=True, exist_ok=True)
+def by_sepo(folder, tokenizer, templates):
+    """By template: rows by number, the reasons why rows are not among them, and how many have a token across the prompt's end.
+
+    One pipeline has a stage for every template, so that the tokenizer is loaded once. A template that refuses every row ends the
+    run; the next run goes on without it.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    (folder / "p.yaml").write_text(
-        "workdir: run\nstages:\n  rows: { read: { from: rows.jsonl } }\n"
-        f"  tokens: {{ tokenize: {{ input: rows, tokenizer: {tokenizer}, max_length: 100000, template: {template} }} }}\n"
-        "  out: { write: { input: tokens, to: out } }\n")
     sepo = pathlib.Path(os.environ.get("SEPO", "sepo"))
     sepo = sepo.absolute() if sepo.exists() else sepo
-    run = subprocess.run([sepo, "run", "p.yaml", "--json", "--fresh"], cwd=folder, capture_output=True, text=True)
-    if "the chat template refuses every row" in run.stderr and run.returncode:
-        return {}, {"refused by the chat template": len(ROWS)}, 0
-    if run.returncode:
-        raise RuntimeError(run.stderr)
-    stage = json.loads(run.stdout)["stages"]["tokens"]
-    rows = {row["row_id"]: row for row in pq.read_table(folder / "out").to_pylist()}
-    return rows, stage["set_aside"], stage["metrics"]["boundary_merged"]
+    stages = {f"t{number}": name for number, name in enumerate(templates)}
+    found = {}
+    while stages:
+        lines = ["workdir: run", "stages:", "  rows: { read: { from: rows.jsonl } }"]
+        for stage, name in stages.items():
+            lines += [f"  {stage}: {{ tokenize: {{ input: rows, tokenizer: {tokenizer}, max_length: 100000, template: {templates[name]} }} }}",
+                      f"  {stage}_out: {{ write: {{ input: {stage}, to: out/{stage} }} }}"]
+        (folder / "p.yaml").write_text("\n".join(lines) + "\n")
+        run = subprocess.run([sepo, "run", "p.yaml", "--json"], cwd=folder, capture_output=True, text=True)
+        refused = re.search(r"stage `(t\d+)`.*the chat template refuses every row", run.stderr)
+        if run.returncode and not refused:
+            raise RuntimeError(run.stderr)
+        if refused:
+            found[stages.pop(refused[1])] = {}, {"refused by the chat template": len(ROWS)}, 0
+            continue
+        report = json.loads(run.stdout)["stages"]
+        for stage, name in stages.items():
+            rows = {row["row_id"]: row for row in pq.read_table(folder / "out" / stage).to_pylist()}
+            found[name] = rows, report[stage]["set_aside"], report[stage]["metrics"]["boundary_merged"]
+        break
+    return found
 
 
 def verdict(row, theirs, ours):
@@ -192,24 +207,22 @@ def main():
         with_own = {**({f"own-{name}": own} if tokenizer.chat_template is not None else {}), **templates}
         chosen = {key: file.absolute() for key, file in keep(with_own, given.templates).items()}
         counts, reasons = collections.Counter(), collections.Counter()
-        run = lambda template: by_sepo(given.folder / "work" / name / template, at.absolute(), chosen[template])
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for template, (rows, set_aside, merged) in zip(chosen, pool.map(run, chosen)):
-                source = chosen[template].read_text()
-                in_parts = takes_parts_alone(tokenizer, source)
-                others = {reason: count for reason, count in set_aside.items() if reason != "refused by the chat template"}
-                if others:
-                    print(f"{name}, {template}: {others}", file=sys.stderr)
-                for row in ROWS:
-                    theirs, ours = by_transformers(tokenizer, source, row, in_parts), rows.get(row["row_id"])
-                    kind = verdict(row, theirs, ours)
-                    counts[kind] += 1
-                    if kind not in ("same", "refused by both", "same answers", "set aside"):
-                        ids = ours and {key: ours[key] for key in ours if key.endswith("_ids")}
-                        shown = {"tokenizer": name, "template": template, "kind": kind, "row": row, "transformers": theirs, "sepo": ids}
-                        print(json.dumps(shown, ensure_ascii=False), file=sys.stderr)
-                reasons.update(set_aside)
-                counts["merged"] += merged
+        for template, (rows, set_aside, merged) in by_sepo(given.folder / "work" / name, at.absolute(), chosen).items():
+            source = chosen[template].read_text()
+            in_parts = takes_parts_alone(tokenizer, source)
+            others = {reason: count for reason, count in set_aside.items() if reason != "refused by the chat template"}
+            if others:
+                print(f"{name}, {template}: {others}", file=sys.stderr)
+            for row in ROWS:
+                theirs, ours = by_transformers(tokenizer, source, row, in_parts), rows.get(row["row_id"])
+                kind = verdict(row, theirs, ours)
+                counts[kind] += 1
+                if kind not in ("same", "refused by both", "same answers", "set aside"):
+                    ids = ours and {key: ours[key] for key in ours if key.endswith("_ids")}
+                    shown = {"tokenizer": name, "template": template, "kind": kind, "row": row, "transformers": theirs, "sepo": ids}
+                    print(json.dumps(shown, ensure_ascii=False), file=sys.stderr)
+            reasons.update(set_aside)
+            counts["merged"] += merged
         counts["same"] += counts.pop("same answers", 0)
         rest = {kind: count for kind, count in counts.items() if kind not in names}
         cells = [f"{counts[kind]:,}" for kind in names]

@@ -1,6 +1,7 @@
 //! Where an answer ends: at a token, or at a text.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::text::Tokenizer;
@@ -13,7 +14,7 @@ pub struct Stops {
     /// Texts; they need the tokenizer.
     pub texts: Vec<String>,
     /// The tokenizer that decodes answers.
-    pub tokenizer: Option<Tokenizer>,
+    pub tokenizer: Option<Arc<Tokenizer>>,
 }
 
 impl Stops {

@@ -55,7 +55,6 @@ use crate::model::generate::GenerationConfig;
 use crate::model::{CausalLm, ModelSource, Precision};
 use crate::monitor::Monitor;
 use crate::stages::{Role, Shape};
-use crate::text::Tokenizer;
 
 pub use kept::{KeptFolder, Orphan, kept, orphans};
 #[cfg(feature = "flight")]
@@ -236,7 +235,7 @@ impl<'a> Run<'a> {
             }
         }
         if let Some((used, folder)) = operation.tokenizer().zip(self.plan.tokenizer_of(operation)) {
-            let tokenizer = Tokenizer::load(&folder)?;
+            let tokenizer = self.plan.tokenizers.load(&folder)?;
             hasher.update(tokenizer.digest()?.as_bytes());
             // Ids need no template: whoever does says that there is none.
             let template = used.template.and_then(|choice| choice.open(&tokenizer, tokenizer.eos_token()).ok());

@@ -9,9 +9,7 @@ use crate::io::Stamps;
 use crate::model::{ModelSource, Weights};
 use crate::pipeline::flow::Flow;
 use crate::pipeline::plan::Node;
-
-/// Endings of the files of models and tokenizers.
-const ENDINGS: [&str; 6] = [".safetensors", ".json", ".jinja", ".model", "merges.txt", "vocab.txt"];
+use crate::pipeline::tokenizers::{self, ENDINGS};
 
 /// The files of `source`, as they are now.
 pub(super) fn stamps(source: &ModelSource) -> Stamps {
@@ -35,7 +33,7 @@ impl Run<'_> {
             }
         }
         if let Some(folder) = self.plan.tokenizer_of(node.operation()) {
-            used.entry(folder.display().to_string()).or_insert_with(|| Stamps::of([folder], &ENDINGS));
+            used.entry(folder.display().to_string()).or_insert_with(|| tokenizers::stamps(&folder));
         }
     }
 

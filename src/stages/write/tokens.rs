@@ -32,12 +32,12 @@ pub(super) fn columns_of(input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
 
 /// Writes out tokens.
 pub(super) struct Words {
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     special: BTreeSet<i32>,
 }
 
 impl Words {
-    pub(super) fn new(tokenizer: Tokenizer) -> Self {
+    pub(super) fn new(tokenizer: Arc<Tokenizer>) -> Self {
         Self { special: tokenizer.special_ids(), tokenizer }
     }
 
@@ -131,7 +131,7 @@ mod tests {
 
     fn words_of() -> Words {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data/quickstart/tokenizer");
-        Words::new(Tokenizer::load(&folder).unwrap())
+        Words::new(Arc::new(Tokenizer::load(&folder).unwrap()))
     }
 
     /// The part of `content` that each token of `text` covers.
