@@ -69,14 +69,17 @@ impl Input {
     }
 }
 
+/// A gradient of any backend.
+type Gradient = Box<dyn Any + Send>;
+
 /// The sum of the gradients of one tensor. By default there is none, and autodiff adds them.
 #[derive(Debug, Clone, Default)]
-pub struct GradientSum(Option<Arc<Mutex<Option<Box<dyn Any + Send>>>>>);
+pub struct GradientSum(Option<Arc<Mutex<Option<Gradient>>>>);
 
 impl GradientSum {
     fn replace<B: Backend>(&self, sum: Option<FloatTensor<B>>) -> Option<FloatTensor<B>> {
         let mut kept = self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *kept, sum.map(|sum| Box::new(sum) as Box<dyn Any + Send>));
+        let before = std::mem::replace(&mut *kept, sum.map(|sum| Box::new(sum) as Gradient));
         before.and_then(|before| before.downcast().ok()).map(|before| *before)
     }
 

@@ -12,9 +12,12 @@ use crate::text::Tokenizer;
 /// Endings of the files of models and tokenizers.
 pub(super) const ENDINGS: [&str; 6] = [".safetensors", ".json", ".jinja", ".model", "merges.txt", "vocab.txt"];
 
-/// Tokenizers by folder, with their files as they were before they were read.
+/// A tokenizer, and its files as they were before they were read.
+type Loaded = (Stamps, Arc<Tokenizer>);
+
+/// Tokenizers by folder. Copies of a plan share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tokenizers(Arc<Mutex<BTreeMap<PathBuf, (Stamps, Arc<Tokenizer>)>>>);
+pub(super) struct Tokenizers(Arc<Mutex<BTreeMap<PathBuf, Loaded>>>);
 
 impl Tokenizers {
     /// The tokenizer in `folder`, read again if a file there changed.
