@@ -276,7 +276,7 @@ mod tests {
     fn libtorch_out_of_memory_is_known_by_what_it_says() {
         use burn::tensor::Tensor;
         let device = DeviceSpec::LibTorch.open().unwrap();
-        let huge = || Tensor::<1>::empty([1 << 48], &device).dims();
+        let huge = || Tensor::<1>::empty([1_usize << 48], &device).dims();
         let failure = guarded(DeviceSpec::LibTorch, 1, huge).unwrap_err();
         assert!(failure.is_out_of_memory(), "{failure}");
         assert!(!failure.to_string().contains("Exception raised"), "{failure}");
