@@ -24,6 +24,7 @@ use super::conform::{Lost, conform};
 use super::extension::told;
 pub use super::find::takes;
 use super::find::{WILD, find};
+use super::portion::Portion;
 use super::store::{Location, Stores, shown};
 use crate::error::{Error, Place, Result, nearest};
 use crate::monitor::{Monitor, Silent};
@@ -187,10 +188,10 @@ impl Dataset {
     /// A store that fails; later, in the batches, data that cannot be read, and a file that changed since it was
     /// opened.
     pub fn read(&self, unit: &Unit, batch_rows: usize) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
-        self.read_groups(unit.file, unit.groups.clone(), batch_rows)
+        self.read_groups(unit.file, unit.groups.clone(), Portion::of_rows(batch_rows))
     }
 
-    /// As [`Self::read`], any row groups of the file with index `file`.
+    /// As [`Self::read`], any row groups of the file with index `file`, as much at a time as `portion` says.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -198,16 +199,16 @@ impl Dataset {
         &self,
         file: usize,
         groups: Range<usize>,
-        batch_rows: usize,
+        portion: Portion,
     ) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
         let (location, opened) = &self.files[file];
         let (schema, location) = (self.schema.clone(), location.clone());
         let cause = |error| file::cause(&location, error);
         let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match opened {
-            File::Parquet(file) => Box::new(file.read(groups, &self.schema, batch_rows)),
-            File::Json(file) => Box::new(file.read(&self.schema, batch_rows).map_err(cause)?),
-            File::Csv(file) => Box::new(file.read(batch_rows).map_err(cause)?),
-            File::Ipc(file) => Box::new(file.read(groups, batch_rows).map_err(cause)?),
+            File::Parquet(file) => Box::new(file.read(groups, &self.schema, portion)),
+            File::Json(file) => Box::new(file.read(&self.schema, portion.rows).map_err(cause)?),
+            File::Csv(file) => Box::new(file.read(portion.rows).map_err(cause)?),
+            File::Ipc(file) => Box::new(file.read(groups, portion.rows).map_err(cause)?),
         };
         let place = Place::file(&location);
         let told = told(opened.schema());
