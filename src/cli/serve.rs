@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory};
 use tracing::warn;
 
+use super::dataset::refuse_workdir;
 use super::terminal::plain;
 use super::{Cli, print};
 use crate::error::{Error, Result};
@@ -79,6 +80,7 @@ impl Serve {
                 server.serve(stage, started(state), stopping)
             }
             None => {
+                refuse_workdir(&self.path)?;
                 let files = Files::open(&self.path, &Stores::default())?;
                 let what = format!("{}: {} rows in {} files", self.path, files.rows(), files.count());
                 server.serve(files, started(what), stopping)
