@@ -10,8 +10,8 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// mimalloc's own delay before it returns memory, 10 ms, is shorter than a pass and costs a sixth of a training step. The
-/// next pass takes what this one gave back.
+/// mimalloc's own delay before it returns memory is shorter than a pass and costs a sixth of a training step. The next pass
+/// takes what this one gave back. A server has no passes: streams come and go, and it has to stay small.
 fn keep_freed_memory() {
     const PURGE_DELAY: mi_option_t = 15;
     const NEVER: std::ffi::c_long = -1;
@@ -20,6 +20,8 @@ fn keep_freed_memory() {
 }
 
 fn main() -> ExitCode {
-    keep_freed_memory();
+    if std::env::args_os().nth(1).is_none_or(|command| command != "serve") {
+        keep_freed_memory();
+    }
     sepo::cli::main()
 }

@@ -9,6 +9,8 @@ pub trait Monitor: Send + Sync {
     fn begin(&self, label: &str, total: Option<u64>, unit: &'static str);
     /// `n` more units are done; `note` is a short state such as `loss 0.69`.
     fn advance(&self, n: u64, note: &str);
+    /// `n` units of the total are not to come: rows that were filtered or set aside, or that another worker did.
+    fn skip(&self, n: u64);
     /// The piece of work ended.
     fn end(&self);
     /// True once the user asked to stop; long loops look at it between units of work.
@@ -31,6 +33,7 @@ pub struct Silent;
 impl Monitor for Silent {
     fn begin(&self, _: &str, _: Option<u64>, _: &'static str) {}
     fn advance(&self, _: u64, _: &str) {}
+    fn skip(&self, _: u64) {}
     fn end(&self) {}
     fn stopping(&self) -> bool {
         false

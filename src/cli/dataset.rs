@@ -9,17 +9,24 @@ use crate::pipeline::run::MARKER;
 /// The dataset at `path`.
 ///
 /// # Errors
-/// The workdir of a run, which keeps rows of several stages; else as [`Dataset::open_watched`].
+/// The workdir of a run; else as [`Dataset::open_watched`].
 pub(super) fn open(path: &str, monitor: &dyn Monitor) -> Result<Dataset> {
-    if !path.starts_with(SCHEME) && !path.contains(['*', '?', '[']) {
-        let at = Location::parse(path)?;
-        if at.join(MARKER).exists()? {
-            let stages = at.join("data").entries()?;
-            let names: Vec<String> = stages.iter().map(|stage| format!("{path}/data/{stage}")).collect();
-            let there = if names.is_empty() { "no rows yet".to_owned() } else { names.join(", ") };
-            let message = format!("is the workdir of a run; name an output, or what it keeps of one stage: {there}");
-            return Err(Error::Store { path: path.to_owned(), message, retryable: false });
-        }
-    }
+    refuse_workdir(path)?;
     Dataset::open_watched(&[path.to_owned()], &Stores::default(), monitor)
+}
+
+/// # Errors
+/// The workdir of a run, which keeps rows of several stages.
+pub(super) fn refuse_workdir(path: &str) -> Result<()> {
+    if path.starts_with(SCHEME) || path.contains(['*', '?', '[']) {
+        return Ok(());
+    }
+    let at = Location::parse(path)?;
+    if !at.join(MARKER).exists()? {
+        return Ok(());
+    }
+    let names: Vec<String> = at.join("data").entries()?.iter().map(|stage| format!("{path}/data/{stage}")).collect();
+    let there = if names.is_empty() { "no rows yet".to_owned() } else { names.join(", ") };
+    let message = format!("is the workdir of a run; name an output, or what it keeps of one stage: {there}");
+    Err(Error::Store { path: path.to_owned(), message, retryable: false })
 }

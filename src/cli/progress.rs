@@ -115,6 +115,16 @@ impl Monitor for Progress {
         });
     }
 
+    fn skip(&self, n: u64) {
+        self.with(|piece| {
+            let Some(piece) = piece else { return };
+            piece.total = piece.total.map(|total| total.saturating_sub(n).max(piece.done));
+            if let (Some(bar), Some(total)) = (&piece.bar, piece.total) {
+                bar.set_length(total);
+            }
+        });
+    }
+
     fn end(&self) {
         self.with(|piece| {
             if let Some(piece) = piece.take() {

@@ -11,6 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory};
 use tracing::warn;
 
+use super::dataset::refuse_workdir;
 use super::terminal::plain;
 use super::{Cli, print};
 use crate::error::{Error, Result};
@@ -47,8 +48,9 @@ pub(super) struct Serve {
     /// Private key of the certificate, as PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Largest number of streams that are read at the same time; further ones are refused. Each may take the memory of one row group.
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Largest number of streams that are read at the same time; further ones are refused. Each takes memory for a page of every
+    /// column and for a few messages, mostly 10 to 30 MiB.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     streams: u16,
 }
 
@@ -78,6 +80,7 @@ impl Serve {
                 server.serve(stage, started(state), stopping)
             }
             None => {
+                refuse_workdir(&self.path)?;
                 let files = Files::open(&self.path, &Stores::default())?;
                 let what = format!("{}: {} rows in {} files", self.path, files.rows(), files.count());
                 server.serve(files, started(what), stopping)

@@ -8,7 +8,9 @@ mod said;
 mod schema;
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
@@ -22,8 +24,9 @@ use super::conform::{Lost, conform};
 use super::extension::told;
 pub use super::find::takes;
 use super::find::{WILD, find};
+use super::portion::Portion;
 use super::store::{Location, Stores, shown};
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, Place, Result, nearest};
 use crate::monitor::{Monitor, Silent};
 use file::{File, whole};
 use schema::common_schema;
@@ -84,8 +87,7 @@ impl Dataset {
         for pattern in patterns {
             let found = find(pattern, stores, monitor)?;
             if found.is_empty() {
-                let what = if pattern.contains(WILD) { "no file matches" } else { "no such file or folder" };
-                return Err(Error::data(Place::file(shown(pattern)), what));
+                return Err(Error::data(Place::file(shown(pattern)), missing(pattern)));
             }
             locations.extend(found);
         }
@@ -186,10 +188,10 @@ impl Dataset {
     /// A store that fails; later, in the batches, data that cannot be read, and a file that changed since it was
     /// opened.
     pub fn read(&self, unit: &Unit, batch_rows: usize) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
-        self.read_groups(unit.file, unit.groups.clone(), batch_rows)
+        self.read_groups(unit.file, unit.groups.clone(), Portion::of_rows(batch_rows))
     }
 
-    /// As [`Self::read`], any row groups of the file with index `file`.
+    /// As [`Self::read`], any row groups of the file with index `file`, as much at a time as `portion` says.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -197,16 +199,16 @@ impl Dataset {
         &self,
         file: usize,
         groups: Range<usize>,
-        batch_rows: usize,
+        portion: Portion,
     ) -> Result<Box<dyn Iterator<Item = Result<Chunk>> + Send>> {
         let (location, opened) = &self.files[file];
         let (schema, location) = (self.schema.clone(), location.clone());
         let cause = |error| file::cause(&location, error);
         let chunks: Box<dyn Iterator<Item = Result<Chunk>> + Send> = match opened {
-            File::Parquet(file) => Box::new(file.read(groups, &self.schema, batch_rows)),
-            File::Json(file) => Box::new(file.read(&self.schema, batch_rows).map_err(cause)?),
-            File::Csv(file) => Box::new(file.read(batch_rows).map_err(cause)?),
-            File::Ipc(file) => Box::new(file.read(groups, batch_rows).map_err(cause)?),
+            File::Parquet(file) => Box::new(file.read(groups, &self.schema, portion)),
+            File::Json(file) => Box::new(file.read(&self.schema, portion.rows).map_err(cause)?),
+            File::Csv(file) => Box::new(file.read(portion.rows).map_err(cause)?),
+            File::Ipc(file) => Box::new(file.read(groups, portion.rows).map_err(cause)?),
         };
         let place = Place::file(&location);
         let told = told(opened.schema());
@@ -236,6 +238,21 @@ impl Dataset {
             Ok(Chunk { batch, first_row })
         })))
     }
+}
+
+/// What is said of `pattern`, which names no file: on this machine with the nearest name in the same folder.
+fn missing(pattern: &str) -> String {
+    if pattern.contains(WILD) {
+        return "no file matches".to_owned();
+    }
+    let path = Path::new(pattern);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names: Vec<String> = beside.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let near = path.file_name().and_then(|name| nearest(name.to_str()?, &names));
+    let near = near.map(|(_, name)| format!("; did you mean `{}`?", path.with_file_name(name).display()));
+    format!("no such file or folder{}", near.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -272,7 +289,9 @@ mod tests {
         let chunks: Vec<Chunk> = dataset.read(&units[1], 500).unwrap().collect::<Result<_>>().unwrap();
         assert_eq!(chunks.iter().map(|chunk| chunk.first_row).collect::<Vec<_>>(), [4097, 4597]);
         assert!(open("b*").unwrap_err().to_string().contains("no file matches"));
-        assert!(open("nothing").unwrap_err().to_string().contains("no such file or folder"));
+        assert!(open("nothing").unwrap_err().to_string().ends_with("no such file or folder"));
+        fs::write(folder.path().join("pairs.jsonl"), "").unwrap();
+        assert!(open("pair.jsonl").unwrap_err().to_string().contains("/pairs.jsonl`?"));
 
         write(&at("a-2.parquet"), Arc::new(StringArray::from(vec!["x"])));
         let error = open("a-*.parquet").unwrap_err().to_string();

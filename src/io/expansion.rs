@@ -53,6 +53,14 @@ impl Expansion {
     }
 }
 
+/// Bytes that the rows of `batch` take, about, texts that they share counted for every row.
+#[cfg(feature = "flight")]
+pub(super) fn size(batch: &RecordBatch) -> u64 {
+    let mut room = Room(u64::MAX);
+    let whole = batch.columns().iter().try_for_each(|column| room.hold(column, 0..column.len()));
+    whole.map_or(u64::MAX, |()| u64::MAX - room.0)
+}
+
 fn is_shared(kind: &DataType) -> bool {
     match kind {
         DataType::Utf8View | DataType::BinaryView | DataType::Dictionary(..) => true,

@@ -6,12 +6,13 @@
 //! client --DoGet(Ticket)--> Shelf::open --Rows--> delivery, a few batches ahead --> client
 //! ```
 //!
-//! What a client does not take is not read: a stream holds the batches of `delivery.rs` and what HTTP/2 buffers, whatever
-//! the size of a piece. A stream is closed with the connection of its client, and its reader with it.
+//! What a client does not take is not read: a stream holds the messages of `delivery.rs`, a page of every column, and what HTTP/2
+//! buffers, whatever the size of a piece. A stream is closed with the connection of its client, and its reader with it.
 
 mod access;
 mod delivery;
 mod files;
+mod readers;
 mod service;
 mod ticket;
 
@@ -26,10 +27,13 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server as Transport, ServerTlsConfig};
 
 use super::Chunk;
+use super::portion::Portion;
 use super::store::runtime;
 use crate::error::{Error, Result};
 pub use access::Token;
+use delivery::MESSAGE;
 pub use files::Files;
+use readers::Readers;
 use service::Service;
 pub use ticket::{Groups, Ticket};
 
@@ -48,8 +52,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The largest request that is read. Tickets and descriptors are small.
 const REQUEST_BYTES: usize = 64 << 10;
 
-/// Rows of a batch as it is read. What is sent may be a part of one.
-pub const BATCH_ROWS: usize = 256;
+/// What a stream reads at a time: about as much as a message carries.
+pub const PORTION: Portion = Portion { rows: 1024, bytes: MESSAGE, window: 16 << 10, store_window: 1 << 20 };
 
 /// Rows of a piece, in order.
 pub type Rows = Box<dyn Iterator<Item = Result<Chunk>> + Send>;
@@ -154,10 +158,11 @@ impl Server {
             let tls = ServerTlsConfig::new().identity(identity).timeout(ANSWER);
             transport = transport.tls_config(tls).map_err(|error| refused(&chain(&error)))?;
         }
-        let service = FlightServiceServer::new(Service::new(Arc::new(shelf), self.streams));
+        let (readers, threads) = Readers::start(self.streams).map_err(|error| refused(&error))?;
+        let service = FlightServiceServer::new(Service::new(Arc::new(shelf), readers));
         let service = service.max_decoding_message_size(REQUEST_BYTES);
         let guarded = tonic::service::interceptor::InterceptedService::new(service, access::guard(self.token.clone()));
-        runtime().block_on(async {
+        let served = runtime().block_on(async {
             let incoming = TcpIncoming::bind(self.listen).map_err(|error| refused(&error))?;
             let address = incoming.local_addr().map_err(|error| refused(&error))?;
             let incoming = incoming.with_nodelay(Some(true)).with_keepalive(Some(SILENCE));
@@ -165,7 +170,10 @@ impl Server {
             let server = transport.add_service(guarded).serve_with_incoming_shutdown(incoming, until(&stopping));
             let served = with_grace(server, until(&stopping)).await;
             served.unwrap_or(Ok(())).map_err(|error| refused(&chain(&error)))
-        })
+        });
+        // A store may let a reader wait for long.
+        threads.shutdown_background();
+        served
     }
 }
 

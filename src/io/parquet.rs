@@ -4,7 +4,9 @@
 //! dictionary, ids keep theirs, row groups are capped in rows and in bytes, pages are content-defined and indexed. The
 //! schema's metadata becomes the footer's key-value pairs.
 
+mod group;
 mod headers;
+mod lists;
 mod logical;
 mod pages;
 mod schema;
@@ -16,11 +18,10 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
-    RowSelectionPolicy,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelectionPolicy,
 };
-use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy};
@@ -31,10 +32,12 @@ use parquet::schema::types::ColumnPath;
 use super::bounds::Bound;
 use super::expansion::Expansion;
 use super::limits::check_columns;
+use super::portion::Portion;
 use super::store::{Blob, Location, Upload};
-use super::windows::Windows;
+use super::windows::{WINDOW, Windows};
 use super::{Chunk, TableWriter, Written};
 use crate::error::{Error, Place, Result};
+use group::{Columns, Group};
 
 /// Caps of a written row group: it is the unit of resuming, of sharing work, and of what a viewer scans.
 const GROUP_ROWS: usize = 4096;
@@ -65,7 +68,7 @@ impl File {
     pub fn open(location: &Location) -> Result<Self> {
         let place = Place::file(location);
         let blob = location.open()?;
-        let tail = Windows::new(blob.clone(), std::iter::once(blob.len().saturating_sub(TAIL)..blob.len()));
+        let tail = Windows::new(blob.clone(), std::iter::once(blob.len().saturating_sub(TAIL)..blob.len()), WINDOW);
         let end = |length: u64| tail.get_bytes(blob.len().checked_sub(length)?, length as usize).ok();
         let length = end(8).and_then(|trailer| Some(u64::from(u32::from_le_bytes(*trailer.first_chunk()?))));
         if let Some(end) = length.and_then(|length| end(length + 8)) {
@@ -139,19 +142,19 @@ impl File {
         &self,
         groups: Range<usize>,
         columns: &Schema,
-        batch_rows: usize,
+        portion: Portion,
     ) -> impl Iterator<Item = Result<Chunk>> + Send + use<> {
         let file = self.clone();
         let is_wanted = |field: &FieldRef| columns.field_with_name(field.name()).is_ok();
         let roots = self.schema().fields().iter().enumerate().filter(|(_, field)| is_wanted(field));
         let parquet = self.footer.metadata().file_metadata().schema_descr();
-        let mask = ProjectionMask::roots(parquet, roots.map(|(index, _)| index));
+        let columns = Columns::new(self.footer.schema(), parquet, roots.map(|(index, _)| index).collect());
         let mut expansion = Expansion::of(self.blob.len());
         let failed_at = self.place.clone();
         let chunks = groups.flat_map(move |group| {
             let place = file.place.clone().row_group(group);
             let before: u64 = file.groups()[..group].iter().sum();
-            let (reader, failed) = match file.reader(group, &mask, batch_rows) {
+            let (reader, failed) = match file.reader(group, &columns, portion) {
                 Ok(reader) => (Some(reader), None),
                 Err(error) => (None, Some(Err(Error::data(place.clone(), error)))),
             };
@@ -201,28 +204,30 @@ impl File {
         })
     }
 
-    fn reader(
-        &self,
-        group: usize,
-        mask: &ProjectionMask,
-        batch_rows: usize,
-    ) -> Result<ParquetRecordBatchReader, ParquetError> {
-        let metadata = self.footer.metadata();
+    /// The batches of `group`.
+    fn reader(&self, group: usize, columns: &Columns, portion: Portion) -> Result<Group, ParquetError> {
+        let (metadata, mask) = (self.footer.metadata(), &columns.mask);
+        let content = metadata.row_group(group);
         let left = self.rows_left(group);
         let spans = pages::spans(metadata, group, mask, &left);
-        let windows = Windows::new(self.blob.clone(), spans.clone());
-        let dictionary = headers::check(&windows, &spans, metadata.row_group(group))?;
-        let batch_rows = batch_rows.min((TEXTS / dictionary.max(1)).max(1) as usize);
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows, self.footer.clone());
-        let rows = metadata.row_group(group).num_rows() as usize;
-        let builder = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).with_projection(mask.clone());
-        match left.as_slice() {
-            [all] if *all == (0..rows) => builder.build(),
-            left => builder
-                .with_row_selection(RowSelection::from_consecutive_ranges(left.iter().cloned(), rows))
+        let windows = Windows::new(self.blob.clone(), spans.clone(), portion.window(self.blob.is_local()));
+        let dictionary = headers::check(&windows, &spans, content)?;
+        let batch_rows = portion.batch_rows(content, mask).min((TEXTS / dictionary.max(1)).max(1) as usize);
+        let rows = content.num_rows() as usize;
+        let is_whole = matches!(left.as_slice(), [all] if *all == (0..rows));
+        let (lists, others) = if is_whole { columns.split() } else { (&[][..], &columns.mask) };
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(windows.clone(), self.footer.clone());
+        let builder = builder.with_row_groups(vec![group]).with_batch_size(batch_rows).with_projection(others.clone());
+        let others = if is_whole {
+            builder.build()?
+        } else {
+            builder
+                .with_row_selection(RowSelection::from_consecutive_ranges(left.into_iter(), rows))
                 .with_row_selection_policy(RowSelectionPolicy::Selectors)
-                .build(),
-        }
+                .build()?
+        };
+        let lists = lists.iter().map(|list| Ok((list.index, list.open(&windows, content)?)));
+        Ok(Group::new(columns.schema.clone(), lists.collect::<Result<_, ParquetError>>()?, others))
     }
 
     /// The rows of `group`, from 0, that are read.
@@ -351,7 +356,7 @@ mod tests {
         let file = File::open(&location).unwrap();
         assert_eq!(file.groups(), [4096, 4096, 1808]);
         assert_eq!(file.schema().metadata()["sepo"], "{}");
-        let chunks: Vec<Chunk> = file.read(1..3, file.schema(), 1000).collect::<Result<_>>().unwrap();
+        let chunks: Vec<Chunk> = file.read(1..3, file.schema(), Portion::of_rows(1000)).collect::<Result<_>>().unwrap();
         assert_eq!(chunks[0].first_row, 4097);
         let batches: Vec<&RecordBatch> = chunks.iter().map(|chunk| &chunk.batch).collect();
         let read = arrow::compute::concat_batches(&batches[0].schema(), batches).unwrap();
@@ -364,6 +369,53 @@ mod tests {
         assert!(rewards.dictionary_page_offset().is_none());
         let ids = group.columns().iter().find(|c| c.column_path().string() == "ids.list.element").unwrap();
         assert!(ids.dictionary_page_offset().is_some());
+    }
+
+    /// The short way of `lists` and the general one give the same, over the ends of pages and batches.
+    #[test]
+    fn lists_of_numbers_are_those_that_arrow_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        let location = Location::parse(path.to_str().unwrap()).unwrap();
+        let lengths: Vec<usize> = (0..3000).map(|row: usize| (row * row + row / 7) % 1200).collect();
+        let ids = lengths.iter().map(|length| (0..*length).map(|at| (at * 7919 % 50_000) as i32).collect::<Vec<_>>());
+        let rewards = lengths.iter().map(|length| (0..*length / 3).map(|at| (at as f32).sin()).collect::<Vec<_>>());
+        let numbers = (0..lengths.len()).map(|row| row as i32);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("ids", from_rows::<Int32Type>(ids)),
+            ("number", Arc::new(arrow::array::Int32Array::from_iter_values(numbers))),
+            ("rewards", from_rows::<Float32Type>(rewards)),
+        ];
+        let whole = RecordBatch::try_from_iter(columns).unwrap();
+        let mut writer = Box::new(Writer::create(&location, &whole.schema()).unwrap());
+        writer.write(&whole).unwrap();
+        writer.finish().unwrap();
+        let file = File::open(&location).unwrap();
+        let expected = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path).unwrap()).unwrap();
+        let expected: Vec<RecordBatch> = expected.build().unwrap().collect::<Result<_, _>>().unwrap();
+        let expected = arrow::compute::concat_batches(&expected[0].schema(), &expected).unwrap();
+        assert_eq!(expected.columns(), whole.columns());
+        let small = Portion { rows: 700, bytes: 1 << 18, window: 1 << 14, store_window: 1 << 14 };
+        for (portion, names) in [
+            (Portion::of_rows(256), &["ids", "number", "rewards"][..]),
+            (small, &["ids", "number", "rewards"]),
+            (small, &["rewards"]),
+            (small, &["number", "ids"]),
+        ] {
+            let roots: Vec<usize> =
+                (0..3).filter(|index| names.contains(&expected.schema_ref().field(*index).name().as_str())).collect();
+            let expected = expected.project(&roots).unwrap();
+            let columns = Columns::new(
+                file.footer.schema(),
+                file.footer.metadata().file_metadata().schema_descr(),
+                roots.clone(),
+            );
+            assert_eq!(columns.split().0.len(), roots.iter().filter(|index| **index != 1).count());
+            let chunks = file.read(0..file.groups().len(), expected.schema_ref(), portion);
+            let batches: Vec<RecordBatch> = chunks.map(|chunk| chunk.unwrap().batch).collect();
+            let read = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
+            assert_eq!(read.columns(), expected.columns());
+        }
     }
 
     #[test]

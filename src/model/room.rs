@@ -28,7 +28,7 @@ pub enum BatchTokens {
 #[serde(rename_all = "snake_case")]
 pub enum Fitting {
     /// As many as the estimate of `sepo plan` has room for in the memory that was free on the device at first; 4096 where that is not
-    /// known, as on `cpu`.
+    /// known, and on processors.
     Auto,
 }
 

@@ -125,6 +125,12 @@ impl Flow {
         Self { rows, dataset, reader: None, units, derived, end: None, max_reject_share: 1.0 }
     }
 
+    /// Rows that unit `index` gives at most, unless the reader makes several of one.
+    pub(super) fn most(&self, index: usize) -> u64 {
+        let (unit, take) = &self.units[index];
+        unit.rows.min(*take)
+    }
+
     /// Rows of `unit` that the reader's filters leave.
     fn count(&self, unit: &Unit) -> Result<u64> {
         let mut rows = 0;

@@ -204,6 +204,69 @@ fn slow_and_vanished_clients_take_nothing_from_others() {
     assert_eq!(server.stop().0, Some(0));
 }
 
+/// A row group of 128 MiB, as other programs write them, of numbers that do not compress.
+#[cfg(target_os = "linux")]
+fn large_group(folder: &Folder) -> usize {
+    use arrow::array::{ArrayRef, Float32Array, ListArray};
+    use arrow::buffer::OffsetBuffer;
+    use arrow::datatypes::{DataType, Field};
+    use std::sync::Arc;
+
+    let (rows, length) = (8192, 1024);
+    let mut state = 1_u32;
+    let mut lists = |rows: usize| -> ArrayRef {
+        let values = (0..rows * length).map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state as f32
+        });
+        let element = Arc::new(Field::new("element", DataType::Float32, true));
+        let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(length, rows));
+        Arc::new(ListArray::new(element, offsets, Arc::new(Float32Array::from_iter_values(values)), None))
+    };
+    let mut batch = |rows| RecordBatch::try_from_iter(["a", "b", "c", "d"].map(|name| (name, lists(rows)))).unwrap();
+    let properties = parquet::file::properties::WriterProperties::builder().set_max_row_group_row_count(None).build();
+    let file = std::fs::File::create(folder.path("large.parquet")).unwrap();
+    let first = batch(1024);
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, first.schema(), Some(properties)).unwrap();
+    writer.write(&first).unwrap();
+    (1..rows / 1024).for_each(|_| writer.write(&batch(1024)).unwrap());
+    assert_eq!(writer.close().unwrap().num_row_groups(), 1);
+    rows
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stream_holds_a_small_part_of_a_large_row_group() {
+    let folder = Folder::new();
+    let rows = large_group(&folder);
+    let server = Served::start(&folder, &["large.parquet"]);
+    let resident = |what: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let before = resident("VmRSS");
+    Runtime::new().unwrap().block_on(async {
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            let mut client = server.client().await;
+            let mut stream = client.do_get(Ticket::new(r#"{"file": "large.parquet"}"#)).await.unwrap();
+            let first = stream.next().await.unwrap().unwrap().num_rows();
+            streams.push((client, stream, first));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let held = resident("VmRSS") - before;
+        assert!(held < 100, "{held} MiB for four streams of a group of 128 MiB");
+        let counts = streams.into_iter().map(async |(_client, stream, first)| {
+            stream.try_fold(first, async |rows, batch| Ok(rows + batch.num_rows())).await.unwrap()
+        });
+        assert_eq!(futures::future::join_all(counts).await, [rows; 4]);
+        let most = resident("VmHWM") - before;
+        assert!(most < 160, "{most} MiB");
+    });
+    assert_eq!(server.stop().0, Some(0));
+}
+
 #[test]
 fn only_the_token_opens_and_other_machines_need_one() {
     let folder = Folder::new();

@@ -282,6 +282,7 @@ impl Monitor for Counter {
     fn advance(&self, n: u64, _: &str) {
         self.done.fetch_add(n, Ordering::Relaxed);
     }
+    fn skip(&self, _: u64) {}
     fn end(&self) {}
     fn stopping(&self) -> bool {
         self.stop && self.done.load(Ordering::Relaxed) > 0

@@ -45,6 +45,7 @@ impl Monitor for StopAfter {
             self.0.fetch_sub(1, Ordering::Relaxed);
         }
     }
+    fn skip(&self, _: u64) {}
     fn end(&self) {}
     fn stopping(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0

@@ -227,6 +227,7 @@ mod tests {
     impl Monitor for Stopped {
         fn begin(&self, _: &str, _: Option<u64>, _: &'static str) {}
         fn advance(&self, _: u64, _: &str) {}
+        fn skip(&self, _: u64) {}
         fn end(&self) {}
         fn stopping(&self) -> bool {
             true

@@ -1,6 +1,6 @@
 //! The files of a dataset on a shelf: a piece for every few row groups, all of them there from the start.
 
-use super::{BATCH_ROWS, Contents, Opened, Piece, Shelf, Ticket};
+use super::{Contents, Opened, PORTION, Piece, Shelf, Ticket};
 use crate::error::{Error, Place, Result};
 use crate::io::dataset::Unit;
 use crate::io::find::WILD;
@@ -76,7 +76,7 @@ impl Shelf for Files {
             Err(wrong) => return Ok(Opened::Unknown(wrong)),
         };
         let is_last = file + 1 == self.names.len() && groups.end == count;
-        let rows = self.dataset.read_groups(file, groups, BATCH_ROWS)?;
+        let rows = self.dataset.read_groups(file, groups, PORTION)?;
         Ok(Opened::Rows { schema: self.dataset.schema().clone(), rows, is_last })
     }
 

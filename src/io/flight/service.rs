@@ -13,11 +13,11 @@ use arrow_flight::{
 };
 use futures::StreamExt;
 use futures::stream::{BoxStream, empty, iter};
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
 use super::delivery::{PAUSE, blocking, deliver};
+use super::readers::Readers;
 use super::{Contents, Piece, Shelf, Ticket};
 
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
@@ -26,13 +26,13 @@ type Answer<T> = Result<Response<T>, Status>;
 /// A shelf behind gRPC.
 pub(super) struct Service {
     shelf: Arc<dyn Shelf>,
-    streams: Arc<Semaphore>,
+    readers: Readers,
 }
 
 impl Service {
-    /// At most `streams` pieces are read at once.
-    pub(super) fn new(shelf: Arc<dyn Shelf>, streams: usize) -> Self {
-        Self { shelf, streams: Arc::new(Semaphore::new(streams)) }
+    /// `readers` read what `shelf` holds.
+    pub(super) fn new(shelf: Arc<dyn Shelf>, readers: Readers) -> Self {
+        Self { shelf, readers }
     }
 
     /// What there is, with the columns as they are sent: dictionaries are written out.
@@ -130,7 +130,7 @@ impl FlightService for Service {
         let from = request.remote_addr();
         let ticket = Ticket::parse(&request.into_inner().ticket).map_err(Status::invalid_argument)?;
         info!("{from:?} takes {ticket:?}");
-        deliver(Arc::clone(&self.shelf), ticket, Arc::clone(&self.streams)).await.map(Response::new)
+        deliver(Arc::clone(&self.shelf), ticket, self.readers.clone()).await.map(Response::new)
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> Answer<Self::ListActionsStream> {

@@ -1,10 +1,14 @@
-//! Writing on the local disk: a file is written under a name of this process beside its final one, brought to the disk,
-//! and then renamed. Whoever finds a file finds all of it.
+//! The local disk. A file is written under a name of this process beside its final one, brought to the disk, and then
+//! renamed. Whoever finds a file finds all of it. Files are read by ranges, in the caller's thread.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
+use super::stamp::{Inode, Stamp};
 use crate::io::faults;
 use crate::io::session;
 
@@ -64,6 +68,22 @@ impl Drop for Draft {
             drop(fs::remove_file(&self.at));
         }
     }
+}
+
+/// Bytes `range` of the file at `path`, and the version that they are of.
+pub(super) fn range(path: &Path, range: Range<u64>) -> io::Result<(Stamp, Bytes)> {
+    let mut file = File::open(path)?;
+    let inode = Inode::of(&file.metadata()?);
+    if range.end > inode.bytes {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let length = range.end - range.start;
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.seek(SeekFrom::Start(range.start))?;
+    if (file.take(length).read_to_end(&mut bytes)? as u64) < length {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    Ok((Stamp::Local(inode), bytes.into()))
 }
 
 /// Moves `from` to `to`, in place of a file that may be there.

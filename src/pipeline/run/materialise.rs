@@ -74,7 +74,10 @@ impl<'a> Run<'a> {
         if self.workdir.has_others()? {
             walk.join(&pass.units)?;
         }
-        self.monitor.begin(&pass.node().id, Some(pass.flow.rows), "rows");
+        let left = (0..pass.flow.units.len())
+            .filter(|unit| self.assignment.holds(*unit) && !pass.units.found().contains(*unit));
+        let rows = left.map(|unit| pass.flow.most(unit)).sum();
+        self.monitor.begin(&pass.node().id, Some(rows), "rows");
         let walk = Mutex::new(walk);
         self.in_threads(pass, pass.flow.units.len(), &|pass, steps| {
             // The lock is free while a unit is done.
@@ -85,6 +88,7 @@ impl<'a> Run<'a> {
                 if !pass.units.is_noted(unit)? && self.unit(pass, steps, unit)? {
                     locked(&walk).did(unit, &pass.units)?;
                 } else {
+                    self.monitor.skip(pass.flow.most(unit));
                     locked(&walk).meet(unit, &pass.units)?;
                 }
             }
@@ -96,7 +100,7 @@ impl<'a> Run<'a> {
 
     /// Does the units `damaged`, whatever other workers know of them.
     fn make_again(&self, pass: &Pass<'a>, damaged: &[usize]) -> Result<()> {
-        let rows = damaged.iter().map(|unit| pass.flow.units[*unit].0.rows).sum();
+        let rows = damaged.iter().map(|unit| pass.flow.most(*unit)).sum();
         self.monitor.begin(&pass.node().id, Some(rows), "rows");
         self.in_threads(pass, 1, &|pass, steps| {
             damaged.iter().try_for_each(|unit| {

@@ -160,6 +160,7 @@ impl<'a> Run<'a> {
         if !is_whole || self.monitor.stopping() {
             return Err(Error::Interrupted);
         }
+        self.monitor.skip(pass.flow.most(unit).saturating_sub(rows));
         passed.keep_rejects(&Folder::new(self.claim("rejects", node)), unit, count)?;
         let file = match writer {
             Some(writer) => writer.finish()?,

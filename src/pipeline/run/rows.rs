@@ -87,12 +87,14 @@ impl<'a> Run<'a> {
             if self.monitor.stopping() {
                 return Err(Error::Interrupted);
             }
+            let before = rows;
             let passed = flow.run(unit, &reports, &mut steps, &mut |batch| {
                 take(&batch)?;
                 rows += batch.num_rows() as u64;
                 self.monitor.advance(batch.num_rows() as u64, "");
                 Ok(true)
             })?;
+            self.monitor.skip(flow.most(unit).saturating_sub(rows - before));
             passed.keep_rejects(&rejects, unit, flow.units.len())?;
             add(&mut reports, &passed.reports);
         }

@@ -8,7 +8,7 @@ use super::parts::{MANIFEST, NOTE, Note, Part, mark_of, name, noted};
 use super::record::Record;
 use super::workdir::Workdir;
 use crate::error::{Error, Place, Result};
-use crate::io::flight::{BATCH_ROWS, Contents, Opened, Piece, Shelf, Ticket};
+use crate::io::flight::{Contents, Opened, PORTION, Piece, Shelf, Ticket};
 use crate::io::{Dataset, Location, Owned, owned};
 
 /// The rows of a `tokenize`, `score` or `generate` stage, in pieces that are its units of work.
@@ -188,7 +188,7 @@ impl Shelf for ServedStage {
             Err(wrong) => return Ok(Opened::Unknown(wrong)),
         };
         let is_last = unit + 1 == folder.units && groups.end == count;
-        let rows = dataset.read_groups(0, groups, BATCH_ROWS)?;
+        let rows = dataset.read_groups(0, groups, PORTION)?;
         Ok(Opened::Rows { schema: dataset.schema().clone(), rows, is_last })
     }
 
