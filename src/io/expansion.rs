@@ -115,6 +115,7 @@ impl Room {
                 self.take(count)?;
                 self.hold(array.as_fixed_size_list().values(), range.start * length..range.end * length)
             }
+            DataType::FixedSizeBinary(width) => self.take(count.saturating_mul(1 + u64::from(width.unsigned_abs()))),
             DataType::Struct(_) => {
                 self.take(count)?;
                 array.as_struct().columns().iter().try_for_each(|column| self.hold(column, range.clone()))
@@ -155,7 +156,8 @@ fn between<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>, range: &Range<usize>) 
 mod tests {
     use super::*;
     use arrow::array::{
-        ArrayRef, DictionaryArray, Int32Array, ListArray, ListViewArray, StringArray, StringViewArray, StructArray,
+        ArrayRef, DictionaryArray, FixedSizeBinaryArray, Int32Array, ListArray, ListViewArray, StringArray,
+        StringViewArray, StructArray,
     };
     use arrow::datatypes::Field;
     use std::sync::Arc;
@@ -183,6 +185,8 @@ mod tests {
         assert_eq!(size(&views), 1 + 21 + 1 + 12);
         let lists = ListArray::new(field, OffsetBuffer::from_lengths([1, 3]), repeated("abcde"), None);
         assert_eq!((size(&lists), size(&lists.slice(1, 1))), (2 + 21, 1 + 15));
+        let keys = FixedSizeBinaryArray::try_from_iter([[7_u8; 16]; 3].into_iter()).unwrap();
+        assert_eq!(size(&keys), 3 + 48);
         let parts = vec![(Arc::new(Field::new("a", repeated("").data_type().clone(), true)), repeated("abcde")); 2];
         assert_eq!(size(&StructArray::from(parts)), 4 + 2 * 21);
     }
