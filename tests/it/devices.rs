@@ -113,6 +113,7 @@ impl Monitor for Watch {
         let mut state = self.state.lock().unwrap();
         state.2 += if state.0 { n } else { 0 };
     }
+    fn skip(&self, _: u64) {}
     fn end(&self) {}
     fn stopping(&self) -> bool {
         self.most.is_some_and(|most| self.state.lock().unwrap().2 >= most)
