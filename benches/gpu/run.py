@@ -4,7 +4,8 @@
     python3 benches/gpu/run.py --sepo PROGRAM --models DIR --shapes 1b 8b --out benches/GPU.md
     python3 benches/gpu/run.py --sepo PROGRAM --models DIR --shapes tiny --device libtorch --torch-device cpu --pairs 8 --steps 3 --out T
 
-Every line of the table is one process. Scoring is of an oracle and a reference; a step trains 16 pairs. Device memory is the most that
+Every line of the table is one process. Scoring is of an oracle and a reference; a step trains 16 pairs; the reference's log-probabilities
+for DPO are computed before its steps and not timed. Adapters have rank 16, on all projections. Device memory is the most that
 `nvidia-smi` saw for sepo, and the most that PyTorch had allocated for PyTorch, whose reserve comes on top.
 """
 import argparse
@@ -41,10 +42,21 @@ models: {{ base: {{ path: "{models}/reference" }} }}
 stages:
   tokens: {{ read: {{ from: "{models}/tokens.parquet", format: tokens }} }}
   policy:
-    train: {{ input: tokens, model: base, objective: {{ sepo: {{ gamma: 2.0 }} }}, max_steps: {steps}, batch_size: {batch}, {more}
+    train: {{ input: tokens, model: base, objective: {objective}, max_steps: {steps}, batch_size: {batch}, {more}
               learning_rate: 1.0e-5, decay: constant, warmup: 0, betas: [0.9, 0.95], shuffle_window: 0, log_every: 1,
               batch_tokens: {batch_tokens}, precision: {precision} }}
 """
+GENERATE = """
+workdir: "{out}"
+device: {device}
+precision: bf16
+models: {{ base: {{ path: "{models}/reference" }} }}
+stages:
+  tokens: {{ read: {{ from: "{models}/tokens.parquet", format: tokens, limit: {prompts} }} }}
+  answers: {{ generate: {{ input: tokens, model: base, max_tokens: {new}, temperature: 0, stop_ids: [], batch_tokens: 200000 }} }}
+"""
+RANK = 16
+OBJECTIVES = {"sepo": "{ sepo: { gamma: 2.0 } }", "dpo": "{ dpo: {} }"}
 
 
 class Watch:
@@ -108,9 +120,9 @@ class Bench:
         )
         return {"speed": found["pairs_per_second"], "memory": found["device_mib"], "rewards": out}
 
-    def train_sepo(self, precision, more=""):
-        name = f"train-{precision}-{abs(hash(more)) % 1000}"
-        values = {"precision": precision, "more": more, "steps": self.a.steps, "batch": self.a.batch}
+    def train_sepo(self, precision, more="", loss="sepo"):
+        name = "-".join(["train", loss, precision, *"".join(x if x.isalnum() else " " for x in more).split()])
+        values = {"precision": precision, "more": more, "steps": self.a.steps, "batch": self.a.batch, "objective": OBJECTIVES[loss]}
         _, most = self.sepo(name, TRAIN, batch_tokens=self.a.batch_tokens, **values)
         text = (self.folder / name / "logs" / "policy" / "metrics.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
@@ -125,6 +137,18 @@ class Bench:
             "--batch", self.a.batch, "--micro", min(4, self.a.batch), *more,
         )
         return {"speed": found["pairs_per_second"], "memory": found["device_mib"], "losses": found["losses"]}
+
+    def generate_sepo(self):
+        stages, most = self.sepo("generate", GENERATE, prompts=self.a.prompts, new=self.a.new)
+        answers = stages["answers"]
+        return {"speed": answers["metrics"]["answer_tokens"] / answers["seconds"], "memory": most}
+
+    def generate_peer(self):
+        found = self.peer(
+            "generate.py", "--tokens", self.models / "tokens.parquet", "--model", self.models / "reference", "--limit", self.a.prompts,
+            "--new", self.a.new,
+        )
+        return {"speed": found["tokens_per_second"], "memory": found["device_mib"]}
 
 
 def agreement(one, other):
@@ -148,9 +172,9 @@ def attempt(name, run, start, limit):
     return found
 
 
-def rows(title, runs, yardstick, found, extra):
+def rows(title, runs, yardstick, found, extra, unit="pairs"):
     base = found[yardstick].get("speed")
-    out = [f"### {title}", "", f"| program | pairs/s | times {yardstick} | device memory, GiB | {extra[0]} |", "|---|---|---|---|---|"]
+    out = [f"### {title}", "", f"| program | {unit}/s | times {yardstick} | device memory, GiB | {extra[0]} |", "|---|---|---|---|---|"]
     for name in runs:
         run = found[name]
         if "failed" in run:
@@ -178,31 +202,39 @@ def compare(a, shape, folder, start):
     }
     whole = {
         "sepo bf16": lambda: bench.train_sepo("bf16"),
-        "sepo bf16, memory: low": lambda: bench.train_sepo("bf16", "memory: low,"),
-        "sepo f32": lambda: bench.train_sepo("f32"),
         "PyTorch autocast": lambda: bench.train_peer("--autocast"),
         "PyTorch autocast, liger": lambda: bench.train_peer("--autocast", "--liger"),
+        "sepo bf16, DPO": lambda: bench.train_sepo("bf16", loss="dpo"),
+        "PyTorch autocast, DPO": lambda: bench.train_peer("--autocast", "--loss", "dpo"),
+        "sepo bf16, memory: low": lambda: bench.train_sepo("bf16", "memory: low,"),
         "PyTorch autocast, checkpointed": lambda: bench.train_peer("--autocast", "--checkpoint"),
+        "sepo f32": lambda: bench.train_sepo("f32"),
     }
     adapters = {
-        "sepo bf16, LoRA, memory: low": lambda: bench.train_sepo("bf16", "memory: low, lora: {},"),
-        "sepo bf16, LoRA": lambda: bench.train_sepo("bf16", "lora: {},"),
+        "sepo bf16, LoRA, memory: low": lambda: bench.train_sepo("bf16", f"memory: low, lora: {{ r: {RANK} }},"),
+        "PyTorch autocast, peft, checkpointed": lambda: bench.train_peer("--autocast", "--checkpoint", "--lora", RANK),
+        "sepo bf16, LoRA": lambda: bench.train_sepo("bf16", f"lora: {{ r: {RANK} }},"),
+        "PyTorch autocast, peft": lambda: bench.train_peer("--autocast", "--lora", RANK),
     }
-    training = adapters if shape == "8b" else whole
+    generation = {"sepo bf16": bench.generate_sepo, "transformers bf16": bench.generate_peer}
+    training = {"8b": adapters, "tiny": whole | adapters}.get(shape, whole)
     if not has_liger:
         scoring, training = ({k: v for k, v in runs.items() if "liger" not in k} for runs in (scoring, training))
     found = {f"score {name}": attempt(f"{shape} score {name}", run, start, a.limit) for name, run in scoring.items()}
     found |= {f"train {name}": attempt(f"{shape} train {name}", run, start, a.limit) for name, run in training.items()}
+    found |= {f"generate {name}": attempt(f"{shape} generate {name}", run, start, a.limit) for name, run in generation.items()}
     exact = found["score sepo f32"].get("rewards")
     masks = lambda name: f"{100 * agreement(found[f'score {name}']['rewards'], exact):.2f} %" if exact else ""
     losses = lambda name: " ".join(f"{loss:.4f}" for loss in found[f"train {name}"]["losses"][:4])
     part = lambda kind: {name.removeprefix(f"{kind} "): run for name, run in found.items() if name.startswith(kind)}
-    first = "PyTorch autocast" if shape != "8b" else next(iter(adapters))
+    first = "PyTorch autocast" if shape != "8b" else "PyTorch autocast, peft, checkpointed"
     out = [f"## Shape {shape}", ""]
     out += rows("Scoring", scoring, "PyTorch bf16", part("score"), ("masks as sepo's f32", masks))
     load = found["score sepo bf16"].get("load")
     out += [f"Both models were loaded in {load:.1f} s (bf16).", ""] if load else []
-    out += rows(f"SePO steps of {a.batch} pairs", training, first, part("train"), ("first losses", losses))
+    out += rows(f"Steps of {a.batch} pairs, SePO where nothing else is said", training, first, part("train"), ("first losses", losses))
+    title = f"Generation: {a.prompts} answers of {a.new} tokens"
+    out += rows(title, generation, "transformers bf16", part("generate"), ("", lambda _: ""), "tokens")
     return out
 
 
@@ -217,6 +249,8 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--batch-tokens", type=int, default=16384)
+    parser.add_argument("--prompts", type=int, default=256, help="prompts that are answered")
+    parser.add_argument("--new", type=int, default=128, help="tokens of an answer")
     parser.add_argument("--limit", type=float, default=420, help="seconds after which no run begins")
     parser.add_argument("--out", required=True, type=Path)
     a = parser.parse_args()

@@ -8,7 +8,7 @@
 #   benches/gpu/run.sh all               there: both, in under 8 minutes
 #   benches/gpu/run.sh rehearse LIBTORCH here: packs, tests and benches tiny shapes on the CPU
 #
-# Needs python3 with torch, transformers, safetensors, pyarrow and numpy there; liger-kernel if it is to be compared.
+# Needs python3 with torch, transformers, safetensors, pyarrow and numpy there; liger-kernel and peft if they are to be compared.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD pack=target/gpu
@@ -66,7 +66,7 @@ case "${1:-}" in
     open_pack
     check libtorch
     python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --models "$pack/models" --shapes tiny --device libtorch --torch-device cpu \
-      --pairs 8 --steps 3 --batch 4 --batch-tokens 2048 --out "$pack/REHEARSAL.md"
+      --pairs 8 --steps 3 --batch 4 --batch-tokens 2048 --prompts 4 --new 8 --limit 3600 --out "$pack/REHEARSAL.md"
     ;;
   *) sed -n '2,13p' "$0" >&2; exit 2 ;;
 esac

@@ -4,8 +4,8 @@
     --loss sepo  the reference-free contrastive loss on key tokens ({side}_key_mask)
     --loss dpo   sigmoid DPO; the reference's log-probabilities are computed before the clock starts
 
-Chosen and rejected answers are one batch, padded on the right; full fine-tuning with AdamW, one step a batch of micro-batches.
---autocast is TRL's default for bf16: parameters in f32, passes under autocast. Prints one JSON line: pairs a second without the
+Chosen and rejected answers are one batch, padded on the right; AdamW, one step a batch of micro-batches. --autocast is TRL's default for
+bf16: parameters in f32, passes under autocast. --lora is peft's default adapter of that rank on all projections, over a base in bf16. Prints one JSON line: pairs a second without the
 first step, and the loss of every step.
 """
 import argparse
@@ -52,6 +52,7 @@ def main():
     parser.add_argument("--micro", type=int, help="pairs of a pass; by default those of a step")
     parser.add_argument("--autocast", action="store_true", help="passes in bf16, parameters in f32")
     parser.add_argument("--checkpoint", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters, with peft")
     parser.add_argument("--liger", action="store_true", help="liger-kernel's norms, rotary positions and SwiGLU")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
@@ -64,12 +65,18 @@ def main():
     split = lambda part: [collate(part[start : start + micro]) for start in range(0, len(part), micro)]
     steps = [split(rows[start : start + a.batch]) for start in range(0, len(rows), a.batch)]
     batches = [[[tensor.to(a.device) for tensor in batch] for batch in step] for step in steps]
-    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=torch.float32).to(a.device).train()
+    dtype = torch.bfloat16 if a.lora else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(a.model, dtype=dtype).to(a.device).train()
     if a.checkpoint:
         model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    if a.lora:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=a.lora, lora_alpha=2 * a.lora, target_modules="all-linear"))
     on_gpu = a.device != "cpu"
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=a.rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=on_gpu or None
+        [x for x in model.parameters() if x.requires_grad], lr=a.rate, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=on_gpu or None
     )
     autocast = lambda: torch.autocast(torch.device(a.device).type, torch.bfloat16, enabled=a.autocast)
     references = []

@@ -142,18 +142,9 @@ impl DeviceSpec {
         }
     }
 
-    /// Bytes of memory that were free when this process first asked for the device; none where that is not known, as on `cpu`. What
-    /// was taken since is this process's own, much of it kept by LibTorch for the next tensors.
-    pub fn memory(self) -> Option<u64> {
-        #[cfg(feature = "tch")]
-        if let Self::LibTorchCuda(index) = self {
-            use std::collections::BTreeMap;
-            use std::sync::{Mutex, PoisonError};
-            static FREE: Mutex<BTreeMap<usize, Option<u64>>> = Mutex::new(BTreeMap::new());
-            let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-            return *free.entry(index).or_insert_with(|| crate::kernels::free_on_cuda(index));
-        }
-        None
+    /// Whether the device computes on the processor, in the memory of the machine.
+    pub fn is_processor(self) -> bool {
+        matches!(self, Self::Cpu | Self::LibTorch | Self::VulkanCpu)
     }
 
     /// Opens the device, without autodiff.
@@ -172,7 +163,7 @@ impl DeviceSpec {
             #[cfg(feature = "tch")]
             Self::LibTorchCuda(index) => {
                 // Before this process takes any of it.
-                self.memory();
+                self.free_memory();
                 Ok(Device::libtorch_cuda(index))
             }
             #[cfg(feature = "cuda")]

@@ -1,6 +1,10 @@
 //! The memory that a model needs, estimated before it is loaded, and the memory that there is.
 
+#[cfg(feature = "tch")]
+use std::collections::BTreeMap;
 use std::fs;
+#[cfg(feature = "tch")]
+use std::sync::{Mutex, PoisonError};
 
 use super::architectures::CausalLm;
 use super::checkpoint::names::layer_of;
@@ -11,6 +15,8 @@ use super::layers::lora::Lora;
 use super::pass::Memory;
 use super::sizes::Sizes;
 use crate::error::Result;
+#[cfg(feature = "tch")]
+use crate::kernels::free_on_cuda;
 use crate::kernels::token_logps;
 
 impl ModelSource {
@@ -75,16 +81,24 @@ impl Sizes {
 }
 
 impl DeviceSpec {
-    /// The bytes of memory that are free on the device; on a device that computes on the processor, those of the machine. `None` where
-    /// it does not say.
+    /// The bytes of memory that are free: on a device that computes on the processor, those of the machine; on a CUDA device, those that
+    /// were free when this process first asked. What was taken since is this process's own, much of it kept by LibTorch for the next
+    /// tensors. `None` where the device does not say.
     pub fn free_memory(self) -> Option<u64> {
         match self {
-            Self::Cpu | Self::LibTorch | Self::VulkanCpu => free_of_machine(),
             #[cfg(feature = "tch")]
-            Self::LibTorchCuda(index) => crate::kernels::free_on_cuda(index),
+            Self::LibTorchCuda(index) => first_free_on_cuda(index),
+            device if device.is_processor() => free_of_machine(),
             _ => None,
         }
     }
+}
+
+#[cfg(feature = "tch")]
+fn first_free_on_cuda(index: usize) -> Option<u64> {
+    static FREE: Mutex<BTreeMap<usize, Option<u64>>> = Mutex::new(BTreeMap::new());
+    let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+    *free.entry(index).or_insert_with(|| free_on_cuda(index))
 }
 
 /// What Linux says is available, within the limit of the control group.

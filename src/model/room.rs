@@ -28,7 +28,7 @@ pub enum BatchTokens {
 #[serde(rename_all = "snake_case")]
 pub enum Fitting {
     /// As many as the estimate of `sepo plan` has room for in the memory that was free on the device at first; 4096 where that is not
-    /// known, as on `cpu`.
+    /// known, and on processors.
     Auto,
 }
 
@@ -276,7 +276,7 @@ mod tests {
     fn libtorch_out_of_memory_is_known_by_what_it_says() {
         use burn::tensor::Tensor;
         let device = DeviceSpec::LibTorch.open().unwrap();
-        let huge = || Tensor::<1>::empty([1 << 48], &device).dims();
+        let huge = || Tensor::<1>::empty([1_usize << 48], &device).dims();
         let failure = guarded(DeviceSpec::LibTorch, 1, huge).unwrap_err();
         assert!(failure.is_out_of_memory(), "{failure}");
         assert!(!failure.to_string().contains("Exception raised"), "{failure}");

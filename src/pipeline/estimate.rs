@@ -4,7 +4,6 @@
 mod computing;
 mod fitting;
 mod memory;
-mod tokens;
 mod training;
 
 use std::collections::BTreeMap;
@@ -22,8 +21,8 @@ use crate::stages::score::pairs;
 use crate::stages::{Shape, Volume};
 use computing::Clock;
 pub use computing::Computing;
+pub(super) use memory::batch_tokens;
 pub use memory::{Memory, ModelMemory, Room};
-pub(super) use tokens::batch_tokens;
 pub use training::Training;
 use training::training;
 

@@ -181,7 +181,8 @@ impl Operation for Evaluate {
 
     fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
         let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_FORWARD, work: volume.work };
-        Some(StageCost { batch_tokens: self.batch_tokens, models: self.models().into_iter().map(model).collect() })
+        let models = self.models().into_iter().map(model).collect();
+        Some(StageCost { batch_tokens: BatchTokens::AtMost(self.batch_tokens), models })
     }
 
     fn compared(&self) -> Option<Compared> {

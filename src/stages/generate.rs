@@ -22,7 +22,7 @@ use crate::columns::{
 use crate::error::{Error, Place, Problem, Result};
 use crate::model::cost::Workload;
 use crate::model::generate::{GenerationConfig, Penalties, Sampling, Settings, Stops};
-use crate::model::{CausalLm, DeviceSpec, Generator, ModelSource, Precision};
+use crate::model::{BatchTokens, CausalLm, DeviceSpec, Generator, ModelSource, Precision};
 use crate::monitor::warn_once;
 use crate::text::{Template, Tokenizer};
 use generating::{AnswerCounts, Generating};
@@ -364,7 +364,8 @@ impl Operation for Generate {
             attended: volume.rows * own(prompt) + answers * (length * prompt + own(length)),
         };
         let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_ANSWERING, work };
-        Some(StageCost { batch_tokens: self.batch_tokens, models: self.models().into_iter().map(model).collect() })
+        let models = self.models().into_iter().map(model).collect();
+        Some(StageCost { batch_tokens: BatchTokens::AtMost(self.batch_tokens), models })
     }
 
     fn default_to(&mut self, file: &Defaults) {

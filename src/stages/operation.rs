@@ -12,8 +12,8 @@ use super::shape::Shape;
 use super::tokenize::TemplateChoice;
 use super::{Compared, Conclusion, Metrics, Publication, Stage};
 use crate::error::{Problem, Result};
-use crate::model::Precision;
 use crate::model::cost::Workload;
+use crate::model::{BatchTokens, Precision};
 
 /// A stage of a pipeline.
 pub trait Operation {
@@ -236,7 +236,7 @@ pub struct Volume {
 #[derive(Debug)]
 pub struct StageCost<'a> {
     /// Most tokens in a pass.
-    pub batch_tokens: usize,
+    pub batch_tokens: BatchTokens,
     /// Each model that is loaded.
     pub models: Vec<ModelCost<'a>>,
 }

@@ -446,7 +446,7 @@ impl Operation for Score {
         let work = volume.work.times(if self.contrast { 3.0 } else { 1.0 });
         let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_FORWARD, work };
         let models = self.models().into_iter().map(model).collect();
-        Some(StageCost { batch_tokens: self.batch_tokens.at_least(), models })
+        Some(StageCost { batch_tokens: self.batch_tokens, models })
     }
 
     fn default_to(&mut self, file: &Defaults) {

@@ -398,7 +398,7 @@ impl Operation for Train {
             Role::Stored => None,
         };
         let models = self.models().into_iter().filter_map(model).collect();
-        Some(StageCost { batch_tokens: self.batch_tokens.at_least(), models })
+        Some(StageCost { batch_tokens: self.batch_tokens, models })
     }
 
     /// Objectives that read the reference's log-probabilities from columns need a scoring pass where these are missing.

@@ -64,13 +64,18 @@ impl Choice {
             Some(_) => Kind::Trained,
         };
         Self {
-            batch_tokens: cost.batch_tokens,
+            batch_tokens: cost.batch_tokens.at_least(),
             memory: train.map_or_else(Memory::default, |train| train.memory),
             kept: train.map_or_else(Kept::default, |train| train.optimizer),
             kind,
             precision: None,
             own: own.unwrap_or_default(),
         }
+    }
+
+    /// The settings with passes of at most `batch_tokens` tokens.
+    pub(super) fn with_tokens(self, batch_tokens: usize) -> Self {
+        Self { batch_tokens, ..self }
     }
 
     /// What the stage does with a model of `role`.
@@ -92,7 +97,7 @@ impl Choice {
             Change::MemoryLow if self.kind != Kind::Frozen && self.memory != Memory::Low => {
                 Some(Self { memory: Memory::Low, ..self })
             }
-            Change::BatchTokens(tokens) if tokens < self.batch_tokens => Some(Self { batch_tokens: tokens, ..self }),
+            Change::BatchTokens(tokens) if tokens < self.batch_tokens => Some(self.with_tokens(tokens)),
             Change::Bf16 if is_wide && narrows => Some(Self { precision: Some(Precision::Bf16), ..self }),
             Change::State if self.kind == Kind::Trained && state != Moments::Bf16 => {
                 Some(Self { kept: Kept { state: Moments::Bf16, master }, ..self })

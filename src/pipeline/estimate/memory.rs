@@ -3,9 +3,9 @@
 use super::fitting::{self, Choice};
 use crate::error::Result;
 use crate::model::sizes::Sizes;
-use crate::model::{DeviceSpec, Memory as Passes, Precision};
+use crate::model::{BatchTokens, DeviceSpec, Memory as Passes, Precision};
 use crate::pipeline::plan::{Node, Plan};
-use crate::stages::{ModelCost, Role, StageCost};
+use crate::stages::{ModelCost, Role, StageCost, Volume};
 use crate::train::kept::{Kept, Master, Moments};
 
 /// Memory of a stage.
@@ -65,6 +65,50 @@ pub(super) struct Model<'a> {
 
 /// Weights, and what a pass keeps of a batch; not known where weights are not here yet.
 pub(super) fn memory(plan: &Plan, node: &Node, cost: &StageCost) -> Result<Option<Memory>> {
+    let Some(models) = models(plan, node, cost)? else { return Ok(None) };
+    let device = plan.device;
+    let choice = choice(&models, node, cost, device);
+    let mut memory = of(&models, choice, device);
+    memory.room = device.free_memory().map(|free| Room { free, settings: Vec::new() });
+    if let (false, Some(room)) = (memory.fits(), &mut memory.room) {
+        room.settings = fitting::settings(choice, device, |choice| of(&models, choice, device).bytes() <= room.free);
+    }
+    Ok(Some(memory))
+}
+
+/// The tokens of a pass on `device`: for `batch_tokens: auto`, as many as this estimate has room for.
+///
+/// # Errors
+/// A model whose size cannot be read.
+pub(in crate::pipeline) fn batch_tokens(
+    plan: &Plan,
+    node: &Node,
+    device: DeviceSpec,
+    wanted: BatchTokens,
+) -> Result<usize> {
+    let cost = match wanted {
+        BatchTokens::AtMost(tokens) => return Ok(tokens),
+        BatchTokens::Fitting(_) => node.operation().cost(&Volume::default()),
+    };
+    let known = cost.map(|cost| Ok(models(plan, node, &cost)?.map(|models| (models, cost)))).transpose()?.flatten();
+    let tokens = known.map_or(wanted.at_least(), |(models, cost)| choice(&models, node, &cost, device).batch_tokens);
+    tracing::info!("stage `{}`: passes of {tokens} tokens at most on `{device}`", node.id);
+    Ok(tokens)
+}
+
+/// The settings of `node`, with the number of tokens that its passes have on `device`.
+fn choice(models: &[Model], node: &Node, cost: &StageCost, device: DeviceSpec) -> Choice {
+    let wanted = cost.batch_tokens;
+    let choice = Choice::of(cost, node.training());
+    let free = device.free_memory().filter(|_| !device.is_processor());
+    let (BatchTokens::Fitting(_), Some(free)) = (wanted, free) else { return choice };
+    // The estimate is a line from some number of tokens on.
+    let bytes = |tokens: usize| of(models, choice.with_tokens(tokens), device).bytes();
+    choice.with_tokens(BatchTokens::fitting(free, bytes(BatchTokens::USUAL), bytes(2 * BatchTokens::USUAL)))
+}
+
+/// The models of a stage; none where the weights of one are not here yet.
+fn models<'a>(plan: &Plan, node: &Node, cost: &StageCost<'a>) -> Result<Option<Vec<Model<'a>>>> {
     let (mut models, train) = (Vec::new(), node.training());
     for ModelCost { name, role, kept, .. } in &cost.models {
         let Some(source) = plan.start_of(name) else { continue };
@@ -79,14 +123,7 @@ pub(super) fn memory(plan: &Plan, node: &Node, cost: &StageCost) -> Result<Optio
         let (parameters, sizes) = (source.parameters()?, source.describe()?.sizes);
         models.push(Model { name, role: *role, kept: *kept, parameters, adapters, sizes });
     }
-    let choice = Choice::of(cost, train);
-    let mut memory = of(&models, choice, plan.device);
-    memory.room = plan.device.free_memory().map(|free| Room { free, settings: Vec::new() });
-    if let (false, Some(room)) = (memory.fits(), &mut memory.room) {
-        room.settings =
-            fitting::settings(choice, plan.device, |choice| of(&models, choice, plan.device).bytes() <= room.free);
-    }
-    Ok(Some(memory))
+    Ok(Some(models))
 }
 
 /// The memory of `models` with the settings of `choice`.
