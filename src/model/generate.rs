@@ -338,36 +338,4 @@ impl Decoding<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::Value;
-
-    /// The cache of devices, on burn's tensors of the processor.
-    #[test]
-    fn answers_by_way_of_a_device_cache_are_those_of_the_host() {
-        for case in ["llama-tied", "mistral-window", "qwen3-window", "gpt_neox-parallel", "gpt2-bare"] {
-            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case);
-            let rows: Vec<Value> =
-                serde_json::from_slice(&std::fs::read(folder.join("generated.json")).unwrap()).unwrap();
-            let prompts: Vec<Vec<i32>> =
-                rows.iter().map(|row| serde_json::from_value(row["prompt"].clone()).unwrap()).collect();
-            let prompts: Vec<Prompt> = prompts.iter().map(|ids| Prompt { ids, key: "x" }).collect();
-            let settings = Settings {
-                sampling: Sampling::new(0.0, 1.0),
-                penalties: Penalties::default(),
-                max_tokens: 40,
-                samples: 2,
-                seed: 3,
-                batch_tokens: 400,
-                stops: Stops { ids: [2].into(), ..Stops::default() },
-            };
-            let source = ModelSource::folder(case, folder);
-            let generator = Generator::load(&source, DeviceSpec::Cpu, Precision::F32, settings).unwrap();
-            let limit = generator.position_limit().unwrap_or(usize::MAX);
-            let cache = KvCache::on_device(generator.model.body().layers());
-            let found = generator.decoded(&prompts, limit, cache).unwrap();
-            assert_eq!(found, generator.answers(&prompts).unwrap(), "{case}");
-            assert!(found.iter().flatten().map(|answer| answer.ids.len()).sum::<usize>() > 100, "{case}");
-        }
-    }
-}
+mod tests;

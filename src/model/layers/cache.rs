@@ -47,7 +47,7 @@ impl KvCache {
         if *device == Device::flex() { Self::on_host(layers) } else { Self::on_device(layers) }
     }
 
-    fn on_host(layers: usize) -> Self {
+    pub(in crate::model) fn on_host(layers: usize) -> Self {
         let layers = (0..layers).map(|_| LayerCache::Host(HostLayer::default())).collect();
         Self { layers, open: Vec::new(), arena: None }
     }
