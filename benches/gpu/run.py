@@ -40,7 +40,7 @@ workdir: "{out}"
 device: {device}
 models: {{ base: {{ path: "{models}/reference" }} }}
 stages:
-  tokens: {{ read: {{ from: "{models}/tokens.parquet", format: tokens }} }}
+  tokens: {{ read: {{ from: "{models}/tokens.parquet", format: tokens, limit: {rows} }} }}
   policy:
     train: {{ input: tokens, model: base, objective: {objective}, max_steps: {steps}, batch_size: {batch}, {more}
               learning_rate: 1.0e-5, decay: constant, warmup: 0, betas: [0.9, 0.95], shuffle_window: 0, log_every: 1,
@@ -122,8 +122,9 @@ class Bench:
 
     def train_sepo(self, precision, more="", loss="sepo"):
         name = "-".join(["train", loss, precision, *"".join(x if x.isalnum() else " " for x in more).split()])
-        values = {"precision": precision, "more": more, "steps": self.a.steps, "batch": self.a.batch, "objective": OBJECTIVES[loss]}
-        _, most = self.sepo(name, TRAIN, batch_tokens=self.a.batch_tokens, **values)
+        steps, batch = self.a.steps, self.a.batch
+        values = {"precision": precision, "more": more, "steps": steps, "batch": batch, "rows": steps * batch}
+        _, most = self.sepo(name, TRAIN, batch_tokens=self.a.batch_tokens, objective=OBJECTIVES[loss], **values)
         text = (self.folder / name / "logs" / "policy" / "metrics.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
         # The first two steps set things up.

@@ -157,9 +157,9 @@ impl CausalLm {
         self.head().logits(self.needed(batch, Some(cache), device))
     }
 
-    /// An empty key-value cache for this model.
-    pub fn cache(&self) -> KvCache {
-        KvCache::new(self.body().layers())
+    /// An empty key-value cache for this model on `device`.
+    pub fn cache(&self, device: &Device) -> KvCache {
+        KvCache::new(self.body().layers(), device)
     }
 
     /// Calls `visit` with every parameter's checkpoint name and tensor, flattened, in a fixed order.

@@ -70,6 +70,16 @@ impl Sizes {
         }
     }
 
+    /// About how many bytes passes without gradients keep of every token: those of a few layers, of which one is computed at a time.
+    pub fn passing_of_a_token(&self, bytes: u64) -> u64 {
+        self.kept_of_a_token(Memory::Normal, bytes).div_ceil(8)
+    }
+
+    /// How many bytes a cache has for every token whose keys and values are in it. It has room for as many more.
+    pub fn cached_of_a_token(&self, bytes: u64) -> u64 {
+        2 * 2 * (self.layers * self.kv_heads * self.head_dim) as u64 * bytes
+    }
+
     /// The bytes of the head's logits at a time, with what is computed of them, in a pass of `tokens` tokens. On `cpu` they are never
     /// stored.
     pub fn logits(&self, device: DeviceSpec, tokens: usize) -> u64 {
@@ -113,7 +123,25 @@ fn free_of_machine() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sizes::FeedForward;
     use super::*;
+
+    /// The shape of Llama 3 8B: keys and values in bf16 are 128 KiB a token.
+    #[test]
+    fn a_cache_keeps_two_vectors_a_layer() {
+        let sizes = Sizes {
+            vocabulary: 128_256,
+            width: 4096,
+            layers: 32,
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 128,
+            inner: 14_336,
+            feed_forward: FeedForward::Gated,
+            positions: 8192,
+        };
+        assert_eq!(sizes.cached_of_a_token(2), 2 * (128 << 10));
+    }
 
     #[test]
     #[cfg(target_os = "linux")]

@@ -4,8 +4,9 @@
 //! a pass: the last token of every unfinished answer, and as many tokens of new prompts as fit
 //! ```
 //!
-//! A pass has at most 64 rows. Up to that number no operation of the `cpu` device lets the result of a row depend on the other
-//! rows, so an answer is bitwise the same in any batch.
+//! On `cpu` a pass has at most 64 rows. Up to that number none of its operations lets the result of a row depend on the other rows, so
+//! an answer is bitwise the same in any batch. On other devices a pass has as many rows as there are tokens to compute, up to a bound,
+//! and the host gets the logits in one copy a pass, or where the likeliest tokens are wanted these alone.
 
 mod config;
 mod penalties;
@@ -22,6 +23,7 @@ use super::batch::PackedBatch;
 use super::checkpoint::source::ModelSource;
 use super::device::DeviceSpec;
 use super::layers::cache::{KvCache, Place, Slot, host};
+use super::room::on_device;
 use crate::error::{Error, Result};
 use crate::kernels::FEW_ROWS;
 use crate::kernels::precision::Precision;
@@ -30,6 +32,9 @@ pub use penalties::Penalties;
 use sample::AnswerRng;
 pub use sample::Sampling;
 pub use stop::Stops;
+
+/// The most rows of a pass on devices other than `cpu`.
+const ROWS: usize = 1024;
 
 /// Settings of generation.
 #[derive(Debug)]
@@ -92,6 +97,7 @@ pub struct Answer {
 /// A model that generates answers.
 pub struct Generator {
     model: CausalLm,
+    spec: DeviceSpec,
     device: Device,
     precision: Precision,
     name: String,
@@ -103,9 +109,25 @@ impl Generator {
     ///
     /// # Errors
     /// As for [`CausalLm::open`].
-    pub fn load(source: &ModelSource, device: DeviceSpec, precision: Precision, settings: Settings) -> Result<Self> {
-        let (model, device, precision) = CausalLm::open(source, device, precision)?;
-        Ok(Self { model, device, precision, name: source.to_string(), settings })
+    pub fn load(source: &ModelSource, spec: DeviceSpec, precision: Precision, settings: Settings) -> Result<Self> {
+        let (model, device, precision) = CausalLm::open(source, spec, precision)?;
+        Ok(Self { model, spec, device, precision, name: source.to_string(), settings })
+    }
+
+    /// The most rows of a pass.
+    fn rows(&self) -> usize {
+        if self.spec == DeviceSpec::Cpu { FEW_ROWS } else { ROWS }
+    }
+
+    /// What follows the needed rows of `batch`.
+    fn follow(&self, batch: &PackedBatch, cache: &mut KvCache) -> Followers {
+        let logits = self.model.next_logits(batch, cache, &self.device);
+        let Settings { sampling, penalties, .. } = &self.settings;
+        if self.spec != DeviceSpec::Cpu && sampling.temperature == 0.0 && penalties.is_none() {
+            let ids = logits.argmax(1).into_data().convert::<i32>();
+            return Followers::Likeliest(ids.try_into_vec().expect("just converted to i32"));
+        }
+        Followers::Logits(host(logits), self.model.vocab_size())
     }
 
     /// What ends its answers.
@@ -121,7 +143,7 @@ impl Generator {
     /// The answers to every prompt.
     ///
     /// # Errors
-    /// A token id outside the vocabulary, or a prompt that leaves no position for an answer.
+    /// A token id outside the vocabulary, or a prompt that leaves no position for an answer; a device that fails.
     pub fn answers(&self, prompts: &[Prompt]) -> Result<Vec<Vec<Answer>>> {
         let (vocabulary, limit) = (self.model.vocab_size(), self.model.position_limit().unwrap_or(usize::MAX));
         for prompt in prompts {
@@ -135,11 +157,16 @@ impl Generator {
             }
         }
         self.precision.begin();
+        self.decoded(prompts, limit, self.model.cache(&self.device))
+    }
+
+    /// The answers to `prompts`, which the model's `limit` positions have room for, by way of `cache`.
+    fn decoded(&self, prompts: &[Prompt], limit: usize, cache: KvCache) -> Result<Vec<Vec<Answer>>> {
         let mut decoding = Decoding {
             generator: self,
             prompts,
             limit,
-            cache: self.model.cache(),
+            cache,
             reserved: 0,
             waiting: (0..prompts.len()).collect(),
             reading: Vec::new(),
@@ -148,10 +175,18 @@ impl Generator {
             unfinished: vec![self.settings.samples; prompts.len()],
         };
         while decoding.admit() {
-            decoding.pass()?;
+            on_device(self.spec, || decoding.pass())?;
         }
         Ok(decoding.done.into_iter().map(|answers| answers.into_iter().flatten().collect()).collect())
     }
+}
+
+/// What follows the needed rows of a pass.
+enum Followers {
+    /// The likeliest tokens.
+    Likeliest(Vec<i32>),
+    /// The logits `[rows, vocabulary]`, and the size of the vocabulary.
+    Logits(Vec<f32>, usize),
 }
 
 /// The state of generating answers to `prompts`.
@@ -195,7 +230,7 @@ impl Decoding<'_> {
         while let Some(&prompt) = self.waiting.front() {
             let busy = self.writing.len() + self.reading.len() * settings.samples;
             let cost = self.cost(prompt);
-            if busy > 0 && (busy >= FEW_ROWS || self.reserved + cost > settings.batch_tokens) {
+            if busy > 0 && (busy >= self.generator.rows() || self.reserved + cost > settings.batch_tokens) {
                 break;
             }
             self.waiting.pop_front();
@@ -213,15 +248,15 @@ impl Decoding<'_> {
 
     /// Runs a forward pass and samples the next tokens.
     fn pass(&mut self) -> Result<()> {
-        let Generator { model, device, settings, .. } = self.generator;
-        let prompts = self.prompts;
+        let (generator, prompts, rows) = (self.generator, self.prompts, self.generator.rows());
+        let settings = &generator.settings;
         let (mut batch, mut places) = (PackedBatch::default(), Vec::new());
         let mut add = |id: i32, position: usize, place: Place, batch: &mut PackedBatch| {
             batch.ids.push(id);
             batch.positions.push(position as u32);
             places.push(place);
         };
-        let active = self.writing.len().min(FEW_ROWS);
+        let active = self.writing.len().min(rows);
         for (row, writing) in self.writing[..active].iter().enumerate() {
             let position = self.prompts[writing.prompt].ids.len() + writing.ids.len() - 1;
             add(writing.ids[writing.ids.len() - 1], position, writing.place, &mut batch);
@@ -230,7 +265,7 @@ impl Decoding<'_> {
         let mut read = Vec::new();
         for (index, reading) in self.reading.iter_mut().enumerate() {
             let ids = self.prompts[reading.prompt].ids;
-            let part = reading.read..ids.len().min(reading.read + FEW_ROWS - batch.len());
+            let part = reading.read..ids.len().min(reading.read + rows - batch.len());
             for position in part.clone() {
                 add(ids[position], position, Place { slot: reading.slot, prompt: None }, &mut batch);
             }
@@ -239,7 +274,7 @@ impl Decoding<'_> {
                 batch.rows.push(batch.len() as i32 - 1);
                 read.push(index);
             }
-            if batch.len() == FEW_ROWS {
+            if batch.len() == rows {
                 break;
             }
         }
@@ -248,18 +283,22 @@ impl Decoding<'_> {
             // The head needs at least one row; the logits of this one are not used.
             batch.rows.push(batch.len() as i32 - 1);
         }
-        let logits = host(model.next_logits(&batch, &mut self.cache, device));
-        let logits: Vec<&[f32]> = logits.chunks_exact(model.vocab_size()).collect();
-
-        self.writing[..active].par_iter_mut().zip(&logits).for_each(|(writing, logits)| {
-            let next = settings.next(logits, prompts[writing.prompt].ids, &writing.ids, &mut writing.rng);
-            writing.ids.push(next);
+        let followers = generator.follow(&batch, &mut self.cache);
+        let next = |row: usize, prompt: usize, answer: &[i32], rng: &mut AnswerRng| match &followers {
+            Followers::Likeliest(ids) => ids[row],
+            Followers::Logits(all, width) => {
+                settings.next(&all[row * width..][..*width], prompts[prompt].ids, answer, rng)
+            }
+        };
+        self.writing[..active].par_iter_mut().enumerate().for_each(|(row, writing)| {
+            let id = next(row, writing.prompt, &writing.ids, &mut writing.rng);
+            writing.ids.push(id);
         });
-        for (logits, index) in logits[active..].iter().zip(&read) {
+        for (row, index) in (active..).zip(&read) {
             let Reading { prompt, slot, .. } = self.reading[*index];
             for sample in 0..settings.samples {
                 let mut rng = AnswerRng::new(settings.seed, self.prompts[prompt].key, sample);
-                let ids = vec![settings.next(logits, self.prompts[prompt].ids, &[], &mut rng)];
+                let ids = vec![next(row, prompt, &[], &mut rng)];
                 let place = Place { slot: self.cache.open(), prompt: Some(slot) };
                 self.writing.push(Writing { prompt, sample, place, rng, ids });
             }
@@ -297,3 +336,6 @@ impl Decoding<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,9 +17,9 @@ use self::answers::Told;
 use self::pairs::Sums;
 use super::needs::needs_ids;
 use super::positions::Reads;
-use super::score::{KEPT_FORWARD, no_batch_tokens};
+use super::score::no_batch_tokens;
 use super::{
-    Compared, Ending, HeldOut, Inputs, ModelCost, ModelUse, Operation, Resources, Role, Shape, Sink, StageCost,
+    Compared, Ending, HeldOut, Inputs, Keeps, ModelCost, ModelUse, Operation, Resources, Role, Shape, Sink, StageCost,
     TokenizerUse, Volume,
 };
 use crate::columns::{ANSWER, ANSWER_IDS, PROMPT, messages_type};
@@ -180,7 +180,7 @@ impl Operation for Evaluate {
     }
 
     fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
-        let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_FORWARD, work: volume.work };
+        let model = |ModelUse { name, role, .. }| ModelCost { name, role, keeps: Keeps::OneLayer, work: volume.work };
         let models = self.models().into_iter().map(model).collect();
         Some(StageCost { batch_tokens: BatchTokens::AtMost(self.batch_tokens), models })
     }

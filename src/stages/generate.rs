@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::tokenize::TemplateChoice;
 use super::{
-    Defaults, Inputs, ModelCost, ModelUse, Operation, Resources, Role, Rows, Shape, StageCost, TokenizerFound,
+    Defaults, Inputs, Keeps, ModelCost, ModelUse, Operation, Resources, Role, Rows, Shape, StageCost, TokenizerFound,
     TokenizerOf, TokenizerUse, Transform, Volume,
 };
 use crate::columns::{
@@ -363,7 +363,7 @@ impl Operation for Generate {
             needed: answers * length,
             attended: volume.rows * own(prompt) + answers * (length * prompt + own(length)),
         };
-        let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_ANSWERING, work };
+        let model = |ModelUse { name, role, .. }| ModelCost { name, role, keeps: Keeps::Cache, work };
         let models = self.models().into_iter().map(model).collect();
         Some(StageCost { batch_tokens: BatchTokens::AtMost(self.batch_tokens), models })
     }
@@ -390,6 +390,3 @@ impl Rows for Generate {
         self.open(&resources.model(&self.model)?, resources.tokenizer()?, resources.device(), resources.positions()?)
     }
 }
-
-/// What answering keeps of the numbers that training keeps for every token: one part of so many.
-const KEPT_ANSWERING: u64 = 4;

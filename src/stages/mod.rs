@@ -33,8 +33,8 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Place, Problem, Result};
 use crate::io::list_element;
 pub use operation::{
-    Defaults, HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Role, StageCost, TokenizerFound, TokenizerOf,
-    TokenizerUse, Volume,
+    Defaults, HeldOut, Inputs, Keeps, ModelCost, ModelUse, Operation, Pass, Role, StageCost, TokenizerFound,
+    TokenizerOf, TokenizerUse, Volume,
 };
 pub use publication::Publication;
 pub use shape::{Derived, Destination, Ending, Finished, Resources, Rows, Shape, Sink};

@@ -241,6 +241,17 @@ pub struct StageCost<'a> {
     pub models: Vec<ModelCost<'a>>,
 }
 
+/// What passes keep of every token of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// The activations of all layers, for the way back.
+    AllLayers,
+    /// The activations of the layer that is computed.
+    OneLayer,
+    /// Keys and values of all layers.
+    Cache,
+}
+
 /// What one model of a stage computes.
 #[derive(Debug)]
 pub struct ModelCost<'a> {
@@ -248,8 +259,8 @@ pub struct ModelCost<'a> {
     pub name: &'a str,
     /// What it is used for.
     pub role: Role,
-    /// A pass keeps one n-th of the numbers that training keeps for every token.
-    pub kept: u64,
+    /// What its passes keep of a batch.
+    pub keeps: Keeps,
     /// Its passes, in forward passes.
     pub work: Workload,
 }

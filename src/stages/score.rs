@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use super::needs::{ColumnName, has_ids, needs_ids};
 use super::positions::Reads;
 use super::{
-    Conclusion, Defaults, Inputs, Metrics, ModelCost, ModelUse, Operation, Outcome, Resources, Role, Rows, Shape,
-    StageCost, TokenizerUse, Transform, Volume,
+    Conclusion, Defaults, Inputs, Keeps, Metrics, ModelCost, ModelUse, Operation, Outcome, Resources, Role, Rows,
+    Shape, StageCost, TokenizerUse, Transform, Volume,
 };
 use crate::columns::lists::{Lists, assistant_masks, from_rows, ids};
 use crate::columns::provenance::Provenance;
@@ -60,9 +60,6 @@ pub struct Score {
     #[schemars(extend("examples" = ["bf16"]))]
     pub precision: Option<Precision>,
 }
-
-/// What a pass without gradients keeps of the numbers that training keeps for every token: one part of so many.
-pub(super) const KEPT_FORWARD: u64 = 8;
 
 /// A pass takes at least one token.
 pub(super) fn no_batch_tokens(batch_tokens: usize) -> Option<Problem> {
@@ -444,7 +441,7 @@ impl Operation for Score {
     fn cost(&self, volume: &Volume) -> Option<StageCost<'_>> {
         // The contrast asks the reference twice more.
         let work = volume.work.times(if self.contrast { 3.0 } else { 1.0 });
-        let model = |ModelUse { name, role, .. }| ModelCost { name, role, kept: KEPT_FORWARD, work };
+        let model = |ModelUse { name, role, .. }| ModelCost { name, role, keeps: Keeps::OneLayer, work };
         let models = self.models().into_iter().map(model).collect();
         Some(StageCost { batch_tokens: self.batch_tokens, models })
     }

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::needs::{needs_ids, needs_rewards};
 use super::publication::problems as publication_problems;
-use super::score::{KEPT_FORWARD, Score};
+use super::score::Score;
 use super::{
-    HeldOut, Inputs, ModelCost, ModelUse, Operation, Pass, Publication, Role, Shape, Stage, StageCost, TokenizerUse,
-    Volume,
+    HeldOut, Inputs, Keeps, ModelCost, ModelUse, Operation, Pass, Publication, Role, Shape, Stage, StageCost,
+    TokenizerUse, Volume,
 };
 use crate::columns::{Side, list_type};
 use crate::error::{Problem, Result, suggest};
@@ -391,10 +391,13 @@ impl Operation for Train {
         let epochs = f64::from(self.epochs).min(most / volume.rows.max(1.0));
         let there_and_back = self.settings(0).passes();
         let model = |ModelUse { name, role, .. }| match role {
-            Role::Trained(_) | Role::Adapted(_) => {
-                Some(ModelCost { name, role, kept: 1, work: volume.work.times(epochs * there_and_back) })
-            }
-            Role::Frozen(_) => Some(ModelCost { name, role, kept: KEPT_FORWARD, work: volume.work.times(epochs) }),
+            Role::Trained(_) | Role::Adapted(_) => Some(ModelCost {
+                name,
+                role,
+                keeps: Keeps::AllLayers,
+                work: volume.work.times(epochs * there_and_back),
+            }),
+            Role::Frozen(_) => Some(ModelCost { name, role, keeps: Keeps::OneLayer, work: volume.work.times(epochs) }),
             Role::Stored => None,
         };
         let models = self.models().into_iter().filter_map(model).collect();

@@ -48,8 +48,12 @@ fn the_numbers_that_a_model_computes_in_are_known_before_it_is_loaded() {
 const GREEDY: Sampling = Sampling::new(0.0, 1.0);
 const RANDOM: Sampling = Sampling::new(1.3, 0.9);
 
+fn device() -> DeviceSpec {
+    std::env::var("SEPO_TEST_DEVICE").unwrap_or("cpu".into()).parse().unwrap()
+}
+
 fn answers(case: &str, settings: Settings, prompts: &[Row]) -> Vec<Vec<Answer>> {
-    let device = std::env::var("SEPO_TEST_DEVICE").unwrap_or("cpu".into()).parse::<DeviceSpec>().unwrap();
+    let device = device();
     let source = ModelSource::folder(case, fixture(case));
     let generator = Generator::load(&source, device, Precision::F32, settings).unwrap();
     let keys: Vec<String> = prompts.iter().map(|row| format!("{:?}", row.prompt)).collect();
@@ -73,24 +77,29 @@ fn greedy_answers_are_those_of_transformers() {
 
 #[test]
 fn an_answer_does_not_depend_on_the_others() {
+    // On other devices than `cpu` a number that lies between two tokens may fall to either: logits round differently in another batch.
+    let sampling = if device() == DeviceSpec::Cpu { RANDOM } else { GREEDY };
     for case in ["llama-tied", "mistral-window", "qwen3-window", "gpt_neox-parallel", "gpt2-bare"] {
         let rows = rows(case);
-        let together = answers(case, settings(RANDOM), &rows);
+        let together = answers(case, settings(sampling), &rows);
         assert_eq!(together.len(), rows.len(), "{case}");
         for (row, together) in rows.into_iter().zip(&together) {
-            assert_eq!(&answers(case, settings(RANDOM), &[row])[0], together, "{case}");
+            assert_eq!(&answers(case, settings(sampling), &[row])[0], together, "{case}");
         }
         // A cache with room for one prompt at a time, and answers that share theirs.
         let rows = self::rows(case);
-        let narrow = Settings { batch_tokens: 1, ..settings(RANDOM) };
+        let narrow = Settings { batch_tokens: 1, ..settings(sampling) };
         assert_eq!(answers(case, narrow, &rows), together, "{case}");
-        let several = Settings { samples: 20, ..settings(RANDOM) };
+        let several = Settings { samples: 20, ..settings(sampling) };
         let several = answers(case, several, &rows);
         let first: Vec<Answer> = several.iter().map(|several| several[0].clone()).collect();
         assert_eq!(first, together.concat(), "{case}");
         assert!(several.iter().all(|several| several.len() == 20), "{case}");
+        if sampling == GREEDY {
+            continue;
+        }
         assert!(several[7].iter().any(|answer| *answer != several[7][0]), "{case}");
-        let other = Settings { seed: 4, ..settings(RANDOM) };
+        let other = Settings { seed: 4, ..settings(sampling) };
         assert_ne!(answers(case, other, &rows), together, "{case}");
     }
 }

@@ -1,37 +1,57 @@
-//! The stream as FlashAttention takes it: every segment is a sequence of queries with a sequence of keys, those of its prefix and then
-//! its own. With the causal mask aligned to the last query and the last key, that is span attention.
+//! Sequences as FlashAttention takes them: each has queries and keys, the causal mask is aligned to the last query and the last key. With
+//! every segment of a stream as a sequence, whose keys are those of its prefix and then its own, that is span attention.
 
+#[cfg(feature = "tch")]
 use super::Spans;
 
-/// The lists of a stream. Their numbers fit 32 bits, as FlashAttention wants them.
-#[derive(Debug, PartialEq)]
+/// The lists of some sequences. Their numbers fit 32 bits, as FlashAttention wants them.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Gathered {
     /// The row of every key: a prompt's rows once for itself and once for each answer.
     pub(super) keys: Vec<i32>,
-    /// Where the queries of each segment end, from 0.
+    /// Where the queries of each sequence end, from 0.
     pub(super) query_ends: Vec<i32>,
-    /// Where the keys of each segment end, from 0.
+    /// Where the keys of each sequence end, from 0.
     pub(super) key_ends: Vec<i32>,
-    /// The most queries and the most keys of a segment.
-    pub(super) longest: [i64; 2],
 }
 
-impl Gathered {
-    /// The lists of the stream of `spans`.
-    pub(super) fn new(spans: &Spans) -> Self {
-        let mut gathered = Self { keys: Vec::new(), query_ends: vec![0], key_ends: vec![0], longest: [0; 2] };
-        for segment in spans.segments.iter() {
-            let before = gathered.keys.len();
-            gathered.keys.extend(spans.attended(segment).map(|row| row as i32));
-            gathered.query_ends.push((segment.start + segment.rows) as i32);
-            gathered.key_ends.push(gathered.keys.len() as i32);
-            let [queries, keys] = gathered.longest;
-            gathered.longest = [queries.max(segment.rows as i64), keys.max((gathered.keys.len() - before) as i64)];
-        }
-        gathered
+impl Default for Gathered {
+    fn default() -> Self {
+        Self { keys: Vec::new(), query_ends: vec![0], key_ends: vec![0] }
     }
 }
 
+impl Gathered {
+    /// Adds a sequence of `queries` queries and the `keys`.
+    pub(super) fn push(&mut self, queries: usize, keys: impl Iterator<Item = i32>) {
+        self.keys.extend(keys);
+        let before = self.query_ends.last().copied().unwrap_or_default();
+        self.query_ends.push(before + queries as i32);
+        self.key_ends.push(self.keys.len() as i32);
+    }
+}
+
+#[cfg(feature = "tch")]
+impl Gathered {
+    /// The lists of the stream of `spans`.
+    pub(super) fn new(spans: &Spans) -> Self {
+        let mut gathered = Self::default();
+        for segment in spans.segments.iter() {
+            gathered.push(segment.rows, spans.attended(segment).map(|row| row as i32));
+        }
+        gathered
+    }
+
+    /// The most queries and the most keys of a sequence.
+    pub(super) fn longest(&self) -> [i64; 2] {
+        [&self.query_ends, &self.key_ends].map(|ends| {
+            let lengths = ends.windows(2).map(|ends| i64::from(ends[1] - ends[0]));
+            lengths.max().unwrap_or_default()
+        })
+    }
+}
+
+#[cfg(feature = "tch")]
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -48,8 +68,8 @@ mod tests {
             keys: vec![0, 1, 0, 1, 2, 0, 1, 3, 4, 5, 6],
             query_ends: vec![0, 2, 3, 6, 7],
             key_ends: vec![0, 2, 5, 10, 11],
-            longest: [3, 5],
         };
         assert_eq!(gathered, want);
+        assert_eq!(gathered.longest(), [3, 5]);
     }
 }

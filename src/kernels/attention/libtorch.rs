@@ -1,11 +1,14 @@
 //! Span attention on LibTorch: FlashAttention on gathered keys for bf16 and f16 on CUDA, the portable body for everything else.
 
+use std::sync::Arc;
+
 use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
 use tch::{Device, Tensor};
 
 use super::flash::{Flash, Sequences, VariableLength};
 use super::gathered::Gathered;
+use super::recalled::{self, Recall, Recalled};
 use super::{SpanAttention, Spans, portable};
 use crate::kernels::libtorch::{fresh, uploaded};
 
@@ -33,7 +36,16 @@ impl SpanAttention for LibTorch {
     }
 }
 
-/// The gathered lists of a stream on a device.
+impl Recall for LibTorch {
+    fn recall(q: TchTensor, keys: TchTensor, values: TchTensor, recalled: Arc<Recalled>, spans: Spans) -> TchTensor {
+        match Flash::takes(&q.tensor, spans.head_dim) {
+            true => from_cache::<Flash>([&q, &keys, &values], &recalled, &spans),
+            false => recalled::portable::<Self>(q, keys, values, &recalled, &spans),
+        }
+    }
+}
+
+/// The gathered lists of sequences on a device.
 #[derive(Debug, Clone)]
 struct Placed {
     /// Rows of the keys, ends of the queries, ends of the keys: one list, in 32 bits.
@@ -47,12 +59,20 @@ impl Placed {
     /// The lists of the stream of `spans`, made and copied once for all layers.
     fn new(spans: &Spans, device: Device) -> Self {
         let fits = |kept: &Self| kept.lists.tensor.device() == device;
-        spans.segments.gathered.get(fits, || {
-            let Gathered { keys, query_ends, key_ends, longest } = Gathered::new(spans);
-            let sizes = [keys.len() as i64, query_ends.len() as i64];
-            let lists = Tensor::from_slice(&[keys, query_ends, key_ends].concat());
-            Self { lists: fresh(uploaded(lists, device)), sizes, longest }
-        })
+        spans.segments.gathered.get(fits, || Self::of(&Gathered::new(spans), device))
+    }
+
+    /// The lists of the new rows of a cache, made and copied once for all layers.
+    fn recalled(recalled: &Recalled, device: Device) -> Self {
+        let fits = |kept: &Self| kept.lists.tensor.device() == device;
+        recalled.on_device.get(fits, || Self::of(&recalled.gathered, device))
+    }
+
+    fn of(gathered: &Gathered, device: Device) -> Self {
+        let Gathered { keys, query_ends, key_ends } = gathered;
+        let sizes = [keys.len() as i64, query_ends.len() as i64];
+        let lists = Tensor::from_slice(&[&keys[..], &query_ends[..], &key_ends[..]].concat());
+        Self { lists: fresh(uploaded(lists, device)), sizes, longest: gathered.longest() }
     }
 
     /// Rows of the keys, ends of the queries, ends of the keys.
@@ -63,12 +83,20 @@ impl Placed {
 }
 
 fn forward<V: VariableLength>(q: &TchTensor, k: &TchTensor, v: &TchTensor, spans: &Spans) -> (TchTensor, TchTensor) {
-    let placed = Placed::new(spans, q.tensor.device());
+    attended::<V>([q, k, v], &Placed::new(spans, q.tensor.device()), spans)
+}
+
+fn from_cache<V: VariableLength>(qkv: [&TchTensor; 3], recalled: &Recalled, spans: &Spans) -> TchTensor {
+    attended::<V>(qkv, &Placed::recalled(recalled, qkv[0].tensor.device()), spans).0
+}
+
+/// The output, and the log-sum-exp of the scores.
+fn attended<V: VariableLength>([q, k, v]: [&TchTensor; 3], placed: &Placed, spans: &Spans) -> (TchTensor, TchTensor) {
     let [keys, query_ends, key_ends] = placed.lists();
     let by_head = Heads::new(q, spans);
     let q = by_head.queries(&q.tensor);
     let [k, v] = [k, v].map(|x| by_head.keys(&x.tensor.index_select(0, &keys)));
-    let (out, lse) = V::forward([&q, &k, &v], &sequences(&placed, &query_ends, &key_ends, spans));
+    let (out, lse) = V::forward([&q, &k, &v], &sequences(placed, &query_ends, &key_ends, spans));
     (fresh(by_head.rows(out)), fresh(lse))
 }
 

@@ -9,12 +9,12 @@ pub(crate) mod cached;
 #[cfg(feature = "tch")]
 mod flash;
 mod flex;
-#[cfg(feature = "tch")]
 mod gathered;
 #[cfg(feature = "tch")]
 mod libtorch;
 mod padded;
 mod portable;
+pub mod recalled;
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;

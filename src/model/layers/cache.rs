@@ -1,14 +1,14 @@
 //! The key-value cache, with which a new token costs one row. Nothing is padded: a sequence has as many positions as tokens, and
-//! the answers to one prompt share its positions.
-//!
-//! The cache is in host memory; on devices other than `cpu` the new rows of every layer are copied to the host and back.
+//! the answers to one prompt share its positions. On `cpu` it is in host memory, elsewhere on the device.
 
-use std::sync::Arc;
+mod device;
+mod host;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
-use crate::kernels::attention::cached::{Block, Past, cached_attention};
 use crate::kernels::attention::{Spans, attention};
+use device::{Arena, DeviceLayer};
+use host::HostLayer;
 
 /// A sequence in the cache.
 pub type Slot = usize;
@@ -27,28 +27,34 @@ pub struct Place {
 pub struct KvCache {
     layers: Vec<LayerCache>,
     open: Vec<bool>,
+    /// Where rows are on a device; none for a cache in host memory.
+    arena: Option<Arena>,
 }
 
 /// Keys and values of one layer.
-#[derive(Debug, Default)]
-pub struct LayerCache {
-    /// By slot.
-    slots: Vec<KeysValues>,
-    /// The sequences of the rows of this pass.
-    places: Arc<[Place]>,
-}
-
-/// `[positions, kv_heads * d]` each.
-#[derive(Debug, Default)]
-struct KeysValues {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+#[allow(clippy::large_enum_variant, reason = "one for each layer of a model, and all are of one variant")]
+#[derive(Debug)]
+pub enum LayerCache {
+    /// In host memory.
+    Host(HostLayer),
+    /// On a device.
+    Device(DeviceLayer),
 }
 
 impl KvCache {
-    /// An empty cache for a model with `layers` layers.
-    pub fn new(layers: usize) -> Self {
-        Self { layers: (0..layers).map(|_| LayerCache::default()).collect(), open: Vec::new() }
+    /// An empty cache for a model with `layers` layers on `device`.
+    pub fn new(layers: usize, device: &Device) -> Self {
+        if *device == Device::flex() { Self::on_host(layers) } else { Self::on_device(layers) }
+    }
+
+    pub(in crate::model) fn on_host(layers: usize) -> Self {
+        let layers = (0..layers).map(|_| LayerCache::Host(HostLayer::default())).collect();
+        Self { layers, open: Vec::new(), arena: None }
+    }
+
+    pub(in crate::model) fn on_device(layers: usize) -> Self {
+        let layers = (0..layers).map(|_| LayerCache::Device(DeviceLayer::default())).collect();
+        Self { layers, open: Vec::new(), arena: Some(Arena::default()) }
     }
 
     /// A new, empty sequence.
@@ -56,22 +62,46 @@ impl KvCache {
         let slot = self.open.iter().position(|open| !open).unwrap_or(self.open.len());
         if slot == self.open.len() {
             self.open.push(true);
-            self.layers.iter_mut().for_each(|layer| layer.slots.push(KeysValues::default()));
         }
         self.open[slot] = true;
+        self.empty(slot);
         slot
     }
 
     /// Removes a sequence.
     pub fn close(&mut self, slot: Slot) {
         self.open[slot] = false;
-        self.layers.iter_mut().for_each(|layer| layer.slots[slot] = KeysValues::default());
+        self.empty(slot);
     }
 
-    /// Sets the sequences of the rows of the next pass. Rows of one sequence are in the order of their positions.
+    fn empty(&mut self, slot: Slot) {
+        match &mut self.arena {
+            Some(arena) => arena.empty(slot),
+            None => self.layers.iter_mut().for_each(|layer| {
+                if let LayerCache::Host(layer) = layer {
+                    layer.empty(slot);
+                }
+            }),
+        }
+    }
+
+    /// Sets the sequences of the rows of the next pass. Rows of one sequence are side by side, in the order of their positions.
     pub fn begin(&mut self, places: Vec<Place>) {
-        let places: Arc<[Place]> = places.into();
-        self.layers.iter_mut().for_each(|layer| layer.places = places.clone());
+        let Some(arena) = &mut self.arena else {
+            let places: std::sync::Arc<[Place]> = places.into();
+            self.layers.iter_mut().for_each(|layer| {
+                if let LayerCache::Host(layer) = layer {
+                    layer.begin(places.clone());
+                }
+            });
+            return;
+        };
+        let pass = arena.begin(&places);
+        self.layers.iter_mut().for_each(|layer| {
+            if let LayerCache::Device(layer) = layer {
+                layer.begin(&pass);
+            }
+        });
     }
 
     /// The cache of layer `index`.
@@ -83,33 +113,9 @@ impl KvCache {
 /// Attention of every row, to the rows of the stream, or with a cache to those of its sequence.
 pub fn attend(q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, spans: Spans, cache: Option<&mut LayerCache>) -> Tensor<2> {
     match cache {
-        Some(cache) => cache.attend(q, k, v, &spans),
+        Some(LayerCache::Host(layer)) => layer.attend(q, k, v, &spans),
+        Some(LayerCache::Device(layer)) => layer.attend(q, k, v, spans),
         None => attention(q, k, v, spans),
-    }
-}
-
-impl LayerCache {
-    fn attend(&mut self, q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, spans: &Spans) -> Tensor<2> {
-        let (device, shape, kv_width) = (q.device(), q.dims(), spans.kv_heads * spans.head_dim);
-        let [q, k, v] = [q, k, v].map(host);
-        let rows = k.chunks_exact(kv_width).zip(v.chunks_exact(kv_width));
-        let mut ends = Vec::with_capacity(self.places.len());
-        for (place, (key, value)) in self.places.iter().zip(rows) {
-            let sequence = &mut self.slots[place.slot];
-            sequence.keys.extend_from_slice(key);
-            sequence.values.extend_from_slice(value);
-            ends.push(sequence.keys.len());
-        }
-        let block = |slot: Slot, end: usize| -> Block {
-            let sequence = &self.slots[slot];
-            [&sequence.keys[..end], &sequence.values[..end]]
-        };
-        let past = |(place, end): (&Place, &usize)| -> Past {
-            let prompt = place.prompt.map_or([&[][..]; 2], |slot| block(slot, self.slots[slot].keys.len()));
-            [prompt, block(place.slot, *end)]
-        };
-        let pasts: Vec<Past> = self.places.iter().zip(&ends).map(past).collect();
-        Tensor::from_data(TensorData::new(cached_attention(&q, &pasts, spans), shape), &device)
     }
 }
 

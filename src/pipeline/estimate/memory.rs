@@ -3,9 +3,9 @@
 use super::fitting::{self, Choice};
 use crate::error::Result;
 use crate::model::sizes::Sizes;
-use crate::model::{BatchTokens, DeviceSpec, Memory as Passes, Precision};
+use crate::model::{BatchTokens, DeviceSpec, Precision};
 use crate::pipeline::plan::{Node, Plan};
-use crate::stages::{ModelCost, Role, StageCost, Volume};
+use crate::stages::{Keeps, ModelCost, Role, StageCost, Volume};
 use crate::train::kept::{Kept, Master, Moments};
 
 /// Memory of a stage.
@@ -55,8 +55,7 @@ impl Memory {
 pub(super) struct Model<'a> {
     name: &'a str,
     role: Role,
-    /// See [`ModelCost::kept`].
-    kept: u64,
+    keeps: Keeps,
     parameters: u64,
     /// Parameters of the adapters that the stage trains.
     adapters: u64,
@@ -110,7 +109,7 @@ fn choice(models: &[Model], node: &Node, cost: &StageCost, device: DeviceSpec) -
 /// The models of a stage; none where the weights of one are not here yet.
 fn models<'a>(plan: &Plan, node: &Node, cost: &StageCost<'a>) -> Result<Option<Vec<Model<'a>>>> {
     let (mut models, train) = (Vec::new(), node.training());
-    for ModelCost { name, role, kept, .. } in &cost.models {
+    for ModelCost { name, role, keeps, .. } in &cost.models {
         let Some(source) = plan.start_of(name) else { continue };
         if plan.awaits_weights(&source)? {
             return Ok(None);
@@ -121,7 +120,7 @@ fn models<'a>(plan: &Plan, node: &Node, cost: &StageCost<'a>) -> Result<Option<V
             _ => 0,
         };
         let (parameters, sizes) = (source.parameters()?, source.describe()?.sizes);
-        models.push(Model { name, role: *role, kept: *kept, parameters, adapters, sizes });
+        models.push(Model { name, role: *role, keeps: *keeps, parameters, adapters, sizes });
     }
     Ok(Some(models))
 }
@@ -129,7 +128,7 @@ fn models<'a>(plan: &Plan, node: &Node, cost: &StageCost<'a>) -> Result<Option<V
 /// The memory of `models` with the settings of `choice`.
 fn of(models: &[Model], choice: Choice, device: DeviceSpec) -> Memory {
     let mut memory = Memory::default();
-    for Model { name, role, kept, parameters, adapters, sizes } in models {
+    for Model { name, role, keeps, parameters, adapters, sizes } in models {
         let role = choice.role(*role);
         let bytes_a_parameter = bytes_a_parameter(role, choice.kept);
         memory.models.push(ModelMemory { name: (*name).to_owned(), parameters: *parameters, bytes_a_parameter });
@@ -137,10 +136,11 @@ fn of(models: &[Model], choice: Choice, device: DeviceSpec) -> Memory {
             let (name, bytes_a_parameter) = (format!("adapters of {name}"), bytes_of_adapters(role, choice.kept));
             memory.models.push(ModelMemory { name, parameters: *adapters, bytes_a_parameter });
         }
-        let bytes = bytes_an_activation(role);
-        let of_a_token = match role {
-            Role::Trained(_) | Role::Adapted(_) => sizes.kept_of_a_token(choice.memory, bytes),
-            Role::Frozen(_) | Role::Stored => sizes.kept_of_a_token(Passes::Normal, bytes) / kept,
+        let bytes = bytes_an_activation(role, device);
+        let of_a_token = match keeps {
+            Keeps::AllLayers => sizes.kept_of_a_token(choice.memory, bytes),
+            Keeps::OneLayer => sizes.passing_of_a_token(bytes),
+            Keeps::Cache => sizes.cached_of_a_token(bytes),
         };
         memory.batch += of_a_token * choice.batch_tokens as u64 + sizes.logits(device, choice.batch_tokens);
     }
@@ -172,9 +172,10 @@ fn bytes_of_moments(kept: Kept) -> u64 {
     }
 }
 
-fn bytes_an_activation(role: Role) -> u64 {
+fn bytes_an_activation(role: Role, device: DeviceSpec) -> u64 {
     match role {
         Role::Trained(Precision::Bf16) | Role::Adapted(Precision::Bf16) => 2,
+        Role::Frozen(Precision::Bf16) if device != DeviceSpec::Cpu => 2,
         _ => 4,
     }
 }

@@ -112,6 +112,27 @@ fn gathered_keys_give_span_attention() {
     }
 }
 
+#[test]
+fn gathered_keys_of_a_cache_give_its_attention() {
+    for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
+        let mut recalled = Recalled::default();
+        for (queries, rows) in [(1, 3..20), (7, 11..40), (1, 0..1)] {
+            recalled.push(queries, rows.map(|row| (row * 7) % 90));
+        }
+        for window in [None, Some(5)] {
+            let spans = Spans { window, ..Spans::new(Arc::new(Stream::from(Vec::new())), 4, 2, 8) };
+            let random =
+                |rows: i64, width: i64| fresh(Tensor::randn([rows, width], (Kind::Float, Device::Cpu)).to_kind(kind));
+            let [q, keys, values] = [random(9, 32), random(90, 16), random(90, 16)];
+            let got = from_cache::<Plain>([&q, &keys, &values], &recalled, &spans);
+            let want = recalled::portable::<LibTorch>(q, keys, values, &recalled, &spans);
+            let [got, want] = [got, want].map(|x| x.tensor.to_kind(Kind::Float));
+            let worst = f64::try_from((got - &want).abs().max()).unwrap();
+            assert!(worst <= tolerance * f64::try_from(want.abs().max()).unwrap(), "{kind:?} {window:?}: {worst}");
+        }
+    }
+}
+
 /// Runs where a GPU is: LibTorch's own kernel against the plain computation.
 #[test]
 fn flash_is_the_plain_computation() {
