@@ -9,7 +9,7 @@ pub trait Monitor: Send + Sync {
     fn begin(&self, label: &str, total: Option<u64>, unit: &'static str);
     /// `n` more units are done; `note` is a short state such as `loss 0.69`.
     fn advance(&self, n: u64, note: &str);
-    /// `n` units of the total are not to come: rows that were filtered or set aside, or that another worker did.
+    /// `n` units of the total are not to come: rows that were filtered or set aside.
     fn skip(&self, n: u64);
     /// The piece of work ended.
     fn end(&self);

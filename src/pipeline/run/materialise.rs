@@ -74,10 +74,7 @@ impl<'a> Run<'a> {
         if self.workdir.has_others()? {
             walk.join(&pass.units)?;
         }
-        let left = (0..pass.flow.units.len())
-            .filter(|unit| self.assignment.holds(*unit) && !pass.units.found().contains(*unit));
-        let rows = left.map(|unit| pass.flow.most(unit)).sum();
-        self.monitor.begin(&pass.node().id, Some(rows), "rows");
+        self.monitor.begin(&pass.node().id, Some(pass.flow.rows), "rows");
         let walk = Mutex::new(walk);
         self.in_threads(pass, pass.flow.units.len(), &|pass, steps| {
             // The lock is free while a unit is done.
@@ -88,7 +85,6 @@ impl<'a> Run<'a> {
                 if !pass.units.is_noted(unit)? && self.unit(pass, steps, unit)? {
                     locked(&walk).did(unit, &pass.units)?;
                 } else {
-                    self.monitor.skip(pass.flow.most(unit));
                     locked(&walk).meet(unit, &pass.units)?;
                 }
             }
