@@ -6,6 +6,9 @@ use crate::io::{Dataset, Location, Stores};
 use crate::monitor::Monitor;
 use crate::pipeline::run::MARKER;
 
+/// Stages that a message names.
+const NAMED: usize = 10;
+
 /// The dataset at `path`.
 ///
 /// # Errors
@@ -15,6 +18,8 @@ pub(super) fn open(path: &str, monitor: &dyn Monitor) -> Result<Dataset> {
     Dataset::open_watched(&[path.to_owned()], &Stores::default(), monitor)
 }
 
+/// Refuses what is no dataset though it holds files of rows.
+///
 /// # Errors
 /// The workdir of a run, which keeps rows of several stages.
 pub(super) fn refuse_workdir(path: &str) -> Result<()> {
@@ -22,10 +27,15 @@ pub(super) fn refuse_workdir(path: &str) -> Result<()> {
         return Ok(());
     }
     let at = Location::parse(path)?;
-    if !at.join(MARKER).exists()? {
+    // A store that lets a file be read may refuse to say that another one is not there.
+    if !at.join(MARKER).exists().unwrap_or(false) {
         return Ok(());
     }
-    let names: Vec<String> = at.join("data").entries()?.iter().map(|stage| format!("{path}/data/{stage}")).collect();
+    let stages = at.join("data").entries()?;
+    let mut names: Vec<String> = stages.iter().take(NAMED).map(|stage| format!("{path}/data/{stage}")).collect();
+    if stages.len() > NAMED {
+        names.push(format!("and {} more", stages.len() - NAMED));
+    }
     let there = if names.is_empty() { "no rows yet".to_owned() } else { names.join(", ") };
     let message = format!("is the workdir of a run; name an output, or what it keeps of one stage: {there}");
     Err(Error::Store { path: path.to_owned(), message, retryable: false })

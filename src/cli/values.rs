@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use arrow::array::RecordBatch;
 use arrow::json::writer::{JsonArray, WriterBuilder};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::terminal::{plain, plain_json};
 use crate::error::{Error, Place, Result};
@@ -17,7 +17,7 @@ const SHOWN: usize = 16;
 pub(super) struct Values(Map<String, Value>);
 
 impl Values {
-    /// Those of `batch`, which has one row and is at `place`.
+    /// The values of `batch`, which has one row and is at `place`.
     ///
     /// # Errors
     /// A column of a type that JSON has no form for.
@@ -29,13 +29,12 @@ impl Values {
         Ok(Self(row))
     }
 
-    /// They as one line of JSON.
-    pub(super) fn json(mut self, number: u64) -> String {
-        self.0.insert("row".to_owned(), number.into());
-        plain_json(&format!("{}\n", Value::Object(self.0)))
+    /// The values as one line of JSON, apart from the row's number, whose name a column may have.
+    pub(super) fn json(&self, number: u64) -> String {
+        plain_json(&format!("{}\n", json!({ "row": number, "values": self.0 })))
     }
 
-    /// They for people.
+    /// The values for people.
     pub(super) fn text(&self, number: u64) -> String {
         let mut out = format!("row {number}\n");
         for (name, value) in &self.0 {
@@ -73,8 +72,6 @@ fn turn(out: &mut String, message: &Value) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -91,5 +88,7 @@ mod tests {
             "row 3\n\nrow_id\nr\\u{{1b}}[2J\n\nprompt\nuser: two\nlines\ntool: null\n  name \"clock\"\n\nids\n{ids}\n\nscore\n0.5\n"
         );
         assert_eq!(values.text(3), want);
+        let named_alike = Values(json!({ "row": 7 }).as_object().unwrap().clone());
+        assert_eq!(named_alike.json(1), "{\"row\":1,\"values\":{\"row\":7}}\n");
     }
 }

@@ -240,12 +240,15 @@ impl Dataset {
     }
 }
 
-/// What is said of `pattern`, which names no file: on this machine with the nearest name in the same folder.
+/// What is said of `pattern`, which gives no file: on this machine with the nearest name in the same folder.
 fn missing(pattern: &str) -> String {
     if pattern.contains(WILD) {
         return "no file matches".to_owned();
     }
     let path = Path::new(pattern);
+    if path.is_dir() {
+        return "the folder has no file of a known kind".to_owned();
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = fs::read_dir(folder).into_iter().flatten().flatten();
     let names: Vec<String> = beside.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -292,6 +295,8 @@ mod tests {
         assert!(open("nothing").unwrap_err().to_string().ends_with("no such file or folder"));
         fs::write(folder.path().join("pairs.jsonl"), "").unwrap();
         assert!(open("pair.jsonl").unwrap_err().to_string().contains("/pairs.jsonl`?"));
+        fs::create_dir(folder.path().join("empty")).unwrap();
+        assert!(open("empty").unwrap_err().to_string().ends_with("the folder has no file of a known kind"));
 
         write(&at("a-2.parquet"), Arc::new(StringArray::from(vec!["x"])));
         let error = open("a-*.parquet").unwrap_err().to_string();

@@ -15,7 +15,7 @@ use crate::s3::rows;
 /// Without AVX; with AVX2 and FMA.
 const PROCESSORS: [&str; 2] = ["core2duo", "Haswell"];
 
-/// Scores and trains in f32 and bf16; results by `where`.
+/// Scores and trains in f32 and bf16; results by `place`.
 fn pipeline(place: &str) -> String {
     format!(
         "workdir: {place}

@@ -282,7 +282,7 @@ fn inspect_shows_rows_that_are_not_scored_and_answers_workdirs() {
     let shown = folder.succeeds(&["inspect", "out", "--row", "1"]);
     assert!(shown.starts_with("row 1\n\n") && shown.contains("\nprompt\nuser: a?\n"), "{shown}");
     let row: Value = serde_json::from_str(&folder.succeeds(&["inspect", "out", "--row", "1", "--json"])).unwrap();
-    assert_eq!((&row["row"], &row["rejected"][0]["content"]), (&json!(1), &json!("c")));
+    assert_eq!((&row["row"], &row["values"]["rejected"][0]["content"]), (&json!(1), &json!("c")));
     for command in ["inspect", "report"] {
         let refused = folder.fails(&[command, "run"], 1);
         assert!(refused.contains("is the workdir of a run") && refused.contains("run/data/tokens-"), "{refused}");
