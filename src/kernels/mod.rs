@@ -6,6 +6,8 @@
 
 pub mod adamw;
 pub mod attention;
+#[cfg(feature = "tch")]
+mod cuda;
 pub mod embedding;
 mod flex;
 pub mod gelu;

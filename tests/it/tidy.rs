@@ -47,6 +47,7 @@ const RANKED: [(&str, Ranks); 7] = [
             &["vocabulary"],
             &["packed"],
             &["flex", "precision"],
+            &["cuda"],
             &["libtorch"],
             &["indices"],
             &["input", "layout", "once"],
@@ -346,6 +347,23 @@ fn no_test_folds_by_max() {
         }
     }
     assert!(broken.is_empty(), "compare every element, so that NaN fails:\n{}", broken.join("\n"));
+}
+
+/// PTX is compiled by hand, so that it may be older than its source.
+#[test]
+fn ptx_is_that_of_its_source() {
+    use ring::digest::{SHA256, digest};
+    let kernels = repository().join("src/kernels");
+    let shared = fs::read(kernels.join("cuda/kernel.cuh")).unwrap();
+    let folders = fs::read_dir(&kernels).unwrap().map(|entry| entry.unwrap().path());
+    let compiled: Vec<PathBuf> = folders.filter(|folder| folder.join("cuda.cu").exists()).collect();
+    assert!(compiled.len() >= 6, "{compiled:?}");
+    for folder in compiled {
+        let source = [&shared[..], &fs::read(folder.join("cuda.cu")).unwrap()].concat();
+        let hex: String = digest(&SHA256, &source).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let ptx = fs::read_to_string(folder.join("cuda.ptx")).unwrap();
+        assert_eq!(ptx.lines().next(), Some(&*format!("// {hex}")), "{}: run compile.py", folder.display());
+    }
 }
 
 /// What a stage is, its own file says: the planner and the run ask its [`Operation`](sepo::stages::Operation).

@@ -1,9 +1,9 @@
-//! AdamW on LibTorch: eight or nine operations in place, and no tensor beyond two of the gradient's size.
+//! AdamW on LibTorch: a kernel of this crate on CUDA, elsewhere eight or nine operations in place, and no tensor beyond two of the gradient's size.
 
 use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
 
-use super::{AdamW, Step};
+use super::{AdamW, Step, cuda};
 use crate::kernels::libtorch::{fresh, owned};
 
 impl AdamW for LibTorch {
@@ -14,8 +14,12 @@ impl AdamW for LibTorch {
         gradient: TchTensor,
         step: Step,
     ) -> (TchTensor, TchTensor, TchTensor) {
+        let [mut parameter, mut first, mut second] = [parameter, first, second].map(owned);
+        if cuda::adamw(&parameter, [&first, &second], &gradient.tensor, step).is_some() {
+            return (fresh(parameter), fresh(first), fresh(second));
+        }
+        let mut gradient = owned(gradient);
         let [decay, beta1, beta2, root, eps, rate, scale] = step.factors().map(f64::from);
-        let [mut parameter, mut first, mut second, mut gradient] = [parameter, first, second, gradient].map(owned);
         if scale != 1.0 {
             let _ = gradient.g_mul_scalar_(scale);
         }

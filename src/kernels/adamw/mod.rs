@@ -1,5 +1,7 @@
 //! One AdamW step on one parameter in a single pass (arXiv 1711.05101; the arithmetic of `torch.optim.AdamW`).
 
+#[cfg(feature = "tch")]
+mod cuda;
 mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;

@@ -1,5 +1,7 @@
 //! Root-mean-square norm: `y = x / sqrt(mean(x^2) + eps) * weight` (arXiv 1910.07467), one row at a time.
 
+#[cfg(feature = "tch")]
+mod cuda;
 mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;

@@ -1,17 +1,21 @@
-//! Rotary position embedding on LibTorch: three operations.
+//! Rotary position embedding on LibTorch: a kernel of this crate on CUDA, elsewhere three operations.
 
 use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
 
-use super::Rotary;
-use crate::kernels::libtorch::fresh;
+use super::{Rotary, cuda};
+use crate::kernels::libtorch::{fresh, owned};
 
 impl Rotary for LibTorch {
     fn rotary(x: TchTensor, cos: TchTensor, sin: TchTensor, minus_sin: TchTensor, head_dim: usize) -> TchTensor {
-        let (size, half) = (x.tensor.size(), cos.tensor.size()[1]);
+        let x = owned(x);
+        if cuda::rotate(&x, [&cos.tensor, &sin.tensor, &minus_sin.tensor], head_dim).is_some() {
+            return fresh(x);
+        }
+        let (size, half) = (x.size(), cos.tensor.size()[1]);
         let [rows, width] = [size[0], size[1]];
         let [cos, sin, minus_sin] = [&cos, &sin, &minus_sin].map(|table| table.tensor.unsqueeze(1));
-        let x = x.tensor.reshape([rows, width / head_dim as i64, head_dim as i64]);
+        let x = x.reshape([rows, width / head_dim as i64, head_dim as i64]);
         let (first, second) = (x.narrow(2, 0, half), x.narrow(2, half, half));
         let out = if 2 * half == head_dim as i64 {
             // Both halves times the cosine in one operation.

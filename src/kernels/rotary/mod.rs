@@ -1,6 +1,8 @@
 //! Rotary position embedding, half-split as Hugging Face checkpoints have it (arXiv 2104.09864): dimension `i` of a
 //! head is paired with `i + d/2`, and each pair is rotated by the angle of its position.
 
+#[cfg(feature = "tch")]
+mod cuda;
 mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;

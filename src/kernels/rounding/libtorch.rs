@@ -1,4 +1,4 @@
-//! Stochastic rounding on LibTorch: noise of its own generator, an addition of integers, and a copy of the upper halves.
+//! Stochastic rounding on LibTorch: a kernel of this crate on CUDA, elsewhere noise of its own generator, an addition of integers, and a copy of the upper halves.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,7 +6,7 @@ use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
 use tch::{Kind, Tensor};
 
-use super::Rounding;
+use super::{Rounding, cuda};
 use crate::kernels::libtorch::fresh;
 
 /// LibTorch's generator is one for the process: whoever seeds it draws before anyone else does.
@@ -15,6 +15,9 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 impl Rounding for LibTorch {
     fn rounded(x: TchTensor, seed: u64) -> TchTensor {
         let x = x.tensor.contiguous();
+        if let Some(out) = cuda::rounded(&x, seed) {
+            return fresh(out);
+        }
         let size = x.size()[0];
         let mut bits = Tensor::empty([size], (Kind::Int, x.device()));
         {

@@ -1,6 +1,8 @@
 //! Stochastic rounding of f32 to bf16 (arXiv 1502.02551): to one of the two nearest numbers, with a probability that makes the mean
 //! the number itself. What changes by less than a bf16 number can represent still moves, over many steps.
 
+#[cfg(feature = "tch")]
+mod cuda;
 mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;

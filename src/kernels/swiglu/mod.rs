@@ -1,5 +1,7 @@
 //! SwiGLU: `y = silu(gate) * up`, the gate of Llama's feed-forward network (arXiv 2002.05202).
 
+#[cfg(feature = "tch")]
+mod cuda;
 mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;

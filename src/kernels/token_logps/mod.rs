@@ -3,6 +3,8 @@
 //! The `[rows, vocabulary]` logits are never stored: they are computed in blocks, reduced to one log-sum-exp per row, and recomputed
 //! block by block in the backward pass.
 
+#[cfg(feature = "tch")]
+mod cuda;
 mod flex;
 #[cfg(feature = "tch")]
 mod libtorch;
