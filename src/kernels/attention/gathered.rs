@@ -42,6 +42,18 @@ impl Gathered {
         gathered
     }
 
+    /// How many sequences of a single query come first.
+    pub(super) fn alone(&self) -> usize {
+        self.query_ends.windows(2).take_while(|ends| ends[1] - ends[0] == 1).count()
+    }
+
+    /// The lists without the first `count` sequences.
+    pub(super) fn after(&self, count: usize) -> Self {
+        let from = |ends: &[i32]| ends[count..].iter().map(|end| end - ends[count]).collect();
+        let (query_ends, key_ends) = (from(&self.query_ends), from(&self.key_ends));
+        Self { keys: self.keys[self.key_ends[count] as usize..].to_vec(), query_ends, key_ends }
+    }
+
     /// The most queries and the most keys of a sequence.
     pub(super) fn longest(&self) -> [i64; 2] {
         [&self.query_ends, &self.key_ends].map(|ends| {
@@ -71,5 +83,8 @@ mod tests {
         };
         assert_eq!(gathered, want);
         assert_eq!(gathered.longest(), [3, 5]);
+        assert_eq!([gathered.alone(), gathered.after(1).alone(), gathered.after(3).alone()], [0, 1, 1]);
+        let last = Gathered { keys: vec![0, 1, 3, 4, 5, 6], query_ends: vec![0, 3, 4], key_ends: vec![0, 5, 6] };
+        assert_eq!(gathered.after(2), last);
     }
 }

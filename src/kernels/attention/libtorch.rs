@@ -1,4 +1,5 @@
-//! Span attention on LibTorch: FlashAttention on gathered keys for bf16 and f16 on CUDA, the portable body for everything else.
+//! Span attention on LibTorch: FlashAttention on gathered keys for bf16 and f16 on CUDA, the portable body for everything else. Single
+//! queries to a cache are computed by a kernel of this crate on CUDA.
 
 use std::sync::Arc;
 
@@ -6,10 +7,11 @@ use burn::backend::LibTorch;
 use burn::backend::libtorch::TchTensor;
 use tch::{Device, Tensor};
 
+use super::cuda::Singles;
 use super::flash::{Flash, Sequences, VariableLength};
 use super::gathered::Gathered;
 use super::recalled::{self, Recall, Recalled};
-use super::{SpanAttention, Spans, portable};
+use super::{SpanAttention, Spans, cuda, portable};
 use crate::kernels::libtorch::{fresh, uploaded};
 
 impl SpanAttention for LibTorch {
@@ -38,10 +40,32 @@ impl SpanAttention for LibTorch {
 
 impl Recall for LibTorch {
     fn recall(q: TchTensor, keys: TchTensor, values: TchTensor, recalled: Arc<Recalled>, spans: Spans) -> TchTensor {
-        match Flash::takes(&q.tensor, spans.head_dim) {
-            true => from_cache::<Flash>([&q, &keys, &values], &recalled, &spans),
-            false => recalled::portable::<Self>(q, keys, values, &recalled, &spans),
+        let (alone, rows) = (recalled.gathered.alone(), q.tensor.size()[0]);
+        let cached = [&q.tensor, &keys.tensor, &values.tensor];
+        if alone == 0 || !cuda::takes(cached, &spans) {
+            return of_any(q, keys, values, &recalled, &spans);
         }
+        let placed = Placed::recalled(&recalled, q.tensor.device());
+        let ([list, _, ends], longest) = (placed.lists(), placed.longest[1] as usize);
+        let singles = Singles { qkv: cached, count: alone, rows: &list, ends: &ends, longest };
+        let Some(first) = cuda::recall(&singles, &spans) else {
+            return of_any(q, keys, values, &recalled, &spans);
+        };
+        let alone = alone as i64;
+        if alone == rows {
+            return fresh(first);
+        }
+        let rest = fresh(q.tensor.narrow(0, alone, rows - alone).copy());
+        let rest = of_any(rest, keys, values, &recalled.rest(alone as usize), &spans);
+        fresh(Tensor::cat(&[first, rest.tensor], 0))
+    }
+}
+
+/// Attention to a cache of sequences with any number of queries.
+fn of_any(q: TchTensor, keys: TchTensor, values: TchTensor, recalled: &Recalled, spans: &Spans) -> TchTensor {
+    match Flash::takes(&q.tensor, spans.head_dim) {
+        true => from_cache::<Flash>([&q, &keys, &values], recalled, spans),
+        false => recalled::portable::<LibTorch>(q, keys, values, recalled, spans),
     }
 }
 

@@ -7,6 +7,8 @@
 
 pub(crate) mod cached;
 #[cfg(feature = "tch")]
+mod cuda;
+#[cfg(feature = "tch")]
 mod flash;
 mod flex;
 mod gathered;

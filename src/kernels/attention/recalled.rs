@@ -2,6 +2,8 @@
 //! a list of the rows that each new row attends to. The lists are made and copied once a pass, for all layers.
 
 use std::ops::Range;
+#[cfg(feature = "tch")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::tensor::{Device, FloatTensor, IntTensor};
@@ -23,6 +25,9 @@ pub struct Recalled {
     /// The gathered lists on a device.
     #[cfg(feature = "tch")]
     pub(super) on_device: Once,
+    /// The sequences after those of a single query that come first.
+    #[cfg(feature = "tch")]
+    rest: OnceLock<Arc<Recalled>>,
     /// The lists of the portable body on a device, by the window of a layer.
     padded: Mutex<Vec<(Option<usize>, Arc<Once>)>>,
 }
@@ -32,6 +37,13 @@ impl Recalled {
     /// less.
     pub fn push(&mut self, queries: usize, rows: impl Iterator<Item = i32>) {
         self.gathered.push(queries, rows);
+    }
+
+    /// The sequences after the first `alone` ones, of a single query each.
+    #[cfg(feature = "tch")]
+    pub(super) fn rest(&self, alone: usize) -> Arc<Self> {
+        let rest = || Arc::new(Self { gathered: self.gathered.after(alone), ..Self::default() });
+        self.rest.get_or_init(rest).clone()
     }
 
     /// The lists of the portable body for layers with `window`.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::mem::transmute;
+use std::mem::transmute_copy;
 use std::ptr::{null, null_mut};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::Module;
@@ -18,26 +18,48 @@ struct Handle(*mut c_void);
 // SAFETY: the driver's handles belong to the process, not to a thread.
 unsafe impl Send for Handle {}
 
-/// The loaded functions of a module, by device and name.
-pub(super) struct Functions(Mutex<BTreeMap<(usize, &'static CStr), Handle>>);
+/// What devices have loaded of a module.
+#[derive(Default)]
+pub(super) struct Loaded {
+    modules: BTreeMap<usize, Handle>,
+    functions: BTreeMap<(usize, &'static CStr), Handle>,
+}
 
-impl Functions {
+impl Loaded {
     pub(super) const fn new() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
+        Self { modules: BTreeMap::new(), functions: BTreeMap::new() }
     }
 }
 
-/// Whether kernels are launched: not after one could not be.
-static FAILED: AtomicBool = AtomicBool::new(false);
+/// The devices that refused a kernel, and get none after it: a bit each.
+static REFUSING: AtomicU64 = AtomicU64::new(0);
 
-/// Whether there is a driver whose kernels may be launched.
-pub(super) fn is_on() -> bool {
-    static WANTED: OnceLock<bool> = OnceLock::new();
-    let wanted = || std::env::var_os("SEPO_CUDA_KERNELS").is_none_or(|value| value != "0");
-    *WANTED.get_or_init(wanted) && !FAILED.load(Ordering::Relaxed) && driver().is_some()
+fn bit(device: usize) -> u64 {
+    1u64.checked_shl(device as u32).unwrap_or_default()
 }
 
-/// Launches a kernel on the stream that LibTorch computes on. A failure is said once, and nothing is launched after it.
+/// Whether there is a driver that may launch kernels on a device.
+pub(super) fn is_on(device: usize) -> bool {
+    static WANTED: OnceLock<bool> = OnceLock::new();
+    let wanted = || std::env::var_os("SEPO_CUDA_KERNELS").is_none_or(|value| value != "0");
+    *WANTED.get_or_init(wanted) && REFUSING.load(Ordering::Relaxed) & bit(device) == 0 && driver().is_some()
+}
+
+/// Why a kernel was not launched.
+#[derive(Debug, PartialEq)]
+struct Refusal {
+    /// Of `CUresult`; 0 where LibTorch refused.
+    code: c_int,
+    text: String,
+}
+
+/// `CUDA_ERROR_OUT_OF_MEMORY`: for what is loaded with a kernel. Another time there may be room.
+const NO_MEMORY: c_int = 2;
+
+/// Launches a kernel on the stream that LibTorch computes on. A device that refuses one, which is said once, gets none after it.
+///
+/// # Panics
+/// Where the device fails in an earlier computation.
 ///
 /// # Safety
 /// As [`super::Launcher::launch`].
@@ -52,14 +74,18 @@ pub(super) unsafe fn launch<A: Copy>(
     let driver = driver()?;
     // SAFETY: as the caller promises.
     let launched = unsafe { driver.launch(module, device, kernel, grid, threads, (&raw const *arguments).cast()) };
-    if let Err(reason) = &launched
-        && !FAILED.swap(true, Ordering::Relaxed)
-    {
-        tracing::warn!(
-            "libtorch:cuda:{device} does not run this program's kernels ({reason}); it computes with LibTorch's operations"
-        );
+    match launched {
+        Ok(()) => Some(()),
+        Err(Refusal { code: NO_MEMORY, .. }) => None,
+        Err(Refusal { text, .. }) => {
+            if REFUSING.fetch_or(bit(device), Ordering::Relaxed) & bit(device) == 0 {
+                tracing::warn!(
+                    "libtorch:cuda:{device} does not run this program's kernels but LibTorch's operations: {text}"
+                );
+            }
+            None
+        }
     }
-    launched.ok()
 }
 
 /// Functions of the driver (`cuda.h`) and one of LibTorch. Results are error codes, 0 for success.
@@ -110,20 +136,30 @@ fn driver() -> Option<&'static Driver> {
         // SAFETY: these are the signatures of `cuda.h` since CUDA 4.0 and of LibTorch's `c_shim.h` of CUDA.
         unsafe {
             Some(Driver {
-                device: transmute::<*mut c_void, _>(of_driver(c"cuDeviceGet")?),
-                retain: transmute::<*mut c_void, _>(of_driver(c"cuDevicePrimaryCtxRetain")?),
-                push: transmute::<*mut c_void, _>(of_driver(c"cuCtxPushCurrent_v2")?),
-                pop: transmute::<*mut c_void, _>(of_driver(c"cuCtxPopCurrent_v2")?),
-                load: transmute::<*mut c_void, _>(of_driver(c"cuModuleLoadData")?),
-                function: transmute::<*mut c_void, _>(of_driver(c"cuModuleGetFunction")?),
-                launch: transmute::<*mut c_void, Launch>(of_driver(c"cuLaunchKernel")?),
-                message: transmute::<*mut c_void, _>(of_driver(c"cuGetErrorString")?),
-                stream: transmute::<*mut c_void, _>(symbol(c"aoti_torch_get_current_cuda_stream")?),
+                device: function_at(of_driver(c"cuDeviceGet")?),
+                retain: function_at(of_driver(c"cuDevicePrimaryCtxRetain")?),
+                push: function_at(of_driver(c"cuCtxPushCurrent_v2")?),
+                pop: function_at(of_driver(c"cuCtxPopCurrent_v2")?),
+                load: function_at(of_driver(c"cuModuleLoadData")?),
+                function: function_at(of_driver(c"cuModuleGetFunction")?),
+                launch: function_at(of_driver(c"cuLaunchKernel")?),
+                message: function_at(of_driver(c"cuGetErrorString")?),
+                stream: function_at(symbol(c"aoti_torch_get_current_cuda_stream")?),
                 contexts: Mutex::default(),
             })
         }
     };
     FOUND.get_or_init(find).as_ref()
+}
+
+/// The function at `address`.
+///
+/// # Safety
+/// It has the type `F`.
+unsafe fn function_at<F: Copy>(address: *mut c_void) -> F {
+    const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
+    // SAFETY: both are addresses, and the caller knows the type.
+    unsafe { transmute_copy(&address) }
 }
 
 impl Driver {
@@ -137,7 +173,7 @@ impl Driver {
         [x, y]: [u32; 2],
         threads: u32,
         arguments: *const c_void,
-    ) -> Result<(), String> {
+    ) -> Result<(), Refusal> {
         let (mut stream, mut arguments) = (Handle(null_mut()), [arguments]);
         // SAFETY: the device's primary context, which LibTorch uses, is current while the kernel is launched.
         unsafe {
@@ -145,29 +181,20 @@ impl Driver {
             self.checked((self.push)(context))?;
             let launched = self.function(module, device, kernel).and_then(|function| {
                 if (self.stream)(device as i32, &mut stream) != 0 {
-                    return Err("LibTorch names no stream".into());
+                    return Err(Refusal { code: 0, text: "LibTorch names no stream".into() });
                 }
-                self.checked((self.launch)(
-                    function,
-                    x,
-                    y,
-                    1,
-                    threads,
-                    1,
-                    1,
-                    0,
-                    stream,
-                    arguments.as_mut_ptr(),
-                    null_mut(),
-                ))
+                let (arguments, no_options) = (arguments.as_mut_ptr(), null_mut());
+                self.checked((self.launch)(function, x, y, 1, threads, 1, 1, 0, stream, arguments, no_options))
             });
-            self.checked((self.pop)(&mut Handle(null_mut())))?;
+            if let Err(Refusal { text, .. }) = self.checked((self.pop)(&mut Handle(null_mut()))) {
+                panic!("the device failed in an earlier computation: {text}");
+            }
             launched
         }
     }
 
     /// The primary context of a device, which is kept for the process.
-    fn context(&self, device: usize) -> Result<Handle, String> {
+    fn context(&self, device: usize) -> Result<Handle, Refusal> {
         let mut kept = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(context) = kept.get(&device) {
             return Ok(*context);
@@ -183,32 +210,43 @@ impl Driver {
     }
 
     /// A function of `module` in the current context, that of `device`.
-    fn function(&self, module: &Module, device: usize, kernel: &'static CStr) -> Result<Handle, String> {
-        let mut kept = module.functions.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(function) = kept.get(&(device, kernel)) {
+    fn function(&self, module: &Module, device: usize, kernel: &'static CStr) -> Result<Handle, Refusal> {
+        let mut loaded = module.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let Loaded { modules, functions } = &mut *loaded;
+        if let Some(function) = functions.get(&(device, kernel)) {
             return Ok(*function);
         }
-        let (mut loaded, mut function) = (Handle(null_mut()), Handle(null_mut()));
         // SAFETY: PTX and name are C strings; both calls write one value to where they are told.
         unsafe {
-            self.checked((self.load)(&mut loaded, module.ptx.as_ptr()))?;
-            self.checked((self.function)(&mut function, loaded, kernel.as_ptr()))?;
+            let code = match modules.get(&device) {
+                Some(code) => *code,
+                None => {
+                    let mut code = Handle(null_mut());
+                    self.checked((self.load)(&mut code, module.ptx.as_ptr()))?;
+                    *modules.entry(device).or_insert(code)
+                }
+            };
+            let mut function = Handle(null_mut());
+            self.checked((self.function)(&mut function, code, kernel.as_ptr()))?;
+            Ok(*functions.entry((device, kernel)).or_insert(function))
         }
-        kept.insert((device, kernel), function);
-        Ok(function)
     }
 
-    fn checked(&self, code: c_int) -> Result<(), String> {
+    /// # Panics
+    /// For codes by which a device reports what failed before (`cuda.h`): an address, a time limit, an instruction, an assertion.
+    fn checked(&self, code: c_int) -> Result<(), Refusal> {
         if code == 0 {
             return Ok(());
         }
         let mut text = null();
         // SAFETY: the driver writes the address of a text of its own, or null for a code that it does not know.
-        unsafe {
+        let text = unsafe {
             (self.message)(code, &mut text);
-            let text = if text.is_null() { c"unknown error" } else { CStr::from_ptr(text) };
-            Err(format!("CUDA error {code}, {}", text.to_string_lossy()))
-        }
+            if text.is_null() { c"unknown error" } else { CStr::from_ptr(text) }
+        };
+        let text = format!("CUDA error {code}, {}", text.to_string_lossy());
+        assert!(!matches!(code, 700 | 702 | 710 | 713..=719), "the device failed in an earlier computation: {text}");
+        Err(Refusal { code, text })
     }
 }
 
@@ -267,9 +305,9 @@ mod tests {
             call("launch")
         }
         unsafe extern "C" fn message(code: c_int, text: *mut *const c_char) -> c_int {
-            assert_eq!(code, 222);
+            let message = if code == 222 { c"the PTX is too new" } else { c"an illegal address" };
             // SAFETY: the caller has room for an address.
-            unsafe { *text = c"the PTX is too new".as_ptr() };
+            unsafe { *text = message.as_ptr() };
             0
         }
         unsafe extern "C" fn stream(_: i32, _: *mut Handle) -> i32 {
@@ -278,10 +316,15 @@ mod tests {
         Driver { device, retain, push, pop, load, function, launch, message, stream, contexts: Mutex::default() }
     }
 
-    fn launched(driver: &Driver, module: &Module, device: usize) -> (Result<(), String>, Vec<&'static str>) {
+    fn launched(
+        driver: &Driver,
+        module: &Module,
+        device: usize,
+        kernel: &'static CStr,
+    ) -> (Result<(), Refusal>, Vec<&'static str>) {
         let argument = 7u64;
         // SAFETY: the driver of these tests reads one number.
-        let result = unsafe { driver.launch(module, device, c"kernel", [5, 2], 64, (&raw const argument).cast()) };
+        let result = unsafe { driver.launch(module, device, kernel, [5, 2], 64, (&raw const argument).cast()) };
         (result, CALLS.take())
     }
 
@@ -290,8 +333,16 @@ mod tests {
         let (driver, module) = (driver(), Module::new("PTX\0", "cuda.rs"));
         let once = ["device", "retain", "push", "load", "function", "stream", "launch", "pop"];
         let again = ["push", "stream", "launch", "pop"];
-        for (device, want) in [(0, &once[..]), (0, &again[..]), (1, &once[..]), (0, &again[..])] {
-            let (result, calls) = launched(&driver, &module, device);
+        let other = ["push", "function", "stream", "launch", "pop"];
+        let calls = [
+            (0, c"kernel", &once[..]),
+            (0, c"kernel", &again[..]),
+            (0, c"other", &other[..]),
+            (1, c"kernel", &once[..]),
+            (0, c"other", &again[..]),
+        ];
+        for (device, kernel, want) in calls {
+            let (result, calls) = launched(&driver, &module, device, kernel);
             assert_eq!((result, &calls[..]), (Ok(()), want));
         }
     }
@@ -302,8 +353,18 @@ mod tests {
             222
         }
         let (driver, module) = (Driver { load: refused, ..driver() }, Module::new("PTX\0", "cuda.rs"));
-        let (result, calls) = launched(&driver, &module, 0);
-        assert_eq!(result, Err("CUDA error 222, the PTX is too new".into()));
+        let (result, calls) = launched(&driver, &module, 0, c"kernel");
+        assert_eq!(result, Err(Refusal { code: 222, text: "CUDA error 222, the PTX is too new".into() }));
         assert_eq!(calls.last(), Some(&"pop"));
+    }
+
+    #[test]
+    #[should_panic(expected = "the device failed in an earlier computation: CUDA error 700")]
+    fn a_device_that_failed_before_is_not_taken_for_one_that_refuses() {
+        unsafe extern "C" fn failed(_: *mut Handle) -> c_int {
+            700
+        }
+        let (driver, module) = (Driver { pop: failed, ..driver() }, Module::new("PTX\0", "cuda.rs"));
+        drop(launched(&driver, &module, 0, c"kernel"));
     }
 }

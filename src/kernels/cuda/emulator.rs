@@ -37,7 +37,12 @@ pub(super) fn chosen() -> Runs {
     CHOSEN.get()
 }
 
-/// What `work` computes, and how many kernels were emulated.
+/// Counts a launch of this thread.
+pub(super) fn count() {
+    LAUNCHES.set(LAUNCHES.get() + 1);
+}
+
+/// What `work` computes, and how many kernels were launched.
 pub(super) fn with<T>(runs: Runs, work: impl FnOnce() -> T) -> (T, usize) {
     let before = CHOSEN.replace(runs);
     LAUNCHES.set(0);
@@ -76,7 +81,6 @@ pub(super) unsafe fn launch<A: Copy>(
     };
     let closure = (kernel, arguments);
     emulate(x, y, threads, order == Order::Descending, call::<A>, (&raw const closure).cast());
-    LAUNCHES.set(LAUNCHES.get() + 1);
 }
 
 /// The library of the source beside `file`, compiled once a process.

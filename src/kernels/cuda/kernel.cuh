@@ -3,6 +3,8 @@
 // No header of CUDA is included, so that nvrtc alone compiles a kernel, and a C++ compiler after emulator.hpp.
 #pragma once
 
+#define MINUS_INFINITY __uint_as_float(0xff800000)
+
 struct bf16 {
     unsigned short bits;
 };

@@ -16,6 +16,7 @@ mod emulator;
 mod tests;
 
 use std::ffi::{CStr, c_void};
+use std::sync::Mutex;
 
 use tch::{Device, Kind, Tensor};
 
@@ -32,7 +33,7 @@ pub(super) struct Module {
     /// The `cuda.rs` that launches them.
     #[cfg_attr(not(test), expect(dead_code, reason = "the emulator compiles the source"))]
     file: &'static str,
-    functions: driver::Functions,
+    loaded: Mutex<driver::Loaded>,
 }
 
 /// The module of the `cuda.ptx` in this file's folder.
@@ -46,7 +47,7 @@ pub(super) use module;
 impl Module {
     pub(super) const fn new(ptx: &'static str, file: &'static str) -> Self {
         let Ok(ptx) = CStr::from_bytes_with_nul(ptx.as_bytes()) else { panic!("PTX is text") };
-        Self { ptx, file, functions: driver::Functions::new() }
+        Self { ptx, file, loaded: Mutex::new(driver::Loaded::new()) }
     }
 
     /// Where kernels run that read and write `tensors`; `None` where they do not run: on processors, and where a tensor is empty, does not
@@ -81,7 +82,7 @@ fn place(device: Device) -> Option<Place> {
         emulator::Runs::Kernels(_) | emulator::Runs::Default => {}
     }
     match device {
-        Device::Cuda(index) if driver::is_on() => Some(Place::Device(index)),
+        Device::Cuda(index) if driver::is_on(index) => Some(Place::Device(index)),
         _ => None,
     }
 }
@@ -106,16 +107,21 @@ impl Launcher<'_> {
         threads: u32,
         arguments: A,
     ) -> Option<()> {
-        let [Ok(x), Ok(y)] = grid.map(u32::try_from) else { return None };
+        // A grid has fewer than 2^31 blocks in its first direction and 2^16 in its second.
+        let (Ok(x), Ok(y)) = (i32::try_from(grid[0]), u16::try_from(grid[1])) else { return None };
+        let grid = [x as u32, u32::from(y)];
         // SAFETY: as the caller promises.
         match self.place {
-            Place::Device(index) => unsafe { driver::launch(self.module, index, kernel, [x, y], threads, &arguments) },
+            Place::Device(index) => unsafe { driver::launch(self.module, index, kernel, grid, threads, &arguments) },
             #[cfg(test)]
             Place::Emulator(order) => {
-                unsafe { emulator::launch(self.module, order, kernel, [x, y], threads, arguments) };
+                unsafe { emulator::launch(self.module, order, kernel, grid, threads, arguments) };
                 Some(())
             }
-        }
+        }?;
+        #[cfg(test)]
+        emulator::count();
+        Some(())
     }
 }
 

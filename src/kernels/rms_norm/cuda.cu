@@ -1,5 +1,16 @@
-// Root-mean-square norm and its gradients: a warp a row, a weight's gradient in columns. Widths are multiples of 4.
+// Root-mean-square norm and its gradients: a warp or a block a row, a weight's gradient in columns. Widths are multiples of 4.
 #include "kernel.cuh"
+
+// The sum over the threads of a row: a warp, or the whole block.
+__device__ inline float row_sum(float x, int threads) {
+    __shared__ float of_warp[32];
+    x = warp_sum(x);
+    if (threads == 32) return x;
+    int lane = threadIdx.x % 32;
+    if (lane == 0) of_warp[threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_sum(lane < blockDim.x / 32 ? of_warp[lane] : 0);
+}
 
 struct Forward {
     const void *x;
@@ -8,24 +19,26 @@ struct Forward {
     float *r;
     long long rows;
     int width;
+    // Threads of a row: 32 or those of the block.
+    int threads;
     float eps;
 };
 
 template <class X, class Y> __device__ void forward(Forward a) {
-    long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    long long row = (long long)blockIdx.x * (blockDim.x / a.threads) + threadIdx.x / a.threads;
     if (row >= a.rows) return;
-    int lane = threadIdx.x % 32;
+    int first = 4 * (threadIdx.x % a.threads), next = 4 * a.threads;
     const X *x = (const X *)a.x + row * a.width;
     Y *y = (Y *)a.y + row * a.width;
     float squares = 0;
 #pragma unroll 4
-    for (int i = 4 * lane; i < a.width; i += 128) {
+    for (int i = first; i < a.width; i += next) {
         float4 v = load4(x + i);
         squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
-    float r = 1 / sqrtf(warp_sum(squares) / a.width + a.eps);
-    if (lane == 0) a.r[row] = r;
-    for (int i = 4 * lane; i < a.width; i += 128) {
+    float r = 1 / sqrtf(row_sum(squares, a.threads) / a.width + a.eps);
+    if (first == 0) a.r[row] = r;
+    for (int i = first; i < a.width; i += next) {
         float4 v = load4(x + i), w = load4(a.weight + i);
         store4(y + i, make_float4(v.x * r * w.x, v.y * r * w.y, v.z * r * w.z, v.w * r * w.w));
     }
@@ -41,22 +54,24 @@ struct Backward {
     void *grad_x;
     long long rows;
     int width;
+    // As in Forward.
+    int threads;
 };
 
 template <class X, class G> __device__ void backward(Backward a) {
-    long long row = (long long)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    long long row = (long long)blockIdx.x * (blockDim.x / a.threads) + threadIdx.x / a.threads;
     if (row >= a.rows) return;
-    int lane = threadIdx.x % 32;
+    int first = 4 * (threadIdx.x % a.threads), next = 4 * a.threads;
     long long start = row * a.width;
     const X *x = (const X *)a.x + start;
     const G *grad = (const G *)a.grad + start;
     float product = 0;
-    for (int i = 4 * lane; i < a.width; i += 128) {
+    for (int i = first; i < a.width; i += next) {
         float4 v = load4(x + i), g = load4(grad + i), w = load4(a.weight + i);
         product += v.x * g.x * w.x + v.y * g.y * w.y + v.z * g.z * w.z + v.w * g.w * w.w;
     }
-    float r = a.r[row], factor = warp_sum(product) / a.width * r * r * r;
-    for (int i = 4 * lane; i < a.width; i += 128) {
+    float r = a.r[row], factor = row_sum(product, a.threads) / a.width * r * r * r;
+    for (int i = first; i < a.width; i += next) {
         float4 v = load4(x + i), g = load4(grad + i), w = load4(a.weight + i);
         float4 d = make_float4(g.x * w.x * r - v.x * factor, g.y * w.y * r - v.y * factor, g.z * w.z * r - v.z * factor,
                                g.w * w.w * r - v.w * factor);

@@ -9,12 +9,14 @@ use crate::kernels::cuda::{Module, THREADS, VECTOR, WARP, address, module, numbe
 
 static MODULE: Module = module!();
 
-/// The rows of a block, one a warp.
-const ROWS: usize = (THREADS / WARP) as usize;
+/// The warps of a block.
+const WARPS: usize = (THREADS / WARP) as usize;
+/// The width from which a block computes a row; below it is a warp.
+const WIDE: c_int = 1024;
 /// The columns of a block in the gradient of the weight.
 const COLUMNS: usize = WARP as usize * VECTOR;
-/// The most blocks over the rows of a column in the gradient of the weight.
-const PARTS: usize = 32;
+/// Blocks that keep a device busy.
+const BUSY: usize = 1024;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -25,6 +27,7 @@ struct Forward {
     r: *mut f32,
     rows: c_longlong,
     width: c_int,
+    threads: c_int,
     eps: f32,
 }
 
@@ -39,6 +42,7 @@ struct Backward {
     grad_x: *mut c_void,
     rows: c_longlong,
     width: c_int,
+    threads: c_int,
 }
 
 #[repr(C)]
@@ -62,6 +66,14 @@ fn by_types(x: Kind, y: Kind, [wide, mixed, narrow]: [&'static CStr; 3]) -> Opti
     }
 }
 
+/// Threads of a row, and the blocks of a grid.
+fn by_row(rows: usize, width: c_int) -> (c_int, [usize; 2]) {
+    match width >= WIDE {
+        true => (THREADS as c_int, [rows, 1]),
+        false => (WARP as c_int, [rows.div_ceil(WARPS), 1]),
+    }
+}
+
 /// Rows and width of x, if kernels take its width and the type of the weight.
 fn sizes(x: &Tensor, weight: &Tensor) -> Option<(usize, c_int)> {
     let [rows, width] = x.size()[..] else { return None };
@@ -74,6 +86,7 @@ pub(super) fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: Kind) -> Optio
     let (rows, width) = sizes(x, weight)?;
     let kernel = by_types(x.kind(), out, [c"forward_f32_f32", c"forward_f32_bf16", c"forward_bf16_bf16"])?;
     let launcher = MODULE.on(&[x, weight])?;
+    let (threads, grid) = by_row(rows, width);
     let (y, r) = (unwritten(&x.size(), out, x), unwritten(&[rows as i64, 1], Kind::Float, x));
     let arguments = Forward {
         x: address(x),
@@ -82,10 +95,11 @@ pub(super) fn forward(x: &Tensor, weight: &Tensor, eps: f64, out: Kind) -> Optio
         r: numbers(&r),
         rows: rows as c_longlong,
         width,
+        threads,
         eps: eps as f32,
     };
     // SAFETY: the struct is the kernel's; y is of the size of x, and r has a number a row.
-    unsafe { launcher.launch(kernel, [rows.div_ceil(ROWS), 1], THREADS, arguments) }?;
+    unsafe { launcher.launch(kernel, grid, THREADS, arguments) }?;
     Some((y, r))
 }
 
@@ -99,6 +113,7 @@ pub(super) fn backward(x: &Tensor, weight: &Tensor, r: &Tensor, grad: &Tensor, s
         Some(_) => return None,
         None => unwritten(&x.size(), x.kind(), x),
     };
+    let (threads, grid) = by_row(rows, width);
     let arguments = Backward {
         x: address(x),
         weight: numbers(weight),
@@ -108,9 +123,10 @@ pub(super) fn backward(x: &Tensor, weight: &Tensor, r: &Tensor, grad: &Tensor, s
         grad_x: address(&grad_x),
         rows: rows as c_longlong,
         width,
+        threads,
     };
     // SAFETY: the struct is the kernel's; x and all gradients have one size, and a thread reads what it overwrites.
-    unsafe { launcher.launch(kernel, [rows.div_ceil(ROWS), 1], THREADS, arguments) }?;
+    unsafe { launcher.launch(kernel, grid, THREADS, arguments) }?;
     Some(grad_x)
 }
 
@@ -120,8 +136,9 @@ pub(super) fn of_weight(x: &Tensor, weight: &Tensor, r: &Tensor, grad: &Tensor) 
     let kernel =
         by_types(x.kind(), grad.kind(), [c"of_weight_f32_f32", c"of_weight_f32_bf16", c"of_weight_bf16_bf16"])?;
     let launcher = MODULE.on(&[x, r, grad])?;
-    let parts = rows.div_ceil(ROWS).min(PARTS);
-    let sums = unwritten(&[(parts * ROWS) as i64, i64::from(width)], Kind::Float, x);
+    let columns = (width as usize).div_ceil(COLUMNS);
+    let parts = rows.div_ceil(WARPS).min(BUSY.div_ceil(columns));
+    let sums = unwritten(&[(parts * WARPS) as i64, i64::from(width)], Kind::Float, x);
     let arguments = OfWeight {
         x: address(x),
         r: numbers(r),
@@ -131,6 +148,6 @@ pub(super) fn of_weight(x: &Tensor, weight: &Tensor, r: &Tensor, grad: &Tensor) 
         width,
     };
     // SAFETY: the struct is the kernel's; the sums have a row for every warp of a column.
-    unsafe { launcher.launch(kernel, [(width as usize).div_ceil(COLUMNS), parts], THREADS, arguments) }?;
+    unsafe { launcher.launch(kernel, [columns, parts], THREADS, arguments) }?;
     Some(sums.sum_dim_intlist(0i64, false, None::<Kind>))
 }

@@ -4,7 +4,7 @@ use std::ffi::c_longlong;
 
 use tch::{Kind, Tensor};
 
-use crate::kernels::cuda::{Module, THREADS, module, numbers, unwritten};
+use crate::kernels::cuda::{Module, THREADS, VECTOR, module, numbers, unwritten};
 
 static MODULE: Module = module!();
 
@@ -24,6 +24,6 @@ pub(super) fn rounded(x: &Tensor, seed: u64) -> Option<Tensor> {
     let out = unwritten(&x.size(), Kind::BFloat16, x);
     let arguments = Arguments { x: numbers(x), out: numbers(&out), seed, count: count as c_longlong };
     // SAFETY: the struct is the kernel's; both tensors have `count` numbers.
-    unsafe { launcher.launch(c"rounded", [count.div_ceil(THREADS as usize), 1], THREADS, arguments) }?;
+    unsafe { launcher.launch(c"rounded", [count.div_ceil(VECTOR).div_ceil(THREADS as usize), 1], THREADS, arguments) }?;
     Some(out)
 }

@@ -44,13 +44,13 @@ fn launcher(
     Some((launcher, kernel, [(count / VECTOR).div_ceil(THREADS as usize), 1]))
 }
 
-/// `silu(gate) * up`.
-pub(super) fn forward(gate: &Tensor, up: &Tensor) -> Option<Tensor> {
+/// `silu(gate) * up`, written to `gate` if nobody else holds it: `in_place`.
+pub(super) fn forward(gate: &Tensor, up: &Tensor, in_place: bool) -> Option<Tensor> {
     let (launcher, kernel, grid) = launcher(&[gate, up], [c"forward_f32", c"forward_bf16"])?;
-    let out = unwritten(&gate.size(), gate.kind(), gate);
+    let out = if in_place { gate.shallow_clone() } else { unwritten(&gate.size(), gate.kind(), gate) };
     let arguments =
         Forward { gate: address(gate), up: address(up), out: address(&out), count: gate.numel() as c_longlong };
-    // SAFETY: the struct is the kernel's; the tensors are of one size.
+    // SAFETY: the struct is the kernel's; the tensors are of one size, and a thread reads what it overwrites.
     unsafe { launcher.launch(kernel, grid, THREADS, arguments) }?;
     Some(out)
 }

@@ -8,7 +8,7 @@ use crate::kernels::libtorch::{fresh, owned};
 
 impl SwiGlu for LibTorch {
     fn swiglu(gate: TchTensor, up: TchTensor) -> TchTensor {
-        if let Some(out) = cuda::forward(&gate.tensor, &up.tensor) {
+        if let Some(out) = cuda::forward(&gate.tensor, &up.tensor, gate.can_mut()) {
             return fresh(out);
         }
         let mut out = match gate.can_mut() {

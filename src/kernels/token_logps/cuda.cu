@@ -9,9 +9,6 @@ struct Reduce {
     int vocabulary;
 };
 
-// Less than every logit: minus infinity.
-#define NONE __uint_as_float(0xff800000)
-
 // The largest logit of a set, and the sum of exp(logit - largest).
 struct Sum {
     float largest, weights;
@@ -19,25 +16,37 @@ struct Sum {
 
 __device__ inline Sum joined(Sum a, Sum b) {
     float largest = fmaxf(a.largest, b.largest);
-    // No difference of infinities: a set of none, or of logits that are -inf, weighs nothing.
-    if (largest == NONE) return {largest, 0};
+    // No difference of infinities: a set of nothing but -inf weighs 0, and one with NaN NaN.
+    if (largest == MINUS_INFINITY) return {largest, a.weights + b.weights};
     return {largest, a.weights * expf(a.largest - largest) + b.weights * expf(b.largest - largest)};
+}
+
+// Numbers that a thread reads before it computes.
+#define AT_ONCE 8
+
+// Those of a row from `start` on, `blockDim.x` apart; MINUS_INFINITY behind its end.
+__device__ inline void read(float *to, const float *row, int start, int end) {
+#pragma unroll
+    for (int n = 0; n < AT_ONCE; n++) {
+        int i = start + n * blockDim.x;
+        to[n] = i < end ? row[i] : MINUS_INFINITY;
+    }
 }
 
 extern "C" __global__ void reduce(Reduce a) {
     __shared__ Sum of_warp[32];
     long long row = blockIdx.x;
     const float *logits = a.logits + row * a.vocabulary;
-    Sum sum = {NONE, 0};
-#pragma unroll 4
-    for (int i = threadIdx.x; i < a.vocabulary; i += blockDim.x) {
-        float x = logits[i];
-        if (x > sum.largest) {
-            sum.weights = sum.weights * expf(sum.largest - x) + 1;
-            sum.largest = x;
-        } else if (x != NONE) {
-            sum.weights += expf(x - sum.largest);
-        }
+    Sum sum = {MINUS_INFINITY, 0};
+    for (int start = threadIdx.x; start < a.vocabulary; start += AT_ONCE * blockDim.x) {
+        float x[AT_ONCE];
+        read(x, logits, start, a.vocabulary);
+        float largest = sum.largest;
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++) largest = fmaxf(largest, x[n]);
+        if (largest > sum.largest) sum = joined(sum, {largest, 0});
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++) sum.weights += x[n] == MINUS_INFINITY ? 0 : expf(x[n] - largest);
     }
     for (int apart = 16; apart > 0; apart /= 2) {
         Sum other = {__shfl_xor_sync(0xffffffff, sum.largest, apart), __shfl_xor_sync(0xffffffff, sum.weights, apart)};
@@ -66,10 +75,14 @@ template <class T> __device__ void errors(Errors a) {
     long long row = blockIdx.x, start = row * a.vocabulary;
     float lse = a.lses[row], grad = a.grads[row];
     int target = (int)a.targets[row];
-#pragma unroll 4
-    for (int i = threadIdx.x; i < a.vocabulary; i += blockDim.x) {
-        float softmax = expf(a.logits[start + i] - lse);
-        ((T *)a.errors)[start + i] = nearest<T>(((i == target) - softmax) * grad);
+    for (int first = threadIdx.x; first < a.vocabulary; first += AT_ONCE * blockDim.x) {
+        float x[AT_ONCE];
+        read(x, a.logits + start, first, a.vocabulary);
+#pragma unroll
+        for (int n = 0; n < AT_ONCE; n++) {
+            int i = first + n * blockDim.x;
+            if (i < a.vocabulary) ((T *)a.errors)[start + i] = nearest<T>(((i == target) - expf(x[n] - lse)) * grad);
+        }
     }
 }
 
