@@ -53,7 +53,8 @@ check() {
   local device=${1:-libtorch:cuda:0}
   SEPO_TEST_DEVICE=$device "$pack/it.test" parity
   SEPO_TEST_DEVICE=$device "$pack/it.test" bf16:: --skip twenty_steps
-  "$pack/sepo.test" kernels::
+  SEPO_TEST_DEVICE=$device "$pack/it.test" generation::greedy generation::an_answer generation::generation_config_is_applied_as
+  SEPO_TEST_DEVICE=$device "$pack/sepo.test" kernels::
 }
 
 case "${1:-}" in

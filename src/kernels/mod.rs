@@ -6,6 +6,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod choice;
 pub mod embedding;
 mod flex;
 pub mod gelu;

@@ -23,6 +23,8 @@ mod formats;
 mod front;
 mod generation;
 mod harness;
+#[cfg(feature = "tch")]
+mod hook;
 #[cfg(unix)]
 mod hostile_arrow;
 mod hostile_files;
