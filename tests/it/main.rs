@@ -52,6 +52,8 @@ mod parity;
 mod pipeline;
 mod plans;
 mod processors;
+#[cfg(feature = "tch")]
+mod profile;
 mod proxy;
 mod quickstart_data;
 mod rejects;
