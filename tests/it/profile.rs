@@ -135,7 +135,7 @@ fn batch(tokens: usize, vocabulary: usize) -> PackedBatch {
     let lengths = [143, 337, 337].map(|length| length.min(tokens / 3).max(1));
     let mut batch = PackedBatch::default();
     let mut ids = (0..).map(|place: usize| (place * 7919 % vocabulary) as i32);
-    while batch.len() == 0 || batch.len() + lengths.iter().sum::<usize>() <= tokens {
+    while batch.is_empty() || batch.len() + lengths.iter().sum::<usize>() <= tokens {
         let [prompt, chosen, rejected] = lengths.map(|length| ids.by_ref().take(length).collect::<Vec<i32>>());
         batch.push(&prompt, &[&chosen, &rejected].map(|ids| Response { ids, needed: Needed::All }));
     }

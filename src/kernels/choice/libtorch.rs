@@ -11,8 +11,8 @@ use tch::{Kind, Tensor};
 use super::{Choice, Row, Rule, Sampling};
 use crate::kernels::libtorch::{owned, uploaded};
 
-/// Logits that are worked on at a time. A step takes at most 120 bytes a logit, with the buffers of two sorts: 480 MiB,
-/// whatever the vocabulary and the number of rows; a vocabulary of 128 Ki has 32 rows of them.
+/// Logits that are worked on at a time. A step takes at most 120 bytes a logit, by the sizes of its tensors and of a
+/// sort's buffers: 480 MiB, whatever the vocabulary and the number of rows. With a vocabulary of 128 Ki it has 32 rows.
 const LOGITS: i64 = 1 << 22;
 
 impl Choice for LibTorch {
@@ -32,8 +32,7 @@ impl Choice for LibTorch {
         });
         let ids = Tensor::cat(&parts.collect::<Vec<_>>(), 0).to_kind(Kind::Int).view_([-1]);
         let ids = Vec::<i32>::try_from(ids).expect("ids are a flat list of i32");
-        let drawn = rows.iter().zip(ids.chunks_exact(most)).flat_map(|(row, ids)| &ids[..row.draws.len()]);
-        drawn.copied().collect()
+        rows.iter().zip(ids.chunks_exact(most)).flat_map(|(row, ids)| &ids[..row.draws.len()]).copied().collect()
     }
 }
 

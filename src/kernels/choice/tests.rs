@@ -9,8 +9,10 @@ use serde_json::Value;
 
 use super::*;
 
+type Body = fn(TensorData, Rule, Vec<Row>) -> Vec<i32>;
+
 /// The bodies that are compared with the host's choice.
-fn bodies() -> Vec<(&'static str, fn(TensorData, Rule, Vec<Row>) -> Vec<i32>)> {
+fn bodies() -> Vec<(&'static str, Body)> {
     fn in_general<B: Backend>(logits: TensorData, rule: Rule, rows: Vec<Row>) -> Vec<i32> {
         portable::<B>(B::float_from_data(logits, &Default::default()), rule, rows)
     }
