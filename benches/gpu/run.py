@@ -6,7 +6,8 @@
 
 Every line of the table is one process. Scoring is of an oracle and a reference; a step trains 16 pairs; the reference's log-probabilities
 for DPO are computed before its steps and not timed. Adapters have rank 16, on all projections. Device memory is the most that
-`nvidia-smi` saw for sepo, and the most that PyTorch had allocated for PyTorch, whose reserve comes on top.
+`nvidia-smi` saw for sepo, and the most that PyTorch had allocated for PyTorch, whose reserve comes on top. The operations of a pass and of a
+step are timed by the ignored test `profile::operations` (tests/it/profile.rs), with the device waited for around each.
 """
 import argparse
 import importlib.util
@@ -144,6 +145,19 @@ class Bench:
         answers = stages["answers"]
         return {"speed": answers["metrics"]["answer_tokens"] / answers["seconds"], "memory": most}
 
+    def profile(self, lora, kernels):
+        """The tables of tests/it/profile.rs: operations of a scoring pass and of a training step, by time; without `kernels` those of
+        LibTorch compute what kernels of sepo would."""
+        out = self.folder / "profile.md"
+        wanted = {"model": str(self.models / "reference"), "device": self.a.device, "precision": "bf16", "lora": lora,
+                  "tokens": self.a.profile_tokens, "out": str(out)}
+        command = [self.a.profile, "--ignored", "--exact", "profile::operations"]
+        env = {**os.environ, "SEPO_PROFILE": json.dumps(wanted), "SEPO_CUDA_KERNELS": str(int(kernels))}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError((done.stdout + done.stderr)[-2000:])
+        return {"speed": "done", "text": out.read_text()}
+
     def generate_peer(self):
         found = self.peer(
             "generate.py", "--tokens", self.models / "tokens.parquet", "--model", self.models / "reference", "--limit", self.a.prompts,
@@ -236,12 +250,19 @@ def compare(a, shape, folder, start):
     out += rows(f"Steps of {a.batch} pairs, SePO where nothing else is said", training, first, part("train"), ("first losses", losses))
     title = f"Generation: {a.prompts} answers of {a.new} tokens"
     out += rows(title, generation, "transformers bf16", part("generate"), ("", lambda _: ""), "tokens")
+    if a.profile:
+        rank = RANK if shape == "8b" else 0
+        for title, kernels in [("Operations of sepo", True), ("Operations of sepo without its kernels", False)][: 1 + ("cuda" in a.device)]:
+            run = attempt(f"{shape} {title}", lambda: bench.profile(rank, kernels), start, a.limit)
+            out += [f"### {title}", "", run.get("text") or run["failed"], ""]
     return out
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sepo", required=True, type=Path)
+    parser.add_argument("--profile", type=Path, help="the program of sepo's tests in tests/it, for the tables of operations")
+    parser.add_argument("--profile-tokens", type=int, default=8192, help="tokens of the pass and the step in these tables")
     parser.add_argument("--models", required=True, type=Path, help="where checkpoints are, or are made")
     parser.add_argument("--shapes", nargs="+", default=["1b", "8b"])
     parser.add_argument("--device", default="libtorch:cuda:0", help="sepo's device")
@@ -255,7 +276,7 @@ def main():
     parser.add_argument("--limit", type=float, default=420, help="seconds after which no run begins")
     parser.add_argument("--out", required=True, type=Path)
     a = parser.parse_args()
-    a.sepo = a.sepo.resolve()
+    a.sepo, a.profile = a.sepo.resolve(), a.profile and a.profile.resolve()
     import torch
 
     name = torch.cuda.get_device_name() if a.torch_device != "cpu" else platform.processor() or platform.machine()

@@ -4,7 +4,8 @@
 #   benches/gpu/run.sh pack LIBTORCH     here: builds sepo and its tests against LIBTORCH (the `torch` folder of an installed PyTorch, or
 #                                        a LibTorch), strips them, and packs them into target/gpu/pack.tar.xz
 #   benches/gpu/run.sh test [DEVICE]     there, in a copy of the repository with target/gpu: parity and the kernels' tests
-#   benches/gpu/run.sh bench [ARGS]      there: benches/gpu/run.py, which writes benches/GPU.md; ARGS go to it
+#   benches/gpu/run.sh bench [ARGS]      there: benches/gpu/run.py, which writes benches/GPU.md: speed, and which operations take the
+#                                        time of a pass and of a step; ARGS go to it
 #   benches/gpu/run.sh all               there: both, in under 8 minutes
 #   benches/gpu/run.sh rehearse LIBTORCH here: packs, tests and benches tiny shapes on the CPU
 #
@@ -53,21 +54,26 @@ check() {
   local device=${1:-libtorch:cuda:0}
   SEPO_TEST_DEVICE=$device "$pack/it.test" parity
   SEPO_TEST_DEVICE=$device "$pack/it.test" bf16:: --skip twenty_steps
-  "$pack/sepo.test" kernels::
+  SEPO_TEST_DEVICE=$device "$pack/it.test" generation::greedy generation::an_answer generation::generation_config_is_applied_as
+  SEPO_TEST_DEVICE=$device "$pack/sepo.test" kernels::
+}
+
+bench() {
+  python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --profile "$pack/it.test" "$@"
 }
 
 case "${1:-}" in
   pack) pack "${2:-}" ;;
   test) open_pack; check "${2:-}" ;;
-  bench) open_pack; shift; python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --models /tmp/sepo-gpu-models --out benches/GPU.md "$@" ;;
-  all) open_pack; check; python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --models /tmp/sepo-gpu-models --out benches/GPU.md ;;
+  bench) open_pack; shift; bench --models /tmp/sepo-gpu-models --out benches/GPU.md "$@" ;;
+  all) open_pack; check; bench --models /tmp/sepo-gpu-models --out benches/GPU.md ;;
   rehearse)
     pack "${2:-}"
     export LIBTORCH_RUN=$LD_LIBRARY_PATH
     open_pack
     check libtorch
-    python3 benches/gpu/run.py --sepo "$pack/sepo.bin" --models "$pack/models" --shapes tiny --device libtorch --torch-device cpu \
+    bench --models "$pack/models" --shapes tiny --device libtorch --torch-device cpu \
       --pairs 8 --steps 3 --batch 4 --batch-tokens 2048 --prompts 4 --new 8 --limit 3600 --out "$pack/REHEARSAL.md"
     ;;
-  *) sed -n '2,13p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,14p' "$0" >&2; exit 2 ;;
 esac

@@ -6,6 +6,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod choice;
 #[cfg(feature = "tch")]
 mod cuda;
 pub mod embedding;

@@ -4,33 +4,35 @@
 //! a pass: the last token of every unfinished answer, and as many tokens of new prompts as fit
 //! ```
 //!
-//! On `cpu` a pass has at most 64 rows. Up to that number none of its operations lets the result of a row depend on the other rows, so
-//! an answer is bitwise the same in any batch. On other devices a pass has as many rows as there are tokens to compute, up to a bound,
-//! and the host gets the logits in one copy a pass, or where the likeliest tokens are wanted these alone.
+//! On `cpu` a pass has at most 64 rows. Up to that number none of its operations lets the result of a row depend on the
+//! other rows, so an answer is bitwise the same in any batch. On other devices a pass has as many rows as there are
+//! tokens to compute, up to a bound, and LibTorch's choose the next tokens: the host sends random numbers and
+//! penalties, and gets ids, in one copy a pass each.
 
 mod config;
 mod penalties;
-mod sample;
+mod random;
 mod stop;
 
 use std::collections::VecDeque;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::architectures::CausalLm;
 use super::batch::PackedBatch;
 use super::checkpoint::source::ModelSource;
 use super::device::DeviceSpec;
-use super::layers::cache::{KvCache, Place, Slot, host};
+use super::layers::cache::{KvCache, Place, Slot};
 use super::room::on_device;
 use crate::error::{Error, Result};
 use crate::kernels::FEW_ROWS;
+pub use crate::kernels::choice::Sampling;
+use crate::kernels::choice::{self, Row, Rule};
 use crate::kernels::precision::Precision;
 pub use config::GenerationConfig;
 pub use penalties::Penalties;
-use sample::AnswerRng;
-pub use sample::Sampling;
+use random::AnswerRng;
 pub use stop::Stops;
 
 /// The most rows of a pass on devices other than `cpu`.
@@ -53,18 +55,6 @@ pub struct Settings {
     pub batch_tokens: usize,
     /// What ends an answer.
     pub stops: Stops,
-}
-
-impl Settings {
-    /// The token that follows `prompt` and the unfinished `answer`.
-    fn next(&self, logits: &[f32], prompt: &[i32], answer: &[i32], rng: &mut AnswerRng) -> i32 {
-        if self.penalties.is_none() {
-            return self.sampling.next(logits, rng);
-        }
-        let mut logits = logits.to_vec();
-        self.penalties.apply(&mut logits, prompt, answer, &self.stops.ids);
-        self.sampling.next(&logits, rng)
-    }
 }
 
 /// A prompt.
@@ -119,15 +109,11 @@ impl Generator {
         if self.spec == DeviceSpec::Cpu { FEW_ROWS } else { ROWS }
     }
 
-    /// What follows the needed rows of `batch`.
-    fn follow(&self, batch: &PackedBatch, cache: &mut KvCache) -> Followers {
-        let logits = self.model.next_logits(batch, cache, &self.device);
-        let Settings { sampling, penalties, .. } = &self.settings;
-        if self.spec != DeviceSpec::Cpu && sampling.temperature == 0.0 && penalties.is_none() {
-            let ids = logits.argmax(1).into_data().convert::<i32>();
-            return Followers::Likeliest(ids.try_into_vec().expect("just converted to i32"));
-        }
-        Followers::Logits(host(logits), self.model.vocab_size())
+    /// What is wanted of the logits of the token that follows `prompt` and the unfinished `answer`, with a random
+    /// number for each token that is drawn from them.
+    fn row(&self, prompt: &[i32], answer: &[i32], draws: Vec<f64>) -> Row {
+        let Settings { penalties, stops, .. } = &self.settings;
+        Row { edits: penalties.edits(prompt, answer, &stops.ids, self.model.vocab_size()), draws }
     }
 
     /// What ends its answers.
@@ -181,14 +167,6 @@ impl Generator {
     }
 }
 
-/// What follows the needed rows of a pass.
-enum Followers {
-    /// The likeliest tokens.
-    Likeliest(Vec<i32>),
-    /// The logits `[rows, vocabulary]`, and the size of the vocabulary.
-    Logits(Vec<f32>, usize),
-}
-
 /// The state of generating answers to `prompts`.
 struct Decoding<'a> {
     generator: &'a Generator,
@@ -224,7 +202,8 @@ struct Writing {
 }
 
 impl Decoding<'_> {
-    /// Admits prompts while passes have rows for their answers and the cache has room; returns whether anything is left to do.
+    /// Admits prompts while passes have rows for their answers and the cache has room; returns whether anything is left
+    /// to do.
     fn admit(&mut self) -> bool {
         let settings = &self.generator.settings;
         while let Some(&prompt) = self.waiting.front() {
@@ -248,8 +227,7 @@ impl Decoding<'_> {
 
     /// Runs a forward pass and samples the next tokens.
     fn pass(&mut self) -> Result<()> {
-        let (generator, prompts, rows) = (self.generator, self.prompts, self.generator.rows());
-        let settings = &generator.settings;
+        let (generator, rows) = (self.generator, self.generator.rows());
         let (mut batch, mut places) = (PackedBatch::default(), Vec::new());
         let mut add = |id: i32, position: usize, place: Place, batch: &mut PackedBatch| {
             batch.ids.push(id);
@@ -283,30 +261,42 @@ impl Decoding<'_> {
             // The head needs at least one row; the logits of this one are not used.
             batch.rows.push(batch.len() as i32 - 1);
         }
-        let followers = generator.follow(&batch, &mut self.cache);
-        let next = |row: usize, prompt: usize, answer: &[i32], rng: &mut AnswerRng| match &followers {
-            Followers::Likeliest(ids) => ids[row],
-            Followers::Logits(all, width) => {
-                settings.next(&all[row * width..][..*width], prompts[prompt].ids, answer, rng)
-            }
-        };
-        self.writing[..active].par_iter_mut().enumerate().for_each(|(row, writing)| {
-            let id = next(row, writing.prompt, &writing.ids, &mut writing.rng);
-            writing.ids.push(id);
-        });
-        for (row, index) in (active..).zip(&read) {
-            let Reading { prompt, slot, .. } = self.reading[*index];
-            for sample in 0..settings.samples {
-                let mut rng = AnswerRng::new(settings.seed, self.prompts[prompt].key, sample);
-                let ids = vec![next(row, prompt, &[], &mut rng)];
-                let place = Place { slot: self.cache.open(), prompt: Some(slot) };
-                self.writing.push(Writing { prompt, sample, place, rng, ids });
-            }
-        }
+        let logits = generator.model.next_logits(&batch, &mut self.cache, &generator.device);
+        self.choose(logits, active, &read);
         for index in read.into_iter().rev() {
             self.reading.remove(index);
         }
         self.finish()
+    }
+
+    /// Continues the first `active` answers, whose logits come first, and begins those to the prompts that have been
+    /// `read`.
+    fn choose(&mut self, logits: Tensor<2>, active: usize, read: &[usize]) {
+        let (generator, prompts) = (self.generator, self.prompts);
+        let settings = &generator.settings;
+        let continued = self.writing[..active].par_iter_mut();
+        let mut rows: Vec<Row> = continued
+            .map(|writing| generator.row(prompts[writing.prompt].ids, &writing.ids, vec![writing.rng.uniform()]))
+            .collect();
+        let mut begun = Vec::new();
+        for index in read {
+            let Reading { prompt, slot, .. } = self.reading[*index];
+            let mut draws = Vec::new();
+            for sample in 0..settings.samples {
+                let mut rng = AnswerRng::new(settings.seed, prompts[prompt].key, sample);
+                draws.push(rng.uniform());
+                let place = Place { slot: self.cache.open(), prompt: Some(slot) };
+                begun.push(Writing { prompt, sample, place, rng, ids: Vec::new() });
+            }
+            rows.push(generator.row(prompts[prompt].ids, &[], draws));
+        }
+        if !rows.is_empty() {
+            let rule = Rule { sampling: settings.sampling, repetition: settings.penalties.repetition };
+            let chosen = choice::choose(logits, rule, rows);
+            let writing = self.writing[..active].iter_mut().chain(&mut begun);
+            writing.zip(chosen).for_each(|(writing, id)| writing.ids.push(id));
+        }
+        self.writing.extend(begun);
     }
 
     /// Removes finished answers.

@@ -4,29 +4,19 @@
 //! there, and attention is [`FLASH`].
 
 use std::cell::RefCell;
-use std::ffi::{CStr, c_char, c_void};
-use std::mem::transmute;
 use std::sync::Once;
 
 use burn::tensor::{Device, Distribution, FloatDType, Tensor, TensorData};
 use sepo::kernels::attention::{Segment, Spans, attention};
+use sepo::kernels::choice::{Edits, Row, Rule, Sampling, choose};
 use sepo::model::{CausalLm, Memory, ModelSource, Needed, PackedBatch, Response, WeightFormat, Weights};
 use serde_json::json;
+
+use crate::hook::{Listener, listen};
 
 /// Launches of attention forward: two gathers of keys and values, FlashAttention. Back: the gathers, FlashAttention, zeros for keys and
 /// values together, and for each the sum over copies.
 const FLASH: [usize; 2] = [3, 6];
-
-/// `at::RecordFunctionCallback` of `ATen/record_function.h`; C++ passes it as C does, for it is trivially copyable.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Callback {
-    start: extern "C" fn(*mut *mut c_void, *const c_void) -> *mut *mut c_void,
-    end: extern "C" fn(*const c_void, *mut c_void),
-    probability: f64,
-    scopes: [bool; 10],
-    needs: [bool; 3],
-}
 
 thread_local! {
     /// The operations under way: name, and launches of those that they called.
@@ -37,37 +27,25 @@ thread_local! {
     static WAITED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-fn symbol(name: &CStr) -> *mut c_void {
-    // SAFETY: the name is a C string.
-    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    assert!(!address.is_null(), "LibTorch has no {name:?}");
-    address
-}
+struct Launches;
 
-/// A start callback returns a `std::unique_ptr`, which the caller has made room for.
-extern "C" fn start(context: *mut *mut c_void, function: *const c_void) -> *mut *mut c_void {
-    // SAFETY: `const char* RecordFunction::name() const`; the context is the caller's and may be null.
-    let name = unsafe {
-        *context = std::ptr::null_mut();
-        let name = symbol(c"_ZNK2at14RecordFunction4nameEv");
-        let name = transmute::<*mut c_void, extern "C" fn(*const c_void) -> *const c_char>(name);
-        CStr::from_ptr(name(function)).to_string_lossy().into_owned()
-    };
-    let short = name.strip_prefix("aten::").unwrap_or(&name);
-    if WAITING.contains(&short) {
-        WAITED.with_borrow_mut(|waited| waited.push(short.to_owned()));
+impl Listener for Launches {
+    fn start(name: &str) {
+        let short = name.strip_prefix("aten::").unwrap_or(name);
+        if WAITING.contains(&short) {
+            WAITED.with_borrow_mut(|waited| waited.push(short.to_owned()));
+        }
+        UNDER_WAY.with_borrow_mut(|stack| stack.push((name.to_owned(), 0)));
     }
-    UNDER_WAY.with_borrow_mut(|stack| stack.push((name, 0)));
-    context
-}
 
-extern "C" fn end(_: *const c_void, _: *mut c_void) {
-    let Some((name, inner)) = UNDER_WAY.with_borrow_mut(Vec::pop) else { return };
-    let own = launches(&name, inner);
-    UNDER_WAY.with_borrow_mut(|stack| match stack.last_mut() {
-        Some((_, sum)) => *sum += own,
-        None => LAUNCHED.with_borrow_mut(|all| all.extend(std::iter::repeat_n(name, own))),
-    });
+    fn end() {
+        let Some((name, inner)) = UNDER_WAY.with_borrow_mut(Vec::pop) else { return };
+        let own = launches(&name, inner);
+        UNDER_WAY.with_borrow_mut(|stack| match stack.last_mut() {
+            Some((_, sum)) => *sum += own,
+            None => LAUNCHED.with_borrow_mut(|all| all.extend(std::iter::repeat_n(name, own))),
+        });
+    }
 }
 
 /// What an operation launches that called others with `inner` launches.
@@ -121,12 +99,7 @@ fn launches(name: &str, inner: usize) -> usize {
 /// The launches of `work` on this thread.
 fn counted<T>(work: impl FnOnce() -> T) -> (T, Vec<String>) {
     static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let callback = Callback { start, end, probability: 1.0, scopes: [true; 10], needs: [false; 3] };
-        let add = symbol(c"_ZN2at17addGlobalCallbackENS_22RecordFunctionCallbackE");
-        // SAFETY: `CallbackHandle addGlobalCallback(RecordFunctionCallback)`.
-        unsafe { transmute::<*mut c_void, extern "C" fn(Callback) -> u64>(add)(callback) };
-    });
+    HOOK.call_once(listen::<Launches>);
     LAUNCHED.with_borrow_mut(Vec::clear);
     let result = work();
     (result, LAUNCHED.with_borrow_mut(std::mem::take))
@@ -199,6 +172,22 @@ fn a_pass_asks_for_no_number() {
     }
     drop(Tensor::<1>::ones([3], &Device::libtorch()).greater_elem(0.0).argwhere());
     assert!(WAITED.take().iter().any(|name| name == "nonzero"), "the hook sees such an operation inside another");
+}
+
+/// As above: the host waits for the ids alone.
+#[test]
+fn a_choice_of_tokens_asks_for_no_number() {
+    let sampling = Sampling { temperature: 0.7, top_k: 20, top_p: 0.9, min_p: 0.01, typical_p: 0.9 };
+    let edits = Edits { repeated: vec![1, 5], forbidden: vec![7] };
+    let rows = vec![Row { edits, draws: vec![0.3, 0.6] }, Row { edits: Edits::default(), draws: vec![0.1] }];
+    for sampling in [Sampling::new(0.0, 1.0), Sampling::new(1.0, 1.0), sampling] {
+        let logits = Tensor::<2>::random([2, 40], Distribution::Default, &Device::libtorch());
+        let rule = Rule { sampling, repetition: 1.2 };
+        let (ids, launched) = counted(|| choose(logits, rule, rows.clone()));
+        assert_eq!(ids.len(), 3);
+        assert_eq!(WAITED.take(), Vec::<String>::new(), "{launched:?}");
+        println!("{sampling:?}: {} launches", launched.len());
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ mod formats;
 mod front;
 mod generation;
 mod harness;
+#[cfg(feature = "tch")]
+mod hook;
 #[cfg(unix)]
 mod hostile_arrow;
 mod hostile_files;
@@ -50,6 +52,8 @@ mod parity;
 mod pipeline;
 mod plans;
 mod processors;
+#[cfg(feature = "tch")]
+mod profile;
 mod proxy;
 mod quickstart_data;
 mod rejects;

@@ -30,6 +30,7 @@ const RANKED: [(&str, Ranks); 7] = [
             &[
                 "adamw",
                 "attention",
+                "choice",
                 "embedding",
                 "gelu",
                 "layer_norm",

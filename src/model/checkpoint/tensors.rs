@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use memmap2::Mmap;
 #[cfg(unix)]
@@ -93,7 +95,7 @@ impl Index {
 /// Tensors of one or several memory-mapped safetensors files.
 #[derive(Debug)]
 pub(in crate::model) struct Checkpoint {
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<(PathBuf, Arc<Mmap>)>,
     tensors: BTreeMap<String, Entry>,
 }
 
@@ -103,6 +105,27 @@ struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Range<usize>,
+}
+
+/// The bytes of a tensor in the map of its file. At the end its pages are freed: what was read is kept elsewhere.
+struct Mapped {
+    map: Arc<Mmap>,
+    range: Range<usize>,
+}
+
+impl AsRef<[u8]> for Mapped {
+    fn as_ref(&self) -> &[u8] {
+        &self.map[self.range.clone()]
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        // SAFETY: the map is read-only, so its pages are loaded again from the file when they are read.
+        let _ =
+            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
+    }
 }
 
 impl Checkpoint {
@@ -139,7 +162,7 @@ impl Checkpoint {
                 }
                 checkpoint.tensors.insert(name, entry);
             }
-            checkpoint.files.push((path, map));
+            checkpoint.files.push((path, Arc::new(map)));
         }
         Ok(checkpoint)
     }
@@ -157,57 +180,42 @@ impl Checkpoint {
     /// Whether tensor `name` exists in both and is equal.
     pub(in crate::model) fn has_equal(&self, other: &Self, name: &str) -> bool {
         self.tensors.get(name).zip(other.tensors.get(name)).is_some_and(|(own, others)| {
-            (own.dtype, &own.shape, self.bytes(own)) == (others.dtype, &others.shape, other.bytes(others))
+            (own.dtype, &own.shape) == (others.dtype, &others.shape)
+                && self.bytes(own).as_ref() == other.bytes(others).as_ref()
         })
     }
 
     /// Whether the tensors `a` and `b` exist and are equal.
     pub(in crate::model) fn are_equal(&self, a: &str, b: &str) -> bool {
-        self.tensors
-            .get(a)
-            .zip(self.tensors.get(b))
-            .is_some_and(|(a, b)| (a.dtype, &a.shape, self.bytes(a)) == (b.dtype, &b.shape, self.bytes(b)))
+        self.tensors.get(a).zip(self.tensors.get(b)).is_some_and(|(a, b)| {
+            (a.dtype, &a.shape) == (b.dtype, &b.shape) && self.bytes(a).as_ref() == self.bytes(b).as_ref()
+        })
     }
 
-    fn bytes(&self, entry: &Entry) -> &[u8] {
-        &self.files[entry.file].1[entry.bytes.clone()]
+    fn bytes(&self, entry: &Entry) -> Mapped {
+        Mapped { map: self.files[entry.file].1.clone(), range: entry.bytes.clone() }
     }
 
     /// The values of tensor `name`, which must have `shape`, as f32.
     pub(in crate::model) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (entry, path) = self.entry(name, shape)?;
         let bytes = self.bytes(entry);
-        let values = match entry.dtype {
-            Dtype::F32 => convert(bytes, f32::from_le_bytes),
-            Dtype::F16 => convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            Dtype::BF16 => convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        let bytes = bytes.as_ref();
+        match entry.dtype {
+            Dtype::F32 => Ok(convert(bytes, f32::from_le_bytes)),
+            Dtype::F16 => Ok(convert(bytes, |bytes| f16::from_le_bytes(bytes).to_f32())),
+            Dtype::BF16 => Ok(convert(bytes, |bytes| bf16::from_le_bytes(bytes).to_f32())),
             other => {
                 let message = format!("tensor `{name}` has type {other:?}; supported are F32, F16, BF16");
-                return Err(Error::model(path.display(), message));
+                Err(Error::model(path.display(), message))
             }
-        };
-        self.free(entry);
-        Ok(values)
-    }
-
-    /// The bytes of tensor `name`, which must have `shape`, if they are bf16.
-    pub(in crate::model) fn bf16(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<u8>>> {
-        let (entry, _) = self.entry(name, shape)?;
-        let bytes = (entry.dtype == Dtype::BF16).then(|| self.bytes(entry).to_vec());
-        if bytes.is_some() {
-            self.free(entry);
         }
-        Ok(bytes)
     }
 
-    /// Frees the pages of a tensor that was read: its values are kept elsewhere.
-    fn free(&self, entry: &Entry) {
-        #[cfg(unix)]
-        // SAFETY: the map is read-only, so its pages are loaded again from the file when they are read.
-        let _ = unsafe {
-            let map = &self.files[entry.file].1;
-            map.unchecked_advise_range(UncheckedAdvice::DontNeed, entry.bytes.start, entry.bytes.len())
-        };
+    /// The bytes of tensor `name`, which must have `shape`, if they are bf16; they are read when they are used.
+    pub(in crate::model) fn bf16(&self, name: &str, shape: &[usize]) -> Result<Option<Bytes>> {
+        let (entry, _) = self.entry(name, shape)?;
+        Ok((entry.dtype == Dtype::BF16).then(|| Bytes::from_owner(self.bytes(entry))))
     }
 
     /// The tensor `name` and its file; an error if it has another shape than `shape`.

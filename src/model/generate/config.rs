@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::penalties::Penalties;
-use super::sample::Sampling;
 use crate::error::{Error, Result};
+use crate::kernels::choice::Sampling;
 use crate::model::checkpoint::source::ModelSource;
 use crate::text::description;
 

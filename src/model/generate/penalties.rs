@@ -1,12 +1,15 @@
-//! What is done to the logits of a next token before it is chosen, as `generate()` of `transformers` does it and in its order:
-//! `generation/logits_process.py`.
+//! What is done to the logits of a next token before it is chosen, as `generate()` of `transformers` does it and in its
+//! order: `generation/logits_process.py`.
 
 use std::collections::BTreeSet;
+
+use crate::kernels::choice::Edits;
 
 /// Changes to logits. The default changes nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Penalties {
-    /// Logits of tokens in the prompt or the answer are divided by it, or multiplied where they are below 0 (arXiv 1909.05858).
+    /// Logits of tokens in the prompt or the answer are divided by it, or multiplied where they are below 0 (arXiv
+    /// 1909.05858).
     pub repetition: f32,
     /// No sequence of so many tokens comes twice in prompt and answer; 0 permits all.
     pub no_repeat_ngram: usize,
@@ -34,50 +37,39 @@ impl Default for Penalties {
 }
 
 impl Penalties {
-    /// Whether it changes nothing.
-    pub(super) fn is_none(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Changes the `logits` of the token that follows `prompt` and the unfinished `answer`, which one of `ends` would end.
-    pub(super) fn apply(&self, logits: &mut [f32], prompt: &[i32], answer: &[i32], ends: &BTreeSet<i32>) {
+    /// What it changes in the logits of the token that follows `prompt` and the unfinished `answer`, which one of
+    /// `ends` would end. Ids outside a `vocabulary` of so many tokens have no logit.
+    pub(super) fn edits(&self, prompt: &[i32], answer: &[i32], ends: &BTreeSet<i32>, vocabulary: usize) -> Edits {
+        if *self == Self::default() {
+            return Edits::default();
+        }
+        let has_logit = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < vocabulary);
         let text = [prompt, answer].concat();
-        if self.repetition != 1.0 {
-            for &id in &text.iter().copied().collect::<BTreeSet<i32>>() {
-                if let Some(logit) = logits.get_mut(id as usize) {
-                    *logit = if *logit < 0.0 { *logit * self.repetition } else { *logit / self.repetition };
-                }
-            }
-        }
-        self.forbid_repeated(logits, &text);
-        let mut forbid = |ids: &mut dyn Iterator<Item = &i32>| ids.for_each(|id| forbid(logits, *id));
+        let mut forbidden = self.repeating(&text);
         if text.len() < self.min_length || answer.len() < self.min_new_tokens {
-            forbid(&mut ends.iter());
+            forbidden.extend(ends);
         }
-        forbid(&mut self.suppressed.iter());
+        forbidden.extend(&self.suppressed);
         if answer.is_empty() {
-            forbid(&mut self.suppressed_at_begin.iter());
+            forbidden.extend(&self.suppressed_at_begin);
         }
+        forbidden.retain(has_logit);
+        let mut repeated = text;
+        repeated.retain(|id| self.repetition != 1.0 && has_logit(id));
+        repeated.sort_unstable();
+        repeated.dedup();
+        Edits { repeated, forbidden }
     }
 
-    /// Forbids the tokens that followed the last `no_repeat_ngram - 1` ones before.
-    fn forbid_repeated(&self, logits: &mut [f32], text: &[i32]) {
+    /// The tokens that followed the last `no_repeat_ngram - 1` ones before.
+    fn repeating(&self, text: &[i32]) -> Vec<i32> {
         let length = self.no_repeat_ngram;
         if length == 0 || text.len() + 1 < length {
-            return;
+            return Vec::new();
         }
         let last = &text[text.len() + 1 - length..];
-        for window in text.windows(length) {
-            if window[..length - 1] == *last {
-                forbid(logits, window[length - 1]);
-            }
-        }
-    }
-}
-
-fn forbid(logits: &mut [f32], id: i32) {
-    if let Some(logit) = usize::try_from(id).ok().and_then(|id| logits.get_mut(id)) {
-        *logit = f32::NEG_INFINITY;
+        let windows = text.windows(length).filter(|window| window[..length - 1] == *last);
+        windows.map(|window| window[length - 1]).collect()
     }
 }
 
@@ -90,11 +82,11 @@ mod tests {
         const NO: f32 = f32::NEG_INFINITY;
         let apply = |penalties: Penalties, prompt: &[i32], answer: &[i32]| {
             let mut logits = vec![1.0, -2.0, 3.0, 4.0];
-            penalties.apply(&mut logits, prompt, answer, &[3].into());
+            penalties.edits(prompt, answer, &[3].into(), 4).apply(&mut logits, penalties.repetition);
             logits
         };
         let none = Penalties::default();
-        assert!(none.is_none());
+        assert_eq!(apply(none.clone(), &[0], &[1]), [1.0, -2.0, 3.0, 4.0]);
         let repetition = Penalties { repetition: 2.0, ..none.clone() };
         assert_eq!(apply(repetition, &[0, 1], &[1, 9]), [0.5, -4.0, 3.0, 4.0]);
         let ngram = |length| Penalties { no_repeat_ngram: length, ..Penalties::default() };

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::close::{Tolerance, assert_close};
+use crate::model::layers::cache::host;
 
 const CASES: [&str; 5] = ["llama-tied", "mistral-window", "qwen3-window", "gpt_neox-parallel", "gpt2-bare"];
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use burn::module::Param;
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{AllocationProperty, Bytes, DType, Device, FloatDType, Tensor, TensorData};
 use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
@@ -240,7 +240,8 @@ impl Parameters {
         match &self.origin {
             Origin::Checkpoint(checkpoint) => {
                 let bytes = checkpoint.bf16(&stored, shape)?;
-                Ok(bytes.map(|bytes| Numbers::Stored(TensorData::from_bytes_vec(bytes, shape.to_vec(), DType::BF16))))
+                let bytes = bytes.map(|bytes| Bytes::from_shared(bytes, AllocationProperty::File));
+                Ok(bytes.map(|bytes| Numbers::Stored(TensorData::from_bytes(bytes, shape.to_vec(), DType::BF16))))
             }
             Origin::Init { .. } => Ok(None),
         }
