@@ -13,6 +13,7 @@ mod checkpoints;
 mod close;
 mod columns;
 mod conformance;
+mod damaged;
 mod devices;
 mod disagreements;
 mod engines;
