@@ -9,6 +9,7 @@ mod group;
 mod headers;
 mod lists;
 mod logical;
+mod many;
 mod moved;
 mod pages;
 mod schema;
@@ -78,13 +79,18 @@ impl File {
         let end = |length: u64| tail.get_bytes(blob.len().checked_sub(length)?, length as usize).ok();
         let length = end(8).and_then(|trailer| Some(u64::from(u32::from_le_bytes(*trailer.first_chunk()?))));
         let wrong = |wrong| Error::data(place.clone(), wrong);
-        let mut sealed = None;
+        let (mut sealed, mut many) = (None, None);
         if let Some((length, footer)) = length.and_then(|length| Some((length + 8, end(length + 8)?))) {
             let end = end(length + seal::BYTES as u64).unwrap_or_default();
             sealed = Sealed::read(&end, blob.len()).map_err(wrong)?;
             schema::check(&footer).map_err(wrong)?;
+            many = many::read(&footer);
         }
-        let footer = ArrowReaderMetadata::load(&tail, ArrowReaderOptions::new()).map_err(|error| {
+        let footer = match many {
+            Some(many) => many.and_then(|many| ArrowReaderMetadata::try_new(Arc::new(many), ArrowReaderOptions::new())),
+            None => ArrowReaderMetadata::load(&tail, ArrowReaderOptions::new()),
+        };
+        let footer = footer.map_err(|error| {
             wrong(format!("not a whole Parquet file (cut short while it was written or copied?): {error}"))
         })?;
         let checked = super::footer::check(footer.metadata(), blob.len());
