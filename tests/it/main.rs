@@ -44,6 +44,7 @@ mod inputs;
 mod launches;
 mod live;
 mod lora;
+mod mistakes;
 mod numbers;
 mod objectives;
 mod ownership;
