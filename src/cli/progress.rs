@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
+use crate::error::Error;
+use crate::io::program;
 use crate::monitor::Monitor;
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
@@ -53,9 +55,11 @@ impl Progress {
             }
             // A terminal shows `^C` where the cursor stands, which may be behind a bar.
             let _ = writeln!(stderr(), "\nstopping; what is done is kept");
+            program::stop_all();
             thread::spawn(|| {
                 thread::sleep(PATIENCE);
-                let _ = writeln!(stderr(), "stopped before the next checkpoint; run the same command again to resume");
+                program::kill_all();
+                let _ = writeln!(stderr(), "error: {}", Error::Interrupted);
                 process::exit(130);
             });
         });
