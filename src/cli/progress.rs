@@ -11,7 +11,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use crate::error::Error;
 use crate::io::program;
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Note};
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
@@ -21,6 +21,9 @@ const BYTES: &str = "bytes";
 /// How long work that was asked to stop may take to come to its next good end: a store may be out of reach, a step of a
 /// training may be long. What is cut off then is done again, as after any crash.
 const PATIENCE: Duration = Duration::from_secs(9);
+
+/// Bytes that take long enough to read for somebody to want to know.
+const LONG: u64 = 1 << 30;
 
 /// Between two plain lines.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -137,6 +140,20 @@ impl Monitor for Progress {
                     None => piece.say("done"),
                 }
             }
+        });
+    }
+
+    fn note(&self, note: Note) {
+        let line = match note {
+            Note::Digests { bytes, .. } if bytes < LONG => return,
+            Note::Digests { model, bytes } => format!("reads model `{model}` for its digest, {}", HumanBytes(bytes)),
+            Note::Loads { stage, model, bytes: 0 } => format!("{stage}: draws the parameters of model `{model}`"),
+            Note::Loads { stage, model, bytes } => format!("{stage}: loads model `{model}`, {}", HumanBytes(bytes)),
+            Note::Reuses { stage } => format!("{stage}: done by an earlier run"),
+        };
+        self.with(|piece| match piece.as_ref().and_then(|piece| piece.bar.as_ref()) {
+            Some(bar) => bar.println(&line),
+            None => drop(writeln!(stderr(), "{line}")),
         });
     }
 

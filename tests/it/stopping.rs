@@ -143,6 +143,29 @@ fn sigterm_ends_a_run_that_waits_for_its_judge_and_the_judge() {
     assert!(report["stages"]["answers"]["reused"].is_number(), "{report}");
 }
 
+/// What takes time without rows to count is told before it happens.
+#[test]
+fn models_that_load_and_stages_that_are_done_are_told() {
+    let folder = Folder::new();
+    let file = scoring(&folder, 2);
+    let said = |arguments: &[&str]| {
+        let output = folder.sepo(arguments);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let first = said(&["run", &file]);
+    for model in ["a", "b"] {
+        let line = first.lines().find(|line| line.starts_with(&format!("scored: loads model `{model}`, ")));
+        assert!(line.is_some_and(|line| line.ends_with(" KiB")), "{first}");
+    }
+    assert!(!first.contains("earlier run"), "{first}");
+    let second = said(&["run", &file, "--json"]);
+    for stage in ["scored", "out"] {
+        assert!(second.contains(&format!("{stage}: done by an earlier run\n")), "{second}");
+    }
+    assert!(!second.contains("loads"), "{second}");
+}
+
 #[test]
 fn a_full_disk_ends_the_run_and_keeps_what_is_finished() {
     let folder = Folder::new();
