@@ -51,8 +51,8 @@ fn a_flipped_bit_in_an_output_ends_a_run_that_reads_it() {
         "workdir: second\nstages:\n  rows: { read: { from: out } }\n  again: { write: { input: rows, to: again } }\n",
     );
     folder.succeeds(&["run", "second.yaml"]);
-    let path = std::fs::read_dir(folder.path("out")).unwrap().map(|entry| entry.unwrap().path());
-    let path = path.filter(|path| path.extension().is_some_and(|extension| extension == "parquet")).next().unwrap();
+    let mut files = std::fs::read_dir(folder.path("out")).unwrap().map(|entry| entry.unwrap().path());
+    let path = files.find(|path| path.extension().is_some_and(|extension| extension == "parquet")).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let name = path.file_name().unwrap().to_str().unwrap();
     let again = folder.path("again").join(name);
