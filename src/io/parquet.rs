@@ -52,6 +52,10 @@ const GROUP_BYTES: usize = 32 << 20;
 /// Bytes of a column's texts in a batch, as far as they may come out of a dictionary.
 const TEXTS: u64 = 1 << 29;
 
+/// What is read at once of pages whose headers alone are looked at: little where pages are long, many headers where they
+/// are short.
+const HEADERS: u64 = 4 * HEADER;
+
 /// The end of a file that is read at once: mostly all of its footer.
 const TAIL: u64 = 64 << 10;
 
@@ -239,7 +243,7 @@ impl File {
         let windows = Windows::new(self.blob.clone(), spans.clone(), portion.window(self.blob.is_local()));
         let dictionary = if self.blob.is_local() {
             let whole = pages::columns(content, mask);
-            headers::check(&Windows::new(self.blob.clone(), whole.clone(), HEADER), &whole, content, u64::MAX)?
+            headers::check(&Windows::new(self.blob.clone(), whole.clone(), HEADERS), &whole, content, u64::MAX)?
         } else {
             headers::check(&windows, &spans, content, WINDOW)?
         };
