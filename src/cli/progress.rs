@@ -22,6 +22,9 @@ const BYTES: &str = "bytes";
 /// training may be long. What is cut off then is done again, as after any crash.
 const PATIENCE: Duration = Duration::from_secs(9);
 
+/// How long programs that were asked to stop may take to clean up: nobody waits for their answers.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// Bytes that take long enough to read for somebody to want to know.
 const LONG: u64 = 1 << 30;
 
@@ -60,8 +63,9 @@ impl Progress {
             let _ = writeln!(stderr(), "\nstopping; what is done is kept");
             program::stop_all();
             thread::spawn(|| {
-                thread::sleep(PATIENCE);
+                thread::sleep(GRACE);
                 program::kill_all();
+                thread::sleep(PATIENCE - GRACE);
                 let _ = writeln!(stderr(), "error: {}", Error::Interrupted);
                 process::exit(130);
             });

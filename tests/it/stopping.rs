@@ -120,7 +120,8 @@ fn sigterm_ends_a_run_that_waits_for_its_judge_and_the_judge() {
     let folder = Folder::new();
     for (name, judge) in [
         ("reads", "cat > /dev/null; echo $$ > id.part; mv id.part reads; sleep 1000"),
-        ("deaf", "trap 'exit 0' TERM; echo $$ > id.part; mv id.part deaf; sleep 1000"),
+        ("polite", "trap 'exit 0' TERM; echo $$ > id.part; mv id.part polite; sleep 1000"),
+        ("deaf", "trap '' TERM; echo $$ > id.part; mv id.part deaf; sleep 1000"),
     ] {
         let file = judging(&folder, judge);
         let (code, took) = terminate(&folder, &file, || folder.path(name).exists());
