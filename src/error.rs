@@ -135,6 +135,12 @@ pub enum Error {
         /// At least one, in the order of the file.
         mistakes: Vec<Mistake>,
     },
+    /// Several pipeline files are wrong, each of them [`Self::Pipeline`].
+    #[error("{}", files.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"))]
+    Pipelines {
+        /// In the order of their suite.
+        files: Vec<Error>,
+    },
     /// Data that cannot be read or used.
     #[error("{place}{}{message}", if *place == Place::default() { "" } else { ": " })]
     Data {
@@ -219,7 +225,11 @@ impl Error {
     /// Names the stage in which the error happened.
     pub fn in_stage(self, stage: &str) -> Self {
         match self {
-            Self::Pipeline { .. } | Self::Stage { .. } | Self::InStage { .. } | Self::Interrupted => self,
+            Self::Pipeline { .. }
+            | Self::Pipelines { .. }
+            | Self::Stage { .. }
+            | Self::InStage { .. }
+            | Self::Interrupted => self,
             source => Self::InStage { stage: stage.to_owned(), source: Box::new(source) },
         }
     }
@@ -227,7 +237,7 @@ impl Error {
     /// The process exit code: 1 failed, 75 try again, 78 bad pipeline file, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Pipeline { .. } => 78,
+            Self::Pipeline { .. } | Self::Pipelines { .. } => 78,
             Self::Store { retryable: true, .. } => 75,
             Self::InStage { source, .. } => source.exit_code(),
             Self::Interrupted => 130,

@@ -13,8 +13,36 @@ pub trait Monitor: Send + Sync {
     fn skip(&self, n: u64);
     /// The piece of work ended.
     fn end(&self);
+    /// What takes a while and has no units, just before it happens.
+    fn note(&self, _note: Note) {}
     /// True once the user asked to stop; long loops look at it between units of work.
     fn stopping(&self) -> bool;
+}
+
+/// What happens before or between pieces of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note<'a> {
+    /// The digest of a model's files is computed.
+    Digests {
+        /// Its name in the pipeline file.
+        model: &'a str,
+        /// The size of its weights.
+        bytes: u64,
+    },
+    /// A stage loads a model.
+    Loads {
+        /// The stage.
+        stage: &'a str,
+        /// The model's name in the pipeline file.
+        model: &'a str,
+        /// The size of its weights; 0 where new parameters are drawn.
+        bytes: u64,
+    },
+    /// A stage was done by an earlier run, whose result is used.
+    Reuses {
+        /// The stage.
+        stage: &'a str,
+    },
 }
 
 /// Warns of `message`, which this process did not say before: a model is loaded several times in a run.

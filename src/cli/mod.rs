@@ -175,7 +175,15 @@ impl Pipeline {
     /// All files, planned: mistakes in the last one come to light before the first one has run for hours.
     fn planned(&self, monitor: &dyn Monitor) -> Result<Vec<Planned>> {
         let mut opened = Sources::default();
-        self.sources()?.iter().map(|source| source.planned(&mut opened, monitor)).collect()
+        let (mut planned, mut files) = (Vec::new(), Vec::new());
+        for source in self.sources()? {
+            match source.planned(&mut opened, monitor) {
+                Ok(plan) => planned.push(plan),
+                Err(error @ Error::Pipeline { .. }) => files.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        if files.is_empty() { Ok(planned) } else { Err(Error::Pipelines { files }) }
     }
 
     fn run(&self, options: &Options, json: bool) -> Result<()> {
@@ -240,26 +248,27 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<()> {
-    let mut opened = Sources::default();
     match command {
         Command::Init(init) => print(&plain(&init.text()?)),
-        Command::Check(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
-            let Planned { plans, .. } = source.planned(&mut opened, &Progress::new())?;
-            warn(&plans);
-            let variants = if plans.len() > 1 { format!(", {} variants", plans.len()) } else { String::new() };
-            let stages = plans.first().map_or(0, |plan| plan.nodes.len());
-            print(&format!("{}: {stages} stages{variants}, no problems\n", source.name))
-        }),
-        Command::Plan(pipeline) => pipeline.sources()?.iter().try_for_each(|source| {
-            let Planned { plans, .. } = source.planned(&mut opened, &Progress::new())?;
-            warn(&plans);
-            let Some(plan) = plans.first() else { return Ok(()) };
-            let variants = match plans.len() {
-                1 => String::new(),
-                n => format!("the first of {n} variants:\n"),
-            };
-            print(&plain(&format!("{variants}{}", plan::text(plan, &estimate(plan)?))))
-        }),
+        Command::Check(pipeline) => {
+            pipeline.planned(&Progress::new())?.iter().try_for_each(|Planned { name, plans, .. }| {
+                warn(plans);
+                let variants = if plans.len() > 1 { format!(", {} variants", plans.len()) } else { String::new() };
+                let stages = plans.first().map_or(0, |plan| plan.nodes.len());
+                print(&format!("{name}: {stages} stages{variants}, no problems\n"))
+            })
+        }
+        Command::Plan(pipeline) => {
+            pipeline.planned(&Progress::new())?.iter().try_for_each(|Planned { plans, .. }| {
+                warn(plans);
+                let Some(plan) = plans.first() else { return Ok(()) };
+                let variants = match plans.len() {
+                    1 => String::new(),
+                    n => format!("the first of {n} variants:\n"),
+                };
+                print(&plain(&format!("{variants}{}", plan::text(plan, &estimate(plan)?))))
+            })
+        }
         Command::Run { pipeline, fresh, verify, only, share, json } => {
             let assignment = share.map_or(Assignment::All, Assignment::Share);
             pipeline.run(&Options { fresh, verify, only, assignment }, json)

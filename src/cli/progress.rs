@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use crate::monitor::Monitor;
+use crate::error::Error;
+use crate::io::program;
+use crate::monitor::{Monitor, Note};
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
@@ -19,6 +21,12 @@ const BYTES: &str = "bytes";
 /// How long work that was asked to stop may take to come to its next good end: a store may be out of reach, a step of a
 /// training may be long. What is cut off then is done again, as after any crash.
 const PATIENCE: Duration = Duration::from_secs(9);
+
+/// How long programs that were asked to stop may take to clean up: nobody waits for their answers.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Bytes that take long enough to read for somebody to want to know.
+const LONG: u64 = 1 << 30;
 
 /// Between two plain lines.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -53,9 +61,12 @@ impl Progress {
             }
             // A terminal shows `^C` where the cursor stands, which may be behind a bar.
             let _ = writeln!(stderr(), "\nstopping; what is done is kept");
+            program::stop_all();
             thread::spawn(|| {
-                thread::sleep(PATIENCE);
-                let _ = writeln!(stderr(), "stopped before the next checkpoint; run the same command again to resume");
+                thread::sleep(GRACE);
+                program::kill_all();
+                thread::sleep(PATIENCE - GRACE);
+                let _ = writeln!(stderr(), "error: {}", Error::Interrupted);
                 process::exit(130);
             });
         });
@@ -133,6 +144,20 @@ impl Monitor for Progress {
                     None => piece.say("done"),
                 }
             }
+        });
+    }
+
+    fn note(&self, note: Note) {
+        let line = match note {
+            Note::Digests { bytes, .. } if bytes < LONG => return,
+            Note::Digests { model, bytes } => format!("reads model `{model}` for its digest, {}", HumanBytes(bytes)),
+            Note::Loads { stage, model, bytes: 0 } => format!("{stage}: draws the parameters of model `{model}`"),
+            Note::Loads { stage, model, bytes } => format!("{stage}: loads model `{model}`, {}", HumanBytes(bytes)),
+            Note::Reuses { stage } => format!("{stage}: done by an earlier run"),
+        };
+        self.with(|piece| match piece.as_ref().and_then(|piece| piece.bar.as_ref()) {
+            Some(bar) => bar.println(&line),
+            None => drop(writeln!(stderr(), "{line}")),
         });
     }
 

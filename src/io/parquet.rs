@@ -2,14 +2,18 @@
 //!
 //! Written files suit token columns (measured in the design's research): `f32` lists are byte-stream-split without a
 //! dictionary, ids keep theirs, row groups are capped in rows and in bytes, pages are content-defined and indexed. The
-//! schema's metadata becomes the footer's key-value pairs.
+//! schema's metadata becomes the footer's key-value pairs. All but the key of the format at either end has a checksum.
 
+mod checksums;
 mod group;
 mod headers;
 mod lists;
 mod logical;
+mod many;
+mod moved;
 mod pages;
 mod schema;
+mod seal;
 mod thrift;
 
 use std::iter;
@@ -24,7 +28,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{KeyValue, PageIndexPolicy};
+use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaDataReader};
 use parquet::file::properties::{CdcOptions, WriterProperties};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::schema::types::ColumnPath;
@@ -34,10 +38,12 @@ use super::expansion::Expansion;
 use super::limits::check_columns;
 use super::portion::Portion;
 use super::store::{Blob, Location, Upload};
-use super::windows::{WINDOW, Windows};
+use super::windows::{HEADER, WINDOW, Windows};
 use super::{Chunk, TableWriter, Written};
 use crate::error::{Error, Place, Result};
+use checksums::Pages;
 use group::{Columns, Group};
+use seal::Sealed;
 
 /// Caps of a written row group: it is the unit of resuming, of sharing work, and of what a viewer scans.
 const GROUP_ROWS: usize = 4096;
@@ -45,6 +51,10 @@ const GROUP_BYTES: usize = 32 << 20;
 
 /// Bytes of a column's texts in a batch, as far as they may come out of a dictionary.
 const TEXTS: u64 = 1 << 29;
+
+/// What is read at once of pages whose headers alone are looked at: little where pages are long, many headers where they
+/// are short.
+const HEADERS: u64 = 4 * HEADER;
 
 /// The end of a file that is read at once: mostly all of its footer.
 const TAIL: u64 = 64 << 10;
@@ -58,31 +68,40 @@ pub struct File {
     schema: SchemaRef,
     /// Of every row group the rows that are read; empty where all are.
     left: Arc<Vec<Vec<Range<usize>>>>,
+    sealed: Option<Sealed>,
 }
 
 impl File {
     /// Reads the footer.
     ///
     /// # Errors
-    /// A file that is not Parquet, is encrypted, cut, or nested too deeply; a store that fails.
+    /// A file that is not Parquet, is encrypted, cut, damaged, or nested too deeply; a store that fails.
     pub fn open(location: &Location) -> Result<Self> {
         let place = Place::file(location);
         let blob = location.open()?;
         let tail = Windows::new(blob.clone(), std::iter::once(blob.len().saturating_sub(TAIL)..blob.len()), WINDOW);
         let end = |length: u64| tail.get_bytes(blob.len().checked_sub(length)?, length as usize).ok();
         let length = end(8).and_then(|trailer| Some(u64::from(u32::from_le_bytes(*trailer.first_chunk()?))));
-        if let Some(end) = length.and_then(|length| end(length + 8)) {
-            schema::check(&end).map_err(|wrong| Error::data(place.clone(), wrong))?;
+        let wrong = |wrong| Error::data(place.clone(), wrong);
+        let (mut sealed, mut many) = (None, None);
+        if let Some((length, footer)) = length.and_then(|length| Some((length + 8, end(length + 8)?))) {
+            let end = end(length + seal::BYTES as u64).unwrap_or_default();
+            sealed = Sealed::read(&end, blob.len()).map_err(wrong)?;
+            schema::check(&footer).map_err(wrong)?;
+            many = many::read(&footer);
         }
-        let footer = ArrowReaderMetadata::load(&tail, ArrowReaderOptions::new()).map_err(|error| {
-            let hint = "not a whole Parquet file (cut short while it was written or copied?)";
-            Error::data(place.clone(), format!("{hint}: {error}"))
+        let footer = match many {
+            Some(many) => many.and_then(|many| ArrowReaderMetadata::try_new(Arc::new(many), ArrowReaderOptions::new())),
+            None => ArrowReaderMetadata::load(&tail, ArrowReaderOptions::new()),
+        };
+        let footer = footer.map_err(|error| {
+            wrong(format!("not a whole Parquet file (cut short while it was written or copied?): {error}"))
         })?;
         let checked = super::footer::check(footer.metadata(), blob.len());
         let checked = checked.and_then(|()| check_columns(footer.schema().fields()));
-        checked.map_err(|wrong| Error::data(place.clone(), wrong))?;
+        checked.map_err(wrong)?;
         let schema = Arc::new(logical::marked(footer.schema(), footer.metadata().file_metadata().schema_descr()));
-        Ok(Self { place, blob, footer, schema, left: Arc::default() })
+        Ok(Self { place, blob, footer, schema, left: Arc::default(), sealed })
     }
 
     /// The file's schema, its footer's key-value pairs as metadata.
@@ -116,7 +135,7 @@ impl File {
     /// Leaves out pages of which no row can fulfil all of `bounds`, if the file has an index of them.
     ///
     /// # Errors
-    /// An index of pages that cannot be read.
+    /// An index of pages that cannot be read, or is damaged.
     pub fn narrow(&mut self, bounds: &[Bound]) -> Result<()> {
         let groups = self.footer.metadata().row_groups();
         let indexed = |bound: &Bound| {
@@ -127,10 +146,19 @@ impl File {
         if bounds.is_empty() {
             return Ok(());
         }
-        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-        let footer = ArrowReaderMetadata::load(&self.blob, options);
-        let footer = footer.map_err(|error| Error::data(self.place.clone(), error))?;
-        pages::check(footer.metadata(), self.blob.len()).map_err(|wrong| Error::data(self.place.clone(), wrong))?;
+        let wrong = |wrong| Error::data(self.place.clone(), wrong);
+        if let Some(sealed) = &self.sealed {
+            let Range { start, end } = sealed.indexes();
+            sealed.check(&self.blob.range(start, (end - start) as usize)?).map_err(wrong)?;
+        }
+        let with_indexes = || {
+            let reader = ParquetMetaDataReader::new_with_metadata(self.footer.metadata().as_ref().clone());
+            let mut reader = reader.with_page_index_policy(PageIndexPolicy::Optional);
+            reader.read_page_indexes(&self.blob)?;
+            ArrowReaderMetadata::try_new(Arc::new(reader.finish()?), ArrowReaderOptions::new())
+        };
+        let footer = with_indexes().map_err(|error| Error::data(self.place.clone(), error))?;
+        pages::check(footer.metadata(), self.blob.len()).map_err(wrong)?;
         let left = (0..groups.len()).map(|group| pages::rows_left(footer.metadata(), group, &bounds)).collect();
         self.left = Arc::new(left);
         self.footer = footer;
@@ -151,12 +179,14 @@ impl File {
         let columns = Columns::new(self.footer.schema(), parquet, roots.map(|(index, _)| index).collect());
         let mut expansion = Expansion::of(self.blob.len());
         let failed_at = self.place.clone();
+        let mut behind: u64 = self.groups()[..groups.start].iter().sum();
         let chunks = groups.flat_map(move |group| {
             let place = file.place.clone().row_group(group);
-            let before: u64 = file.groups()[..group].iter().sum();
+            let before = behind;
+            behind += file.footer.metadata().row_group(group).num_rows() as u64;
             let (reader, failed) = match file.reader(group, &columns, portion) {
                 Ok(reader) => (Some(reader), None),
-                Err(error) => (None, Some(Err(Error::data(place.clone(), error)))),
+                Err(error) => (None, Some(Err(unreadable(place.clone(), &error)))),
             };
             let left = file.rows_left(group);
             let (mut rows, end): (usize, usize) = (0, left.iter().map(Range::len).sum());
@@ -177,7 +207,7 @@ impl File {
                     Ok(batch) => batch,
                     Err(error) => {
                         done = true;
-                        return Some(vec![Err(Error::data(place.clone(), error))]);
+                        return Some(vec![Err(unreadable(place.clone(), &error))]);
                     }
                 };
                 rows += batch.num_rows();
@@ -211,7 +241,12 @@ impl File {
         let left = self.rows_left(group);
         let spans = pages::spans(metadata, group, mask, &left);
         let windows = Windows::new(self.blob.clone(), spans.clone(), portion.window(self.blob.is_local()));
-        let dictionary = headers::check(&windows, &spans, content)?;
+        let dictionary = if self.blob.is_local() {
+            let whole = pages::columns(content, mask);
+            headers::check(&Windows::new(self.blob.clone(), whole.clone(), HEADERS), &whole, content, u64::MAX)?
+        } else {
+            headers::check(&windows, &spans, content, WINDOW)?
+        };
         let batch_rows = portion.batch_rows(content, mask).min((TEXTS / dictionary.max(1)).max(1) as usize);
         let rows = content.num_rows() as usize;
         let is_whole = matches!(left.as_slice(), [all] if *all == (0..rows));
@@ -237,10 +272,17 @@ impl File {
     }
 }
 
+/// What is said of `error` in the pages at `place`. The reader has a word of its own for a checksum that is wrong.
+fn unreadable(place: Place, error: &ParquetError) -> Error {
+    let message = error.to_string();
+    let is_damaged = message.contains("CRC checksum mismatch");
+    Error::data(place, if is_damaged { seal::damaged("a page") } else { message })
+}
+
 /// Writes one Parquet file.
 pub struct Writer {
     location: Location,
-    writer: ArrowWriter<Upload>,
+    writer: ArrowWriter<Pages<Upload>>,
 }
 
 impl Writer {
@@ -252,7 +294,8 @@ impl Writer {
         let place = Place::file(location);
         let wrong = |error: ParquetError| Error::data(place.clone(), error);
         let properties = properties(schema).map_err(wrong)?;
-        let writer = ArrowWriter::try_new(location.upload()?, schema.clone(), Some(properties)).map_err(wrong)?;
+        let writer =
+            ArrowWriter::try_new(Pages::new(location.upload()?), schema.clone(), Some(properties)).map_err(wrong)?;
         Ok(Self { location: location.clone(), writer })
     }
 
@@ -272,9 +315,15 @@ impl TableWriter for Writer {
     }
 
     fn finish(self: Box<Self>) -> Result<Written> {
-        let Self { location, writer } = *self;
+        let Self { location, mut writer } = *self;
+        let mut finish = || {
+            writer.flush()?;
+            writer.sync()?;
+            let pages = writer.inner_mut().take();
+            pages.finish(writer.finish()?)
+        };
         let failed = |error| location.cause(Error::data(Place::file(&location), error));
-        writer.into_inner().map_err(failed)?.finish()
+        finish().map_err(failed)?.finish()
     }
 }
 

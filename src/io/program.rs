@@ -1,11 +1,20 @@
 //! A program of the user that reads lines and answers each with a line.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+
+#[cfg(unix)]
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 
 use crate::error::{Error, Result};
 
@@ -14,6 +23,37 @@ const TAIL: usize = 2048;
 
 /// Longest answer, in bytes.
 const LONGEST: u64 = 1 << 20;
+
+/// The programs that run, by their process ids. Each leads a group of processes: itself, and what it starts.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Whether programs were asked to stop.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Asks all running programs to stop. Whoever waits for an answer gets [`Error::Interrupted`] once they have.
+pub fn stop_all() {
+    STOPPED.store(true, Ordering::Relaxed);
+    #[cfg(unix)]
+    running().iter().for_each(|id| signal(*id, Signal::SIGTERM));
+}
+
+/// Ends all running programs.
+pub fn kill_all() {
+    #[cfg(unix)]
+    running().iter().for_each(|id| signal(*id, Signal::SIGKILL));
+}
+
+/// Sends `signal` to the group of processes that `id` leads; some of them may have ended.
+#[cfg(unix)]
+fn signal(id: u32, signal: Signal) {
+    if let Ok(id) = i32::try_from(id) {
+        let _ = killpg(Pid::from_raw(id), signal);
+    }
+}
 
 /// The digests of the files among the words of `command`: what the program is made of, as far as its command shows.
 pub fn digests(command: &[String]) -> Vec<String> {
@@ -56,13 +96,20 @@ impl Program {
     /// A program that cannot be started; no command at all.
     pub fn start(command: &[String]) -> Result<Self> {
         let [program, arguments @ ..] = command else { return Err(Error::program(command, "no command")) };
-        let mut child = Command::new(program)
+        if STOPPED.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let mut program = Command::new(program);
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut program, 0);
+        let mut child = program
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| Error::program(command, format!("cannot be started: {error}")))?;
+        running().insert(child.id());
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let answers = std::thread::spawn(move || stdout.map_or_else(|| Ok(Vec::new()), lines));
         let complaints = std::thread::spawn(move || stderr.map(tail).unwrap_or_default());
@@ -108,7 +155,8 @@ impl Program {
         // What was buffered and cannot be written belongs to a program that is gone.
         drop(self.questions.take());
         let status = self.child.wait().map_err(|error| self.says(error))?;
-        if was_asked_to_stop(status) {
+        running().remove(&self.child.id());
+        if STOPPED.load(Ordering::Relaxed) || was_asked_to_stop(status) {
             return Err(Error::Interrupted);
         }
         if !status.success() {
@@ -125,9 +173,13 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        if running().remove(&self.child.id()) {
+            #[cfg(unix)]
+            signal(self.child.id(), Signal::SIGKILL);
+            // It may have ended by itself.
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
     }
 }
 
@@ -157,7 +209,8 @@ fn tail(mut from: impl std::io::Read) -> String {
     String::from_utf8_lossy(&kept).into_owned()
 }
 
-/// Whether the program was ended by the signals that ask this process to stop, too: a terminal sends Ctrl-C to both.
+/// Whether the program was ended by the signals that ask this process to stop, too: whoever ends a job sends them to all
+/// its processes.
 fn was_asked_to_stop(status: ExitStatus) -> bool {
     #[cfg(unix)]
     {

@@ -6,6 +6,7 @@
 //!
 //! Every mistake is found before a row is read, and all of them are reported in one go, with positions.
 
+mod devices;
 mod doubtful;
 pub mod estimate;
 pub mod flow;

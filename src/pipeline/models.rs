@@ -39,7 +39,8 @@ impl Models {
         monitor: &dyn Monitor,
     ) -> Result<Self> {
         let hub = OnHub::describe(&spec.file, problems, monitor)?;
-        let mut models = Self { specs: spec.file.models.clone(), hub, mirrors: Vec::new(), broken: BTreeSet::new() };
+        let (specs, broken) = (spec.file.models.clone(), spec.broken.clone());
+        let mut models = Self { specs, hub, mirrors: Vec::new(), broken };
         for (name, model) in &mut models.specs {
             let mut problem = |field: &str, message: String| {
                 let path = ["models", name, field].into_iter().filter(|part| !part.is_empty());

@@ -109,7 +109,7 @@ fn have_files_of_one_name(node: &Node, other: &Node) -> bool {
 /// The models and tokenizers that are folders of this machine or of a store.
 fn models(spec: &Spec, plan: &Plan) -> Result<Vec<Place>> {
     let mut places = Vec::new();
-    for (name, model) in &spec.file.models {
+    for (name, model) in spec.file.models.iter().filter(|(name, _)| !plan.is_broken(name)) {
         for path in [&model.path, &model.adapter, &model.tokenizer].into_iter().flatten() {
             if !path.starts_with(SCHEME) {
                 let what = format!("`{path}` of model `{name}`");

@@ -12,7 +12,7 @@ use super::run::preflight;
 use super::sources::Sources;
 use super::spec::Spec;
 use super::tokenizers::Tokenizers;
-use super::{doubtful, limits, vocabulary};
+use super::{devices, doubtful, limits, vocabulary};
 use crate::error::{Error, Problem, Result, suggest};
 use crate::io::{Dataset, Stores};
 use crate::model::{DeviceSpec, ModelSource, Weights};
@@ -159,7 +159,7 @@ impl Plan {
             let message = format!("max_reject_share is {}; it must be in [0, 1]", spec.file.max_reject_share);
             problems.push(Problem::at("max_reject_share", message));
         }
-        let devices = devices(spec, &mut problems);
+        let devices = devices::of(spec, &mut problems);
         let mut plan = Self {
             nodes: Vec::new(),
             workdir: spec.file.workdir.clone(),
@@ -174,33 +174,54 @@ impl Plan {
             models,
             tokenizers: Tokenizers::default(),
         };
+        // What a store refused is told beside the problems, or if there are none ends the plan as the store's word.
+        let mut refused: Vec<(Error, Problem)> = Vec::new();
         for id in order {
             let mut stage = spec.file.stages[&id].clone();
+            stage.operation_mut().default_to(&Defaults { precision: spec.file.precision, seed: spec.file.seed });
             if stage.operation().inputs().iter().any(|(_, input)| plan.node(input).is_none()) {
                 // What is wrong with the input is reported there.
+                let place = ["stages", &id, stage.operation().name()];
+                problems.extend(stage.operation().wrong_settings().into_iter().map(|problem| problem.within(&place)));
                 continue;
             }
-            stage.operation_mut().default_to(&Defaults { precision: spec.file.precision, seed: spec.file.seed });
             plan.add_passes(&id, &mut stage);
             let mut open = |from: &[String]| sources.open(from, (&spec.file.storage, &plan.stores), monitor);
-            match plan.columns(&stage, &mut open) {
-                Err(Obstacle::Failed(error)) => return Err(error.in_stage(&id)),
-                Ok((columns, dataset)) => plan.nodes.push(Node { id, origin: Origin::File, stage, columns, dataset }),
-                Err(Obstacle::Problems(found)) => {
-                    let place = ["stages", &id, stage.operation().name()];
-                    problems.extend(found.into_iter().map(|problem| problem.within(&place)));
+            let columns = plan.columns(&stage, &mut open);
+            let place = ["stages", &id, stage.operation().name()];
+            let mut found = stage.operation().wrong_settings();
+            match columns {
+                Ok((columns, dataset)) => {
+                    plan.nodes.push(Node { id, origin: Origin::File, stage, columns, dataset });
+                    continue;
+                }
+                Err(Obstacle::Problems(more)) => found.extend(more),
+                Err(Obstacle::Failed(Error::Interrupted)) => return Err(Error::Interrupted),
+                Err(Obstacle::Failed(error)) => {
+                    let problem = Problem::at("from", error.to_string()).within(&place);
+                    refused.push((error.in_stage(&id), problem));
+                }
+            }
+            problems.extend(found.into_iter().map(|problem| problem.within(&place)));
+        }
+        problems.extend(vocabulary::problems(&plan));
+        if !spec.lacks_workdir {
+            for found in [places::problems(spec, &plan), preflight::problems(&plan)] {
+                match found {
+                    Ok(found) => problems.extend(found),
+                    Err(Error::Interrupted) => return Err(Error::Interrupted),
+                    Err(error) => refused.push((error.clone(), Problem::at("workdir", error.to_string()))),
                 }
             }
         }
-        if problems.is_empty() {
-            problems = vocabulary::problems(&plan);
-            problems.extend(places::problems(spec, &plan)?);
-            problems.extend(preflight::problems(&plan)?);
-            problems.extend(limits::problems(&mut plan, spec));
-            problems.extend(doubtful::problems(&plan));
-        }
+        problems.extend(limits::problems(&mut plan, spec));
+        problems.extend(doubtful::problems(&plan));
         if !problems.is_empty() {
+            problems.extend(refused.into_iter().map(|(_, problem)| problem));
             return Err(spec.report(problems));
+        }
+        if let Some((error, _)) = refused.into_iter().next() {
+            return Err(error);
         }
         plan.warnings = spec.placed(doubtful::warnings(&plan)).iter().map(|found| found.within(spec.name())).collect();
         Ok(plan)
@@ -209,6 +230,11 @@ impl Plan {
     /// The stage `id`.
     pub fn node(&self, id: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// Whether a problem of the model `name`, or of the one that it goes back to, was reported.
+    pub(super) fn is_broken(&self, name: &str) -> bool {
+        self.models.is_broken(self.first(name))
     }
 
     /// The devices that share the rows of `node`.
@@ -389,45 +415,6 @@ fn is_id(id: &str) -> bool {
     id.starts_with(first) && id.chars().all(|c| first(c) || c == '-')
 }
 
-/// The devices of `spec`, at least one; what is wrong with them goes to `problems`.
-fn devices(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<DeviceSpec> {
-    let (one, several) = (spec.file.device, &spec.file.devices);
-    if !spec.says(&["devices"]) {
-        let devices = one.devices();
-        problems.extend(not_built(devices[0]).map(|problem| problem.within(&["device"])));
-        return devices;
-    }
-    let devices: Vec<DeviceSpec> = several.iter().flat_map(|choice| choice.devices()).collect();
-    let mut problem = |problem: Problem| problems.push(problem.within(&["devices"]));
-    let Some(first) = devices.first() else {
-        problem(Problem::at("", "no device is named").help("name at least one, or leave `devices` out"));
-        return one.devices();
-    };
-    if spec.says(&["device"]) {
-        problem(Problem::at("", "the file has `device` as well").help("leave one of the two out"));
-    }
-    if let Some(other) = devices.iter().find(|device| device.kind() != first.kind()) {
-        let message = format!("`{first}` and `{other}` are devices of two kinds, whose results differ by rounding");
-        problem(Problem::at("", message).help("name devices of one kind"));
-    }
-    not_built(*first).into_iter().for_each(problem);
-    devices
-}
-
-/// A device that this build cannot open.
-fn not_built(device: DeviceSpec) -> Option<Problem> {
-    let feature = device.missing_feature()?;
-    let help = match device {
-        DeviceSpec::Cuda(index) => {
-            format!(
-                "an NVIDIA GPU is `libtorch:cuda:{index}`, in a build with `--features tch`; this back end was never built"
-            )
-        }
-        _ => format!("build with `--features {feature}`, as docs/backends.md says; `cpu` needs nothing"),
-    };
-    Some(Problem::at("", format!("this build cannot use the device `{device}`")).help(help))
-}
-
 /// Stage ids so that each comes after what it uses; unknown names and cycles are problems.
 fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
     let stages = &spec.file.stages;
@@ -453,14 +440,15 @@ fn sort(spec: &Spec, problems: &mut Vec<Problem>) -> Vec<String> {
             );
             problems.push(Problem { path, message, help: None });
         }
-        for (field, name) in operation.inputs() {
+        let is_there = |name: &str| !spec.broken.contains(name);
+        for (field, name) in operation.inputs().into_iter().filter(|(_, name)| is_there(name)) {
             if !stages.contains_key(name) {
                 problems.push(problem(id, field, format!("no stage `{name}`"), Some(suggest(name, &ids))));
             } else if !has_rows(name) {
                 problems.push(problem(id, field, format!("stage `{name}` produces no rows"), None));
             }
         }
-        for ModelUse { field, name, .. } in operation.models() {
+        for ModelUse { field, name, .. } in operation.models().into_iter().filter(|model| is_there(model.name)) {
             let known = spec.file.models.contains_key(name);
             if known && stages.contains_key(name) {
                 problems.push(problem(id, field, format!("`{name}` names both a model and a stage"), None));

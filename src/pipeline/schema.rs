@@ -75,6 +75,13 @@ pub(super) fn check(node: &mut Node, schema: &Value, root: &Value, mistakes: &mu
     }
 }
 
+/// Whether [`check`] finds nothing in `node`, and all of it has a value.
+pub(super) fn fits(node: &mut Node, schema: &Value, root: &Value) -> bool {
+    let mut mistakes = Vec::new();
+    check(node, schema, root, &mut mistakes);
+    mistakes.is_empty() && node.is_resolved()
+}
+
 fn check_map(node: &mut Node, schema: &Value, root: &Value, mistakes: &mut Vec<Mistake>) {
     let at = node.at;
     let Content::Map(entries) = &mut node.content else { return };

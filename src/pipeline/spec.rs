@@ -1,6 +1,6 @@
 //! What the pipeline file says: variables substituted, shapes checked, no name resolved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::schema;
 use super::sweep::Sweep;
-use super::tree::{Allowance, Content, Node, Vars, expand, lookup};
+use super::tree::{Allowance, Content, Entry, Node, Vars, expand, lookup};
 use crate::error::{Error, Mistake, Problem, Result};
 use crate::io::Storage;
 use crate::model::{DeviceChoice, Precision};
@@ -109,6 +109,10 @@ pub struct Spec {
     pub file: File,
     /// Ids in the order of the file.
     pub order: Vec<String>,
+    /// Models and stages that are not in `file`, because of mistakes in them. What follows from their absence is no mistake.
+    pub(super) broken: BTreeSet<String>,
+    /// Whether `workdir` is missing because of a mistake.
+    pub(super) lacks_workdir: bool,
     name: String,
     tree: Node,
 }
@@ -119,8 +123,19 @@ impl Spec {
     /// # Errors
     /// Every mistake of syntax and shape, each with its position.
     pub fn parse(text: &str, name: &str, vars: &[(String, String)]) -> Result<Self> {
-        let fail = |mistakes: Vec<Mistake>| Error::pipeline(name, mistakes);
-        let mut tree = Node::parse(text).map_err(|mistake| fail(vec![mistake]))?;
+        match Self::sound(text, name, vars)? {
+            (Some(spec), mistakes) if mistakes.is_empty() => Ok(spec),
+            (_, mistakes) => Err(Error::pipeline(name, mistakes)),
+        }
+    }
+
+    /// As [`Self::parse`], but what has no mistake of shape is there beside the mistakes of the rest, as far as it means
+    /// anything without that rest.
+    ///
+    /// # Errors
+    /// A file that is not YAML.
+    pub(super) fn sound(text: &str, name: &str, vars: &[(String, String)]) -> Result<(Option<Self>, Vec<Mistake>)> {
+        let mut tree = Node::parse(text).map_err(|mistake| Error::pipeline(name, vec![mistake]))?;
         let mut mistakes = repeated(&mut tree);
         let allowance = Allowance::default();
         let vars = variables(&tree, vars, &allowance, &mut mistakes);
@@ -135,19 +150,29 @@ impl Spec {
         let root = schema::of::<File>();
         schema::check(&mut tree, &root, &root, &mut mistakes);
         mistakes.extend(unknown_devices(&tree));
-        if !mistakes.is_empty() {
-            mistakes.sort_by_key(|mistake| mistake.at);
-            return Err(fail(mistakes));
+        mistakes.sort_by_key(|mistake| mistake.at);
+        let mut rest = tree.clone();
+        let broken = if mistakes.is_empty() { BTreeSet::new() } else { take_broken(&mut rest, &root) };
+        let lacks_workdir = !mistakes.is_empty() && rest.get("workdir").is_none();
+        if let (Content::Map(entries), true) = (&mut rest.content, lacks_workdir) {
+            let value = Node { at: tree.at, content: Content::Text(String::new()) };
+            entries.push(Entry { key: "workdir".to_owned(), at: tree.at, value });
         }
-        let file = serde_json::from_value(tree.to_json()).map_err(|error| {
-            let device = tree.locate(&["device".into()]);
-            fail(vec![Mistake { at: device, message: error.to_string(), help: None }])
-        })?;
-        let order = match tree.get("stages").map(|stages| &stages.content) {
+        let file = match serde_json::from_value(rest.to_json()) {
+            Ok(file) => file,
+            Err(error) => {
+                if mistakes.is_empty() {
+                    let device = tree.locate(&["device".into()]);
+                    mistakes.push(Mistake { at: device, message: error.to_string(), help: None });
+                }
+                return Ok((None, mistakes));
+            }
+        };
+        let order = match rest.get("stages").map(|stages| &stages.content) {
             Some(Content::Map(entries)) => entries.iter().map(|entry| entry.key.clone()).collect(),
             _ => Vec::new(),
         };
-        Ok(Self { file, order, name: name.to_owned(), tree })
+        Ok((Some(Self { file, order, broken, lacks_workdir, name: name.to_owned(), tree }), mistakes))
     }
 
     /// The file's name.
@@ -172,11 +197,46 @@ impl Spec {
             message: problem.message,
             help: problem.help,
         });
-        let mut mistakes: Vec<Mistake> = mistakes.collect();
-        mistakes.sort_by_key(|mistake| mistake.at);
-        mistakes.dedup();
-        mistakes
+        in_order(mistakes)
     }
+}
+
+/// Each of `mistakes` once, in the order of the file.
+pub(super) fn in_order(mistakes: impl IntoIterator<Item = Mistake>) -> Vec<Mistake> {
+    let mut found: Vec<Mistake> = Vec::new();
+    for mistake in mistakes {
+        if !found.contains(&mistake) {
+            found.push(mistake);
+        }
+    }
+    found.sort_by_key(|mistake| mistake.at);
+    found
+}
+
+/// Takes out of `tree`, a file with the schema `root`, every model and stage that has a mistake, and every other key that
+/// has one. Returns the names of those models and stages.
+fn take_broken(tree: &mut Node, root: &Value) -> BTreeSet<String> {
+    let mut broken = BTreeSet::new();
+    let has_device = unknown_devices(tree).is_empty();
+    let Content::Map(entries) = &mut tree.content else { return broken };
+    entries.retain_mut(|Entry { key, value, .. }| {
+        let schema = &root["properties"][&*key];
+        match (key.as_str(), &mut value.content) {
+            ("models" | "stages", Content::Map(entries)) => entries.retain_mut(|Entry { key, value, .. }| {
+                let is_sound = schema::fits(value, &schema["additionalProperties"], root);
+                if !is_sound {
+                    broken.insert(key.clone());
+                }
+                is_sound
+            }),
+            ("device" | "devices", _) if !has_device => return false,
+            // Without it files and models would be looked for elsewhere.
+            ("storage", _) => {}
+            _ => return !schema.is_null() && schema::fits(value, schema, root),
+        }
+        true
+    });
+    broken
 }
 
 /// Keys of `tree` that stand twice in one map. Those that stand first remain.

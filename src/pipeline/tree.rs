@@ -108,6 +108,16 @@ impl Node {
         found
     }
 
+    /// Whether every variable in it has a value.
+    pub(super) fn is_resolved(&self) -> bool {
+        match &self.content {
+            Content::Unresolved => false,
+            Content::List(items) => items.iter().all(Self::is_resolved),
+            Content::Map(entries) => entries.iter().all(|entry| entry.value.is_resolved()),
+            _ => true,
+        }
+    }
+
     /// As JSON.
     pub(super) fn to_json(&self) -> Value {
         match &self.content {

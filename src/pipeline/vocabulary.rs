@@ -15,7 +15,8 @@ pub(super) fn problems(plan: &Plan) -> Vec<Problem> {
     let mut problems = Vec::new();
     for node in &plan.nodes {
         // Passes that the planner added have the models of the stage that they serve.
-        let models = node.operation().models().into_iter().filter(|_| node.origin == Origin::File);
+        let models = node.operation().models().into_iter();
+        let models = models.filter(|model| node.origin == Origin::File && !plan.is_broken(model.name));
         for ModelUse { field, name, .. } in models {
             let message = match mismatch(plan, node, name) {
                 Ok(None) => continue,

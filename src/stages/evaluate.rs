@@ -166,6 +166,10 @@ impl Operation for Evaluate {
         Shape::Sink(self)
     }
 
+    fn wrong_settings(&self) -> Vec<Problem> {
+        self.problems(|_| None)
+    }
+
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
         let problems = self.problems(|id| inputs.rows.get(id).cloned());
         let input = self.input.as_ref().map_or_else(|| Schema::empty().into(), |input| inputs.of(input));

@@ -131,39 +131,7 @@ impl Generate {
     /// # Errors
     /// Columns that are missing, and settings that contradict one another.
     pub fn columns(&self, input: &Schema, tokenizer: bool) -> Result<SchemaRef, Vec<Problem>> {
-        let mut problems = Vec::new();
-        let mut wrong = |field: &str, message: &str| problems.push(Problem::at(field, message));
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            wrong("temperature", "temperature must be 0 or above");
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            wrong("top_p", "top_p must be in (0, 1]");
-        }
-        let is_greedy = self.temperature == 0.0 && self.generation_config.is_none();
-        if self.generation_config.is_some() && (self.temperature != 0.0 || self.top_p != 1.0) {
-            wrong(
-                "generation_config",
-                "`generation_config: model` says how to sample; leave `temperature` and `top_p` out",
-            );
-        }
-        if is_greedy && self.top_p < 1.0 {
-            wrong("top_p", "top_p changes nothing at temperature 0, which takes the likeliest token every time");
-        }
-        if is_greedy && self.samples > 1 {
-            wrong("samples", "all samples are the same at temperature 0, which takes the likeliest token every time");
-        }
-        if self.stop_ids.iter().flatten().any(|id| *id < 0) {
-            wrong("stop_ids", "no token has an id below 0");
-        }
-        let counts = [("max_tokens", self.max_tokens), ("samples", self.samples), ("batch_tokens", self.batch_tokens)];
-        for (field, value) in counts {
-            if value == 0 {
-                wrong(field, &format!("{field} must be above 0"));
-            }
-        }
-        if self.stop.iter().any(String::is_empty) {
-            wrong("stop", "an empty text ends every answer");
-        }
+        let mut problems = self.wrong_settings();
         let is = |name: &str, kind: DataType| input.field_with_name(name).is_ok_and(|field| *field.data_type() == kind);
         let (has_ids, has_text) = (is(PROMPT_IDS, list_type(DataType::Int32)), is(PROMPT, messages_type()));
         if !has_ids && !has_text {
@@ -344,6 +312,43 @@ impl Operation for Generate {
 
     fn shape(&self) -> Shape<'_> {
         Shape::Materialised(self)
+    }
+
+    fn wrong_settings(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut wrong = |field: &str, message: &str| problems.push(Problem::at(field, message));
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            wrong("temperature", "temperature must be 0 or above");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            wrong("top_p", "top_p must be in (0, 1]");
+        }
+        let is_greedy = self.temperature == 0.0 && self.generation_config.is_none();
+        if self.generation_config.is_some() && (self.temperature != 0.0 || self.top_p != 1.0) {
+            wrong(
+                "generation_config",
+                "`generation_config: model` says how to sample; leave `temperature` and `top_p` out",
+            );
+        }
+        if is_greedy && self.top_p < 1.0 {
+            wrong("top_p", "top_p changes nothing at temperature 0, which takes the likeliest token every time");
+        }
+        if is_greedy && self.samples > 1 {
+            wrong("samples", "all samples are the same at temperature 0, which takes the likeliest token every time");
+        }
+        if self.stop_ids.iter().flatten().any(|id| *id < 0) {
+            wrong("stop_ids", "no token has an id below 0");
+        }
+        let counts = [("max_tokens", self.max_tokens), ("samples", self.samples), ("batch_tokens", self.batch_tokens)];
+        for (field, value) in counts {
+            if value == 0 {
+                wrong(field, &format!("{field} must be above 0"));
+            }
+        }
+        if self.stop.iter().any(String::is_empty) {
+            wrong("stop", "an empty text ends every answer");
+        }
+        problems
     }
 
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {

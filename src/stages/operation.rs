@@ -32,10 +32,15 @@ pub trait Operation {
     /// How the run treats it, with what it does.
     fn shape(&self) -> Shape<'_>;
 
+    /// What is wrong with its settings, whatever its inputs are.
+    fn wrong_settings(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+
     /// The columns of its rows; of a stage without rows, those of its input.
     ///
     /// # Errors
-    /// Every problem with its settings and with the columns of its inputs.
+    /// Every problem with its settings, [`Self::wrong_settings`] among them, and with the columns of its inputs.
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>>;
 
     /// The settings on which its result depends. A setting that is left out may change between two runs, and the second one

@@ -97,16 +97,12 @@ impl Score {
     /// Columns that are missing, and settings that contradict one another.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
         let mut problems = needs_ids(input);
-        problems.extend(no_batch_tokens(self.batch_tokens.at_least()));
+        problems.extend(self.wrong_settings());
         if self.contrast {
             let missing = [BETTER_PROMPT_IDS, WORSE_PROMPT_IDS].into_iter().filter(|name| !has_ids(input, name));
             let problem = |name| Problem::at("contrast", format!("no column `{name}`"));
             problems
                 .extend(missing.map(|name| problem(name).help("give the `tokenize` stage before it `contrast: {}`")));
-            if self.oracle.is_some() {
-                let message = "rewards come from an oracle or from a contrast, not from both";
-                problems.push(Problem::at("contrast", message).help("leave one of them out, or write two stages"));
-            }
         }
         if !problems.is_empty() {
             return Err(problems);
@@ -428,6 +424,14 @@ impl Operation for Score {
 
     fn shape(&self) -> Shape<'_> {
         Shape::Materialised(self)
+    }
+
+    fn wrong_settings(&self) -> Vec<Problem> {
+        let both = (self.contrast && self.oracle.is_some()).then(|| {
+            let message = "rewards come from an oracle or from a contrast, not from both";
+            Problem::at("contrast", message).help("leave one of them out, or write two stages")
+        });
+        no_batch_tokens(self.batch_tokens.at_least()).into_iter().chain(both).collect()
     }
 
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {

@@ -93,7 +93,7 @@ impl Select {
     /// # Errors
     /// Columns that are missing, and picks that select nothing or more than there is.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
-        let mut problems = Vec::new();
+        let mut problems = self.wrong_settings();
         let rules = self.rules();
         let (by_logps, by_rewards): (Vec<Rule>, Vec<Rule>) =
             rules.iter().map(|(.., rule)| *rule).partition(|rule| *rule == Rule::Confidence);
@@ -102,12 +102,6 @@ impl Select {
         }
         if !by_logps.is_empty() {
             problems.extend(needs_floats(input, Side::ref_logps, "put a `score` stage before it"));
-        }
-        for (name, picks, rule) in &rules {
-            for (pick, side) in picks.iter().zip(Side::BOTH) {
-                let path = name.map_or(vec![side.name()], |name| vec!["also", name, side.name()]);
-                problems.extend(pick.problem(*rule).map(|message| Problem::at("", message).within(&path)));
-            }
         }
         let mut fields: Vec<Field> = input.fields().iter().map(|field| Field::clone(field)).collect();
         for (name, ..) in rules {
@@ -248,6 +242,17 @@ impl Operation for Select {
 
     fn shape(&self) -> Shape<'_> {
         Shape::Inline(Arc::new(self.clone()))
+    }
+
+    fn wrong_settings(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (name, picks, rule) in self.rules() {
+            for (pick, side) in picks.iter().zip(Side::BOTH) {
+                let path = name.map_or(vec![side.name()], |name| vec!["also", name, side.name()]);
+                problems.extend(pick.problem(rule).map(|message| Problem::at("", message).within(&path)));
+            }
+        }
+        problems
     }
 
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {

@@ -101,11 +101,7 @@ impl Tokenize {
     /// # Errors
     /// Columns that are missing, and settings that contradict one another.
     pub fn columns(&self, input: &Schema) -> Result<SchemaRef, Vec<Problem>> {
-        let mut problems = Vec::new();
-        if self.max_length < 2 {
-            problems.push(Problem::at("max_length", "max_length must be at least 2"));
-        }
-        problems.extend(self.boundary().problems());
+        let mut problems = self.wrong_settings();
         if are_given(input) {
             problems.extend(given::problems(self));
         }
@@ -118,8 +114,7 @@ impl Tokenize {
         let mut fields: Vec<Field> = input.fields().iter().map(|field| Field::clone(field)).collect();
         let mut add = |name: &str, data_type| put(&mut fields, Field::new(name, data_type, false));
         add(PROMPT_IDS, list_type(DataType::Int32));
-        if let Some(contrast) = &self.contrast {
-            problems.extend(contrast.problems());
+        if self.contrast.is_some() {
             CONTRAST_IDS.iter().for_each(|name| add(name, list_type(DataType::Int32)));
         }
         for side in Side::BOTH {
@@ -275,13 +270,22 @@ impl Operation for Tokenize {
         Shape::Materialised(self)
     }
 
+    fn wrong_settings(&self) -> Vec<Problem> {
+        let short = (self.max_length < 2).then(|| Problem::at("max_length", "max_length must be at least 2"));
+        let contrast = self.contrast.iter().flat_map(Contrast::problems);
+        self.boundary().problems().into_iter().chain(short).chain(contrast).collect()
+    }
+
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
-        if let TokenizerFound::In(folder) = &inputs.tokenizer
-            && let Some(problem) = self.template.problem(folder)
-        {
-            return Err(vec![problem]);
+        let problem = match &inputs.tokenizer {
+            TokenizerFound::In(folder) => self.template.problem(folder),
+            _ => None,
+        };
+        let columns = self.columns(&inputs.of(&self.input));
+        match problem {
+            Some(problem) => Err([vec![problem], columns.err().unwrap_or_default()].concat()),
+            None => columns,
         }
-        self.columns(&inputs.of(&self.input))
     }
 
     fn fingerprint(&self) -> Value {

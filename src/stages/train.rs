@@ -219,58 +219,7 @@ impl Train {
             problems.extend(needs_rewards(input));
             problems.extend(held_out.into_iter().flat_map(needs_rewards).map(|problem| problem.within(&["eval"])));
         }
-        let name = self.objective.name();
-        if needs.live_reference() && self.reference.is_none() {
-            let message =
-                format!("`{name}` compares whole distributions: it needs a reference at work beside the policy");
-            problems.push(Problem::at("reference", message).help(format!("set `reference: {}`", self.model)));
-        }
-        let wrong = self.objective.formula().problems().into_iter();
-        problems.extend(wrong.map(|problem| problem.within(&["objective", &name])));
-        problems.extend(publication_problems(self.to.as_deref(), self.create, Kind::Model));
-        if let Some(to) = self.to.as_ref().filter(|to| !to.starts_with(SCHEME)) {
-            let help = "models are kept in the workdir; `to` uploads them, too: `hf://org/name`";
-            problems.push(Problem::at("to", format!("`{to}` is not on the hub")).help(help));
-        }
-        let wrong = self.lora.as_ref().and_then(Lora::problem);
-        problems.extend(wrong.map(|message| Problem::at("lora", message)));
-        let mut at_least = |field: &str, holds: bool, rule: &str| {
-            if !holds {
-                problems.push(Problem::at(field, format!("{field} must be {rule}")));
-            }
-        };
-        at_least("epochs", self.epochs > 0, "above 0");
-        at_least("max_steps", self.max_steps != Some(0), "above 0");
-        at_least("batch_size", self.batch_size > 0, "above 0");
-        at_least("batch_tokens", self.batch_tokens.at_least() > 0, "above 0");
-        at_least("log_every", self.log_every > 0, "above 0");
-        at_least(
-            "checkpoint",
-            self.checkpoint.every > 0 && self.checkpoint.keep > 0,
-            "every 1 step or more, keep 1 or more",
-        );
-        at_least("eval", self.eval.as_ref().is_none_or(|eval| eval.every > 0), "every 1 step or more");
-        let rate = self.learning_rate;
-        at_least("learning_rate", rate as f32 > 0.0 && rate <= 1.0, "above 0 as a 32-bit number, and at most 1");
-        at_least("max_grad_norm", self.max_grad_norm > 0.0, "above 0");
-        at_least("warmup", (0.0..1.0).contains(&self.warmup), "in [0, 1)");
-        at_least("betas", self.betas.iter().all(|beta| (0.0..1.0).contains(beta)), "in [0, 1)");
-        at_least("eps", self.eps as f32 > 0.0, "above 0 as a 32-bit number");
-        at_least(
-            "weight_decay",
-            self.weight_decay >= 0.0 && rate * self.weight_decay < 1.0,
-            "0 or more, and below 1 / learning_rate",
-        );
-        if self.precision == Some(Precision::Bf16x2) {
-            let problem = Problem::at("precision", "`bf16x2` is for frozen models; training has f32, tf32 and bf16");
-            problems.push(problem.help("set `precision: bf16`, or leave it out"));
-        }
-        let wrong = self.optimizer.problem(self.precision() == Precision::Bf16, self.lora.is_some());
-        problems.extend(wrong.map(|message| Problem::at("optimizer", message).help("leave `master` out")));
-        if self.mask.is_some() && !needs.tokens.contains(&Tokens::Key) {
-            let problem = Problem::at("mask", format!("`{name}` trains on all tokens and reads no mask"));
-            problems.push(problem.help("leave it out, or train with `sepo`"));
-        }
+        problems.extend(self.wrong_settings());
         if needs.tokens.contains(&Tokens::Key) {
             problems.extend(self.no_mask(input));
         }
@@ -367,6 +316,63 @@ impl Operation for Train {
 
     fn shape(&self) -> Shape<'_> {
         Shape::Training(self)
+    }
+
+    fn wrong_settings(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let (name, needs) = (self.objective.name(), self.objective.formula().needs());
+        if needs.live_reference() && self.reference.is_none() {
+            let message =
+                format!("`{name}` compares whole distributions: it needs a reference at work beside the policy");
+            problems.push(Problem::at("reference", message).help(format!("set `reference: {}`", self.model)));
+        }
+        let wrong = self.objective.formula().problems().into_iter();
+        problems.extend(wrong.map(|problem| problem.within(&["objective", &name])));
+        problems.extend(publication_problems(self.to.as_deref(), self.create, Kind::Model));
+        if let Some(to) = self.to.as_ref().filter(|to| !to.starts_with(SCHEME)) {
+            let help = "models are kept in the workdir; `to` uploads them, too: `hf://org/name`";
+            problems.push(Problem::at("to", format!("`{to}` is not on the hub")).help(help));
+        }
+        let wrong = self.lora.as_ref().and_then(Lora::problem);
+        problems.extend(wrong.map(|message| Problem::at("lora", message)));
+        let mut at_least = |field: &str, holds: bool, rule: &str| {
+            if !holds {
+                problems.push(Problem::at(field, format!("{field} must be {rule}")));
+            }
+        };
+        at_least("epochs", self.epochs > 0, "above 0");
+        at_least("max_steps", self.max_steps != Some(0), "above 0");
+        at_least("batch_size", self.batch_size > 0, "above 0");
+        at_least("batch_tokens", self.batch_tokens.at_least() > 0, "above 0");
+        at_least("log_every", self.log_every > 0, "above 0");
+        at_least(
+            "checkpoint",
+            self.checkpoint.every > 0 && self.checkpoint.keep > 0,
+            "every 1 step or more, keep 1 or more",
+        );
+        at_least("eval", self.eval.as_ref().is_none_or(|eval| eval.every > 0), "every 1 step or more");
+        let rate = self.learning_rate;
+        at_least("learning_rate", rate as f32 > 0.0 && rate <= 1.0, "above 0 as a 32-bit number, and at most 1");
+        at_least("max_grad_norm", self.max_grad_norm > 0.0, "above 0");
+        at_least("warmup", (0.0..1.0).contains(&self.warmup), "in [0, 1)");
+        at_least("betas", self.betas.iter().all(|beta| (0.0..1.0).contains(beta)), "in [0, 1)");
+        at_least("eps", self.eps as f32 > 0.0, "above 0 as a 32-bit number");
+        at_least(
+            "weight_decay",
+            self.weight_decay >= 0.0 && rate * self.weight_decay < 1.0,
+            "0 or more, and below 1 / learning_rate",
+        );
+        if self.precision == Some(Precision::Bf16x2) {
+            let problem = Problem::at("precision", "`bf16x2` is for frozen models; training has f32, tf32 and bf16");
+            problems.push(problem.help("set `precision: bf16`, or leave it out"));
+        }
+        let wrong = self.optimizer.problem(self.precision() == Precision::Bf16, self.lora.is_some());
+        problems.extend(wrong.map(|message| Problem::at("optimizer", message).help("leave `master` out")));
+        if self.mask.is_some() && !needs.tokens.contains(&Tokens::Key) {
+            let problem = Problem::at("mask", format!("`{name}` trains on all tokens and reads no mask"));
+            problems.push(problem.help("leave it out, or train with `sepo`"));
+        }
+        problems
     }
 
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {

@@ -84,16 +84,7 @@ impl Write {
     /// What is wrong with its settings, and what the rows lack for the format.
     pub fn problems(&self, input: &Schema) -> Vec<Problem> {
         let mut problems = self.format.problems(input, self.mask.as_deref());
-        problems.extend(publication_problems(Some(&self.to), self.create, Kind::Dataset));
-        let fits = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
-        if !self.split.starts_with(char::is_alphanumeric) || !self.split.chars().all(fits) {
-            let message =
-                format!("`{}` begins no file name; a split has only letters, digits, `_` and `.`", self.split);
-            problems.push(Problem::at("split", message));
-        }
-        if self.shard_mib == 0 {
-            problems.push(Problem::at("shard_mib", "shard_mib is 0; it must be 1 or more"));
-        }
+        problems.extend(self.wrong_settings());
         problems
     }
 
@@ -253,14 +244,28 @@ impl Operation for Write {
         Shape::Sink(self)
     }
 
+    fn wrong_settings(&self) -> Vec<Problem> {
+        let mut problems = publication_problems(Some(&self.to), self.create, Kind::Dataset);
+        let fits = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
+        if !self.split.starts_with(char::is_alphanumeric) || !self.split.chars().all(fits) {
+            let message =
+                format!("`{}` begins no file name; a split has only letters, digits, `_` and `.`", self.split);
+            problems.push(Problem::at("split", message));
+        }
+        if self.shard_mib == 0 {
+            problems.push(Problem::at("shard_mib", "shard_mib is 0; it must be 1 or more"));
+        }
+        if self.tokens && !self.format.keeps_columns() {
+            problems.push(Problem::at("tokens", "the format has no place for tokens").help("leave `tokens` out"));
+        }
+        problems
+    }
+
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
         let input = inputs.of(&self.input);
         let mut problems = self.problems(&input);
         if !self.tokens {
             return if problems.is_empty() { Ok(input) } else { Err(problems) };
-        }
-        if !self.format.keeps_columns() {
-            problems.push(Problem::at("tokens", "the format has no place for tokens").help("leave `tokens` out"));
         }
         if inputs.tokenizer == TokenizerFound::Nowhere {
             let message = "no stage above says which tokenizer made the ids";

@@ -179,6 +179,37 @@ fn rows_that_a_footer_invents_are_missed() {
     }
 }
 
+/// The format has no bound; the reader has one of 2^15.
+#[test]
+fn a_file_has_as_many_row_groups_as_it_likes() {
+    let folder = Folder::new();
+    let column = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let batch = RecordBatch::try_from_iter([("x", column as _)]).unwrap();
+    let metadata = [("key".to_owned(), "value".to_owned())].into();
+    let schema = batch.schema().as_ref().clone().with_metadata(metadata);
+    let batch = batch.with_schema(Arc::new(schema)).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let footer = ParquetMetaDataReader::new().parse_and_finish(&bytes::Bytes::from(bytes.clone())).unwrap();
+    let path = folder.path("x.parquet");
+    for count in [32_768, 32_769, 70_000] {
+        // All of them at the same place.
+        let footer = footer.clone().into_builder().set_row_groups(vec![footer.row_group(0).clone(); count]).build();
+        let mut file = TrackedWrite::new(std::fs::File::create(&path).unwrap());
+        file.write_all(&bytes).unwrap();
+        ParquetMetaDataWriter::new_with_tracked(file, &footer).finish().unwrap();
+        let mut dataset = open(&path).unwrap();
+        assert_eq!((dataset.rows(), dataset.schema().metadata()["key"].as_str()), (3 * count as u64, "value"));
+        let last = dataset.units().pop().unwrap();
+        let bound = Bound { column: "x".to_owned(), compare: Compare::Less, value: Value::Integer(3) };
+        dataset.prune(&[bound]).unwrap();
+        let rows = dataset.read(&last, 1000).unwrap().map(|chunk| chunk.unwrap().batch.num_rows());
+        assert_eq!(rows.sum::<usize>() as u64, last.rows);
+    }
+}
+
 type Change<'a> = &'a dyn Fn(&mut Vec<PageLocation>);
 
 /// A page index decides which bytes are read and which rows they are.

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Folder, repository};
+use crate::harness::{Folder, repository, small_model};
 use crate::proxy::{Fault, Proxy};
 
 /// Scores files of token ids, each of them one unit; the last has rows that take more room.
@@ -95,6 +95,76 @@ fn sigterm_ends_a_run_that_waits_for_a_store() {
     let (code, took) = terminate(&folder, file.to_str().unwrap(), || proxy.broken() > 2);
     assert_eq!(code, Some(130));
     assert!(took < Duration::from_secs(10), "{took:?}");
+    let said = std::fs::read_to_string(folder.path("stderr")).unwrap();
+    assert!(said.ends_with("error: stopped on request; run the same command again to resume\n"), "{said}");
+}
+
+/// Answers of a small model, judged by `judge.sh` in `folder`.
+fn judging(folder: &Folder, judge: &str) -> String {
+    let script = folder.write("judge.sh", judge);
+    let text = format!(
+        "workdir: run\n{}stages:\n  prompts: {{ read: {{ from: {}, format: prompts, limit: 4 }} }}\n  \
+         answers: {{ generate: {{ input: prompts, model: base, max_tokens: 4, temperature: 1 }} }}\n  \
+         report: {{ evaluate: {{ answers: {{ base: answers }}, judge: {{ command: {{ run: [sh, {}] }} }} }} }}\n",
+        small_model(),
+        repository().join("data/quickstart/test.parquet").display(),
+        script.display()
+    );
+    folder.write("p.yaml", &text).to_str().unwrap().to_owned()
+}
+
+/// The judge is a process, and what it waits for is another.
+#[cfg(target_os = "linux")]
+#[test]
+fn sigterm_ends_a_run_that_waits_for_its_judge_and_the_judge() {
+    let folder = Folder::new();
+    for (name, judge) in [
+        ("reads", "cat > /dev/null; echo $$ > id.part; mv id.part reads; sleep 1000"),
+        ("polite", "trap 'exit 0' TERM; echo $$ > id.part; mv id.part polite; sleep 1000"),
+        ("deaf", "trap '' TERM; echo $$ > id.part; mv id.part deaf; sleep 1000"),
+    ] {
+        let file = judging(&folder, judge);
+        let (code, took) = terminate(&folder, &file, || folder.path(name).exists());
+        let said = std::fs::read_to_string(folder.path("stderr")).unwrap();
+        assert_eq!(code, Some(130), "{said}");
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        assert!(said.ends_with("error: stopped on request; run the same command again to resume\n"), "{said}");
+        let judge = std::fs::read_to_string(folder.path(name)).unwrap();
+        let group = format!("-{}", judge.trim());
+        // A process that ended may wait a moment to be collected.
+        let start = Instant::now();
+        while Command::new("kill").args(["-0", "--", &group]).stderr(Stdio::null()).status().unwrap().success() {
+            assert!(start.elapsed() < Duration::from_secs(5), "processes of {judge} are left");
+            sleep(Duration::from_millis(20));
+        }
+    }
+    let file = judging(&folder, "sed 's/.*/{\"score\": 1}/'");
+    let report: serde_json::Value = serde_json::from_str(&folder.succeeds(&["run", &file, "--json"])).unwrap();
+    assert_eq!(report["stages"]["report"]["metrics"]["base"]["score"], 1.0);
+    assert!(report["stages"]["answers"]["reused"].is_number(), "{report}");
+}
+
+/// What takes time without rows to count is told before it happens.
+#[test]
+fn models_that_load_and_stages_that_are_done_are_told() {
+    let folder = Folder::new();
+    let file = scoring(&folder, 2);
+    let said = |arguments: &[&str]| {
+        let output = folder.sepo(arguments);
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let first = said(&["run", &file]);
+    for model in ["a", "b"] {
+        let line = first.lines().find(|line| line.starts_with(&format!("scored: loads model `{model}`, ")));
+        assert!(line.is_some_and(|line| line.ends_with(" KiB")), "{first}");
+    }
+    assert!(!first.contains("earlier run"), "{first}");
+    let second = said(&["run", &file, "--json"]);
+    for stage in ["scored", "out"] {
+        assert!(second.contains(&format!("{stage}: done by an earlier run\n")), "{second}");
+    }
+    assert!(!second.contains("loads"), "{second}");
 }
 
 #[test]

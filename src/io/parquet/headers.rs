@@ -19,10 +19,16 @@ use crate::io::windows::{HEADER, WINDOW, Windows};
 const PAGE: u64 = 1 << 30;
 const PAGES: u64 = 4 << 30;
 
-/// Looks at all pages of `group` that begin in `spans`, or in the first window of a longer one: the bytes that will be read next.
+/// Looks at all pages of `group` that begin in `spans`, or in the first `most` bytes of a longer one. The pages of a column
+/// that is a span must have as many values together as the footer says: no checksum covers the number in a header.
 ///
 /// Returns the bytes of the largest dictionary of texts: any row of the group may have a text as long.
-pub(super) fn check(windows: &Windows, spans: &[Range<u64>], group: &RowGroupMetaData) -> Result<u64, ParquetError> {
+pub(super) fn check(
+    windows: &Windows,
+    spans: &[Range<u64>],
+    group: &RowGroupMetaData,
+    most: u64,
+) -> Result<u64, ParquetError> {
     let wrong = |message: String| Err(ParquetError::General(message));
     let (mut dictionary, mut pages) = (0, 0);
     for span in spans {
@@ -31,7 +37,7 @@ pub(super) fn check(windows: &Windows, spans: &[Range<u64>], group: &RowGroupMet
         let whole = (span.start, span.end.saturating_sub(span.start));
         let column = group.columns().iter().find(|column| column.byte_range() == whole);
         let mut left = column.map_or(i64::MAX, ColumnChunkMetaData::num_values);
-        let end = span.end.min(span.start.saturating_add(WINDOW)).min(windows.len());
+        let end = span.end.min(span.start.saturating_add(most)).min(windows.len());
         let mut at = span.start;
         while at < end && left > 0 {
             let read = |most: u64| -> Result<_, ParquetError> {
@@ -58,6 +64,12 @@ pub(super) fn check(windows: &Windows, spans: &[Range<u64>], group: &RowGroupMet
             }
             at = at.saturating_add(header as u64).saturating_add(u64::try_from(packed).unwrap_or(u64::MAX));
         }
+        if let Some(column) = column
+            && (left < 0 || left > 0 && at >= span.end)
+        {
+            let (name, values) = (column.column_path().string(), column.num_values());
+            return wrong(format!("the pages of column `{name}` do not have the {values} values that the footer says"));
+        }
         pages += largest;
     }
     if pages > PAGES {
@@ -70,16 +82,16 @@ const DICTIONARY: i32 = 2;
 
 /// What a header says of its page: its kind, the sizes of its content, and how many values it has.
 #[derive(Debug, Default, PartialEq)]
-struct Page {
+pub(super) struct Page {
     kind: i32,
-    unpacked: i32,
-    packed: i32,
+    pub(super) unpacked: i32,
+    pub(super) packed: i32,
     values: i32,
 }
 
 impl Page {
     /// None where the header is cut off or has a field of a wrong kind.
-    fn read(cursor: &mut Cursor) -> Option<Self> {
+    pub(super) fn read(cursor: &mut Cursor) -> Option<Self> {
         let mut page = Self::default();
         page.follow(cursor, Shape::Header)?;
         Some(page)

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use parquet::arrow::ProjectionMask;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 
 use crate::io::bounds::Bound;
@@ -63,6 +63,15 @@ fn common(left: &[Range<usize>], kept: impl Iterator<Item = Range<usize>>) -> Ve
         }
     }
     out
+}
+
+/// Where the leaves of `group` in `mask` lie, in the file's order.
+pub(super) fn columns(group: &RowGroupMetaData, mask: &ProjectionMask) -> Vec<Range<u64>> {
+    let leaves = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+    let ranges = leaves.map(|(_, column)| column.byte_range());
+    let mut ranges: Vec<Range<u64>> = ranges.map(|(start, length)| start..start.saturating_add(length)).collect();
+    ranges.sort_by_key(|range| range.start);
+    ranges
 }
 
 /// Where the pages lie that hold the rows `left` of the leaves in `mask`, dictionaries among them, in the file's order.

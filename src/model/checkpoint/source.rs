@@ -112,18 +112,30 @@ impl ModelSource {
         serde_json::from_slice(&text).map_err(|error| Error::model(path.display(), error))
     }
 
+    /// The files of its weights and of its adapter.
+    fn files(&self) -> Result<impl Iterator<Item = PathBuf>> {
+        let weights = self.base_folder()?.map(|folder| tensors::files(&folder)).transpose()?;
+        let adapter = self.adapter_folder().map(adapter::files);
+        Ok(weights.into_iter().flatten().chain(adapter.into_iter().flatten()))
+    }
+
+    /// The size of its weights on disk; 0 for a model that is initialised from a configuration.
+    ///
+    /// # Errors
+    /// Weights or an adapter that are missing.
+    pub fn bytes(&self) -> Result<u64> {
+        let size =
+            |file: PathBuf| std::fs::metadata(&file).map(|found| found.len()).map_err(|error| missing(&file, &error));
+        self.files()?.map(size).sum()
+    }
+
     /// Looks whether the files that loading needs are there; no weights are read.
     ///
     /// # Errors
     /// A configuration, weights or an adapter that are missing.
     pub fn look(&self) -> Result<()> {
         self.config()?;
-        let weights = self.base_folder()?.map(|folder| tensors::files(&folder)).transpose()?;
-        let adapter = self.adapter_folder().map(adapter::files);
-        for file in weights.into_iter().flatten().chain(adapter.into_iter().flatten()) {
-            std::fs::metadata(&file).map_err(|error| missing(&file, &error))?;
-        }
-        Ok(())
+        self.bytes().map(drop)
     }
 
     /// The blake3 digest of configuration and weights: models with equal digests give equal log-probabilities.
@@ -139,9 +151,7 @@ impl ModelSource {
         if let Weights::Init { seed, .. } = &self.weights {
             hasher.update(&seed.to_le_bytes());
         }
-        let weights = self.base_folder()?.map(|folder| tensors::files(&folder)).transpose()?;
-        let adapter = self.adapter_folder().map(adapter::files);
-        for file in weights.into_iter().flatten().chain(adapter.into_iter().flatten()) {
+        for file in self.files()? {
             hash_file(&mut hasher, &file).map_err(|error| missing(&file, &error))?;
         }
         let digest = hasher.finalize().to_hex().to_string();

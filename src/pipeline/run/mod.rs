@@ -53,7 +53,7 @@ use crate::io::owned::Depth;
 use crate::io::{Claim, Location, Owned, Owner, Stamps, session};
 use crate::model::generate::GenerationConfig;
 use crate::model::{CausalLm, ModelSource, Precision};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Note};
 use crate::stages::{Role, Shape};
 
 pub use kept::{KeptFolder, Orphan, kept, orphans};
@@ -245,14 +245,34 @@ impl<'a> Run<'a> {
             let fingerprint = match (fingerprints.get(name), self.plan.source(name)) {
                 (Some(fingerprint), _) => fingerprint.clone(),
                 (None, Some(source)) if operation.generates() => {
+                    self.digests(name, &source)?;
                     format!("{}{}", source.digest()?, json!(GenerationConfig::of(&source)?.entries()))
                 }
-                (None, Some(source)) => source.digest()?,
+                (None, Some(source)) => {
+                    self.digests(name, &source)?;
+                    source.digest()?
+                }
                 (None, None) => String::new(),
             };
             hasher.update(fingerprint.as_bytes());
         }
         Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// Tells that the digest of the model `name` is needed.
+    fn digests(&self, name: &str, source: &ModelSource) -> Result<()> {
+        self.monitor.note(Note::Digests { model: name, bytes: source.bytes()? });
+        Ok(())
+    }
+
+    /// Tells which models `node` is about to load.
+    fn loads(&self, node: &Node) -> Result<()> {
+        let models = node.operation().models().into_iter().filter(|model| model.role != Role::Stored);
+        for model in models.map(|model| model.name).collect::<BTreeSet<&str>>() {
+            let bytes = self.model(model)?.bytes()?;
+            self.monitor.note(Note::Loads { stage: &node.id, model, bytes });
+        }
+        Ok(())
     }
 
     /// The numbers that the models of `node` compute in on this machine. Training in f32, which every device has, is left out.

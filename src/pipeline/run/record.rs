@@ -11,6 +11,7 @@ use super::parts;
 use super::workdir::Workdir;
 use crate::error::{Error, Result};
 use crate::io::{Location, Written};
+use crate::monitor::Note;
 use crate::pipeline::report::{Reports, StageReport};
 use crate::stages::write::card::Part;
 
@@ -130,6 +131,9 @@ impl Run<'_> {
         for (stage, report) in record.reports {
             if let Entry::Vacant(place) = self.report.stages.entry(stage) {
                 report.warnings.iter().for_each(|warning| warn!("stage `{}`: {warning}", place.key()));
+                if done == Done::Earlier {
+                    self.monitor.note(Note::Reuses { stage: place.key() });
+                }
                 place.insert(StageReport { reused: (done == Done::Earlier).then_some(0.0), ..report });
             }
         }

@@ -51,6 +51,9 @@ impl<'a> Run<'a> {
     pub(super) fn opened(&self, node: &Node, device: DeviceSpec) -> Result<Box<dyn Transform>> {
         match node.shape() {
             Shape::Materialised(rows) => {
+                if device == self.plan.device {
+                    self.loads(node)?;
+                }
                 let trained = |name: &str| self.trained(name);
                 rows.open(&NodeResources::new(self.plan, node, &trained).on(device))
             }

@@ -41,6 +41,7 @@ impl Run<'_> {
 
     /// All rows of all inputs of `node`, one input after the other, into its sink.
     pub(super) fn drain(&self, node: &Node, ending: &dyn Ending) -> Result<Drained> {
+        self.loads(node)?;
         let start = Instant::now();
         let trained = |name: &str| self.trained(name);
         let resources = NodeResources::new(self.plan, node, &trained).behind(self.set_aside_above(node));

@@ -41,6 +41,7 @@ impl Run<'_> {
         }
         self.refuse_foreign_model(&node.id, train.overwrite)?;
         let (feed, mut passed) = self.feed(node, train)?;
+        self.loads(node)?;
         let start = Instant::now();
         let source = self.model(&train.model)?;
         let device = self.plan.device.open()?.autodiff();

@@ -24,6 +24,7 @@ pub use plot::Plot;
 use self::numbers::Measured;
 use super::order::natural;
 use super::plan::warn;
+use super::planned::Mistakes;
 use super::run::{self, Options};
 use super::sources::Sources;
 use super::{Plan, Planned, Report, Spec, places};
@@ -161,12 +162,17 @@ impl Sweep {
 /// # Errors
 /// As [`Plan::watched`]; and variants that do not share a workdir.
 pub fn plans(variants: &[Variant], sources: &mut Sources, monitor: &dyn Monitor) -> Result<Vec<Plan>> {
-    let plan = |variant: &Variant| {
-        let mut plan = Plan::watched(&variant.spec, sources, monitor)?;
-        plan.shared = true;
-        Ok(plan)
-    };
-    let plans: Vec<Plan> = variants.iter().map(plan).collect::<Result<_>>()?;
+    let mut mistakes = Mistakes::default();
+    let mut plans = Vec::new();
+    for Variant { spec, .. } in variants {
+        if let Some(mut plan) = mistakes.of(Plan::watched(spec, sources, monitor))? {
+            plan.shared = true;
+            plans.push(plan);
+        }
+    }
+    if let Some(first) = variants.first() {
+        mistakes.none(first.spec.name())?;
+    }
     if plans.windows(2).any(|pair| pair[0].workdir != pair[1].workdir) {
         let message = "the variants of a sweep share one workdir, so `workdir` must not use its variables";
         return Err(variants[0].spec.report(vec![Problem::at("workdir", message)]));

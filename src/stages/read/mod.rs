@@ -273,28 +273,14 @@ impl Read {
     /// # Errors
     /// A form that cannot be told or does not fit, columns that are missing, and settings that contradict one another.
     pub fn columns(&self, schema: &Schema) -> Result<SchemaRef, Vec<Problem>> {
-        let mut problems = rename::problems(&self.rename, schema);
-        if !problems.is_empty() {
+        let mut problems = self.wrong_settings();
+        let misnamed = rename::problems(&self.rename, schema);
+        if !misnamed.is_empty() {
+            problems.extend(misnamed);
             return Err(problems);
         }
         let schema = &*rename::renamed(&self.rename, schema);
-        if let Some(share) = self.sample.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
-            problems.push(Problem::at("sample", format!("sample is {share}; it must be in (0, 1]")));
-        }
-        if let Some(Split { held_out, .. }) = self.split.filter(|split| !(split.held_out > 0.0 && split.held_out < 1.0))
-        {
-            problems.push(Problem::at("split", format!("held_out is {held_out}; it must be in (0, 1)")));
-        }
-        if self.limit == Some(0) {
-            problems.push(Problem::at("limit", "limit is 0, which takes no row; it must be above 0"));
-        }
         problems.extend(self.filter(schema).and_then(Result::err));
-        if self.names_parts() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
-            let message = format!("format `{}` has column names of its own", self.format.name());
-            problems.push(
-                Problem::at("columns", message).help("`columns` goes with `format: pairs` and `format: prompts`"),
-            );
-        }
         let form = match self.form(schema) {
             Ok(form) => form,
             Err(problem) => {
@@ -442,6 +428,27 @@ impl Operation for Read {
 
     fn shape(&self) -> Shape<'_> {
         Shape::Source(self)
+    }
+
+    fn wrong_settings(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Some(share) = self.sample.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            problems.push(Problem::at("sample", format!("sample is {share}; it must be in (0, 1]")));
+        }
+        if let Some(Split { held_out, .. }) = self.split.filter(|split| !(split.held_out > 0.0 && split.held_out < 1.0))
+        {
+            problems.push(Problem::at("split", format!("held_out is {held_out}; it must be in (0, 1)")));
+        }
+        if self.limit == Some(0) {
+            problems.push(Problem::at("limit", "limit is 0, which takes no row; it must be above 0"));
+        }
+        if self.names_parts() && !matches!(self.format, Format::Auto | Format::Pairs | Format::Prompts) {
+            let message = format!("format `{}` has column names of its own", self.format.name());
+            problems.push(
+                Problem::at("columns", message).help("`columns` goes with `format: pairs` and `format: prompts`"),
+            );
+        }
+        problems
     }
 
     fn columns(&self, inputs: &Inputs) -> Result<SchemaRef, Vec<Problem>> {
