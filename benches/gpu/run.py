@@ -233,6 +233,9 @@ def compare(a, shape, folder, start):
     training = {"8b": adapters, "tiny": whole | adapters}.get(shape, whole)
     if not has_liger:
         scoring, training = ({k: v for k, v in runs.items() if "liger" not in k} for runs in (scoring, training))
+    # The shortest run, before time is up.
+    if a.profile:
+        profile = attempt(f"{shape} profile", lambda: bench.profile(RANK if shape == "8b" else 0), start, a.limit)
     found = {f"score {name}": attempt(f"{shape} score {name}", run, start, a.limit) for name, run in scoring.items()}
     found |= {f"train {name}": attempt(f"{shape} train {name}", run, start, a.limit) for name, run in training.items()}
     found |= {f"generate {name}": attempt(f"{shape} generate {name}", run, start, a.limit) for name, run in generation.items()}
@@ -249,8 +252,7 @@ def compare(a, shape, folder, start):
     title = f"Generation: {a.prompts} answers of {a.new} tokens"
     out += rows(title, generation, "transformers bf16", part("generate"), ("", lambda _: ""), "tokens")
     if a.profile:
-        run = attempt(f"{shape} profile", lambda: bench.profile(RANK if shape == "8b" else 0), start, a.limit)
-        out += ["### Operations of sepo", "", run.get("text") or run["failed"], ""]
+        out += ["### Operations of sepo", "", profile.get("text") or profile["failed"], ""]
     return out
 
 
