@@ -158,32 +158,38 @@ struct Source {
 }
 
 impl Pipeline {
-    /// The file, or those that it names.
-    fn sources(&self) -> Result<Vec<Source>> {
+    /// The file, or those that it names, each unless it cannot be read.
+    fn sources(&self) -> Result<Vec<Result<Source>>> {
         let (name, text) = read(&self.file)?;
         let Some(suite) = Suite::parse(&text, &name)? else {
-            return Ok(vec![Source { name, text, vars: self.vars.clone() }]);
+            return Ok(vec![Ok(Source { name, text, vars: self.vars.clone() })]);
         };
         let vars = [suite.assignments(), self.vars.clone()].concat();
         let source = |file: &String| {
             let (name, text) = read(Path::new(file))?;
             Ok(Source { name, text, vars: vars.clone() })
         };
-        suite.pipelines.iter().map(source).collect()
+        Ok(suite.pipelines.iter().map(source).collect())
     }
 
     /// All files, planned: mistakes in the last one come to light before the first one has run for hours.
     fn planned(&self, monitor: &dyn Monitor) -> Result<Vec<Planned>> {
         let mut opened = Sources::default();
-        let (mut planned, mut files) = (Vec::new(), Vec::new());
+        let (mut planned, mut files, mut other) = (Vec::new(), Vec::new(), None);
         for source in self.sources()? {
-            match source.planned(&mut opened, monitor) {
+            match source.and_then(|source| source.planned(&mut opened, monitor)) {
                 Ok(plan) => planned.push(plan),
                 Err(error @ Error::Pipeline { .. }) => files.push(error),
-                Err(error) => return Err(error),
+                Err(error @ Error::Interrupted) => return Err(error),
+                // A store that fails now may not fail when the mistakes are mended.
+                Err(error) => other = other.or(Some(error)),
             }
         }
-        if files.is_empty() { Ok(planned) } else { Err(Error::Pipelines { files }) }
+        match other {
+            _ if !files.is_empty() => Err(Error::Pipelines { files }),
+            Some(error) => Err(error),
+            None => Ok(planned),
+        }
     }
 
     fn run(&self, options: &Options, json: bool) -> Result<()> {
@@ -289,7 +295,8 @@ fn dispatch(command: Command) -> Result<()> {
             );
             Cli::command().error(ErrorKind::InvalidSubcommand, message).exit()
         }
-        Command::Tables { pipeline, folder, overwrite } => pipeline.sources()?.iter().try_for_each(|source| {
+        Command::Tables { pipeline, folder, overwrite } => pipeline.sources()?.into_iter().try_for_each(|source| {
+            let source = source?;
             let spec = Spec::parse(&source.text, &source.name, &source.vars)?;
             print(&plain(&sweep::again(&spec, &Location::parse(&folder)?, overwrite)?))
         }),

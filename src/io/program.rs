@@ -66,14 +66,24 @@ pub fn digests(command: &[String]) -> Vec<String> {
     command.iter().filter_map(digest).collect()
 }
 
-/// Whether `name` is a program that can be started: a path to a file, or the name of one in a folder of `PATH`.
+/// Whether `name` is a program that can be started: a path to a file that may be executed, or the name of one in a folder of `PATH`.
 pub fn exists(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if name.contains('/') {
-        Path::new(name).is_file()
+        is_program(Path::new(name))
     } else {
-        std::env::split_paths(&path).any(|at| at.join(name).is_file())
+        std::env::split_paths(&path).any(|at| is_program(&at.join(name)))
     }
+}
+
+/// Whether there is a file that someone may execute.
+fn is_program(path: &Path) -> bool {
+    let Ok(metadata) = path.metadata() else { return false };
+    #[cfg(unix)]
+    let may_run = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o111 != 0;
+    #[cfg(not(unix))]
+    let may_run = true;
+    metadata.is_file() && may_run
 }
 
 /// A running program. Dropped before [`Program::finish`], it is ended.
@@ -155,8 +165,14 @@ impl Program {
         // What was buffered and cannot be written belongs to a program that is gone.
         drop(self.questions.take());
         let status = self.child.wait().map_err(|error| self.says(error))?;
+        let is_stopped = STOPPED.load(Ordering::Relaxed) || was_asked_to_stop(status);
+        if is_stopped || !status.success() {
+            // What it started may go on, and hold its stderr open.
+            #[cfg(unix)]
+            signal(self.child.id(), Signal::SIGKILL);
+        }
         running().remove(&self.child.id());
-        if STOPPED.load(Ordering::Relaxed) || was_asked_to_stop(status) {
+        if is_stopped {
             return Err(Error::Interrupted);
         }
         if !status.success() {
@@ -267,6 +283,33 @@ mod tests {
         assert!(matches!(answers("kill -TERM $$", 1, 4), Err(Error::Interrupted)));
         let missing = Program::start(&["/no/such/program".to_owned()]).err().unwrap().to_string();
         assert!(missing.starts_with("`/no/such/program`: cannot be started"), "{missing}");
+    }
+
+    /// The child of a failed program has its stderr: whoever reads that to its end would wait for a day.
+    #[test]
+    fn what_a_failed_program_started_is_ended_with_it() {
+        let failed = message(answers("cat > /dev/null; sleep 86400 > /dev/null & echo $! >&2; exit 3", 1, 4));
+        let (status, id) = failed.split_once('\n').unwrap();
+        assert!(status.ends_with("exit status: 3"), "{failed}");
+        // A signal takes its time, and nobody may have waited for what it ended.
+        let stat = format!("/proc/{}/stat", id.trim());
+        let lives = || std::fs::read_to_string(&stat).is_ok_and(|state| !state.contains(") Z"));
+        let ended = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            !lives()
+        });
+        assert!(ended, "the child is still there");
+    }
+
+    #[test]
+    fn only_files_that_may_be_executed_are_programs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("judge");
+        std::fs::write(&path, "#!/bin/sh\n").unwrap();
+        let name = path.to_str().unwrap();
+        assert!(!exists(name) && !exists(folder.path().to_str().unwrap()));
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        assert!(exists(name) && exists("sh") && !exists("no-such-program"));
     }
 
     #[test]

@@ -92,7 +92,8 @@ impl Models {
                     let source = self.source(name, 0).filter(|_| used.contains(name.as_str()))?;
                     let awaited =
                         source.base_folder().ok().flatten().is_some_and(|folder| self.awaits_weights(&folder));
-                    let wrong = if awaited { source.config().map(drop) } else { source.look() };
+                    let described = source.describe().map(drop);
+                    let wrong = described.and_then(|()| if awaited { Ok(()) } else { source.look() });
                     let field = if model.path.is_some() { "path" } else { "init" };
                     wrong.err().map(|error| Problem::at(field, error.to_string()))
                 }

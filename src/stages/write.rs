@@ -267,7 +267,7 @@ impl Operation for Write {
         if !self.tokens {
             return if problems.is_empty() { Ok(input) } else { Err(problems) };
         }
-        if inputs.tokenizer == TokenizerFound::Nowhere {
+        if inputs.tokenizer == TokenizerFound::Nowhere && self.format.keeps_columns() {
             let message = "no stage above says which tokenizer made the ids";
             problems.push(Problem::at("tokens", message).help("name it: `tokenizer: MODEL` or `tokenizer: FOLDER`"));
         }

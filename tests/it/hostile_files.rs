@@ -409,3 +409,28 @@ fn pages_of_gigabytes_are_refused() {
     let error = folder.fails(&["inspect", "x.parquet"], 1);
     assert!(error.contains("x.parquet, row group 0: ") && error.contains("a page of 2147483647 bytes"), "{error}");
 }
+
+/// The reader makes room for all values of a dictionary, too.
+#[test]
+fn dictionaries_that_cannot_be_are_refused() {
+    let folder = Folder::new();
+    let batch = RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from(vec![1, 2, 1])) as ArrayRef)]).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    // A page of kind 2 and 16 bytes, a dictionary of 2 values.
+    assert_eq!(bytes[4..13], [0x15, 4, 0x15, 32, 0x15, 32, 0x4c, 0x15, 4]);
+    let lies: [(_, &[u8], _); 2] = [
+        (12..13, &[10], "a dictionary would hold 5 values in 16 bytes"),
+        // 2^29 bytes.
+        (7..8, &[0x80, 0x80, 0x80, 0x80, 0x04], "a page of 536870912 bytes in a column"),
+    ];
+    for (place, lie, wanted) in lies {
+        let mut lying = bytes.clone();
+        lying.splice(place, lie.iter().copied());
+        std::fs::write(folder.path("x.parquet"), lying).unwrap();
+        let error = folder.fails(&["inspect", "x.parquet"], 1);
+        assert!(error.contains("x.parquet, row group 0: ") && error.contains(wanted), "{error}");
+    }
+}

@@ -99,4 +99,26 @@ fn mistakes_in_all_files_of_a_suite_and_all_variants_of_a_sweep_are_reported() {
         assert!(wanted.iter().all(|wanted| said.contains(wanted)), "{command}: {said}");
         assert_eq!(said.matches("three.yaml:5:19: ").count(), 1, "{said}");
     }
+    // A file that cannot be read hides no mistake, and is told once there is none.
+    folder.write("some.yaml", "pipelines: [none.yaml, two.yaml]\n");
+    assert!(folder.fails(&["check", "some.yaml"], 78).contains("two.yaml:3:39: limit is 0"));
+    folder.write("some.yaml", "pipelines: [none.yaml]\n");
+    assert!(folder.fails(&["check", "some.yaml"], 1).contains("none.yaml"));
+}
+
+/// What config.json would say: the model would be built hours later.
+#[test]
+fn a_model_that_cannot_be_built_is_a_mistake() {
+    let folder = Folder::new();
+    for (init, wanted) in [("zzz", "model_type `zzz` is not supported"), ("llama", "missing field `hidden_size`")] {
+        folder.write(
+            "p.yaml",
+            &format!(
+                "workdir: run\nmodels: {{ new: {{ init: {{ model_type: {init} }} }} }}\nstages:\n  rows: {{ read: {{ from: x.jsonl }} }}\n  \
+                 tuned: {{ train: {{ input: rows, model: new, objective: {{ dpo: {{}} }} }} }}\n"
+            ),
+        );
+        let said = folder.fails(&["check", "p.yaml"], 78);
+        assert!(said.contains("p.yaml:2:") && said.contains(wanted), "{said}");
+    }
 }

@@ -19,6 +19,9 @@ use crate::io::windows::{HEADER, WINDOW, Windows};
 const PAGE: u64 = 1 << 30;
 const PAGES: u64 = 4 << 30;
 
+/// Bytes of a page, unpacked, that are believed whatever the footer says of its column.
+const SMALL: u64 = 16 << 20;
+
 /// Looks at all pages of `group` that begin in `spans`, or in the first `most` bytes of a longer one. The pages of a column
 /// that is a span must have as many values together as the footer says: no checksum covers the number in a header.
 ///
@@ -54,10 +57,16 @@ pub(super) fn check(
             if bytes > PAGE {
                 return wrong(format!("a page of {bytes} bytes; the most is {PAGE}"));
             }
+            let most = column.map_or(PAGE, |column| u64::try_from(column.uncompressed_size()).unwrap_or_default());
+            if bytes > most.max(SMALL) {
+                return wrong(format!(
+                    "a page of {bytes} bytes in a column of which the footer says that it has {most}"
+                ));
+            }
             largest = largest.max(bytes);
             if kind != DICTIONARY {
                 left = left.saturating_sub(i64::from(values));
-            } else if !(0..=unpacked).contains(&values) {
+            } else if values < 0 || i64::from(values) * column.map_or(1, least) > i64::from(unpacked) {
                 return wrong(format!("a dictionary would hold {values} values in {unpacked} bytes"));
             } else if column.is_none_or(|column| column.column_type() == Type::BYTE_ARRAY) {
                 dictionary = dictionary.max(bytes);
@@ -76,6 +85,17 @@ pub(super) fn check(
         return wrong(format!("pages of {pages} bytes, one for each column; the most is {PAGES}"));
     }
     Ok(dictionary)
+}
+
+/// The bytes that a value of a dictionary takes at least.
+fn least(column: &ColumnChunkMetaData) -> i64 {
+    match column.column_type() {
+        Type::BOOLEAN => 1,
+        Type::INT32 | Type::FLOAT | Type::BYTE_ARRAY => 4,
+        Type::INT64 | Type::DOUBLE => 8,
+        Type::INT96 => 12,
+        Type::FIXED_LEN_BYTE_ARRAY => i64::from(column.column_descr().type_length()).max(1),
+    }
 }
 
 const DICTIONARY: i32 = 2;

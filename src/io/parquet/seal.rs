@@ -44,7 +44,7 @@ impl Sealed {
         let number =
             |at: Range<usize>| seal[at].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         if number(12..16) != u64::from(checksum(footer)) {
-            return Err(damaged("its footer"));
+            return Err(format!("{} (unless another program changed its metadata in place)", damaged("its footer")));
         }
         let behind = size - end.len() as u64;
         let before = behind.checked_sub(number(0..8)).ok_or_else(|| damaged("its seal"))?;

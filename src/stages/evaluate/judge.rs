@@ -44,7 +44,11 @@ impl Command {
         match self.run.first() {
             None => problems.push(Problem::at("judge", "`run` is empty; it names a program and its arguments")),
             Some(name) if !program::exists(name) => {
-                let message = if name.contains('/') { "there is no file" } else { "no folder of PATH has a program" };
+                let message = match std::path::Path::new(name).is_file() {
+                    true if name.contains('/') => "the file may not be executed (chmod +x):",
+                    _ if name.contains('/') => "there is no file",
+                    _ => "no folder of PATH has a program",
+                };
                 problems.push(Problem::at("judge", format!("{message} `{name}`")));
             }
             Some(_) => {}
