@@ -89,8 +89,10 @@ fn norms_are_those_of_operations() {
                     };
                     [of_x].into_iter().chain(of_weight).collect()
                 };
-                agree(launches, tolerance(out), || back(None));
-                agree(launches, tolerance(out), || back(Some(&sum)));
+                // Sums of 16,384 products differ more by their order.
+                let most = if rows > 1000 && out == F32 { Tolerance::Relative(1e-3) } else { tolerance(out) };
+                agree(launches, most, || back(None));
+                agree(launches, most, || back(Some(&sum)));
             }
         }
     }
