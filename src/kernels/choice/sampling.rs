@@ -125,9 +125,9 @@ fn likeliest(logits: &[f32]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::candidates_of_transformers;
     use super::*;
     use crate::close::{Tolerance, assert_close};
-    use serde_json::Value;
 
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
         let draws: Vec<f64> = (0..20_000).map(|draw| f64::from(draw) / 20_000.0).collect();
@@ -173,25 +173,15 @@ mod tests {
 
     #[test]
     fn restrictions_leave_what_they_leave_in_transformers() {
-        let expected: Vec<(Value, Vec<usize>)> =
-            serde_json::from_str(include_str!("../../../tests/fixtures/generation_config/candidates.json")).unwrap();
+        let expected = candidates_of_transformers();
         assert!(expected.len() > 30);
-        for (settings, tokens) in expected {
-            let logits: Vec<f64> = serde_json::from_value(settings["logits"].clone()).unwrap();
-            let number = |name: &str, otherwise: f64| settings[name].as_f64().unwrap_or(otherwise);
-            let sampling = Sampling {
-                temperature: number("temperature", 1.0),
-                top_k: number("top_k", 0.0) as usize,
-                top_p: number("top_p", 1.0),
-                min_p: number("min_p", 0.0),
-                typical_p: number("typical_p", 1.0),
-            };
+        for (logits, sampling, tokens) in expected {
             let highest = logits.iter().copied().max_by(f64::total_cmp).unwrap();
             let weights: Vec<f64> =
                 logits.iter().map(|logit| ((logit - highest) / sampling.temperature).exp()).collect();
             let mut left = sampling.candidates(&weights, weights.iter().sum()).0;
             left.sort_unstable();
-            assert_eq!(left, tokens, "{settings}");
+            assert_eq!(left, tokens, "{sampling:?} of {logits:?}");
         }
     }
 }

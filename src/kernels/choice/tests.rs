@@ -113,13 +113,11 @@ fn devices_choose_what_the_host_chooses() {
     }
 }
 
-/// Those of `transformers` are among the settings whose candidates it lists.
-#[test]
-fn devices_choose_among_the_candidates_of_transformers() {
-    let expected: Vec<(Value, Vec<i32>)> =
+/// Logits, settings, and the tokens that `transformers` leaves to choose from; `make_expected.py` beside the file made it.
+pub(super) fn candidates_of_transformers() -> Vec<(Vec<f64>, Sampling, Vec<usize>)> {
+    let expected: Vec<(Value, Vec<usize>)> =
         serde_json::from_str(include_str!("../../../tests/fixtures/generation_config/candidates.json")).unwrap();
-    for (settings, tokens) in expected {
-        let logits: Vec<f32> = serde_json::from_value(settings["logits"].clone()).unwrap();
+    let parse = |(settings, tokens): (Value, _)| {
         let number = |name: &str, otherwise: f64| settings[name].as_f64().unwrap_or(otherwise);
         let sampling = Sampling {
             temperature: number("temperature", 1.0),
@@ -128,9 +126,19 @@ fn devices_choose_among_the_candidates_of_transformers() {
             min_p: number("min_p", 0.0),
             typical_p: number("typical_p", 1.0),
         };
+        (serde_json::from_value(settings["logits"].clone()).unwrap(), sampling, tokens)
+    };
+    expected.into_iter().map(parse).collect()
+}
+
+/// Those of `transformers` are among the settings whose candidates it lists.
+#[test]
+fn devices_choose_among_the_candidates_of_transformers() {
+    for (logits, sampling, tokens) in candidates_of_transformers() {
+        let logits: Vec<f32> = logits.iter().map(|logit| *logit as f32).collect();
         let draws = (0..1000).map(|draw| (f64::from(draw) + 0.123) / 1000.0).collect();
         let found = check(&logits, Rule { sampling, repetition: 1.0 }, &[Row { draws, ..Row::default() }]);
-        assert!(found.iter().all(|token| tokens.contains(token)), "{settings}");
+        assert!(found.iter().all(|token| tokens.contains(&(*token as usize))), "{sampling:?} of {logits:?}");
     }
 }
 
